@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from gunicorn.config import Config
 from gunicorn.http.body import ChunkedReader
@@ -15,6 +15,7 @@ from iot_api.http.responses import PlainResponse
 from iot_api.limits.memory_budget import MemoryBudget
 from iot_api.server.connection import Connection
 from iot_api.server.exchange import Exchange, PutHead, PutRequest
+from iot_api.server.gunicorn_worker import ApiWorker
 
 PEER, LISTENER = ("192.0.2.1", 4000), ("192.0.2.2", 8000)
 _VARIABLES = {
@@ -139,10 +140,11 @@ class Server:
     def route_of(self, path: str) -> str | None:
         return path if path == "/api/iot" else None
 
-    def answer(self, _: Any, request: Any) -> bool:
-        _, environ = create(request, Client([]), PEER, LISTENER, self.cfg, Response)
+    def wsgi(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        request = self.exchange.connection.request
         self.requests.append(found(request, environ, request.body.read))
-        return bool(request.should_close())
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
 
     def answer_put(self, environ: dict[str, Any], _: str) -> PlainResponse:
         request = self.exchange.connection.request
@@ -154,7 +156,8 @@ class Server:
 def by_exchange(server: Server, pieces: Sequence[bytes]) -> list[Found]:
     """Return the requests that the API's exchange finds."""
     connection = Connection(Client(list(pieces)), "")  # type: ignore[arg-type]
-    server.exchange = Exchange(server, connection, PEER, LISTENER)
+    worker = cast("ApiWorker", server)
+    server.exchange = Exchange(worker, connection, PEER, LISTENER)
     try:
         server.exchange.run()
     except StopIteration:

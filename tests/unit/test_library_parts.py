@@ -53,7 +53,7 @@ OVERRIDDEN = {
     },
     "iot_api.server.exchange.ApiRequest": {"parse"},
     "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "patch", "run"},
-    "iot_api.server.gunicorn_worker.WsgiResponse": {"default_headers", "send_headers", "write"},
+    "iot_api.server.connection.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},
     "iot_stores.postgres._RecordingConnection": {"connect"},
     "iot_stores.redis_connections.RefusalParser": {"parse_error"},
@@ -80,7 +80,7 @@ OVERRIDDEN = {
 
 PRIVATE_ATTRIBUTES = {
     "iot_api.server.exchange.ApiRequest": {"_expected_100_continue", "_peer_is_trusted_proxy"},
-    "iot_api.server.gunicorn_worker.WsgiResponse": {"_omits_body"},
+    "iot_api.server.connection.WsgiResponse": {"_omits_body"},
     "iot_writer.jobs.KnownJob": {"_args", "_func_name", "_instance", "_kwargs", "_status"},
     "iot_writer.rq_worker.DrainWorker": {"_install_signal_handlers", "_stop_requested"},
 }

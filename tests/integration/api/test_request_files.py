@@ -38,7 +38,7 @@ READ = (
     b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
 MAX_PUT_FILES = 9
-MAX_READ_FILES = 15
+MAX_READ_FILES = 14
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from iot_api.query.responses import (
     requested_form,
 )
 from iot_api.query.time_range import parse_time_range
-from iot_api.server.connection import PAUSE
+from iot_api.server.slow_send import PAUSE
 from iot_api.service import Service
 from iot_cipher.encryption import OpenVault
 from iot_models.errors import InvalidRequestError

@@ -14,7 +14,7 @@ from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window
 from iot_api.query.series_windows import SeriesWindows
 from iot_api.query.timed_rows import TimedRows, columns_of
 from iot_api.query.unordered_read import SharedReadingError, UnorderedRead
-from iot_api.server.connection import PAUSE
+from iot_api.server.slow_send import PAUSE
 from iot_api.service import Service
 from iot_cipher.encryption import OpenVault
 from iot_models import metrics

@@ -7,39 +7,33 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import gevent
 import gevent.socket
 from gevent.event import Event
-from gevent.socket import wait_write
+from gunicorn import SERVER, util
 from gunicorn.http.body import Body
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.wsgi import Response
 
 from iot_api.http.client_certificate import ClientCertificate
 from iot_api.http.request import Proven
+from iot_api.http.security_headers import REPLACEABLE, security_lines
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
-from iot_models import metrics
 from iot_models.errors import UnavailableError
 
-from .phase import Phase
+from .phase import ClientGoneError, Phase, count_closed
+from .slow_send import PAUSE, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
 """Limit of a head, and of the trailers of a chunked body. gunicorn 27 would take 800 KiB of each.
 Those are not charged, and its parser copies or searches all of them for every byte that arrives.
 """
-STALLED_SECONDS = 1.0
-"""A body or an answer without progress for this long may be closed to make room."""
-PAUSE_SECONDS = 0.25
-"""A send that is blocked for this long pauses the application's work on the answer."""
-PAUSE = "iot_api.pause"
-"""Key in the WSGI environ: a function of a view that the writer calls, at most once for each piece
-of the answer, when the client has not taken the piece for `PAUSE_SECONDS`. A long read then frees
-its transaction and memory."""
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
-_SPIN_SECONDS = 0.01
 _SMALL_PART_BYTES = 4096
 """A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
 a time would take 60 times its size. The memory budget charges twice the size."""
@@ -125,29 +119,6 @@ class Connection:
         """Send a delayed answer now."""
         if self.delay_ends is not None:
             self.delay_ends.set()
-
-    def start_send(self) -> None:
-        """Record that the client does not take the next piece of the answer at once."""
-        self.phase = Phase.SENDING
-        self.since = self.send_began = time.monotonic()
-        self.piece_bytes = 0
-
-    def note_sent(self, count: int) -> None:
-        """Record that the client took some bytes of a blocked piece."""
-        self.since = time.monotonic()
-        self.piece_bytes += count
-        self.blocked_bytes += count
-
-    def end_send(self) -> None:
-        """Record that the blocked piece is sent, or that the client is gone."""
-        self.phase = Phase.ANSWERING
-        self.blocked_before += time.monotonic() - self.send_began
-
-    def is_silent(self, now: float) -> bool:
-        """Return whether the connection may be closed to make room for another."""
-        if self.closing or self.phase is Phase.ANSWERING:
-            return False
-        return self.phase < Phase.BODY or now - self.since >= STALLED_SECONDS
 
     @property
     def droppable(self) -> bool:
@@ -333,8 +304,29 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             request.body.buf = request.body.reader.buf = io.BytesIO()
 
 
-class ClientGoneError(OSError):
-    """The client is gone, or was closed because it read too slowly."""
+class SizedBody:
+    """The body of a PUT with a Content-Length."""
+
+    __slots__ = ("_reader", "failed", "left")
+
+    def __init__(self, reader: ConnectionReader, length: int) -> None:
+        self._reader = reader
+        self.left = length
+        self.failed = False
+        """Whether receiving has failed, so that the start of the next request is unknown."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next `size` bytes of the body, fewer at its end."""
+        size = min(size, self.left)
+        if not size:
+            return b""
+        try:
+            data: bytes = self._reader.read(size, self.left)
+        except Exception:
+            self.failed = True
+            raise
+        self.left -= size
+        return data
 
 
 class ConnectionWriter:
@@ -393,57 +385,63 @@ class ConnectionWriter:
         return sent
 
     def _send_rest(self, data: memoryview) -> None:
-        # TLS takes one record of 16 KiB at a time.
-        while data and (sent := self.send_at_once(data)):
-            data = data[sent:]
-        if data:
-            self._connection.start_send()
-            try:
-                self._send_slowly(data)
-            finally:
-                self._connection.end_send()
-
-    def _send_slowly(self, data: memoryview) -> None:
-        """Send to a client that makes us wait. The worker enforces the deadlines: it shuts the
-        socket down, which ends the wait.
-        """
-        pause_at: float | None = self._connection.send_began + PAUSE_SECONDS
-        charged = 0
-        try:
-            while data:
-                if pause_at is not None and time.monotonic() >= pause_at:
-                    charged, pause_at = len(data), None
-                    self._pause(charged)
-                if self._becomes_writable(pause_at):
-                    sent = self.send_at_once(data)
-                    self._connection.note_sent(sent)
-                    data = data[sent:]
-                    if not sent:
-                        # TLS can wait to receive (a key update) while the socket is writable.
-                        gevent.sleep(_SPIN_SECONDS)
-        finally:
-            self._memory.refund(self._connection, charged)
-
-    def _pause(self, waiting: int) -> None:
-        """Charge the bytes that wait to be sent, and let the application free what it can."""
-        try:
-            self._memory.charge(self._connection, waiting)
-        except UnavailableError:
-            count_closed("memory")
-            raise ClientGoneError from None
-        pause: Callable[[], object] | None = self.environ.get(PAUSE)
-        if pause is not None:
-            pause()
-
-    def _becomes_writable(self, until: float | None) -> bool:
-        seconds = None if until is None else max(0.001, until - time.monotonic())
-        try:
-            wait_write(self._client.fileno(), seconds)
-        except TimeoutError:
-            return False
-        return True
+        pause = self.environ.get(PAUSE)
+        send_rest(self._connection, self.send_at_once, data, memory=self._memory, pause=pause)
 
 
-def count_closed(reason: str) -> None:
-    """Count a connection that the server closes on its client."""
-    metrics.counter("iot_connections_closed_total").labels(reason).inc()
+class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
+    """gunicorn's response, with the head and the first piece of the body in one packet.
+
+    gunicorn 27 sends them separately: two system calls, and two packets that each wake the client
+    up.
+    """
+
+    def send_headers(self) -> None:
+        """Send the head of a response without a body."""
+        if not self.headers_sent:
+            self._send(b"")
+
+    def write(self, data: Any) -> None:
+        """Send a piece of the body, with the head before the first one."""
+        if self.chunked and self.headers_sent and data and isinstance(data, bytes):
+            # gunicorn 27 would copy each piece of a long answer.
+            self.sent += len(data)
+            self.sock.send_parts(b"%X\r\n" % len(data), data, b"\r\n")
+            return
+        whole = self.response_length is not None and len(data) <= self.response_length
+        if self.headers_sent or not whole or self._omits_body or not isinstance(data, bytes):
+            super().write(data)
+            return
+        self.sent += len(data)
+        self._send(data)
+
+    def default_headers(self) -> list[str]:
+        """Return the first lines of every response."""
+        head = [first_lines(self.req.version, self.status, closes=self.should_close())]
+        if self.status_code != 201:  # `security_headers` says why
+            replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
+            head.append(security_lines(tls=bool(self.cfg.is_ssl), replaced=replaced))
+        if self.chunked:
+            head.append("Transfer-Encoding: chunked\r\n")
+        return head
+
+    def _send(self, body: bytes) -> None:
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        util.write(self.sock, "".join(lines).encode("latin-1") + body)
+        self.headers_sent = True
+
+
+def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
+    """Return the first lines of every response."""
+    return _first_lines(version, status, closes, int(time.time()))
+
+
+@lru_cache(maxsize=16)
+def _first_lines(version: tuple[int, int], status: str, closes: bool, second: int) -> str:
+    connection = "close" if closes else "keep-alive"
+    return (
+        f"HTTP/{version[0]}.{version[1]} {status}\r\nServer: {SERVER}\r\n"
+        f"Date: {util.http_date(second)}\r\nConnection: {connection}\r\n"
+    )

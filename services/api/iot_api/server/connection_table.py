@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from iot_models import metrics
 from iot_models.errors import UnavailableError
 
-from .connection import Connection, count_closed
+from .connection import Connection
+from .phase import Phase, count_closed
 
+STALLED_SECONDS = 1.0
+"""A body or an answer without progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings while almost all connections are busy."""
 _SHARE = 16
@@ -28,7 +31,7 @@ class _Group:
         """Return the silent connection of the lowest rank, None if all are busy."""
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
-            silent = [member for member in self.connections if member.is_silent(now)]
+            silent = [member for member in self.connections if is_silent(member, now)]
             silent.sort(key=rank)
             # Only a share of them: until the next ranking, connections of a lower rank fall silent.
             of_first_phase = sum(member.phase is silent[0].phase for member in silent)
@@ -37,7 +40,7 @@ class _Group:
             self._ranked_at, self._found = now, len(chosen)
         while self._ranked:
             victim = self._ranked.pop()
-            if victim.is_silent(now):
+            if is_silent(victim, now):
                 return victim
         return None
 
@@ -142,6 +145,13 @@ class ConnectionTable:
         del network.connections[connection]
         if not network.connections:
             del self._networks[connection.network]
+
+
+def is_silent(connection: Connection, now: float) -> bool:
+    """Return whether a connection may be closed to make room for another."""
+    if connection.closing or connection.phase is Phase.ANSWERING:
+        return False
+    return connection.phase < Phase.BODY or now - connection.since >= STALLED_SECONDS
 
 
 def too_many_connections() -> UnavailableError:

@@ -1,29 +1,42 @@
 """The requests of one connection: how bytes become requests, and how each is answered.
 
-A PUT of readings goes from here to the ingest endpoint and back as bytes. The worker answers all
-other requests as WSGI requests.
+A PUT of readings goes from here to the ingest endpoint and back as bytes. The WSGI app answers all
+other requests.
 """
 
 import re
-import time
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gunicorn import SERVER, util
+from gunicorn import util
 from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import NoMoreData, UnsupportedTransferCoding
 from gunicorn.http.message import RFC9110_5_3_SINGLETON_FIELDS, Request
+from gunicorn.http.wsgi import create
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.refusal_pace import DELAY
-from iot_api.http.request import PROVEN
-from iot_api.http.responses import PlainResponse, status_line
+from iot_api.http.request import CONNECTION, PROVEN
+from iot_api.http.responses import status_line
 from iot_api.http.security_headers import security_lines
-from iot_api.limits.memory_budget import CHARGE, MemoryBudget
+from iot_api.http.unexpected_errors import log_defect
+from iot_api.limits.memory_budget import CHARGE
 
-from .connection import MAX_HEAD_BYTES, Connection, ConnectionReader, ConnectionWriter
+from .connection import (
+    MAX_HEAD_BYTES,
+    Connection,
+    ConnectionReader,
+    ConnectionWriter,
+    SizedBody,
+    WsgiResponse,
+    first_lines,
+)
+from .phase import ClientGoneError
 from .unread_bodies import discard_body
+
+if TYPE_CHECKING:
+    from .gunicorn_worker import ApiWorker, Ingest
 
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
@@ -179,41 +192,6 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return not expectations <= {"100-continue"}
 
 
-class SizedBody:
-    """The body of a PUT with a Content-Length."""
-
-    __slots__ = ("_reader", "failed", "left")
-
-    def __init__(self, reader: ConnectionReader, length: int) -> None:
-        self._reader = reader
-        self.left = length
-        self.failed = False
-        """Whether receiving has failed, so that the start of the next request is unknown."""
-
-    def read(self, size: int) -> bytes:
-        """Return the next `size` bytes of the body, fewer at its end."""
-        size = min(size, self.left)
-        if not size:
-            return b""
-        try:
-            data: bytes = self._reader.read(size, self.left)
-        except Exception:
-            self.failed = True
-            raise
-        self.left -= size
-        return data
-
-
-class Ingest(Protocol):
-    """The ingest endpoint, for the worker."""
-
-    def route_of(self, path: str) -> str | None:
-        """Return the route that a path means, None if it is not one of a PUT."""
-
-    def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
-        """Answer a PUT."""
-
-
 class PutHead(NamedTuple):
     """The head of a PUT of readings with a Content-Length, as parsed."""
 
@@ -247,36 +225,18 @@ class PutRequest:
         self.must_close = True
 
 
-class Server(Protocol):
-    """What the worker gives to the exchanges on all its connections."""
-
-    alive: bool
-    cfg: Any
-    memory: MemoryBudget
-    put_heads: dict[bytes, PutHead]
-    """Parsed heads of PUTs. Most devices repeat theirs."""
-
-    @property
-    def ingest(self) -> Ingest | None:
-        """The ingest endpoint, None if the app has none."""
-
-    def answer(self, exchange: "Exchange", request: ApiRequest) -> bool:
-        """Answer a request by the WSGI app; return whether the connection ends."""
-
-
 class Exchange:
     """The requests and answers on one connection."""
 
     def __init__(
-        self, server: Server, connection: Connection, address: Any, listener_name: Any
+        self, server: "ApiWorker", connection: Connection, address: Any, listener_name: Any
     ) -> None:
         self.connection = connection
         self.reader = ConnectionReader(connection, server.memory)
         self.writer = ConnectionWriter(connection, server.memory)
-        self.address = address
-        self.listener_name = listener_name
+        self._address = address
+        self._listener_name = listener_name
         self._server = server
-        # On a connection of the reserve, the worker answers.
         self._ingest = None if connection.reserved else server.ingest
         self._count = 0
         self._variables: dict[str, Any] = {}
@@ -284,7 +244,7 @@ class Exchange:
     @property
     def host(self) -> str:
         """The client's address, for the log."""
-        return str(self.address[0]) if self.address else "a Unix socket"
+        return str(self._address[0]) if self._address else "a Unix socket"
 
     def run(self) -> None:
         """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
@@ -305,7 +265,7 @@ class Exchange:
                 closes = self._answer_put(request)
             else:
                 _check_transfer_coding(request)
-                closes = self._server.answer(self, request)
+                closes = self._answer_by_app(request)
         finally:
             if memory.used:  # most requests are charged nothing
                 memory.release(connection)
@@ -327,7 +287,7 @@ class Exchange:
             return PutRequest(head, reader)
         reader.ahead = data
         self._count += 1
-        request = ApiRequest(self._server.cfg, reader, self.address, self._count)
+        request = ApiRequest(self._server.cfg, reader, self._address, self._count)
         head = None if ingest is None else _put_head(request, ingest)
         if head is None:
             return request
@@ -347,7 +307,7 @@ class Exchange:
         writer.environ = environ
         response = self._ingest.answer(environ, head.route)  # type: ignore[union-attr] # it is set
         if DELAY in environ:
-            self.delay(environ[DELAY])
+            self._delay(environ[DELAY])
         closes = request.must_close or not server.alive
         lines = first_lines(head.version, status_line(response.status), closes=closes)
         if response.status != 201:  # `security_headers` says why
@@ -356,13 +316,56 @@ class Exchange:
         writer.sendall(f"{lines}\r\n".encode("latin-1") + response.body)
         return closes
 
-    def delay(self, seconds: float) -> None:
+    def _answer_by_app(self, request: ApiRequest) -> bool:
+        """Answer a request by the WSGI app; return whether the connection ends.
+
+        Raises `StopIteration` or `OSError` if the answer is broken off.
+        """
+        connection, writer, server = self.connection, self.writer, self._server
+        answer, environ = create(
+            request, writer, self._address, self._listener_name, server.cfg, WsgiResponse
+        )
+        # As gunicorn's own asynchronous workers say: greenlets count as threads.
+        environ["wsgi.multithread"] = True
+        environ.update(self._worker_variables())
+        environ[CONNECTION] = connection
+        writer.environ = environ
+        if connection.reserved or not server.alive:
+            answer.force_close()
+        try:
+            self._send_answer(answer, environ)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            if not answer.headers_sent:
+                raise  # the worker answers 500
+            # A reset tells the client that the answer is not whole.
+            log_defect(server.log, "an answer is broken off", error)
+            connection.abort()
+            raise StopIteration from None
+        return bool(answer.should_close())
+
+    def _send_answer(self, answer: WsgiResponse, environ: dict[str, Any]) -> None:
+        server = self._server
+        app = server.answer_from_reserve if self.connection.reserved else server.wsgi
+        body = app(environ, answer.start_response)
+        try:
+            if DELAY in environ:
+                self._delay(environ[DELAY])
+            for piece in body:
+                answer.write(piece)
+            answer.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+
+    def _delay(self, seconds: float) -> None:
         """Wait before an error is answered, unless the process ends."""
         if self._server.alive:
             self._server.memory.release(self.connection)
             self.connection.delay(seconds)
 
-    def worker_variables(self) -> dict[str, Any]:
+    def _worker_variables(self) -> dict[str, Any]:
         """Return the variables that the worker adds to the environ of every request."""
         variables: dict[str, Any] = {
             CHARGE: partial(self._server.memory.charge, self.connection),
@@ -374,12 +377,12 @@ class Exchange:
 
     def _own_variables(self) -> dict[str, Any]:
         """Return the variables that all PUTs of the connection have."""
-        address = self.host if self.address else ""
-        self._variables = {"REMOTE_ADDR": address, **self.worker_variables()}
+        address = self.host if self._address else ""
+        self._variables = {"REMOTE_ADDR": address, **self._worker_variables()}
         return self._variables
 
 
-def _put_head(request: ApiRequest, ingest: Ingest) -> PutHead | None:
+def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
     """Return the head of a PUT that the ingest endpoint may answer without WSGI, None for any other
     request.
     """
@@ -410,20 +413,6 @@ def _put_head(request: ApiRequest, ingest: Ingest) -> PutHead | None:
         body.length,
         request.expects_continue,
         request.should_close(),
-    )
-
-
-def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
-    """Return the first lines of every response."""
-    return _first_lines(version, status, closes, int(time.time()))
-
-
-@lru_cache(maxsize=16)
-def _first_lines(version: tuple[int, int], status: str, closes: bool, second: int) -> str:
-    connection = "close" if closes else "keep-alive"
-    return (
-        f"HTTP/{version[0]}.{version[1]} {status}\r\nServer: {SERVER}\r\n"
-        f"Date: {util.http_date(second)}\r\nConnection: {connection}\r\n"
     )
 
 

@@ -10,23 +10,20 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent import socket
-from gunicorn import util
 from gunicorn.http.errors import ParseException
-from gunicorn.http.wsgi import Response, create
 from gunicorn.workers.ggevent import GeventWorker
 from werkzeug.exceptions import RequestTimeout
 
 from iot_api.http.cors import Cors, is_preflight
 from iot_api.http.errors import error_response
 from iot_api.http.malformed_requests import defect_response, refusal_of
-from iot_api.http.refusal_pace import DELAY
-from iot_api.http.request import CONNECTION, new_request_id
-from iot_api.http.responses import Headers, status_line
-from iot_api.http.security_headers import REPLACEABLE, security_headers, security_lines
+from iot_api.http.request import new_request_id
+from iot_api.http.responses import Headers, PlainResponse, status_line
+from iot_api.http.security_headers import security_headers
 from iot_api.http.unexpected_errors import log_defect
 from iot_api.limits.clients import network_of
 from iot_api.limits.memory_budget import MemoryBudget
@@ -36,11 +33,12 @@ from iot_models.origins import Origins
 
 from . import deadlines
 from .certificates import ServedCertificate
-from .connection import ClientGoneError, Connection, count_closed
+from .connection import Connection
 from .connection_table import ConnectionTable, too_many_connections
-from .exchange import ApiRequest, Exchange, Ingest, PutHead, first_lines
+from .exchange import Exchange, PutHead
 from .handshake import shake_hands
 from .listeners import close_listener, start_server
+from .phase import count_closed
 from .revocations import Revocations
 from .unread_bodies import half_close
 
@@ -66,48 +64,14 @@ class Limits:
     memory_bytes: int = 128 * 2**20
 
 
-class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
-    """gunicorn's response, with the head and the first piece of the body in one packet.
+class Ingest(Protocol):
+    """The ingest endpoint, as the worker needs it."""
 
-    gunicorn 27 sends them separately: two system calls, and two packets that each wake the client
-    up.
-    """
+    def route_of(self, path: str) -> str | None:
+        """Return the route that a path means, None if it is not one of a PUT."""
 
-    def send_headers(self) -> None:
-        """Send the head of a response without a body."""
-        if not self.headers_sent:
-            self._send(b"")
-
-    def write(self, data: Any) -> None:
-        """Send a piece of the body, with the head before the first one."""
-        if self.chunked and self.headers_sent and data and isinstance(data, bytes):
-            # gunicorn 27 would copy each piece of a long answer.
-            self.sent += len(data)
-            self.sock.send_parts(b"%X\r\n" % len(data), data, b"\r\n")
-            return
-        whole = self.response_length is not None and len(data) <= self.response_length
-        if self.headers_sent or not whole or self._omits_body or not isinstance(data, bytes):
-            super().write(data)
-            return
-        self.sent += len(data)
-        self._send(data)
-
-    def default_headers(self) -> list[str]:
-        """Return the first lines of every response."""
-        head = [first_lines(self.req.version, self.status, closes=self.should_close())]
-        if self.status_code != 201:  # `security_headers` says why
-            replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
-            head.append(security_lines(tls=bool(self.cfg.is_ssl), replaced=replaced))
-        if self.chunked:
-            head.append("Transfer-Encoding: chunked\r\n")
-        return head
-
-    def _send(self, body: bytes) -> None:
-        lines = self.default_headers()
-        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
-        lines.append("\r\n")
-        util.write(self.sock, "".join(lines).encode("latin-1") + body)
-        self.headers_sent = True
+    def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
+        """Answer a PUT."""
 
 
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
@@ -205,49 +169,12 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             with suppress(OSError):
                 client.close()
 
-    def answer(self, exchange: Exchange, request: ApiRequest) -> bool:
-        """Answer a request by the WSGI app; return whether the connection ends.
-
-        Raises `StopIteration` or `OSError` if the answer is broken off.
-        """
-        connection, writer = exchange.connection, exchange.writer
-        answer, environ = create(
-            request, writer, exchange.address, exchange.listener_name, self.cfg, WsgiResponse
-        )
-        # As gunicorn's own asynchronous workers say: greenlets count as threads.
-        environ["wsgi.multithread"] = True
-        environ.update(exchange.worker_variables())
-        environ[CONNECTION] = connection
-        writer.environ = environ
-        if connection.reserved or not self.alive:
-            answer.force_close()
-        try:
-            self._send_answer(exchange, answer, environ)
-        except ClientGoneError:
-            raise
-        except Exception as error:
-            if not answer.headers_sent:
-                raise  # `handle` answers 500
-            # A reset tells the client that the answer is not whole.
-            log_defect(self.log, "an answer is broken off", error)
-            connection.abort()
-            raise StopIteration from None
-        return bool(answer.should_close())
-
-    def _send_answer(
-        self, exchange: Exchange, answer: WsgiResponse, environ: dict[str, Any]
-    ) -> None:
-        is_refused = exchange.connection.reserved and not _is_health_check(environ)
-        body = (self._refuse if is_refused else self.wsgi)(environ, answer.start_response)
-        try:
-            if DELAY in environ:
-                exchange.delay(environ[DELAY])
-            for piece in body:
-                answer.write(piece)
-            answer.close()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
+    def answer_from_reserve(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answer health checks and refuse all other requests, as the WSGI app of the reserve."""
+        app = self.wsgi if _is_health_check(environ) else self._refuse
+        return app(environ, start_response)
 
     def _added_headers(self, connection: Connection) -> Headers:
         """Return the CORS and security headers of a response that does not come from the

@@ -1,6 +1,8 @@
-"""The phases of a connection."""
+"""The phases of a connection, and the ends that the server notes."""
 
 from enum import IntEnum
+
+from iot_models import metrics
 
 
 class Phase(IntEnum):
@@ -20,3 +22,12 @@ class Phase(IntEnum):
     """A client that reads too slowly."""
     ANSWERING = 6
     """The application. Such a connection is never closed."""
+
+
+class ClientGoneError(OSError):
+    """The client is gone, or was closed because it read too slowly."""
+
+
+def count_closed(reason: str) -> None:
+    """Count a connection that the server closes on its client."""
+    metrics.counter("iot_connections_closed_total").labels(reason).inc()

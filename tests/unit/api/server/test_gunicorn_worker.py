@@ -15,7 +15,7 @@ from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.wsgi import Response
 
 from iot_api.http.security_headers import security_lines
-from iot_api.server.gunicorn_worker import WsgiResponse
+from iot_api.server.connection import WsgiResponse
 from support.api_worker import lone_worker
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -15,9 +15,9 @@ import gevent.socket
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.connection import PAUSE
 from iot_api.server.gunicorn_worker import Limits
 from iot_api.server.phase import Phase
+from iot_api.server.slow_send import PAUSE
 from iot_models.origins import parse_origins
 from support.api_worker import lone_worker
 
@@ -122,7 +122,7 @@ def test_a_blocked_answer_in_chunks_arrives_whole(worker: Worker) -> None:
 
 
 def test_a_quick_client_pauses_nothing(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iot_api.server.connection.PAUSE_SECONDS", PATIENCE)
+    monkeypatch.setattr("iot_api.server.slow_send.PAUSE_SECONDS", PATIENCE)
     app = worker.real.wsgi = LongAnswers(pieces=3)
     with gevent.Timeout(PATIENCE), worker.connect() as client:
         client.sendall(GET)
@@ -219,7 +219,7 @@ def test_blocked_answers_count_against_the_memory(
 def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("iot_api.server.connection.STALLED_SECONDS", 0)
+    monkeypatch.setattr("iot_api.server.connection_table.STALLED_SECONDS", 0)
     worker.real.limit(Limits(connections=1))
     worker.real.wsgi = lambda _, start: start("200 OK", [("Content-Length", "0")]) and []
     with gevent.Timeout(PATIENCE), worker.connect() as first:
@@ -240,7 +240,7 @@ def test_a_busy_process_answers_health_checks_only(
 ) -> None:
     """Health checks are answered from the reserve, which newer connections take over."""
     monkeypatch.setattr(deadlines, "RESERVE_SECONDS", PATIENCE)
-    monkeypatch.setattr("iot_api.server.connection.STALLED_SECONDS", PATIENCE)
+    monkeypatch.setattr("iot_api.server.connection_table.STALLED_SECONDS", PATIENCE)
     monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", PATIENCE)
     worker.real.limit(Limits(connections=2))
     with gevent.Timeout(PATIENCE), ExitStack() as opened:

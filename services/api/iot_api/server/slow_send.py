@@ -1,0 +1,91 @@
+"""Sending to clients that make the server wait: they are slow, or do not read at all."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent.socket import wait_write
+
+from iot_api.limits.memory_budget import MemoryBudget
+from iot_models.errors import UnavailableError
+
+from .phase import ClientGoneError, Phase, count_closed
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+PAUSE_SECONDS = 0.25
+"""A send that is blocked for this long pauses the application's work on the answer."""
+PAUSE = "iot_api.pause"
+"""Key in the WSGI environ: a function of a view that is called, at most once for each piece of the
+answer, when the client has not taken the piece for `PAUSE_SECONDS`. A long read then frees its
+transaction and memory."""
+_SPIN_SECONDS = 0.01
+
+
+def send_rest(
+    connection: "Connection",
+    send_at_once: Callable[[memoryview], int],
+    data: memoryview,
+    *,
+    memory: MemoryBudget,
+    pause: Callable[[], object] | None,
+) -> None:
+    """Send the rest of a piece of an answer; note in the connection how much the client takes.
+
+    `send_at_once` returns how many bytes the kernel took without waiting. When the send has been
+    blocked for `PAUSE_SECONDS`, the waiting bytes are charged to `memory`, and `pause` is called.
+
+    Raises:
+        ClientGoneError: the client is gone or too slow, or its answer takes memory that others
+            need.
+    """
+    # TLS takes one record of 16 KiB at a time.
+    while data and (sent := send_at_once(data)):
+        data = data[sent:]
+    if not data:
+        return
+    connection.phase = Phase.SENDING
+    connection.since = connection.send_began = time.monotonic()
+    connection.piece_bytes = 0
+    pause_at: float | None = connection.send_began + PAUSE_SECONDS
+    charged = 0
+    try:
+        while data:
+            if pause_at is not None and time.monotonic() >= pause_at:
+                _charge(connection, memory, len(data))
+                charged, pause_at = len(data), None
+                if pause is not None:
+                    pause()
+            # The worker enforces the deadlines: it shuts the socket down, which ends the wait.
+            if _becomes_writable(connection, pause_at):
+                sent = send_at_once(data)
+                data = data[sent:]
+                connection.since = time.monotonic()
+                connection.piece_bytes += sent
+                connection.blocked_bytes += sent
+                if not sent:
+                    # TLS can wait to receive (a key update) while the socket is writable.
+                    gevent.sleep(_SPIN_SECONDS)
+    finally:
+        memory.refund(connection, charged)
+        connection.phase = Phase.ANSWERING
+        connection.blocked_before += time.monotonic() - connection.send_began
+
+
+def _charge(connection: "Connection", memory: MemoryBudget, waiting: int) -> None:
+    try:
+        memory.charge(connection, waiting)
+    except UnavailableError:
+        count_closed("memory")
+        raise ClientGoneError from None
+
+
+def _becomes_writable(connection: "Connection", until: float | None) -> bool:
+    seconds = None if until is None else max(0.001, until - time.monotonic())
+    try:
+        wait_write(connection.client.fileno(), seconds)
+    except TimeoutError:
+        return False
+    return True

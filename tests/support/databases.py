@@ -24,7 +24,9 @@ SELECT md5(string_agg(line, ' ' ORDER BY line)) FROM (
   UNION ALL SELECT (indexrelid, indisvalid)::text FROM pg_index WHERE indexrelid >= 16384
   UNION ALL SELECT (starelid, staattnum)::text FROM pg_statistic WHERE starelid >= 16384
   UNION ALL SELECT (oid, nspname, nspowner, nspacl)::text FROM pg_namespace
-  UNION ALL SELECT (setdatabase, setrole, setconfig)::text FROM pg_db_role_setting
+  -- Settings of roles are the server's: every later database would seem changed.
+  UNION ALL SELECT (setrole, setconfig)::text FROM pg_db_role_setting
+    JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()
 ) AS lines
 """
 _TABLES = """

@@ -5,8 +5,10 @@ error to the master through a file. Otherwise the master would start workers wit
 traceback.
 """
 
+import signal
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +19,8 @@ from iot_models.settings import load_one
 EXIT_CODE = 2
 _ENDS_MASTER = 3
 """gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends instead of starting another worker."""
+_MASTER_SECONDS = 10.0
+"""The master ends earlier, unless the worker with the error was killed."""
 _shared: list[Path] = []
 
 
@@ -81,8 +85,10 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
         with _file().open("x", encoding="utf-8") as file:
             file.write(str(error))
     except FileExistsError:
-        # Another worker already ends the master. A second failure would disturb its shutdown.
-        sys.exit(0)
+        # Another worker already ends the master, which then ends this one. The master would replace
+        # a worker that exits before that.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_MASTER_SECONDS)
     sys.exit(_ENDS_MASTER)
 
 

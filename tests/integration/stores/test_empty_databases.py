@@ -38,7 +38,7 @@ def test_a_database_is_used_again_unless_its_schema_or_settings_changed(
     """On a server that has run many tests, making one takes ten times as long as emptying one."""
     name = empty_databases.take()
     with psycopg.connect(database_url(postgres_server.url, name), autocommit=True) as connection:
-        connection.execute(statement.format(database=name))  # type: ignore[arg-type]
+        connection.execute(statement.format(database=name))
         first = oid(connection)
     empty_databases.give_back(name)
     again = empty_databases.take()

@@ -219,6 +219,7 @@ class Texts(Sequence[str]):
             if places != slice(first, last):
                 texts = texts[places.start - first : places.stop - first]
             yield places, texts
+            del texts  # before the next ones are decoded
             begin, number = last, number + 1
 
     def runs(

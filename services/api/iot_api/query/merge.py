@@ -165,6 +165,7 @@ class Rows:
         if not self.order.descending:
             for places, part in texts.split(self.begin, self.end):
                 yield Run(self._readings_at(places, part))
+                del part  # before the next texts are decoded: one may have 20 MiB
             return
         for places, run in texts.runs(self.begin, self.end, descending=True):
             yield Run(list(self._readings_at(places, split_texts(run)))[::-1])

@@ -1,6 +1,7 @@
 """The merge, compared with sorting all readings."""
 
 import itertools
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 
@@ -19,8 +20,8 @@ from iot_api.query.merge import (
     position,
 )
 from iot_cipher.encryption import SealedSegment
-from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns
+from iot_models.reading import SEPARATOR, Reading
+from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns, Texts
 
 EPOCH = "1970-01-01 00:00:00"
 VAULT = uuid.UUID(int=1)
@@ -222,3 +223,21 @@ def test_segments_that_overlap_only_neighbours_are_opened_once() -> None:
     batches = merge(opening.stored, opening.open, batch=50, max_bytes=lambda: 0)
     assert sum(map(len, batches)) == 1200
     assert opening.opened == 20
+
+
+@pytest.mark.parametrize("order", [ASCENDING, DESCENDING])
+def test_one_large_text_is_in_memory_at_a_time(order: Order) -> None:
+    size, numbers = 2**20, range(5)
+    content = SEPARATOR.join(bytes([65 + number]) * size for number in numbers)
+    columns = SegmentColumns(numbers, numbers, numbers, numbers, Texts(content, 0, len(numbers)))
+    seen = 0
+    tracemalloc.start()
+    try:
+        for run in Rows(columns, order, 0, len(numbers)).runs():
+            seen += len(run)
+            del run  # as a read does before it asks for more
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert seen == len(numbers)
+    assert peak < 1.5 * size

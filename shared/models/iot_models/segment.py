@@ -11,8 +11,7 @@ The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If t
 differs from the order of the readings, the segment also has their positions in the order of
 receipt. A merged segment has ids and times of receipt as differences, too.
 
-`segment_encoding.py` writes what this file reads. Both need the compression with zstd, which
-entries use too.
+`segment_encoding.py` writes what this file reads. Entries use the same compression.
 """
 
 import itertools

@@ -19,7 +19,10 @@ from support.waiting import wait_until
 PASSWORDS = [b"one", b"two", b"three"]
 
 
-PASSING = re.compile(r"rq:(executions?|wip|queue|scheduler|clean_)|iot:(tick:|loaded:heartbeats)")
+PASSING = re.compile(
+    r"rq:(executions?|wip|queue|scheduler|clean_|worker:[0-9a-f]+:executions)"
+    r"|iot:(tick:|loaded:heartbeats)"
+)
 """Keys that exist while a job waits or a process runs. `test_heartbeats` tests their size."""
 EXPIRING = re.compile(
     r"iot:(vault(?!:changes)|requests?|guesses|rates|tick|loaded(?!:heartbeats)|hot:segment|hot:index|hot:hidden):|rq:(worker:|clean_)"

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +81,7 @@ class OutboxDevice:
             self._note(BEGUN, count)
             while not self._keep(readings):
                 self._note(FULL, count)
-                self._stopping.wait(_FULL_PAUSE_SECONDS)
+                time.sleep(_FULL_PAUSE_SECONDS)
             self._note(KEPT, count)
             self._next += count
         self._outbox.flush(_FLUSH_SECONDS)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 _PIECE = 65_536
+_END_SECONDS = 0.1
 
 
 class Proxy:
@@ -70,12 +71,18 @@ class Proxy:
         )
         self._loop.run_forever()
         server.close()
-        self._abort_all()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(self._end_connections())
         self._loop.close()
+
+    async def _end_connections(self) -> None:
+        # The tasks of connections end by themselves when both sides are closed. asyncio.streams
+        # would print a traceback for each that is cancelled (until Python 3.12).
+        self._cutting = True
+        self._delay = 0.0
+        self._flows.set()
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            self._abort_all()
+            await asyncio.wait(tasks, timeout=_END_SECONDS)
 
     def _abort_all(self) -> None:
         for writer in list(self._open):

@@ -118,8 +118,6 @@ class Outbox:
         self._last_error: str | None = None
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
-        self._tried: tuple[int, float] | None = None
-        """A batch and the time of its first attempt, if the file could not take it."""
         self._thread = threading.Thread(target=self._run, name=f"outbox {path}", daemon=True)
         self._thread.start()
 
@@ -180,13 +178,15 @@ class Outbox:
             if self._closed:
                 return
             self._closed = True
-        if timeout > 0:
-            self.flush(timeout)
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._file.close()
+        try:
+            if timeout > 0:
+                self.flush(timeout)
+        finally:
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+            self._thread.join()
+            self._file.close()
 
     def statistics(self) -> OutboxStatistics:
         """Return the state of the outbox."""
@@ -258,24 +258,21 @@ class Outbox:
         with self._changed:
             while not self._closing:
                 if self._file.counts().waiting:
-                    break
+                    batch = self._file.take()
+                    if batch is not None:
+                        self._state = "sending"
+                        return batch
                 self._changed.wait()
                 if self._linger and not self._flushing:
                     self._changed.wait_for(lambda: self._closing or self._flushing, self._linger)
-            if self._closing:
-                return None
-            batch = self._file.take()
-            if batch is not None:
-                self._state = "sending"
-            return batch
+            return None
 
     def _attempt(self, batch: Batch) -> Callable[[], None]:
         """Send a batch once. Return what to do with it in the file, which may have to be repeated.
 
         Raises an error if the batch is to be sent again.
         """
-        tried = batch.tried or self._tried_unrecorded(batch)
-        if tried is not None and self._is_in_doubt(tried):
+        if batch.tried is not None and self._is_in_doubt(batch.tried):
             reason = (
                 "it is not known whether the service has stored the reading, and its key expired"
             )
@@ -286,13 +283,9 @@ class Outbox:
             return self._refused(batch, error)
         except Exception as error:
             if batch.tried is None and _may_be_stored(error):
-                self._tried = (batch.id, tried or time.time())
-                self._file.note_attempt(batch, self._tried[1])
+                self._file.note_attempt(batch, time.time())
             raise
         return lambda: self._acknowledge(batch)
-
-    def _tried_unrecorded(self, batch: Batch) -> float | None:
-        return self._tried[1] if self._tried and self._tried[0] == batch.id else None
 
     def _is_in_doubt(self, tried: float) -> bool:
         # A clock that was set back proves nothing about the age of the attempt.

@@ -7,8 +7,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .batches import MAX_BYTES as MAX_BATCH_BYTES
@@ -19,6 +19,12 @@ ROW_BYTES = 32
 RESERVE_BYTES = 2 * 1024 * 1024
 """Space that a full outbox leaves on the disk: to remove readings needs some."""
 _WAL_PAGES = 100
+_WAL_BYTES = 512 * 1024
+"""Space that the WAL keeps after a checkpoint: that of `_WAL_PAGES` pages, and a little more."""
+_KEPT_PAGES = 256
+"""Free pages that the file keeps for new readings (1 MiB)."""
+_VACUUM_PAGES = 2048
+"""Most pages in use that a VACUUM copies, in memory (8 MiB)."""
 _APPLICATION_ID = 0x696F7478
 _VERSION = 1
 _TABLES = f"""
@@ -55,6 +61,15 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Pages:
+    """Pages of the database. Free ones held readings that were removed."""
+
+    size: int
+    used: int
+    free: int
+
+
+@dataclass(slots=True)
 class Counts:
     """What the file holds."""
 
@@ -81,6 +96,10 @@ class OutboxFile:
         self._open: tuple[int, int, int] | None = None
         """Id of the batch that takes the next reading, the number of its readings, their bytes."""
         self._attempts = False
+        self._unrecorded: tuple[int, float] | None = None
+        """A batch and the time of its first attempt, if the file could not take it."""
+        self._counts: Counts | None = None
+        """None: not known; the readings have to be counted."""
         with self._reported():
             _create_private(path)
             self._db = sqlite3.connect(
@@ -101,17 +120,15 @@ class OutboxFile:
         found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
         if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
             raise OutboxError(f"{self._path} is not an outbox of this version of the client")
+        run("PRAGMA temp_store = MEMORY")  # for VACUUM: the disk may be full
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
         run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-        run(f"PRAGMA journal_size_limit = {RESERVE_BYTES}")
+        run(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
-        size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
-        self._waiting, waiting_bytes = run(f"SELECT {size} FROM readings").fetchone()  # noqa: S608
-        self._rejected, rejected_bytes = run(f"SELECT {size} FROM rejected").fetchone()  # noqa: S608
-        self._bytes = waiting_bytes + rejected_bytes
+        self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
         """Record that attempts begin: after a crash, the oldest batch may have been sent.
@@ -131,8 +148,18 @@ class OutboxFile:
 
     def counts(self) -> Counts:
         """Return what the file holds."""
-        with self._lock:
-            return Counts(self._waiting, self._rejected, self._bytes)
+        with self._lock, self._reported():
+            if self._counts is None:
+                self._counts = self._count()
+            return replace(self._counts)
+
+    def _count(self) -> Counts:
+        size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
+        (waiting, waiting_bytes), (rejected, rejected_bytes) = (
+            self._db.execute(f"SELECT {size} FROM {table}").fetchone()  # noqa: S608 -- constants
+            for table in ("readings", "rejected")
+        )
+        return Counts(waiting, rejected, waiting_bytes + rejected_bytes)
 
     def last_id(self) -> int:
         """Return the id of the newest waiting reading; 0 if no reading waits."""
@@ -148,18 +175,65 @@ class OutboxFile:
         """
         added = _size(rows)
         with self._lock, self._reported():
-            if self._bytes + added > self._max_bytes:
+            held = self.counts().bytes
+            if held + added > self._max_bytes:
                 raise OutboxFullError(
-                    f"the outbox {self._path} is full: it holds {self._bytes} of {self._max_bytes}"
+                    f"the outbox {self._path} is full: it holds {held} of {self._max_bytes}"
                     f" bytes, and the readings need {added}; none of them was stored"
                 )
-            # Readings are written twice: to the WAL, and from there to the database.
-            if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES + 2 * added:
-                raise OutboxFullError(_disk_full(self._path))
-            with self._transaction():
+            self._make_room(added)
+            with self._transaction() as counts:
                 self._insert(rows)
-            self._waiting += len(rows)
-            self._bytes += added
+                counts.waiting += len(rows)
+                counts.bytes += added
+
+    def _make_room(self, added: int) -> None:
+        """Raise `OutboxFullError` if the disk has no room for `added` bytes."""
+        # Readings are written twice: to the WAL, and from there to the database.
+        if self._disk_free() >= RESERVE_BYTES + 2 * added:
+            return
+        # SQLite keeps the pages of removed readings. An outbox that has filled its disk would stay
+        # full after all its readings are acknowledged.
+        self._shrink(kept_pages=0, free_per_used=1)
+        pages = self._pages()
+        needed = RESERVE_BYTES + added + max(0, added - pages.free * pages.size)
+        missing = needed - self._disk_free()
+        if 0 < missing <= self._wal_bytes():
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            missing = needed - self._disk_free()
+        if missing > 0:
+            raise OutboxFullError(_disk_full(self._path))
+
+    def _shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
+        """Return the file's free pages to the disk, so that others can use the space.
+
+        Do nothing if the file would keep these pages anyway (`kept_pages`), or if a page in use
+        would be copied for fewer than `free_per_used` free ones. A failure changes nothing.
+        """
+        pages = self._pages()
+        if pages.free <= max(kept_pages, free_per_used * pages.used) or pages.used > _VACUUM_PAGES:
+            return
+        if self._disk_free() + self._wal_bytes() < 2 * pages.used * pages.size:
+            return  # the WAL takes a copy of the pages in use, and others need room, too
+        with suppress(sqlite3.Error):  # the file is as before, and shrinks another time
+            self._db.execute("VACUUM")
+            # A checkpoint shortens the file. It leaves the WAL's own space to the WAL: readings
+            # can then be removed even if another program leaves no byte of the disk.
+            self._db.execute("PRAGMA wal_checkpoint").fetchall()
+
+    def _pages(self) -> _Pages:
+        size, count, free = (
+            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        return _Pages(size, count - free, free)
+
+    def _disk_free(self) -> int:
+        return shutil.disk_usage(self._path.parent).free
+
+    def _wal_bytes(self) -> int:
+        wal = Path(f"{self._path}-wal")
+        return wal.stat().st_size if wal.exists() else 0
 
     def _insert(self, rows: Sequence[str]) -> None:
         batch, count, size = self._open or (0, 0, 0)
@@ -185,13 +259,13 @@ class OutboxFile:
             self._before_first_attempt()
             rows: list[str] = []
             first = last = number = 0
-            for reading, batch, body in self._db.execute(
-                "SELECT id, batch, body FROM readings ORDER BY id"
-            ):
-                if rows and batch != number:
-                    break
-                first, last, number = first or reading, reading, batch
-                rows.append(body)
+            query = "SELECT id, batch, body FROM readings ORDER BY id"
+            with closing(self._db.execute(query)) as found:
+                for reading, batch, body in found:
+                    if rows and batch != number:
+                        break
+                    first, last, number = first or reading, reading, batch
+                    rows.append(body)
             if not rows:
                 return None
             if self._open and self._open[0] == number:
@@ -199,20 +273,35 @@ class OutboxFile:
             key, created, tried = self._db.execute(
                 "SELECT key, created, tried FROM batches WHERE id = ?", (number,)
             ).fetchone()
+            if tried is None and self._unrecorded and self._unrecorded[0] == number:
+                tried = self._unrecorded[1]
             return Batch(number, key, first, last, rows, created, tried)
 
     def note_attempt(self, batch: Batch, at: float) -> None:
-        """Record the time of an attempt whose result is unknown."""
-        with self._lock, self._reported(), self._transaction():
-            self._db.execute("UPDATE batches SET tried = ? WHERE id = ?", (at, batch.id))
+        """Record the time of an attempt whose result is unknown.
+
+        If that fails, `take` returns the time nevertheless, and `close` records it.
+        """
+        with self._lock, self._reported():
+            self._unrecorded = (batch.id, at)
+            self._record_attempt()
+
+    def _record_attempt(self) -> None:
+        if self._unrecorded is None:
+            return
+        number, at = self._unrecorded
+        with self._transaction():
+            self._db.execute("UPDATE batches SET tried = ? WHERE id = ?", (at, number))
+        self._unrecorded = None
 
     def remove(self, batch: Batch) -> None:
         """Remove an acknowledged batch."""
         with self._lock, self._reported():
-            with self._transaction():
+            with self._transaction() as counts:
                 self._delete(batch)
-            self._waiting -= len(batch.rows)
-            self._bytes -= _size(batch.rows)
+                counts.waiting -= len(batch.rows)
+                counts.bytes -= _size(batch.rows)
+            self._shrink()
 
     def split(self, batch: Batch) -> None:
         """Divide a batch into two with new keys. The service must have stored nothing of it."""
@@ -228,14 +317,16 @@ class OutboxFile:
     def set_aside(self, batch: Batch, reason: str) -> None:
         """Move a batch to the rejected readings."""
         with self._lock, self._reported():
-            with self._transaction():
+            with self._transaction() as counts:
+                # Deleted first, so that the disk needs no room for a second copy.
+                self._delete(batch)
                 self._db.executemany(
                     "INSERT INTO rejected (body, reason, at) VALUES (?, ?, ?)",
                     [(row, reason, time.time()) for row in batch.rows],
                 )
-                self._delete(batch)
-            self._waiting -= len(batch.rows)
-            self._rejected += len(batch.rows)
+                counts.waiting -= len(batch.rows)
+                counts.rejected += len(batch.rows)
+            self._shrink()
 
     def _delete(self, batch: Batch) -> None:
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
@@ -254,7 +345,7 @@ class OutboxFile:
             The number of readings with these ids that were there.
         """
         with self._lock, self._reported():
-            with self._transaction():
+            with self._transaction() as counts:
                 rows: list[str] = []
                 for each in ids:
                     query = "SELECT body FROM rejected WHERE id = ?"
@@ -262,9 +353,10 @@ class OutboxFile:
                     self._db.execute("DELETE FROM rejected WHERE id = ?", (each,))
                 if send and rows:
                     self._insert(rows)
-            self._rejected -= len(rows)
-            self._waiting += len(rows) if send else 0
-            self._bytes -= 0 if send else _size(rows)
+                counts.rejected -= len(rows)
+                counts.waiting += len(rows) if send else 0
+                counts.bytes -= 0 if send else _size(rows)
+            self._shrink()
             return len(rows)
 
     def close(self) -> None:
@@ -272,21 +364,32 @@ class OutboxFile:
         with self._lock, self._reported():
             try:
                 if self._attempts:
+                    self._record_attempt()
                     with self._transaction():
                         self._db.execute("UPDATE state SET clean = 1")
             finally:
                 self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self) -> Iterator[Counts]:
+        """Run a transaction. The caller adjusts the yielded counts to its changes."""
+        before = self.counts()
+        after = replace(before)
+        self._counts = None
         try:
-            yield
+            self._db.execute("BEGIN IMMEDIATE")
+            yield after
             self._db.execute("COMMIT")
-        except BaseException:
+            self._counts = after
+        except BaseException as error:
             self._open = None  # its batch may be undone
+            # An exception of a signal handler (KeyboardInterrupt) may come after COMMIT has
+            # succeeded. The readings are then counted again.
+            undone = self._db.in_transaction or isinstance(error, sqlite3.Error)
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            if undone:
+                self._counts = before
             raise
 
     @contextmanager

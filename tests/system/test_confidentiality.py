@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from iot_models.segment import SEGMENT_LEVEL, compress
+from iot_models.segment_encoding import SEGMENT_LEVEL, compress
 from iot_models.settings import Settings, load
 from iot_sensor_client import Client
 from iot_stores.backlog import Backlog

@@ -34,7 +34,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import ReadingColumns, count_texts
-from iot_models.segment import ENTRY_LEVEL, SegmentBounds, compress, decompress
+from iot_models.segment import SegmentBounds, decompress
+from iot_models.segment_encoding import ENTRY_LEVEL, compress
 
 from .secrets import SecretHolder
 

@@ -14,6 +14,11 @@ if sys.byteorder != "little":
     raise ImportError("only little-endian machines can write the stored formats")
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+INT64 = range(INT64_MIN, INT64_MAX + 1)
+IDS = range(2**53)
+"""A double holds each of them exactly: many clients read all numbers of JSON as doubles."""
+RECEIPTS = range(-62_135_596_800_000, 253_402_300_800_000)
+"""The years 1 to 9999 in Unix milliseconds. `absolute_timestamp` has no text for other times."""
 MISSING_TIME = -1
 """Stored for a time that the sender left out."""
 

@@ -12,6 +12,9 @@ differs from the order of the readings, the segment also has their positions in 
 receipt. A merged segment has ids and times of receipt as differences, too.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
+
+A writer may be defective or taken over, so a segment that decrypts may still be damaged.
+`decode_segment` refuses all content with which a read would fail later, or never end.
 """
 
 import itertools
@@ -26,9 +29,8 @@ from typing import overload
 import zstandard
 
 from .errors import FormatError
-from .reading import SEPARATOR, Reading, absolute_timestamp
+from .reading import IDS, INT64, RECEIPTS, SEPARATOR, Reading, absolute_timestamp
 
-FORMAT = 1
 ID_STRIDE = 256
 """Distance of the ids of a shard. The remainder is the shard, so no id is in two shards."""
 MAX_CONTENT_BYTES = 2**31
@@ -40,17 +42,7 @@ RAW, DELTA = b"\0", b"\1"
 ARRIVAL, SORTED, MERGED, MERGED_ALONE = 0, 1, 2, 3
 """Forms of the content: in the order of receipt; sorted; merged, and the key may open other
 segments; merged, with its own key."""
-_MERGED_COLUMNS = 4
 _CHECKED_BYTES = 2**16
-
-ENTRY_LEVEL = 1
-"""Entries live for about a second, so speed matters more than size. Level -1 takes half of the
-time, but does not compress digits that don't repeat."""
-SEGMENT_LEVEL = 1
-"""Segments of a drain live until compaction merges them, or for years. Level 3 takes more time and,
-for most kinds of readings, more bytes. Level 5 saves a twentieth and takes three times as long."""
-MERGED_LEVEL = 9
-"""Merged segments are compressed once, in the background, and live for years."""
 
 RUN_CHARACTERS = 2**17
 """Approximate number of characters of texts that are decoded at a time."""
@@ -100,13 +92,45 @@ class PackedNumbers(Sequence[int]):
 
     __slots__ = ("_count", "_data", "_numbers")
 
-    def __init__(self, data: bytes) -> None:
-        """Take what `_pack` returned. Raises `FormatError` for another form."""
+    def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
+        """Take what `pack_column` returned. None: all numbers are allowed.
+
+        Raises `FormatError` for another form, and for a number that is not allowed.
+        """
         if data[:1] not in {RAW, DELTA}:
             raise FormatError("a column of the segment has an unknown form")
         self._count = (len(data) - 1) // 8
         self._data = data
         self._numbers: list[int] | None = None
+        if allowed and not self._lies_within(allowed):
+            raise FormatError("a column of the segment has a number out of range")
+
+    def _lies_within(self, allowed: range) -> bool:
+        count, data = self._count, self._data
+        bits = min(-allowed.start, allowed.stop).bit_length() - 2
+        first = int.from_bytes(data[1::count], "little", signed=True)
+        signs = data[2 + 7 * count :]
+        # Small differences can't leave the range. Unpacking the column takes fifty times as long.
+        is_small = first.bit_length() <= bits and not signs.translate(None, b"\0\xff")
+        for i in range((bits - count.bit_length()) // 8, 7):
+            is_small = is_small and data[2 + i * count : 1 + (i + 1) * count] == signs
+        if is_small and data[:1] == DELTA:
+            return True
+        return min(self) in allowed and max(self) in allowed
+
+    def ascends(self) -> bool:
+        """Return whether no difference is negative. Call it before the first access."""
+        # The highest byte of a negative difference is not ASCII.
+        return self._data[:1] == DELTA and self._data[2 + 7 * self._count :].isascii()
+
+    def repeats(self) -> bool:
+        """Return whether a difference is 0. Call it before the first access."""
+        count, joined = self._count, 0
+        for i in range(8):
+            joined |= int.from_bytes(self._data[2 + i * count : 1 + (i + 1) * count], "little")
+            if 0 not in joined.to_bytes(count - 1, "little"):
+                return False
+        return True
 
     def __len__(self) -> int:
         return self._count
@@ -155,36 +179,32 @@ class Texts(Sequence[str]):
 
     Until then they are a part of the segment's content: a copy as `str` would double the memory of
     a large segment. Runs of about `RUN_CHARACTERS` fit the CPU's cache, and decoding them takes
-    less than half of the time. A run is counted when it is decoded, or when a text behind it is
-    needed: counting all texts first would take a twentieth of a read.
+    less than half of the time.
 
-    Slices must have a step of 1. Access raises `FormatError` if there are fewer or more texts.
+    Slices must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int, count: int) -> None:
         """The texts begin at offset `start`, in ASCII, separated by `SEPARATOR`.
 
-        Raises:
-            FormatError: the texts are not ASCII.
+        Raises `FormatError` if they are not ASCII, or if there are fewer or more than `count`.
         """
-        # In pieces: a slice with all texts of a large segment would double its memory.
-        pieces = range(start, len(content), _CHECKED_BYTES)
-        if not all(content[piece : piece + _CHECKED_BYTES].isascii() for piece in pieces):
-            raise FormatError("the segment's texts are not ASCII")
         self._content = content
-        self._count = count
         self._offsets = [start]
         """Where each run begins. At the end, where the next one would begin."""
+        self._firsts = [0]
+        """The first text of each run, and of the run that would follow."""
         while start <= len(content):
             end = content.find(SEPARATOR, start + RUN_CHARACTERS)
-            start = (len(content) if end < 0 else end) + 1
+            end = len(content) if end < 0 else end
+            self._firsts.append(self._firsts[-1] + _count_texts(content, start, end))
+            start = end + 1
             self._offsets.append(start)
-        self._firsts = [0]
-        """The first text of each run, as far as runs are counted, and of the run behind them."""
-        self._all: list[str] | None = None
+        if len(self) != count:
+            raise FormatError("the segment's columns differ in length")
 
     def __len__(self) -> int:
-        return self._count
+        return self._firsts[-1]
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -193,13 +213,13 @@ class Texts(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        if self._all is not None or not isinstance(place, slice):
-            return self._decoded()[place]
+        if not isinstance(place, slice):
+            return self[place : place + 1][0]
         begin, end, _ = place.indices(len(self))
         return list(itertools.chain.from_iterable(texts for _, texts in self.split(begin, end)))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._decoded())
+        return iter(self[:])
 
     @property
     def size(self) -> int:
@@ -208,18 +228,10 @@ class Texts(Sequence[str]):
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
         """Yield the texts from index `begin` up to `end`, a run at a time, with their places."""
-        number = self._run_of(begin)
-        while begin < end:
-            texts = split_texts(self._run(number))
-            if number == len(self._firsts) - 1:
-                self._note_run(len(texts))
-            first, last = self._firsts[number], self._firsts[number + 1]
-            places = slice(begin, min(end, last))
-            if places != slice(first, last):
-                texts = texts[places.start - first : places.stop - first]
+        for places, run, part in self._runs(begin, end):
+            texts = split_texts(run) if part is None else split_texts(run)[part]
             yield places, texts
             del texts  # before the next ones are decoded
-            begin, number = last, number + 1
 
     def runs(
         self, begin: int, end: int, *, descending: bool = False
@@ -228,39 +240,37 @@ class Texts(Sequence[str]):
 
         `descending`: the last run first; within a run, the texts are in order.
         """
-        if begin >= end:
-            return
-        self._run_of(end)  # counts all runs up to there
-        numbers = range(self._run_of(begin), self._run_of(end - 1) + 1)
-        for number in reversed(numbers) if descending else numbers:
-            first, last = self._firsts[number], self._firsts[number + 1]
-            run = self._run(number)
-            places = slice(max(begin, first), min(end, last))
-            if places != slice(first, last):
-                texts = bytes(run).split(SEPARATOR)[places.start - first : places.stop - first]
-                run = memoryview(SEPARATOR.join(texts))
-            yield places, run
+        runs = self._runs(begin, end)
+        for places, run, part in reversed(runs) if descending else runs:
+            if part is None:
+                yield places, run
+            else:
+                yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
-    def _run_of(self, place: int) -> int:
-        """Return the number of the run in which a text is, and count the runs before it."""
-        while self._firsts[-1] < place:
-            begin, end = self._offsets[len(self._firsts) - 1 : len(self._firsts) + 1]
-            self._note_run(self._content.count(SEPARATOR, begin, end - 1) + 1)
-        return bisect_right(self._firsts, place) - 1
+    def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
+        """Return the places of the texts in each run, the run, and which of its texts they are."""
+        found: list[tuple[slice, memoryview, slice | None]] = []
+        number = bisect_right(self._firsts, begin) - 1
+        while begin < end:
+            first, last = self._firsts[number : number + 2]
+            run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
+            places = slice(begin, min(end, last))
+            part = slice(begin - first, places.stop - first)
+            found.append((places, run, None if places == slice(first, last) else part))
+            begin, number = last, number + 1
+        return found
 
-    def _run(self, number: int) -> memoryview:
-        return memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
 
-    def _note_run(self, count: int) -> None:
-        self._firsts.append(self._firsts[-1] + count)
-        is_last = len(self._firsts) == len(self._offsets)
-        if self._firsts[-1] > self._count or (self._firsts[-1] == self._count) is not is_last:
-            raise FormatError("the segment's columns differ in length")
-
-    def _decoded(self) -> list[str]:
-        if self._all is None:
-            self._all = self[:]
-        return self._all
+def _count_texts(content: bytes, begin: int, end: int) -> int:
+    """Count the texts of a run. Raises `FormatError` if they are not ASCII."""
+    count = 1
+    # In pieces: a copy of one long text would double its memory.
+    for start in range(begin, end, _CHECKED_BYTES):
+        piece = content[start : min(end, start + _CHECKED_BYTES)]
+        if not piece.isascii():
+            raise FormatError("the segment's texts are not ASCII")
+        count += len(piece) - len(piece.replace(SEPARATOR, b""))  # as `count_texts`
+    return count
 
 
 def split_texts(run: memoryview | bytes) -> list[str]:
@@ -296,25 +306,8 @@ class SegmentColumns:
             # The readings of a request share their time of receipt, so few times differ.
             texts_of = {moment: absolute_timestamp(moment // 1000) for moment in set(received)}
             stamps = map(texts_of.__getitem__, received)
-        return map(
-            Reading,
-            stamps,
-            texts,
-            self.ids[places],
-            self.interrogator[places],
-            self.relative[places],
-        )
-
-    def cut(self, places: slice) -> "SegmentColumns":
-        """Return the columns of a slice of the readings."""
-        return SegmentColumns(
-            self.ids[places],
-            self.received[places],
-            self.relative[places],
-            self.interrogator[places],
-            self.freeform[places],
-            self.second,
-        )
+        numbers = self.ids[places], self.interrogator[places], self.relative[places]
+        return map(Reading, stamps, texts, *numbers)
 
     def selected(self, kept: Sequence[bool]) -> "SegmentColumns":
         """Return the columns of the readings that are to be kept."""
@@ -331,50 +324,64 @@ class SegmentColumns:
 def decode_segment(bounds: SegmentBounds, data: bytes) -> SegmentColumns:
     """Return the columns of a segment that `encode_segment` or `encode_merged` wrote.
 
-    Raises:
-        FormatError: the content is not a segment with these bounds. A wrong number of texts is
-            found when the texts are accessed.
+    Raises `FormatError` if the content is not a segment with these bounds.
     """
     content = decompress(data, MAX_CONTENT_BYTES)
     if len(content) < COUNTS.size:
         raise FormatError("the segment is truncated")
     order, count, run_count = COUNTS.unpack_from(content)
-    if order in {MERGED, MERGED_ALONE} and count == bounds.count:
-        return _decode_merged(bounds, content)
-    if count != bounds.count or bounds.last_id != bounds.first_id + (count - 1) * ID_STRIDE:
-        raise FormatError("the segment's content does not match its bounds")
-    runs_end = COUNTS.size + RUN.size * run_count
-    offsets_end = runs_end + (4 * count if order == SORTED else 0)
-    width = 1 + 8 * count
-    texts_start = offsets_end + 2 * width
-    if order not in {ARRIVAL, SORTED} or len(content) < texts_start:
+    is_merged, width = order in {MERGED, MERGED_ALONE}, 1 + 8 * count
+    runs_end = COUNTS.size + (0 if is_merged else RUN.size * run_count)
+    start = runs_end + (2 * width if is_merged else 4 * count if order == SORTED else 0)
+    texts_start = start + 2 * width
+    if not ARRIVAL <= order <= MERGED_ALONE or len(content) < texts_start:
         raise FormatError("the segment is truncated or has an unknown form")
-    received = _received(content[COUNTS.size : runs_end], count)
+    is_dense = bounds.last_id == bounds.first_id + (count - 1) * ID_STRIDE
+    if count != bounds.count or not count or not (is_merged or is_dense):
+        raise FormatError("the segment's content does not match its bounds")
     ids: Sequence[int] = range(bounds.first_id, bounds.last_id + 1, ID_STRIDE)
+    received: Sequence[int]
+    ids_ascend = order == ARRIVAL
+    if is_merged:
+        ids = PackedNumbers(content[runs_end : runs_end + width])
+        ids_ascend = ids.ascends()
+        received = PackedNumbers(content[runs_end + width : start], RECEIPTS)
+    else:
+        received = _received(content[COUNTS.size : runs_end], count)
     if order == SORTED:
-        positions = _positions(content[runs_end:offsets_end])
+        positions = _positions(content[runs_end:start])
         ids = list(map(ids.__getitem__, positions))
         received = list(map(received.__getitem__, positions))
-    relative = PackedNumbers(content[offsets_end : offsets_end + width])
-    interrogator = PackedNumbers(content[offsets_end + width : texts_start])
+    relative = PackedNumbers(content[start : start + width])
+    interrogator = PackedNumbers(content[start + width : texts_start], None)
     freeform = Texts(content, texts_start, count)
+    _check_order(bounds, ids, interrogator, ids_ascend=ids_ascend)
     return SegmentColumns(ids, received, relative, interrogator, freeform, _second(bounds))
 
 
-def _decode_merged(bounds: SegmentBounds, content: bytes) -> SegmentColumns:
-    count = bounds.count
-    width = 1 + 8 * count
-    starts = [COUNTS.size + number * width for number in range(_MERGED_COLUMNS + 1)]
-    if len(content) < starts[-1]:
-        raise FormatError("the segment is truncated")
-    ids, received, relative, interrogator = (
-        PackedNumbers(content[start : start + width]) for start in starts[:-1]
-    )
-    freeform = Texts(content, starts[-1], count)
-    return SegmentColumns(ids, received, relative, interrogator, freeform, _second(bounds))
+def _check_order(
+    bounds: SegmentBounds, ids: Sequence[int], times: PackedNumbers, *, ids_ascend: bool
+) -> None:
+    """Raise `FormatError` if the readings are not in order, or not within the bounds.
+
+    A read continues behind the last reading that was sent. If that were not the last one in order,
+    the read would return the others again, and might never end.
+    """
+    is_sorted = times.ascends() and (ids_ascend or not times.repeats())
+    first, last = (times[0], ids[0]), (times[-1], ids[-1])
+    begin = bounds.interrogator_min, bounds.first_id
+    end = bounds.interrogator_max, bounds.last_id
+    if not begin <= first <= last <= end or begin[1] not in IDS or end[1] not in IDS:
+        raise FormatError("the segment's readings are outside its bounds")
+    positions = [] if is_sorted else list(zip(times, ids, strict=True))
+    if positions != sorted(positions):
+        raise FormatError("the segment's readings are not in order")
 
 
 def _second(bounds: SegmentBounds) -> int | None:
+    """Return the time of receipt that all readings share, in Unix seconds."""
+    if bounds.received_min not in RECEIPTS or bounds.received_max not in RECEIPTS:
+        raise FormatError("the segment has a time of receipt out of range")
     first, last = bounds.received_min // 1000, bounds.received_max // 1000
     return first if first == last else None
 
@@ -386,6 +393,8 @@ def _received(data: bytes, count: int) -> list[int]:
         raise FormatError("the segment's columns differ in length")
     received: list[int] = []
     for moment, length in runs:
+        if moment not in RECEIPTS:
+            raise FormatError("the segment has a time of receipt out of range")
         received += [moment] * length
     return received
 
@@ -398,29 +407,19 @@ def _positions(data: bytes) -> "array[int]":
 
 
 class _Contexts(threading.local):
-    """zstd's contexts of a thread: they are slow to create, and threads must not share them."""
+    """zstd's context of a thread: it is slow to create, and threads must not share it."""
 
     def __init__(self) -> None:
-        self.compressors = {
-            level: zstandard.ZstdCompressor(level=level)
-            for level in (ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL)
-        }
         self.decompressor = zstandard.ZstdDecompressor()
 
 
 _contexts = _Contexts()
 
 
-def compress(data: bytes, level: int) -> bytes:
-    """Return one zstd frame, which contains the size of its content."""
-    return _contexts.compressors[level].compress(data)
-
-
 def decompress(frame: bytes, limit: int) -> bytes:
     """Return the content of a frame from `compress`.
 
-    Raises:
-        FormatError: the bytes are not such a frame, or the content is larger than `limit` bytes.
+    Raises `FormatError` for other bytes, and for content of more than `limit` bytes.
     """
     size = unpacked_size(frame)
     if size > limit:
@@ -437,8 +436,7 @@ def decompress(frame: bytes, limit: int) -> bytes:
 def unpacked_size(frame: bytes) -> int:
     """Return the size of the content of a frame from `compress`, as the frame claims it.
 
-    Raises:
-        FormatError: the bytes are not such a frame.
+    Raises `FormatError` if the bytes are not such a frame.
     """
     try:
         size = zstandard.frame_content_size(frame)

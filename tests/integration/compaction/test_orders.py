@@ -21,6 +21,7 @@ from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import compactor
 from iot_writer.compaction.compactor import CompactionOutcome
+from support.defective_segments import content, seal
 from support.draining import drain_all
 from support.keys import KEYS, CheckedKeys
 
@@ -135,6 +136,21 @@ def test_a_damaged_segment_is_kept_and_the_others_are_merged(
         stored.readings(PASSWORD)
     stored.rows(f"DELETE FROM segments WHERE {which} RETURNING 1")  # noqa: S608 - a constant
     assert stored.readings(PASSWORD) == before[:50] + before[51:]
+
+
+def test_a_defective_segment_is_kept_and_the_others_are_merged(stored: Past) -> None:
+    """The API does not decode a segment before it discloses the key. The writer does."""
+    vault, connection = stored.sender.vault(PASSWORD), stored.writer.postgres()
+    segments = list(history.select(connection, vault.vault_id, ReadFilter()))
+    bounds = segments[50].bounds
+    defective = seal(vault, bounds, content(bounds, texts=[b"1", b"2"]))
+    update = "UPDATE segments SET payload = %s WHERE first_id = %s RETURNING 1"
+    assert stored.rows(update, defective.payload, bounds.first_id) == [(1,)]
+    assert stored.look(PASSWORD) == 1
+    assert stored.work() == [CompactionOutcome.DAMAGED]
+    assert sorted(stored.counts(PASSWORD)) == [1, NUMBER - 1]
+    (kept,) = stored.rows("SELECT payload FROM segments WHERE first_id = %s", bounds.first_id)
+    assert kept == (defective.payload,)
 
 
 def damaged_segments() -> float:

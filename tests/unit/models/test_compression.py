@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_models.errors import FormatError
-from iot_models.segment import ENTRY_LEVEL, MERGED_LEVEL, SEGMENT_LEVEL, compress, decompress
-from iot_models.segment_encoding import decompress_head
+from iot_models.segment import decompress
+from iot_models.segment_encoding import (
+    ENTRY_LEVEL,
+    MERGED_LEVEL,
+    SEGMENT_LEVEL,
+    compress,
+    decompress_head,
+)
 
 LEVELS = st.sampled_from([ENTRY_LEVEL, SEGMENT_LEVEL, MERGED_LEVEL])
 LIMIT = 2**20

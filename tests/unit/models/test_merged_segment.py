@@ -7,26 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iot_models import reading
 from iot_models.errors import FormatError
 from iot_models.reading import INT64_MAX, INT64_MIN, ReadingColumns, int64s
-from iot_models.segment import (
+from iot_models.segment import SegmentBounds, SegmentColumns, decode_segment, decompress
+from iot_models.segment_encoding import (
     MERGED_LEVEL,
-    SegmentBounds,
-    SegmentColumns,
     compress,
-    decode_segment,
-    decompress,
+    encode_merged,
+    encode_segment,
+    may_share_key,
 )
-from iot_models.segment_encoding import encode_merged, encode_segment, may_share_key
 from support.segment_rows import Row, assert_bounds, columns_of, rows_of
 
 """Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""
 
 EXTREME = st.sampled_from([INT64_MIN, INT64_MIN + 1, -1, 0, 1, INT64_MAX - 1, INT64_MAX])
 INT64 = st.one_of(st.integers(INT64_MIN, INT64_MAX), EXTREME, st.integers(0, 5))
+IDS = st.integers(0, 2**53 - 1) | st.integers(0, 50) | st.sampled_from([2**53 - 1])
+RECEIPTS = st.integers(reading.RECEIPTS[0], reading.RECEIPTS[-1]) | st.sampled_from(
+    [reading.RECEIPTS[0], -1, 0, 1, reading.RECEIPTS[-1]]
+)
 TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=127), max_size=20)
 ROWS = st.lists(
-    st.tuples(INT64, INT64, INT64, INT64, TEXT),
+    st.tuples(INT64, IDS, RECEIPTS, INT64, TEXT),
     min_size=1,
     max_size=40,
     unique_by=lambda row: row[1],
@@ -142,7 +146,7 @@ def test_a_changed_byte_is_a_segment_or_a_format_error() -> None:
 @given(st.integers(0, len(CONTENT) - len('{"a": 1}') - 1))
 def test_a_truncated_segment_is_a_format_error(length: int) -> None:
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL)).readings()
+        decode_segment(BOUNDS, compress(CONTENT[:length], MERGED_LEVEL))
 
 
 @pytest.mark.parametrize(
@@ -157,4 +161,4 @@ def test_a_truncated_segment_is_a_format_error(length: int) -> None:
 def test_each_part_of_a_segment_is_checked(at: int, patch: bytes) -> None:
     content = CONTENT[:at] + patch + CONTENT[at + len(patch) :]
     with pytest.raises(FormatError):
-        decode_segment(BOUNDS, compress(content, MERGED_LEVEL)).readings()
+        decode_segment(BOUNDS, compress(content, MERGED_LEVEL))

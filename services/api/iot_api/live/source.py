@@ -366,7 +366,7 @@ def _behind(columns: SegmentColumns, after: LivePosition, until: LivePosition | 
         and (until is None or ids[place] <= until.id_of(ids[place] % ID_STRIDE))
         and received[place] >= after.since
     ]
-    texts = columns.freeform
+    texts = list(columns.freeform)
     chosen = SegmentColumns(
         [ids[place] for place in places],
         [received[place] for place in places],

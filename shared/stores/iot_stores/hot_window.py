@@ -174,7 +174,6 @@ class HotWindow:
 
     def _addition(self, drain: DrainedShard) -> list[str | int | bytes]:
         before, after = drain.before, drain.after
-        small = min(_SET_BEFORE_BYTES, MAX_PAYLOAD_BYTES)
         arguments: list[str | int | bytes] = [
             before.position, before.next_id, after.position, after.next_id,
             before.received_max + 1, len(drain.segments),
@@ -186,7 +185,7 @@ class HotWindow:
                 self._names.hot_segment(vault_id, bounds.first_id),
                 bounds.received_max,
                 bounds.to_bytes(),
-                segment.payload if len(segment.payload) <= small else b"",
+                segment.payload if len(segment.payload) <= _SET_BEFORE_BYTES else b"",
             )
         return arguments
 

@@ -97,14 +97,13 @@ def test_evicted_segments_come_from_postgres(api: Api, writer: Writer, redis: "R
 def test_a_payload_too_large_for_the_window_comes_from_postgres(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api.put([row(interrogator_time=n, freeform=n) for n in range(3)])
-    drain_all(writer)
-    with monkeypatch.context() as patched:
-        patched.setattr(hot_window, "MAX_PAYLOAD_BYTES", 1)
-        api.put([row(interrogator_time=n, freeform=n) for n in range(3, 6)])
+    texts = ["small", "".join(random.choices(string.ascii_letters, k=20_000))]
+    monkeypatch.setattr(hot_window, "MAX_PAYLOAD_BYTES", 10_000)
+    for number, text in enumerate(texts):
+        api.put(row(interrogator_time=number, freeform=text))
         drain_all(writer)
     assert len(redis.keys("iot:hot:segment:*")) == 1
-    assert source_of(api, "/seconds/60") == ("hot_window", [str(n) for n in range(6)])
+    assert source_of(api, "/seconds/60") == ("hot_window", [json.dumps(text) for text in texts])
 
 
 def test_a_large_payload_is_kept_as_long_as_a_small_one(

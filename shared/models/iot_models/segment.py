@@ -214,7 +214,8 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if not isinstance(place, slice):
-            return self[place : place + 1][0]
+            begin = range(len(self))[place]
+            return self[begin : begin + 1][0]
         begin, end, _ = place.indices(len(self))
         return list(itertools.chain.from_iterable(texts for _, texts in self.split(begin, end)))
 

@@ -373,6 +373,7 @@ def test_texts_are_split_in_runs(texts: list[bytes], data: st.DataObject) -> Non
         patch.setattr(segment, "RUN_CHARACTERS", data.draw(st.integers(0, 60)))
         found = Texts(b"head" + SEPARATOR.join(texts), 4, len(texts))
     expected = [text.decode() for text in texts]
+    assert [found[place] for place in range(-len(texts), 0)] == expected
     places = range(len(texts))
     for _ in range(3):
         begin = data.draw(st.integers(0, len(texts)))

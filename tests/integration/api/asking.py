@@ -9,6 +9,8 @@ from flask import Flask
 from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
+from iot_api.service import Service
+
 Row = dict[str, Any]
 JSON = {"Content-Type": "application/json"}
 PASSWORD = "p"
@@ -30,6 +32,12 @@ class Api:
     """An app and its client."""
 
     app: Flask
+
+    @property
+    def service(self) -> Service:
+        """The parts of the app."""
+        service: Service = self.app.extensions["iot"]
+        return service
 
     def ask(
         self,
@@ -58,9 +66,8 @@ class Api:
 
     def end_background_threads(self) -> None:
         """End the threads that ask Redis and Postgres at any time, before commands are counted."""
-        service = self.app.extensions["iot"]
-        service.vault_restorer.close()
-        service.compaction.close()
+        self.service.vault_restorer.close()
+        self.service.compaction.close()
 
 
 def assert_error(answer: TestResponse, status: int, code: str) -> dict[str, Any]:

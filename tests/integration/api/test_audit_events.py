@@ -13,7 +13,6 @@ from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.audit.access_audit import AccessAudit
 from iot_api.query import responses
-from iot_api.service import Service
 from iot_cipher.tokens import new_tokens_text, with_token, without_token
 from iot_stores.audit_check import check_audit
 from iot_writer.maintenance.audit_chainer import AuditChainer
@@ -24,13 +23,8 @@ OLD, NEW = "old password", "new password"
 SECRETS = (OLD, NEW, "freeform text")
 
 
-def _service(api: Api) -> Service:
-    service: Service = api.app.extensions["iot"]
-    return service
-
-
 def _access_audit(api: Api) -> AccessAudit:
-    return _service(api).access_audit
+    return api.service.access_audit
 
 
 def events(api: Api, headers: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """A damaged segment that decrypts is detected when it is opened, as one that does not decrypt."""
 
 import json
-from typing import cast
 
 import psycopg
 import pytest
@@ -38,9 +37,9 @@ def filled(api: Api, writer: Writer) -> Api:
 
 
 def vault_of(api: Api) -> OpenVault:
-    vault = api.app.extensions["iot"].vaults.find(PASSWORD.encode(), Client("test"))
+    vault = api.service.vaults.find(PASSWORD.encode(), Client("test"))
     assert vault is not None
-    return cast("OpenVault", vault)
+    return vault
 
 
 def later_bounds(postgres: psycopg.Connection) -> SegmentBounds:

@@ -279,7 +279,7 @@ def test_a_full_backlog(make_app: MakeCounting) -> None:
 def test_a_defect_is_500_and_logged(
     app: Counting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    intake = type(app.api.app.extensions["iot"].intake)
+    intake = type(app.api.service.intake)
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError

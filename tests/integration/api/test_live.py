@@ -17,7 +17,6 @@ from iot_api.http.request import CONNECTION
 from iot_api.limits.clients import Client
 from iot_api.live import hub, poller, source
 from iot_api.server.connection import Connection
-from iot_api.service import Service
 from iot_cipher.tokens import new_tokens_text
 from iot_models.scopes import Scope
 from iot_models.segment import decode_segment
@@ -31,11 +30,6 @@ def store(api: Api, writer: Writer, *texts: int, password: str = PASSWORD) -> No
     """Send readings and store them in one segment."""
     send(api, *texts, password=password)
     drain_all(writer)
-
-
-def service_of(api: Api) -> Service:
-    service: Service = api.app.extensions["iot"]
-    return service
 
 
 @pytest.fixture
@@ -228,12 +222,12 @@ def test_all_streams_share_one_poll_and_one_decryption(
         for events in (one, two, three):
             next(events)
         api.end_background_threads()
-        service_of(api).live.poller.poll()
+        api.service.live.poller.poll()
         with redis_commands(redis) as commands:
-            service_of(api).live.poller.poll()
+            api.service.live.poller.poll()
         assert commands == {"time": 1, "hgetall": 1}, "for all streams"
         store(api, writer, 2, 3)
-        service_of(api).live.poller.poll()
+        api.service.live.poller.poll()
         assert take(one, 2)[0] == take(two, 2)[0] == ["2", "3"]
         assert decoded == [2]
 
@@ -243,7 +237,7 @@ def test_an_erasure_ends_the_streams(make_api: MakeApi, writer: Writer) -> None:
     store(api, writer, 1)
     with listening(other) as events:
         next(events)
-        other_follower = service_of(other).change_follower
+        other_follower = other.service.change_follower
         body = json.dumps({"data": {"db_password": PASSWORD}})
         other_follower.check()
         assert api.ask("DELETE", "/api/vault", body, JSON).status_code == 200
@@ -261,7 +255,7 @@ def test_a_password_change_ends_the_streams_of_the_old_password(
     store(api, writer, 1)
     with listening(other) as events:
         position = next(events).id
-        other_follower = service_of(other).change_follower
+        other_follower = other.service.change_follower
         other_follower.check()
         body = json.dumps({"data": {"db_password": PASSWORD, "new_password": "new"}})
         assert api.ask("POST", "/api/vault/password", body, JSON).status_code == 200
@@ -277,7 +271,7 @@ def test_no_stream_is_opened_with_a_password_that_is_being_changed(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(api, writer, 1)
-    service = service_of(api)
+    service = api.service
     vault = service.vaults.find(PASSWORD.encode(), Client("test"))
     assert vault is not None
     service.live.note_change(vault.vault_id, b"new")
@@ -291,7 +285,7 @@ def test_a_missed_announcement_ends_the_stream_too(api: Api, writer: Writer) -> 
     with listening(api) as events:
         next(events)
         writer.postgres().execute("UPDATE vaults SET lookup = sha256(lookup)")
-        service_of(api).live.verify_soon()
+        api.service.live.verify_soon()
         assert list(events)[-1].data["code"] == "unavailable"
 
 
@@ -310,7 +304,7 @@ def test_a_shutdown_ends_streams_and_refuses_new_ones(api: Api, writer: Writer) 
     store(api, writer, 1)
     with listening(api) as events:
         next(events)
-        service_of(api).live.stop()
+        api.service.live.stop()
         (last,) = events
         assert (last.name, last.data["code"]) == ("error", "unavailable")
     assert_error(open_stream(api), 503, "unavailable")

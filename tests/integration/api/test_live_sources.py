@@ -11,7 +11,7 @@ from redis import Redis
 from integration.api.asking import Api, sample
 from integration.api.conftest import MakeApi
 from integration.api.live_streams import listening, send, take
-from integration.api.test_live import service_of, store
+from integration.api.test_live import store
 from integration.api.test_range_erasure import erase
 from iot_api.limits.clients import Client
 from iot_api.live import feed, poller, source
@@ -181,7 +181,7 @@ class Walk:
             self.redis.delete(*self.random.sample(keys, count))
 
     def compact(self) -> None:
-        service = service_of(self.apis[0])
+        service = self.apis[0].service
         vault = service.vaults.find(b"p", Client("test"))
         if vault is None:
             return

@@ -36,7 +36,7 @@ def lose_vaults(postgres: psycopg.Connection) -> None:
 def check_all_readable(api: Api, writer: Writer, expected: list[int]) -> None:
     """Store everything that waits, and compare the readings with the expected ones."""
     drain_all(writer)
-    api.app.extensions["iot"].vault_restorer.check()
+    api.service.vault_restorer.check()
     sweep.release_held(writer.held, writer.postgres)
     drain_all(writer)
     assert writer.held.vaults() == {}, "readings are held that no password can open"
@@ -96,10 +96,8 @@ def test_a_vault_that_postgres_has_replaces_another_one_in_redis(
     standing = make_api(redis_url=own_redis.url)
     assert standing.put(row(freeform=2)).status_code == 201
     admin.set(name, lost)
-    api.app.extensions["iot"].vault_restorer.records.extend_expiry(
-        api.app.extensions["iot"].vault_restorer.cache.records()
-    )
-    standing.app.extensions["iot"].vault_restorer.cache.forget_redis()
+    api.service.vault_restorer.records.extend_expiry(api.service.vault_restorer.cache.records())
+    standing.service.vault_restorer.cache.forget_redis()
     assert standing.put(row(freeform=3)).status_code == 201
     assert admin.get(name) != lost
     assert admin.get(KEYS.replaced_vault_record(lost[:16])) == lost

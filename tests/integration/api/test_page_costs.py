@@ -9,7 +9,6 @@ import pytest
 from redis import Redis
 
 from integration.api.asking import Api, row
-from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.growth.touched import Touched, touching
 from iot_stores import history
@@ -164,7 +163,7 @@ def test_a_page_opens_only_its_own_segments(past: Past, api: Api, opened: list[i
 def _no_restorer(request: pytest.FixtureRequest) -> None:
     """Stop the vault restorer, whose commands and statements would be counted."""
     if "api" in request.fixturenames:
-        service_of(request.getfixturevalue("api")).vault_restorer.close()
+        request.getfixturevalue("api").service.vault_restorer.close()
 
 
 @pytest.fixture

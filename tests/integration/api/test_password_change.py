@@ -12,7 +12,6 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
-from iot_api.service import Service
 from iot_stores.password_changes import MAX_ANNOUNCED, PasswordChange, PasswordChanges
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.redis_server import RedisServer
@@ -31,13 +30,8 @@ def change(api: Api, old: object = OLD, new: object = NEW) -> TestResponse:
     return api.ask("POST", "/api/vault/password", body, JSON)
 
 
-def service_of(api: Api) -> Service:
-    service: Service = api.app.extensions["iot"]
-    return service
-
-
 def records_of(api: Api) -> VaultRecords:
-    return service_of(api).vault_restorer.records
+    return api.service.vault_restorer.records
 
 
 def stored_row(postgres: psycopg.Connection) -> tuple[Any, ...]:
@@ -50,7 +44,7 @@ def test_the_new_password_opens_everything_and_the_old_one_nothing(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     api, other = make_api(), make_api()
-    service_of(other).change_follower.start()
+    other.service.change_follower.start()
     api.put([row(OLD, freeform=1), row(OLD, freeform=2)])
     drain_all(writer)
     assert texts(other.read(password=OLD)) == ["1", "2"]
@@ -80,7 +74,7 @@ def test_a_put_under_the_old_password_begins_a_new_vault(
     make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:
     api, other = make_api(), make_api()
-    service_of(other).change_follower.start()
+    other.service.change_follower.start()
     for process in (api, other):
         process.put(row(OLD, freeform="first"))
     assert change(api).status_code == 200
@@ -139,16 +133,16 @@ def test_a_lost_vault_is_restored_under_the_new_password_only(
     old_lookup = stored_row(postgres)[1]
     planted = redis.get(KEYS.vault_record(old_lookup))
     assert isinstance(planted, bytes)
-    service_of(other).vault_restorer.watch(service_of(other).vaults.cache.records()[0])
+    other.service.vault_restorer.watch(other.service.vaults.cache.records()[0])
     assert change(api).status_code == 200
-    service_of(other).change_follower.check()
+    other.service.change_follower.check()
     new_lookup = stored_row(postgres)[1]
     postgres.execute("DELETE FROM vaults")
     redis.set(KEYS.vault_record(old_lookup), planted, ex=86_400)
     api.put(row(NEW, freeform=2))
     drain_all(writer)  # holds the entry, as no vault has its id
     for process in (other, make_api()):
-        restorer = service_of(process).vault_restorer
+        restorer = process.service.vault_restorer
         restorer.check()
         restorer.close()
     assert stored_row(postgres)[1] == new_lookup
@@ -162,7 +156,7 @@ def test_a_process_that_missed_announcements_compares_its_vaults(
         process.put([row(OLD, freeform=1), row("another", freeform=2)])
     drain_all(writer)
     assert change(api, "another", "third").status_code == 200
-    follower = service_of(other).change_follower
+    follower = other.service.change_follower
     follower.check()
     assert change(api).status_code == 200
     redis.delete(KEYS.password_changes)  # as a failover to a replica that lagged behind
@@ -177,14 +171,14 @@ def test_announcements_do_not_accumulate(make_api: MakeApi, redis: "Redis") -> N
     for number in range(MAX_ANNOUNCED + 50):
         redis.xadd(KEYS.password_changes, {b"foreign": b"%d" % number})
     api.put(row(OLD))
-    service_of(api).change_follower.check()  # ignores entries that it can't decode
+    api.service.change_follower.check()  # ignores entries that it can't decode
     assert change(api).status_code == 200
     assert redis.xlen(KEYS.password_changes) == MAX_ANNOUNCED
 
 
 def test_a_password_is_changed_back(make_api: MakeApi, writer: Writer) -> None:
     api, other = make_api(), make_api()
-    service_of(other).change_follower.start()
+    other.service.change_follower.start()
     for process in (api, other):
         process.put(row(OLD, freeform=1))
     drain_all(writer)
@@ -193,10 +187,10 @@ def test_a_password_is_changed_back(make_api: MakeApi, writer: Writer) -> None:
     for process in (api, other, make_api()):
         assert texts(process.read(password=OLD)) == ["1", "1"]
         assert records_of(process).find_cached(
-            [each.lookup for each in service_of(process).vaults.cache.records()]
+            [each.lookup for each in process.service.vaults.cache.records()]
         )
     fresh = make_api()
-    service_of(fresh).change_follower.check()
+    fresh.service.change_follower.check()
     assert fresh.read(password=NEW) == []
 
 
@@ -223,7 +217,7 @@ def test_a_vault_of_a_lower_cost(
     assert change(old).status_code == 200  # knows only the lower cost until now
     assert stored_row(postgres)[3] == 11
     for process in (old, new, make_api()):
-        service_of(process).change_follower.check()
+        process.service.change_follower.check()
         assert texts(process.read(password=NEW)) == ["1"]
         assert process.read(password=OLD) == []
 
@@ -301,7 +295,7 @@ def test_invalid_bodies(module_api: Api, body: str, field: str) -> None:
 def test_two_changes_at_once(make_api: MakeApi, writer: Writer) -> None:
     apis = [make_api() for _ in range(4)]
     for api in apis:
-        service_of(api).change_follower.start()
+        api.service.change_follower.start()
         api.put(row(OLD, freeform=1))
     drain_all(writer)
     together = threading.Barrier(len(apis))
@@ -346,7 +340,7 @@ def test_a_change_that_was_only_announced(
     PasswordChanges(redis, KEYS).announce(PasswordChange(vault_id, bytes(32)), [lookup])
     for process in (api, make_api()):
         if follows:
-            service_of(process).change_follower.check()
+            process.service.change_follower.check()
         for _ in range(2):
             assert texts(process.read(password=OLD)) == ["1"]
         assert process.put(row(OLD, freeform=2)).status_code == 201

@@ -85,7 +85,7 @@ def test_a_refused_put_sends_redis_no_command(warm: Api, redis: "Redis") -> None
 def test_a_put_to_an_open_vault_does_not_query_postgres(
     warm: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = warm.app.extensions["iot"].pool
+    pool = warm.service.pool
     getconn, taken = pool.getconn, Counter[int]()
 
     def counted(*arguments: Any, **options: Any) -> Any:

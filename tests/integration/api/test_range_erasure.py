@@ -14,7 +14,6 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, PASSWORD, Api, Row, assert_error, row, sample
 from integration.api.conftest import MakeApi
-from integration.api.test_password_change import service_of
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
 from iot_api.vaults import range_eraser
@@ -155,7 +154,7 @@ def test_held_readings_stop_an_erasure(
     api: Api, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
     store(api, writer, [1])
-    service_of(api).vault_restorer.close()
+    api.service.vault_restorer.close()
     ((vault_id,),) = postgres.execute("SELECT vault_id FROM vaults").fetchall()
     redis.hset(KEYS.held_vaults, vault_id.hex, 1)
     assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]

@@ -42,7 +42,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def settle(*apis: Api) -> None:
     for api in apis:
-        api.app.extensions["iot"].rates.settle()
+        assert api.service.rates is not None
+        api.service.rates.settle()
 
 
 def test_an_address_over_its_limit_gets_429_with_the_headers(

@@ -116,7 +116,7 @@ def test_an_abandoned_read_returns_a_usable_connection(
     monkeypatch.setattr(responses, "WHOLE_BYTES", 0)
     monkeypatch.setattr(merge_module, "BATCH", 1)
     monkeypatch.setattr(readings_module, "MAX_BUFFERED", 0)
-    pool = api.app.extensions["iot"].pool
+    pool = api.service.pool
     for _ in range(3):
         answer = api.post(f"/api/iot{path}")
         assert next(iter(answer.response))

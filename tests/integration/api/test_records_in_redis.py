@@ -68,7 +68,7 @@ def check_readings_outlive(
 
     Another process must find the vault record in Redis.
     """
-    api.app.extensions["iot"].close()
+    api.service.close()
     assert postgres.execute("DELETE FROM vaults").rowcount == 1
     writer = Writer(dataclasses.replace(settings, redis_url=redis_url))
     try:
@@ -163,7 +163,7 @@ def test_the_record_is_stored_again_after_redis_came_back_empty(
 ) -> None:
     """The record is stored before the renewal, which is minutes later."""
     api = make_api(redis_url=own_redis.url)
-    watch = api.app.extensions["iot"].stores.watch
+    watch = api.service.stores.watch
     assert api.put(row()).status_code == 201
     with Redis.from_url(own_redis.url) as admin:
         (record,) = records(admin)

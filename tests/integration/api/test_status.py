@@ -12,7 +12,6 @@ from chart.expressions import mistakes
 from integration.api.asking import Api, row
 from integration.api.conftest import MakeApi
 from iot_api.server.metrics_server import BacklogCollector
-from iot_api.service import Service
 from iot_models.figures import FIGURES
 from iot_models.settings import Settings
 from iot_stores import process_reports
@@ -41,8 +40,7 @@ def figures(value: object, path: str = "") -> Iterator[str]:
 
 
 def stores(api: Api) -> Stores:
-    service: Service = api.app.extensions["iot"]
-    return service.stores
+    return api.service.stores
 
 
 def report(of: Stores) -> None:

@@ -13,7 +13,6 @@ from integration.api.conftest import MakeApi
 from iot_api.http.access import declared_scope
 from iot_api.ingest.receipts import encode_receipt
 from iot_api.limits.clients import Client
-from iot_api.service import Service
 from iot_api.status import letter_actions
 from iot_cipher.encryption import EntryName
 from iot_cipher.tokens import new_tokens_text, with_token
@@ -81,7 +80,7 @@ class Guarded:
     def ask(self, route: tuple[str, str], authorization: str | None) -> TestResponse:
         """Send a request to a route that is valid except for the token."""
         method, rule = route
-        service: Service = self.api.app.extensions["iot"]
+        service = self.api.service
         if "<letter>" in rule:
             letters = service.stores.dead_letters
             letters.add(0, WaitingEntry(b"1-0", b"no entry", 1, 0), "a reason")

@@ -194,7 +194,7 @@ def test_a_failed_request_says_so(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("Zq7secret")
 
-    monkeypatch.setattr(type(traced.app.extensions["iot"].intake), "accept", broken)
+    monkeypatch.setattr(type(traced.service.intake), "accept", broken)
     assert traced.put(row()).status_code == 500
     (put,) = (each for each in spans.get_finished_spans() if each.name == "PUT /api/iot")
     assert not put.status.is_ok

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, PASSWORD, Api, row, sample
 from integration.api.conftest import MakeApi
-from integration.api.test_password_change import records_of, service_of
+from integration.api.test_password_change import records_of
 from integration.api.test_password_forms import texts
 from iot_models.audit_event import AuditKind, audit_event, parse_event
 from iot_stores import history
@@ -53,7 +53,7 @@ def finish(writer: Writer, postgres: psycopg.Connection, *apis: Api) -> None:
         while writer.vault_deletion.run(writer.postgres()):
             continue
         for api in apis:
-            service_of(api).vault_eraser.erasures.clean_redis()
+            api.service.vault_eraser.erasures.clean_redis()
         postgres.execute(SETTLED)
 
 
@@ -67,12 +67,12 @@ def test_nothing_opens_an_erased_vault_and_nothing_of_it_is_left(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:
     api, other = make_api(), make_api()
-    service_of(other).change_follower.start()
+    other.service.change_follower.start()
     api.put([row(freeform=1), row(freeform=2), row("another", freeform=3)])
     drain_all(writer)
     assert texts(other.read("/seconds/60")) == ["1", "2"]
     api.put(row(freeform="in the backlog"))
-    vault_id = service_of(other).vaults.cache.records()[0].vault_id
+    vault_id = other.service.vaults.cache.records()[0].vault_id
     answer = erase(api)
     assert (answer.status_code, answer.get_json()) == (200, {"erased": True})
     for process in (other, api, make_api()):
@@ -98,7 +98,7 @@ def test_a_put_under_the_password_begins_a_new_vault(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     api, other = make_api(), make_api()
-    service_of(other).change_follower.start()
+    other.service.change_follower.start()
     keyed = {"Idempotency-Key": "a key"}
     for process in (api, other):
         process.put(row(freeform="before"), keyed)
@@ -142,7 +142,7 @@ def test_entries_that_an_earlier_version_holds_are_dropped(
         earlier.setattr(drain_module, "erased_among", lambda *_: set())
         drain_all(writer)
     assert writer.held.vaults() == {vault_id: 1}
-    restorer = service_of(api).vault_restorer
+    restorer = api.service.vault_restorer
     restorer.check()  # restores vaults of held entries
     assert postgres.execute(VAULT).fetchall() == []
     assert sweep.release_held(writer.held, writer.postgres) == 0
@@ -213,10 +213,10 @@ def test_a_record_in_redis_restores_nothing(
     assert fresh.read() == []
     assert redis.exists(KEYS.changed_lookup(lookup))
     # This process has missed the announcement: it finds out when it compares the vault.
-    restorer = service_of(other).vault_restorer
+    restorer = other.service.vault_restorer
     restorer.watch(record)
     restorer.check()
-    assert service_of(other).vaults.cache.records() == []
+    assert other.service.vaults.cache.records() == []
     assert other.put(row(freeform="new")).status_code == 201
     drain_all(writer)
     assert texts(make_api().read()) == ['"new"']
@@ -231,7 +231,7 @@ def test_a_vault_that_is_due_for_renewal_is_dropped(
         process.put(row(freeform=1))
     drain_all(writer)
     assert erase(api).status_code == 200
-    cache = service_of(other).vaults.cache
+    cache = other.service.vaults.cache
     (record,) = cache.records()
     cache.mark_missing(record.vault_id)
     assert other.read() == []
@@ -245,7 +245,7 @@ def test_a_process_that_reads_announcements_late_accepts_nothing_for_the_vault(
     api, late = make_api(), make_api()
     for process in (api, late):
         process.put(row(freeform=1))
-    service_of(late).change_follower.check()
+    late.service.change_follower.check()
     assert erase(api).status_code == 200
     assert late.put(row(freeform="kept")).status_code == 201
     drain_all(writer)
@@ -318,12 +318,12 @@ def test_an_erasure_that_was_not_finished(
     api.put(row(freeform=1))
     drain_all(writer)
     vault_id, lookup = only_vault(postgres)
-    changes = service_of(api).change_follower
-    store = service_of(api).vault_eraser.erasures
+    changes = api.service.change_follower
+    store = api.service.vault_eraser.erasures
     store.announce(vault_id, [lookup])
     if announced:
         for process in (api, make_api()):
-            service_of(process).change_follower.check()
+            process.service.change_follower.check()
             for _ in range(2):
                 assert texts(process.read()) == ["1"]
             assert process.put(row(freeform=2)).status_code == 201

@@ -8,7 +8,7 @@ import pytest
 
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
-from integration.api.test_password_change import change, service_of
+from integration.api.test_password_change import change
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from integration.api.test_vault_erasure import erase, only_vault
 from iot_stores import erasures
@@ -58,7 +58,7 @@ def test_invalid_bodies(module_api: Api, body: str) -> None:
 def test_two_erasures_at_once(make_api: MakeApi) -> None:
     apis = [make_api() for _ in range(3)]
     for api in apis:
-        service_of(api).change_follower.start()
+        api.service.change_follower.start()
         api.put(row())
     together = threading.Barrier(len(apis))
     statuses: list[int] = []
@@ -115,9 +115,9 @@ def test_before_the_migration(
     postgres.execute("DROP FUNCTION erase_vault, forget_erased_lookups")
     postgres.execute("DROP FUNCTION refuse_erased_vault CASCADE")
     api = make_api()
-    service_of(api).vault_restorer.close()
+    api.service.vault_restorer.close()
     api.put(row(freeform=1))
-    service_of(api).vault_eraser.erasures.clean_redis()
+    api.service.vault_eraser.erasures.clean_redis()
     assert_error(erase(api), 503, "unavailable")
     assert not writer.vault_deletion.run(writer.postgres())
     assert erasures.erased_among(writer.postgres(), {uuid.uuid4()}) == set()

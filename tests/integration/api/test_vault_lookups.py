@@ -27,7 +27,7 @@ def costs(postgres: psycopg.Connection) -> list[int]:
 
 def renew_at_next_use(api: Api) -> None:
     """Make all cached vaults due for renewal, as if five minutes had passed."""
-    cache = api.app.extensions["iot"].vaults.cache
+    cache = api.service.vaults.cache
     for cached in cache._vaults.values():  # noqa: SLF001 - the state of the cache
         cached.renew_at = 0.0
 
@@ -186,6 +186,6 @@ def record_key(settings: Settings, password: bytes) -> str:
 def test_an_unused_vault_leaves_memory(make_api: MakeApi) -> None:
     api = make_api(vault_cache_seconds=1)
     api.put(row("p"))
-    held = api.app.extensions["iot"].vaults.cache._vaults  # noqa: SLF001 - the state of the cache
+    held = api.service.vaults.cache._vaults  # noqa: SLF001 - the state of the cache
     assert len(held) == 1
     wait_until(lambda: not held, what="an empty cache")

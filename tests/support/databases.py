@@ -43,6 +43,14 @@ _USED = f"""{_TABLES} AND (pg_relation_size(oid) > 0
 _DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 
+def set_revision(connection: psycopg.Connection, revision: str) -> None:
+    """Let a database have a revision of the schema; `none`: it has no schema."""
+    if revision == "none":
+        connection.execute("DROP TABLE alembic_version")
+    else:
+        connection.execute("UPDATE alembic_version SET version_num = %s", (revision,))
+
+
 def database_url(server_url: str, database: str) -> str:
     """Return the URL of another database of the same server."""
     return psycopg.conninfo.make_conninfo(server_url, dbname=database)

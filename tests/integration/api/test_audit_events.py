@@ -293,17 +293,22 @@ def test_a_streamed_read_is_recorded_before_its_first_and_its_last_byte(
     assert _read(audited).status_code == 503
 
 
-def test_a_streamed_read_without_its_second_record_is_not_completed(
-    audited: Guarded, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def streamed(audited: Guarded, monkeypatch: pytest.MonkeyPatch) -> TestResponse:
+    """The response to a read, one reading a piece. No piece is requested yet."""
     monkeypatch.setattr(responses, "WHOLE_BYTES", 10)
     monkeypatch.setattr(responses, "CHUNK", 1)
     monkeypatch.setattr(responses, "RUN_CHUNK", 1)
     client = audited.api.app.test_client()
     body = json.dumps({"data": {"db_password": OLD}})
     headers = {**JSON, "Authorization": f"Bearer {audited.ops}"}
-    answer = client.post("/api/iot", data=body, headers=headers, buffered=False)
-    pieces = answer.iter_encoded()
+    return client.post("/api/iot", data=body, headers=headers, buffered=False)
+
+
+def test_a_streamed_read_without_its_second_record_is_not_completed(
+    streamed: TestResponse, postgres: psycopg.Connection
+) -> None:
+    pieces = streamed.iter_encoded()
     next(pieces)
     postgres.execute("DROP FUNCTION record_audit_event")
     with pytest.raises(Exception, match="IOT_AUDIT_READS"):
@@ -311,17 +316,10 @@ def test_a_streamed_read_without_its_second_record_is_not_completed(
 
 
 def test_a_streamed_read_that_the_client_ends_is_recorded_with_its_count(
-    audited: Guarded, monkeypatch: pytest.MonkeyPatch
+    audited: Guarded, streamed: TestResponse
 ) -> None:
-    monkeypatch.setattr(responses, "WHOLE_BYTES", 10)
-    monkeypatch.setattr(responses, "CHUNK", 1)
-    monkeypatch.setattr(responses, "RUN_CHUNK", 1)
-    client = audited.api.app.test_client()
-    body = json.dumps({"data": {"db_password": OLD}})
-    headers = {**JSON, "Authorization": f"Bearer {audited.ops}"}
-    answer = client.post("/api/iot", data=body, headers=headers, buffered=False)
-    next(answer.iter_encoded())
-    answer.close()
+    next(streamed.iter_encoded())
+    streamed.close()
     (_, ended) = _reads(audited)
     assert (ended["event"], ended["complete"]) == ("read_ended", False)
     assert 1 <= ended["readings"] < 3

@@ -16,6 +16,7 @@ import pytest
 from redis import Redis
 
 from iot_tools.local.ports import free_port
+from support.databases import set_revision
 from support.http_get import http_get
 from support.stack import Stack
 from support.waiting import wait_until
@@ -69,10 +70,7 @@ def test_a_writer_with_an_unknown_schema_is_not_ready(
     found: str, environment: dict[str, str], postgres_url: str, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        if found == "none":
-            connection.execute("DROP TABLE alembic_version")
-        else:
-            connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
+        set_revision(connection, found)
     with _writer(environment, tmp_path) as port:
         status, told = _get_json(port, "/readyz")
         assert (status, told["status"]) == (503, "not ready")

@@ -16,6 +16,7 @@ from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
+from support.databases import set_revision
 from support.draining import drain_all
 from support.waiting import wait_until
 
@@ -181,10 +182,7 @@ def test_a_writer_refuses_the_schema_of_another_version(
     found: str, sentence: str, settings: Settings, postgres_url: str
 ) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        if found == "none":
-            connection.execute("DROP TABLE alembic_version")
-        else:
-            connection.execute("UPDATE alembic_version SET version_num = %s", (found,))
+        set_revision(connection, found)
         with pytest.raises(SettingsError) as refused:
             check_schema(connection)
         assert str(refused.value) == sentence

@@ -91,7 +91,7 @@ def exchange(said: str, environment: Mapping[str, str]) -> None:
     assert wait_until(came_back, 60, 0.1), said
 
 
-def answer(command: str, environment: Mapping[str, str]) -> str:
+def answer(command: str, environment: Mapping[str, str] | None = None) -> str:
     """Return the output of a command."""
     done = subprocess.run(
         ["bash", "-c", command],  # noqa: S607 -- as users paste it

@@ -43,6 +43,7 @@ ARRIVAL, SORTED, MERGED, MERGED_ALONE = 0, 1, 2, 3
 """Forms of the content: in the order of receipt; sorted; merged, and the key may open other
 segments; merged, with its own key."""
 _CHECKED_BYTES = 2**16
+_FEW = 32  # Looking for unused bytes of so few numbers takes longer than unpacking all bytes.
 
 RUN_CHARACTERS = 2**17
 """Approximate number of characters of texts that are decoded at a time."""
@@ -151,8 +152,8 @@ class PackedNumbers(Sequence[int]):
         if self._numbers is None:
             data, count = self._data, self._count
             planes = [data[1 + i * count : 1 + (i + 1) * count] for i in range(8)]
-            zeros = bytes(max(0, count - 1))
-            if count and data[:1] == DELTA and all(plane[1:] == zeros for plane in planes[2:]):
+            zeros = bytes(count - 1) if count > _FEW and data[:1] == DELTA else None
+            if zeros and all(plane[1:] == zeros for plane in planes[2:]):
                 # Differences of two bytes, apart from the first number. Joining two planes takes a
                 # quarter of the time.
                 first = _interleaved([plane[:1] for plane in planes], "q")

@@ -80,12 +80,13 @@ def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window
             for begin in begins:
                 ensure_partition(connection, begin)
             history.insert(connection, _rows(vault, size, shards, began, now))
-            middle = _true(vault, began, (began + now) // 2, shards, -2)
-            newest = (
-                _true(vault, began, now - 5000 - _APART * number, shards, -3 - number)
-                for number in range(NEWEST)
-            )
+            middle = _true(vault, began, (began + now) // 2, shards, size.segments)
+            newest = [
+                _true(vault, began, now - 5000 - _APART * age, shards, size.segments + NEWEST - age)
+                for age in range(NEWEST)
+            ]
             history.insert(connection, [middle, *newest])
+            connection.execute(_USED_IDS, [newest[0].bounds.last_id])
         for statement in ("VACUUM ANALYZE segments", "CHECKPOINT"):
             connection.execute(statement)
     return Window(middle.bounds.relative_min, middle.bounds.relative_max)
@@ -94,14 +95,14 @@ def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window
 def _rows(
     vault: OpenVault, size: Size, shards: int, began: int, now: int
 ) -> Iterator[SealedSegment]:
-    """Yield the segments with random payloads by time of receipt, with ids below the service's."""
+    """Yield the segments with random payloads by time of receipt."""
     ids = [vault.vault_id, *(uuid.uuid4() for _ in range(size.vaults - 1))]
     length = len(_true(vault, began, began, shards, 0, size.batch).payload)
     end, middle = now - NEWEST * _APART, (began + now) // 2
     for number in range(size.segments):
         vault_id = ids[number % size.vaults]
         received = began + (end - began) * number // size.segments
-        first = (number - size.segments - NEWEST - 9) * BATCH * ID_STRIDE
+        first = number * BATCH * ID_STRIDE
         moment = 1000 * received
         relative = moment - 1000 * began + _ahead(vault_id, vault)
         span = (size.batch - 1) * STEP_US
@@ -145,6 +146,12 @@ def pages(connection: Connection) -> tuple[int, int]:
     return int(str(row[0] or 0)), int(str(row[1] or 0))
 
 
+# As after a change of the number of shards: the service assigns ids above all that were used.
+_USED_IDS = """
+    INSERT INTO ingest_offsets (shard, shards, position, received_max, next_id)
+    VALUES (0, 0, '0-0', 0, %s)
+    ON CONFLICT (shard) DO UPDATE SET shards = 0, next_id = excluded.next_id
+"""
 _PAGES = """
     SELECT
         sum(heap_blks_hit + coalesce(idx_blks_hit, 0)

@@ -127,6 +127,7 @@ class EmptyDatabases:
             if rows != (None,):
                 insert = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
                 database.execute(sql.SQL(insert).format(name), rows)
+        database.execute("SELECT pg_stat_reset()")  # tests count what they cost
         return True
 
 

@@ -9,7 +9,7 @@ from iot_tools.local.postgres_server import PostgresServer
 from support.databases import EmptyDatabases, database_url
 
 KEPT = (
-    "INSERT INTO audit_chain VALUES (1, 1, '')",
+    "INSERT INTO audit_chain VALUES (1, 1, ''); UPDATE audit_chain SET link = 'x'",
     "ALTER ROLE somebody SET work_mem = '8MB'",  # concerns no single database
 )
 DROPPED = (
@@ -45,6 +45,8 @@ def test_a_database_is_used_again_unless_its_schema_or_settings_changed(
     with psycopg.connect(database_url(postgres_server.url, again)) as connection:
         assert (oid(connection) == first) == kept
         assert connection.execute("SELECT FROM audit_chain").fetchall() == []
+        updates = "SELECT sum(n_tup_upd) FROM pg_stat_user_tables"
+        assert connection.execute(updates).fetchone() == (0,)
     empty_databases.give_back(again)
 
 

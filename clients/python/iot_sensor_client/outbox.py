@@ -149,8 +149,10 @@ class Outbox:
             return
         with self._changed:
             self._check_open()
-            self._file.append(rows)
-            self._changed.notify_all()
+            try:
+                self._file.append(rows)
+            finally:
+                self._changed.notify_all()  # an interrupted call may have stored them
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the readings sent so far are acknowledged or set aside.

@@ -1,30 +1,21 @@
 """The file of an outbox: readings that wait in SQLite, in batches with fixed contents and keys."""
 
 import os
-import shutil
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .batches import MAX_BYTES as MAX_BATCH_BYTES
 from .errors import OutboxError, OutboxFullError
+from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 
 ROW_BYTES = 32
 """What a reading takes in the file beside its text."""
-RESERVE_BYTES = 2 * 1024 * 1024
-"""Space that a full outbox leaves on the disk: to remove readings needs some."""
-_WAL_PAGES = 100
-_WAL_BYTES = 512 * 1024
-"""Space that the WAL keeps after a checkpoint: that of `_WAL_PAGES` pages, and a little more."""
-_KEPT_PAGES = 256
-"""Free pages that the file keeps for new readings (1 MiB)."""
-_VACUUM_PAGES = 2048
-"""Most pages in use that a VACUUM copies, in memory (8 MiB)."""
 _APPLICATION_ID = 0x696F7478
 _VERSION = 1
 _TABLES = f"""
@@ -58,15 +49,6 @@ class Batch:
     created: float
     tried: float | None
     """Unix time of the first attempt whose result is unknown, or an earlier time."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pages:
-    """Pages of the database. Free ones held readings that were removed."""
-
-    size: int
-    used: int
-    free: int
 
 
 @dataclass(slots=True)
@@ -105,10 +87,11 @@ class OutboxFile:
             self._db = sqlite3.connect(
                 path, timeout=1.0, isolation_level=None, check_same_thread=False
             )
+            self._space = OutboxSpace(path, self._db)
             try:
                 self._prepare()
             except BaseException:
-                self._db.close()
+                self._close()
                 raise
 
     def _prepare(self) -> None:
@@ -124,8 +107,8 @@ class OutboxFile:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA fullfsync = ON")  # macOS: fsync alone does not reach the disk
-        run(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
-        run(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        run("PRAGMA wal_autocheckpoint = 100")  # pages
+        run(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
         self._counts = self._count()
@@ -181,59 +164,10 @@ class OutboxFile:
                     f"the outbox {self._path} is full: it holds {held} of {self._max_bytes}"
                     f" bytes, and the readings need {added}; none of them was stored"
                 )
-            self._make_room(added)
-            with self._transaction() as counts:
+            with self._space.room_for(added), self._transaction() as counts:
                 self._insert(rows)
                 counts.waiting += len(rows)
                 counts.bytes += added
-
-    def _make_room(self, added: int) -> None:
-        """Raise `OutboxFullError` if the disk has no room for `added` bytes."""
-        # Readings are written twice: to the WAL, and from there to the database.
-        if self._disk_free() >= RESERVE_BYTES + 2 * added:
-            return
-        # SQLite keeps the pages of removed readings. An outbox that has filled its disk would stay
-        # full after all its readings are acknowledged.
-        self._shrink(kept_pages=0, free_per_used=1)
-        pages = self._pages()
-        needed = RESERVE_BYTES + added + max(0, added - pages.free * pages.size)
-        missing = needed - self._disk_free()
-        if 0 < missing <= self._wal_bytes():
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            missing = needed - self._disk_free()
-        if missing > 0:
-            raise OutboxFullError(_disk_full(self._path))
-
-    def _shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
-        """Return the file's free pages to the disk, so that others can use the space.
-
-        Do nothing if the file would keep these pages anyway (`kept_pages`), or if a page in use
-        would be copied for fewer than `free_per_used` free ones. A failure changes nothing.
-        """
-        pages = self._pages()
-        if pages.free <= max(kept_pages, free_per_used * pages.used) or pages.used > _VACUUM_PAGES:
-            return
-        if self._disk_free() + self._wal_bytes() < 2 * pages.used * pages.size:
-            return  # the WAL takes a copy of the pages in use, and others need room, too
-        with suppress(sqlite3.Error):  # the file is as before, and shrinks another time
-            self._db.execute("VACUUM")
-            # A checkpoint shortens the file. It leaves the WAL's own space to the WAL: readings
-            # can then be removed even if another program leaves no byte of the disk.
-            self._db.execute("PRAGMA wal_checkpoint").fetchall()
-
-    def _pages(self) -> _Pages:
-        size, count, free = (
-            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-            for name in ("page_size", "page_count", "freelist_count")
-        )
-        return _Pages(size, count - free, free)
-
-    def _disk_free(self) -> int:
-        return shutil.disk_usage(self._path.parent).free
-
-    def _wal_bytes(self) -> int:
-        wal = Path(f"{self._path}-wal")
-        return wal.stat().st_size if wal.exists() else 0
 
     def _insert(self, rows: Sequence[str]) -> None:
         batch, count, size = self._open or (0, 0, 0)
@@ -298,10 +232,10 @@ class OutboxFile:
         """Remove an acknowledged batch."""
         with self._lock, self._reported():
             with self._transaction() as counts:
-                self._delete(batch)
-                counts.waiting -= len(batch.rows)
-                counts.bytes -= _size(batch.rows)
-            self._shrink()
+                if self._delete(batch):
+                    counts.waiting -= len(batch.rows)
+                    counts.bytes -= _size(batch.rows)
+            self._space.shrink()
 
     def split(self, batch: Batch) -> None:
         """Divide a batch into two with new keys. The service must have stored nothing of it."""
@@ -319,18 +253,20 @@ class OutboxFile:
         with self._lock, self._reported():
             with self._transaction() as counts:
                 # Deleted first, so that the disk needs no room for a second copy.
-                self._delete(batch)
-                self._db.executemany(
-                    "INSERT INTO rejected (body, reason, at) VALUES (?, ?, ?)",
-                    [(row, reason, time.time()) for row in batch.rows],
-                )
-                counts.waiting -= len(batch.rows)
-                counts.rejected += len(batch.rows)
-            self._shrink()
+                if self._delete(batch):
+                    self._db.executemany(
+                        "INSERT INTO rejected (body, reason, at) VALUES (?, ?, ?)",
+                        [(row, reason, time.time()) for row in batch.rows],
+                    )
+                    counts.waiting -= len(batch.rows)
+                    counts.rejected += len(batch.rows)
+            self._space.shrink()
 
-    def _delete(self, batch: Batch) -> None:
+    def _delete(self, batch: Batch) -> bool:
+        """Return False if the batch was deleted before, by a call that failed afterwards."""
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
-        self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+        deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
+        return deleted.rowcount > 0
 
     def rejected(self) -> list[tuple[int, str, str, float]]:
         """Return id, text, reason and Unix time of each rejected reading, oldest first."""
@@ -356,7 +292,7 @@ class OutboxFile:
                 counts.rejected -= len(rows)
                 counts.waiting += len(rows) if send else 0
                 counts.bytes -= 0 if send else _size(rows)
-            self._shrink()
+            self._space.shrink()
             return len(rows)
 
     def close(self) -> None:
@@ -368,7 +304,11 @@ class OutboxFile:
                     with self._transaction():
                         self._db.execute("UPDATE state SET clean = 1")
             finally:
-                self._db.close()
+                self._close()
+
+    def _close(self) -> None:
+        self._db.close()
+        self._space.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Counts]:
@@ -390,6 +330,8 @@ class OutboxFile:
                 self._db.execute("ROLLBACK")
             if undone:
                 self._counts = before
+            if isinstance(error, sqlite3.Error):
+                self._space.checkpoint()  # the disk may be full
             raise
 
     @contextmanager
@@ -399,7 +341,7 @@ class OutboxFile:
         except (sqlite3.Error, OSError) as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL:
-                raise OutboxFullError(_disk_full(self._path)) from error
+                raise OutboxFullError(disk_full(self._path)) from error
             if code == sqlite3.SQLITE_BUSY:
                 raise OutboxError(f"{self._path} is in use by another outbox") from error
             raise OutboxError(f"{self._path} can't be read or written: {error}") from error
@@ -418,10 +360,6 @@ def _create_private(path: Path) -> None:
         os.fsync(folder)  # the name of the file survives a power loss
     finally:
         os.close(folder)
-
-
-def _disk_full(path: Path) -> str:
-    return f"the disk of the outbox {path} is full: free some space"
 
 
 def _size(rows: Sequence[str]) -> int:

@@ -45,9 +45,9 @@ def journal_requests(device: int, journal: Path) -> list[Request]:
     return list(requests.values())
 
 
-def was_full(journal: Path) -> bool:
-    """Return whether the outbox of a device was full."""
-    return any(word == FULL for word, _, _ in _entries(journal))
+def times_full(journal: Path) -> int:
+    """Return how often the outbox of a device was full."""
+    return sum(word == FULL for word, _, _ in _entries(journal))
 
 
 def _entries(journal: Path) -> list[tuple[str, int, int]]:

@@ -20,7 +20,7 @@ from iot_tools.local.child import wait_until
 from system.faults import network, signals
 from system.faults.account import Account, Judgement
 from system.faults.fault import Scene
-from system.faults.outbox_device import journal_requests, password, was_full
+from system.faults.outbox_device import journal_requests, password, times_full
 from system.faults.proxy import Proxy
 from system.faults.readback import judge, left_over, wait_until_drained
 from system.faults.service import Service
@@ -49,6 +49,10 @@ class Devices:
     def journal(self, number: int) -> Path:
         """Return the journal of a device."""
         return self._folder / f"device-{number}.journal"
+
+    def times_full(self) -> int:
+        """Return how often an outbox was full."""
+        return sum(times_full(self.journal(number)) for number in range(DEVICES))
 
     def kill_at_random(self) -> None:
         """Kill a device from time to time, until `finish`."""
@@ -104,7 +108,7 @@ def run(folder: Path) -> list[str]:
         devices = Devices(folder, disk.directory if disk else folder, to_api.port)
         devices.kill_at_random()
         scene = Scene(service, 2.0, random.Random("outboxes"), over)
-        for act in _faults(scene, to_api, disk):
+        for act in _faults(scene, to_api, disk, devices):
             time.sleep(_PAUSE_SECONDS)
             act()
         service.wait_ready()
@@ -116,13 +120,13 @@ def run(folder: Path) -> list[str]:
         judgement = judge(service, account, [password(each) for each in range(DEVICES)])
         counts = judgement.faults() | left_over(service)
         problems += [f"{what}: {count}" for what, count in counts.items() if count]
-        if disk and not any(was_full(devices.journal(each)) for each in range(DEVICES)):
-            problems.append("no outbox noticed that the disk was full")
         _show(judgement, devices.kills)
         return problems + judgement.examples
 
 
-def _faults(scene: Scene, to_api: Proxy, disk: SmallDisk | None) -> list[Callable[[], None]]:
+def _faults(
+    scene: Scene, to_api: Proxy, disk: SmallDisk | None, devices: Devices
+) -> list[Callable[[], None]]:
     acts: list[Callable[[], None]] = [
         lambda: signals.api_master(scene, signal.SIGKILL),
         lambda: _cut(scene, to_api),
@@ -132,7 +136,7 @@ def _faults(scene: Scene, to_api: Proxy, disk: SmallDisk | None) -> list[Callabl
         lambda: signals.both_writers(scene, signal.SIGKILL),
     ]
     if disk:
-        acts.insert(3, lambda: _fill(disk))
+        acts.insert(3, lambda: _fill(disk, devices))
     return acts
 
 
@@ -148,8 +152,16 @@ def _hold(scene: Scene, to_api: Proxy) -> None:
     to_api.hold(holding=False)
 
 
-def _fill(disk: SmallDisk) -> None:
-    disk.fill()
+def _fill(disk: SmallDisk, devices: Devices) -> None:
+    """Fill the disk until an outbox has noticed. Outboxes give back the space of sent readings."""
+
+    def noticed() -> bool:
+        disk.fill()
+        return devices.times_full() > before
+
+    before = devices.times_full()
+    if not wait_until(noticed, _END_SECONDS, interval=0.1):
+        raise TimeoutError("no outbox noticed that the disk was full")
     time.sleep(_FULL_SECONDS)
     disk.clear()
 

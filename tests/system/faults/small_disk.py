@@ -33,9 +33,9 @@ class SmallDisk:
         os.chown(self.tables, server_user(), server_user())
 
     def fill(self) -> None:
-        """Fill the disk."""
-        with self._ballast.open("wb", buffering=0) as ballast, suppress(OSError):
-            os.posix_fallocate(ballast.fileno(), 0, self._free())
+        """Fill the disk. Repeat this to take what was freed since."""
+        with self._ballast.open("ab", buffering=0) as ballast, suppress(OSError):
+            os.posix_fallocate(ballast.fileno(), ballast.tell(), self._free())
             while ballast.write(bytes(4096)):
                 pass
 

@@ -272,7 +272,7 @@ def test_a_disk_without_room_is_full(
 ) -> None:
     with Outbox(client, path) as box:
         free = os.statvfs(path.parent).f_bavail * os.statvfs(path.parent).f_frsize
-        monkeypatch.setattr("iot_sensor_client.outbox_file.RESERVE_BYTES", 2 * free)
+        monkeypatch.setattr("iot_sensor_client.outbox_space.RESERVE_BYTES", 2 * free)
         with pytest.raises(OutboxFullError, match=r"the disk of the outbox .* is full"):
             box.send(reading(1))
         assert box.statistics().waiting == 0
@@ -292,6 +292,26 @@ def test_a_file_has_one_outbox_at_a_time(client: Client, path: Path) -> None:
     with Outbox(client, path), pytest.raises(OutboxError, match="is in use"):
         Outbox(client, path)
     Outbox(client, path).close()
+
+
+def test_close_releases_a_file_that_can_not_be_read(
+    server: Server, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.status_of = lambda _: 503
+    box = Outbox(client, path, retry=QUICK)
+    box.send(reading(1))
+
+    def unreadable(_: OutboxFile) -> int:
+        raise OutboxError("the disk was pulled out")
+
+    with monkeypatch.context() as pulled:
+        pulled.setattr(OutboxFile, "last_id", unreadable)
+        with pytest.raises(OutboxError, match="pulled out"):
+            box.close()
+    server.status_of = None
+    with Outbox(client, path) as box:
+        assert box.flush(20)
+    assert times(server.received[-1]) == [1]
 
 
 def test_another_file_is_refused(client: Client, tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
 
-from iot_sensor_client import OutboxError, OutboxFullError, outbox_file
+from iot_sensor_client import OutboxError, OutboxFullError, outbox_file, outbox_space
 from iot_sensor_client.outbox_file import Batch, OutboxFile
 
 MAX_BYTES = 2**28
@@ -113,12 +115,56 @@ def test_an_outbox_has_room_again_though_another_program_took_the_reserve(disk: 
     file = opened(disk / "readings.outbox")
     first = fill(file)
     with (disk / "ballast").open("wb") as ballast:
-        ballast.truncate(outbox_file.RESERVE_BYTES)
+        ballast.truncate(outbox_space.RESERVE_BYTES)
     drain(file, left=first // 2)
     assert fill(file) == 0
     drain(file)
     assert fill(file) > 0.6 * first
     file.close()
+
+
+def test_rejected_readings_do_not_block_the_space_of_others(disk: Path) -> None:
+    """They fill half of the file, so its free space can't be returned to the disk."""
+    file = opened(disk / "readings.outbox")
+    first = fill(file)
+    while file.counts().rejected < first // 2:
+        file.set_aside(taken(file), "refused")
+    drain(file)
+    assert fill(file) > 0.25 * first
+    assert file.counts().rejected >= first // 2
+    file.close()
+
+
+def test_a_batch_is_removed_once(path: Path) -> None:
+    """The sender repeats a call that failed, even if it failed after its transaction."""
+    file = opened(path)
+    file.append(ROWS)
+    file.append(ROWS)
+    file.append(ROWS)
+    batch = taken(file)
+    for repeated in (file.remove, file.remove, lambda batch: file.set_aside(batch, "refused")):
+        repeated(batch)
+    assert file.counts().waiting == len(ROWS)
+    assert file.counts().rejected == 0
+    file.close()
+
+
+def test_outboxes_of_a_folder_leave_the_reserve_to_each_other(disk: Path) -> None:
+    """They are called at the same time, with readings that need half of the reserve."""
+    files = [opened(disk / f"{number}.outbox") for number in range(4)]
+    large = ["x" * (outbox_space.RESERVE_BYTES // 2)]
+
+    def fill_with_large(file: OutboxFile) -> None:
+        with suppress(OutboxFullError):
+            while True:
+                file.append(large)
+
+    with ThreadPoolExecutor(len(files)) as threads:
+        list(threads.map(fill_with_large, files))
+    assert shutil.disk_usage(disk).free >= outbox_space.RESERVE_BYTES
+    for each in files:
+        drain(each)
+        each.close()
 
 
 def test_setting_readings_aside_needs_no_space_for_a_second_copy(path: Path) -> None:
@@ -130,14 +176,14 @@ def test_setting_readings_aside_needs_no_space_for_a_second_copy(path: Path) -> 
 
 
 def interrupted(number: int, act: Callable[[], object]) -> bool:
-    """Interrupt a call at its `number`-th line in the file of the outbox, as Ctrl-C may. Return
+    """Interrupt a call at its `number`-th line in the code of the file, as Ctrl-C may. Return
     False if the call ended before.
     """
     lines = 0
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != outbox_file.__file__:
+        if frame.f_code.co_filename not in (outbox_file.__file__, outbox_space.__file__):
             return None
         lines += event == "line"
         if event == "line" and lines == number:
@@ -166,11 +212,11 @@ CALLS: dict[str, Callable[[OutboxFile], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_an_interrupt_at_any_line_leaves_a_usable_file(tmp_path: Path, call: str) -> None:
+def test_an_interrupt_at_any_line_leaves_a_usable_file(disk: Path, call: str) -> None:
     number = 0
     while True:
         number += 1
-        path = tmp_path / f"{number}.outbox"
+        path = disk / f"{number}.outbox"
         file = opened(path, 4)
         file.append(ROWS[:4])
         file.set_aside(taken(file), "refused")
@@ -185,6 +231,7 @@ def test_an_interrupt_at_any_line_leaves_a_usable_file(tmp_path: Path, call: str
         drain(again)
         assert again.take() is None
         again.close()
+        path.unlink()
     assert number > 5
 
 

@@ -1,0 +1,155 @@
+"""The space that the file of an outbox takes on the disk."""
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OutboxFullError
+
+if sys.platform != "win32":
+    import fcntl
+
+RESERVE_BYTES = 2 * 1024 * 1024
+"""Space that a full outbox leaves on the disk: to remove readings needs some."""
+WAL_BYTES = 512 * 1024
+"""Space that the WAL keeps after a checkpoint, which comes after 100 pages (400 KiB)."""
+_PLENTY = 8
+"""Reserves on a disk that has enough space for all its outboxes."""
+_KEPT_PAGES = 256
+"""Free pages that the file keeps for new readings (1 MiB)."""
+_VACUUM_PAGES = 2048
+"""Most pages in use that a VACUUM copies, in memory (8 MiB)."""
+_LOCK_ATTEMPTS = 100
+_LOCK_PAUSE_SECONDS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """Pages of the database. Free ones held readings that were removed."""
+
+    size: int
+    used: int
+    free: int
+
+
+class OutboxSpace:
+    """Leaves so much space on the disk that readings can always be removed, and returns the space
+    of removed readings to the disk.
+
+    SQLite keeps the pages of deleted rows: without this, an outbox that has filled its disk would
+    stay full after all its readings are acknowledged.
+    """
+
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+        self._path = path
+        self._database = database
+        self._folder = -1 if sys.platform == "win32" else os.open(path.parent, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close the folder. Do nothing if it is closed."""
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
+
+    @contextmanager
+    def room_for(self, added: int) -> Iterator[None]:
+        """Run a transaction that adds `added` bytes.
+
+        Raises:
+            OutboxFullError: there is no room on the disk.
+        """
+        # Readings are written twice: to the WAL, and from there to the database.
+        if self._disk_free() >= _PLENTY * RESERVE_BYTES + 2 * added:
+            yield
+            return
+        with self._locked_folder():
+            self._make_room(2 * added)
+            yield
+            # The file now grows while there is room. A removal then needs space for the WAL only,
+            # which has its own from the last checkpoint.
+            self.checkpoint()
+
+    def _make_room(self, needed: int) -> None:
+        self.shrink(kept_pages=0, free_per_used=1)
+        pages, disk, wal = self._pages(), self._disk_free(), self._wal_bytes()
+        needed_on_disk = RESERVE_BYTES + needed - pages.free * pages.size
+        # Readings that fit into free pages need space of the disk for the WAL only.
+        if disk + wal < max(needed_on_disk, WAL_BYTES + needed // 2):
+            raise OutboxFullError(disk_full(self._path))
+        if disk < needed_on_disk:
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """Keep other outboxes in the folder from counting on the same free space."""
+        if sys.platform == "win32":
+            yield
+            return
+        try:
+            try:
+                self._lock_folder()
+                yield
+            finally:
+                fcntl.flock(self._folder, fcntl.LOCK_UN)
+        finally:
+            # Again, because an exception of a signal handler may come before the first.
+            fcntl.flock(self._folder, fcntl.LOCK_UN)
+
+    def _lock_folder(self) -> None:
+        for _ in range(_LOCK_ATTEMPTS):
+            with suppress(BlockingIOError):
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        # A program that keeps the folder locked does not stop this outbox.
+
+    def checkpoint(self) -> None:
+        """Copy the WAL to the database if possible. The next transaction reuses the WAL's space."""
+        with suppress(sqlite3.Error):  # the WAL keeps what was not copied, until the next time
+            self._database.execute("PRAGMA wal_checkpoint").fetchall()
+
+    def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
+        """Return the file's free pages to the disk, so that others can use the space.
+
+        Do nothing if the file would keep these pages anyway (`kept_pages`), or if a page in use
+        would be copied for fewer than `free_per_used` free ones.
+        """
+        # A failure leaves the file as before. It must not become one of the caller, who has just
+        # removed readings; the file shrinks another time.
+        with suppress(sqlite3.Error, OSError, MemoryError):
+            pages = self._pages()
+            if pages.free <= max(kept_pages, free_per_used * pages.used):
+                return
+            # The WAL takes a copy of the pages in use. Others need room, too.
+            room = self._disk_free() + self._wal_bytes()
+            if pages.used > _VACUUM_PAGES or room < 2 * pages.used * pages.size:
+                return
+            self._database.execute("VACUUM")
+            # A checkpoint shortens the file. It leaves the WAL's own space to the WAL: readings
+            # can then be removed even if another program leaves no byte of the disk.
+            self.checkpoint()
+
+    def _pages(self) -> _Pages:
+        size, count, free = (
+            int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        return _Pages(size, count - free, free)
+
+    def _disk_free(self) -> int:
+        return shutil.disk_usage(self._path.parent).free
+
+    def _wal_bytes(self) -> int:
+        wal = Path(f"{self._path}-wal")
+        return wal.stat().st_size if wal.exists() else 0
+
+
+def disk_full(path: Path) -> str:
+    """Return the message for a disk without room."""
+    return f"the disk of the outbox {path} is full: free some space"

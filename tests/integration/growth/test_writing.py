@@ -88,9 +88,7 @@ def test_a_drain_costs_the_same_on_a_long_history(writer: Writer, sender: Sender
 
     sender.send(PASSWORD, 10)
     drain_all(writer)  # creates the partition of the month
-    for _ in range(3):
-        drain()
-    before = drain()
+    before = min(drain() for _ in range(4))
     connection.execute("CREATE TEMP TABLE one AS SELECT * FROM segments LIMIT 1")
     connection.execute("UPDATE one SET vault_id = gen_random_uuid()")
     many = """
@@ -100,8 +98,9 @@ def test_a_drain_costs_the_same_on_a_long_history(writer: Writer, sender: Sender
         FROM one, generate_series(1, 30000) AS number
     """
     connection.execute(many)
-    drain()
-    assert drain() <= before + 12  # nine indexes, each one level deeper now
+    # The least of several drains: now and then a row splits a page of an index, which costs more.
+    # Nine indexes are one level deeper now.
+    assert min(drain() for _ in range(4)) <= before + 12
 
 
 def _aged(connection: Connection, sender: Sender, writer: Writer) -> int:

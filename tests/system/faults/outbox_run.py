@@ -24,7 +24,7 @@ from system.faults.outbox_device import journal_requests, password, times_full
 from system.faults.proxy import Proxy
 from system.faults.readback import judge, left_over, wait_until_drained
 from system.faults.service import Service
-from system.faults.small_disk import SmallDisk
+from system.faults.small_disk import SmallDisk, make_small_disk
 
 DEVICES = 4
 _DISK_BYTES = 24 * 2**20
@@ -96,7 +96,7 @@ class Devices:
 
 def run(folder: Path) -> list[str]:
     """Run, print the counts, and return what went wrong."""
-    disk = _make_disk(folder)
+    disk = make_small_disk(folder / "disk", _DISK_BYTES, "the full disk of an outbox")
     with ExitStack() as stack:
         if disk:
             stack.callback(disk.close)
@@ -164,14 +164,6 @@ def _fill(disk: SmallDisk, devices: Devices) -> None:
         raise TimeoutError("no outbox noticed that the disk was full")
     time.sleep(_FULL_SECONDS)
     disk.clear()
-
-
-def _make_disk(folder: Path) -> SmallDisk | None:
-    try:
-        return SmallDisk(folder / "disk", _DISK_BYTES)
-    except (OSError, AttributeError) as error:
-        print(f"skipped: the full disk of an outbox needs a small disk ({error})")
-        return None
 
 
 def _show(judgement: Judgement, kills: int) -> None:

@@ -19,7 +19,7 @@ class SmallDisk:
     last of them. It must be created before any thread.
     """
 
-    def __init__(self, directory: Path, size_bytes: int = _BYTES) -> None:
+    def __init__(self, directory: Path, size_bytes: int) -> None:
         """Mount the file system. Raise `OSError` without the right to do so."""
         self.directory = directory
         directory.mkdir()
@@ -61,13 +61,24 @@ class SmallDisk:
         return state.f_bavail * state.f_bsize
 
 
+def make_small_disk(directory: Path, size_bytes: int, fault: str) -> SmallDisk | None:
+    """Return a disk; without the right to mount, say that the fault is skipped, and return None."""
+    try:
+        return SmallDisk(directory, size_bytes)
+    except (OSError, AttributeError) as error:
+        print(f"skipped: {fault} needs a small disk ({error})")
+        return None
+
+
 def make_small_disks(folder: Path) -> list[SmallDisk]:
     """Return a disk for each of two servers, or none without the right to mount."""
-    try:
-        return [SmallDisk(folder / f"disk-{number}") for number in range(2)]
-    except (OSError, AttributeError) as error:
-        print(f"skipped: {DISK_FULL} needs a small disk ({error})")
-        return []
+    disks: list[SmallDisk] = []
+    for number in range(2):
+        disk = make_small_disk(folder / f"disk-{number}", _BYTES, DISK_FULL)
+        if disk is None:
+            return []
+        disks.append(disk)
+    return disks
 
 
 DISK_FULL = "Postgres: disk full"

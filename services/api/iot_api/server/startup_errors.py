@@ -5,10 +5,10 @@ error to the master through a file. Otherwise the master would start workers wit
 traceback.
 """
 
-import signal
+import fcntl
+import os
 import ssl
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,8 +19,6 @@ from iot_models.settings import load_one
 EXIT_CODE = 2
 _ENDS_MASTER = 3
 """gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends instead of starting another worker."""
-_MASTER_SECONDS = 10.0
-"""The master ends earlier, unless the worker with the error was killed."""
 _shared: list[Path] = []
 
 
@@ -81,14 +79,13 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. Without a master, raise the error."""
     if not _shared:
         raise error
-    try:
-        with _file().open("x", encoding="utf-8") as file:
-            file.write(str(error))
-    except FileExistsError:
-        # Another worker already ends the master, which then ends this one. The master would replace
-        # a worker that exits before that.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(_MASTER_SECONDS)
+    # The process holds the lock until it has exited. The others wait for it, because the master
+    # would replace a worker that exits first; a second failure would disturb the master's shutdown.
+    file = os.open(_file(), os.O_WRONLY | os.O_CREAT, 0o600)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if os.fstat(file).st_size:
+        sys.exit(0)
+    os.write(file, str(error).encode())
     sys.exit(_ENDS_MASTER)
 
 

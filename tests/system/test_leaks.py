@@ -213,23 +213,28 @@ def bad_files(system: System) -> None:
             system.command("keys", "list")
             system.command("tokens", "list", "--file", str(system.tokens_file))
             change(system, path, right, b"is in use")
-        path.write_text(f"{secret}{right}")
+        change(system, path, f"{secret}{right}", b"ignored")
         logs = system.directory / "logs" / "another"
         another = Stack(system.environment, logs, metrics=True)
         another.start_api(wait=False)
         assert another.api is not None
         assert another.api.wait(30) != 0
-        change(system, path, right, b"")
+        change(system, path, right, b"is in use")
 
 
 def change(system: System, path: Path, text: str, logged: bytes) -> None:
-    """Change a file, and wait for the log line of the API."""
+    """Change a file, and wait until each worker of the API has logged a line about it."""
     before = len(log(system, "api"))
     path.write_text(text)
-    wait_until(
-        lambda: system.put() and logged in log(system, "api")[before:],
-        what="a line about the file",
-    )
+
+    def is_logged() -> bool:
+        system.put()
+        lines = log(system, "api")[before:].splitlines()
+        return system.stack.workers() <= {
+            json.loads(line)["process"] for line in lines if logged in line and line[-1:] == b"}"
+        }
+
+    wait_until(is_logged, what=f"lines about {path.name}: {logged.decode()}")
 
 
 def signals(system: System) -> None:

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from iot_models.errors import SettingsError
-from iot_tools.cli.option_types import Subparsers
 
 from .costs import described
 from .model import Capacity, Demand, Limit, Need
@@ -14,9 +13,8 @@ _MIN_LIMITS_SHOWN = 4
 """Smallest number of limits in the output."""
 
 
-def add_capacity(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `capacity` to the command line."""
-    parser = commands.add_parser("capacity", help="compute what a fleet of devices needs")
+def add_capacity(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `capacity`."""
     number, rate = _at_least(int, 1), _at_least(float, 0)
     parser.add_argument(
         "--devices", type=number, default=10_000, help="number of devices (default 10,000)"

@@ -12,13 +12,11 @@ from iot_stores.audit_check import AuditFaultError, check_audit, export_audit
 from iot_stores.audit_head import AuditHead, parse_head
 from iot_stores.postgres import Connection
 
-from .option_types import Subparsers
 from .stores import CommandStores, open_stores
 
 
-def add_audit(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `audit verify|export|accept` to the command."""
-    parser = commands.add_parser("audit", help="check and export the audit log")
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add `audit verify|export|accept`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     verify = actions.add_parser(
         "verify", help="check the hash chain; if a row is bad, name the first one and exit with 1"

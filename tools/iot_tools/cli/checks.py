@@ -4,15 +4,14 @@ import argparse
 import secrets
 from pathlib import Path
 
-from .option_types import Subparsers, interval, port, seconds
+from .option_types import interval, port, seconds
 from .service_option import add_service, checked_url
 from .tls_options import tls_of
 from .token_option import read_secret, token_of
 
 
-def add_probe(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `probe` to the command."""
-    parser = commands.add_parser("probe", help="send a reading, read it back and compare")
+def add_probe(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `probe`."""
     _add_service(parser)
     parser.add_argument(
         "--timeout",
@@ -24,11 +23,8 @@ def add_probe(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_probe)
 
 
-def add_canary(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `canary` to the command."""
-    parser = commands.add_parser(
-        "canary", help="send readings around the clock and count lost ones"
-    )
+def add_canary(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `canary`."""
     _add_service(parser)
     parser.add_argument(
         "--every",
@@ -53,11 +49,8 @@ def add_canary(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_canary)
 
 
-def add_soak(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `soak` to the command."""
-    parser = commands.add_parser(
-        "soak", help="send load, count failures and read all readings back"
-    )
+def add_soak(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `soak`."""
     _add_service(parser)
     parser.add_argument("--devices", type=int, default=4, help="number of devices (default 4)")
     parser.add_argument(

@@ -7,17 +7,11 @@ from redis import Redis
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.names import KeyNames
 
-from .option_types import Subparsers
 from .stores import open_stores
 
 
-def add_claim(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `claim-redis` to the command."""
-    parser = commands.add_parser(
-        "claim-redis",
-        help="mark Redis as belonging to this database; use it after a restore, never while "
-        "another release uses that Redis",
-    )
+def add_claim(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `claim-redis`."""
     parser.set_defaults(command=_claim)
 
 

@@ -10,17 +10,13 @@ from iot_models.errors import IotError, SettingsError
 from iot_stores.dead_letters import DeadLetter
 from iot_stores.forgotten import REASON, is_forgotten
 
-from .option_types import Subparsers
 from .stores import CommandStores, open_stores
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def add_dead(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `dead list|show|replay|drop` to the command."""
-    parser = commands.add_parser(
-        "dead", help="list, show, replay or drop dead letters, which could not be stored"
-    )
+def add_dead(parser: argparse.ArgumentParser) -> None:
+    """Add `dead list|show|replay|drop`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     listing = actions.add_parser("list", help="list all dead letters, the oldest first")
     listing.set_defaults(command=_list)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .option_types import Subparsers, fraction, interval, positive_integer, rate, seconds
+from .option_types import fraction, interval, positive_integer, rate, seconds
 from .password_option import add_password, password_of
 from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
@@ -18,9 +18,8 @@ _ENDLESS = 1_000_000
 _KINDS = ("rfid", "accelerometer", "temperature")
 
 
-def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `simulate` to the command."""
-    parser = commands.add_parser("simulate", help="send readings of simulated devices")
+def add_simulate(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `simulate`."""
     add_service(parser)
     parser.add_argument(
         "--kind", choices=_KINDS, default="rfid", help="kind of the sensors (default rfid)"
@@ -71,11 +70,8 @@ def add_simulate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=_simulate)
 
 
-def add_send(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `send` to the command."""
-    parser = commands.add_parser(
-        "send", help="send one reading, or the readings on standard input, for example from cron"
-    )
+def add_send(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `send`."""
     add_service(parser)
     parser.add_argument(
         "fields",

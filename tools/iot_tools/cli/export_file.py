@@ -14,7 +14,6 @@ from iot_tools.transfer.exporter import FORMATS, Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
 
 from .import_file import client_of, counted
-from .option_types import Subparsers
 from .password_option import add_password, password_of
 from .progress_bar import progress_bar
 from .service_option import add_service
@@ -29,13 +28,9 @@ _MILLISECONDS = re.compile(r"-?\d{1,15}(\.\d{1,9})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ].*", re.ASCII)
 
 
-def add_export(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `export` to the command."""
-    parser = commands.add_parser(
-        "export",
-        help="export the readings of a password: CSV, NDJSON, Parquet, or the old program's SQLite",
-        description=_DESCRIPTION,
-    )
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.description = _DESCRIPTION
     parser.add_argument("file", type=Path, help="file to write")
     add_service(parser)
     add_password(parser)

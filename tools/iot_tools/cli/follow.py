@@ -9,17 +9,12 @@ import sys
 from iot_models.errors import IotError
 from iot_sensor_client import ClientError
 
-from .option_types import Subparsers
 from .password_option import add_password, password_of
 from .service_option import add_service, service_client
 
 
-def add_follow(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `follow` to the command."""
-    parser = commands.add_parser(
-        "follow",
-        help="print the readings of a password while they are stored, one JSON object per line",
-    )
+def add_follow(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `follow`."""
     add_service(parser)
     add_password(parser)
     parser.add_argument(

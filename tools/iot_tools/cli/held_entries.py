@@ -7,15 +7,11 @@ from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
 from iot_stores import ledger
 
-from .option_types import Subparsers
 from .stores import open_stores
 
 
-def add_held(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `held list|drop` to the command."""
-    parser = commands.add_parser(
-        "held", help="list or drop held entries: Postgres lacks their vaults"
-    )
+def add_held(parser: argparse.ArgumentParser) -> None:
+    """Add `held list|drop`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     listing = actions.add_parser("list", help="list the vaults with held entries")
     listing.set_defaults(command=_list)

@@ -9,7 +9,6 @@ from iot_tools.transfer.import_sources import FORMATS, open_source
 from iot_tools.transfer.importer import Importer, ImportReport
 from iot_tools.transfer.service_pages import RETRY, TIMEOUT
 
-from .option_types import Subparsers
 from .password_option import add_password, password_of
 from .progress_bar import progress_bar
 from .service_option import add_service, checked_url, service_client
@@ -23,13 +22,9 @@ without tokens.
 """
 
 
-def add_import(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `import` to the command."""
-    parser = commands.add_parser(
-        "import",
-        help="import readings from a file: CSV, NDJSON, JSON, or a database of the old program",
-        description=_DESCRIPTION,
-    )
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `import`."""
+    parser.description = _DESCRIPTION
     parser.add_argument(
         "file", type=Path, help="SQLite file of the old program, CSV, NDJSON or JSON"
     )

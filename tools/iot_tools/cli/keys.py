@@ -1,32 +1,23 @@
 """`iot-sensor keys`: create a keyring, derive the writers' keys, rotate master keys."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
-
 from iot_cipher.keyring import Keyring, create_keyring_file
-from iot_cipher.writer_keys import derive_writer_keys, fingerprints, write_writer_keys_file
-from iot_models.audit_event import AuditKind, audit_event
-from iot_models.errors import IotError, SettingsError
-from iot_stores.key_uses import count_uses
-from iot_stores.loaded_keys import read_reports, silent_writers
+from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
+from iot_models.errors import SettingsError
 
-from .audit_trail import has_stores, record_if_configured
-from .key_rotation import KeyRotation
 from .keyring_place import add_place, place_of
 from .option_types import Subparsers, positive_integer, seconds
-from .stores import open_stores
 
 _SETTLE_SECONDS = 60.0
 """Longest time of a request from choosing a master key to storing what it sealed with the key."""
 
 
-def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `keys create|writer|list|add|promote|rewrap|retire|rotate|status` to the command."""
-    parser = commands.add_parser("keys", help="create keyrings, derive writer keys, rotate keys")
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add `keys create|writer|list|add|promote|rewrap|retire|rotate|status`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create a keyring unless it exists")
     where = create.add_mutually_exclusive_group(required=True)
@@ -40,21 +31,17 @@ def add_keys(commands: "Subparsers[argparse.ArgumentParser]") -> None:
     writer.set_defaults(command=_derive_writer_keys)
     _add_action(actions, "list", "list the master keys, without the keys themselves", _list)
     add = "add a new master key, which is not used yet"
-    _add_action(actions, "add", add, _add, changes=True)
+    _add_action(actions, "add", add, _rotating("add"), changes=True)
     status = "show the master keys, what needs them, and which processes have loaded them"
-    _add_action(actions, "status", status, _status)
+    _add_action(actions, "status", status, _rotating("status"))
     promoted = "use a key for all new data, once every process has it"
-    run = _locked(lambda rotation, parsed: rotation.promote(parsed.id))
-    promote = _add_action(actions, "promote", promoted, run, changes=True)
+    promote = _add_action(actions, "promote", promoted, _rotating("promote"), changes=True)
     rewrapped = "rewrap all vaults with the primary key"
-    run = _locked(lambda rotation, _: rotation.rewrap())
-    rewrap = _add_action(actions, "rewrap", rewrapped, run)
+    rewrap = _add_action(actions, "rewrap", rewrapped, _rotating("rewrap"))
     retired = "delete a key for good, unless something needs it"
-    run = _locked(lambda rotation, parsed: rotation.retire(parsed.id))
-    retire = _add_action(actions, "retire", retired, run, changes=True)
+    retire = _add_action(actions, "retire", retired, _rotating("retire"), changes=True)
     all_steps = "add, promote, rewrap and retire; repeat the command if it was interrupted"
-    run = _locked(lambda rotation, _: rotation.rotate())
-    rotate = _add_action(actions, "rotate", all_steps, run, changes=True)
+    rotate = _add_action(actions, "rotate", all_steps, _rotating("rotate"), changes=True)
     _add_options(promote, rewrap, retire, rotate)
 
 
@@ -88,6 +75,22 @@ def _add_options(
             help="time for which every process must have used the new primary key "
             f"(default {_SETTLE_SECONDS:g})",
         )
+
+
+def _rotating(action: str) -> Callable[[argparse.Namespace], int]:
+    """Return an action of `rotating_keys`.
+
+    The module is imported when the action runs: it needs the drivers of both stores, which take
+    three times as long as `keys create`.
+    """
+
+    def run(parsed: argparse.Namespace) -> int:
+        exit_code: int = getattr(importlib.import_module(".rotating_keys", __package__), action)(
+            parsed
+        )
+        return exit_code
+
+    return run
 
 
 def _add_action(
@@ -128,102 +131,11 @@ def _derive_writer_keys(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    _print_keys(place_of(parsed).read())
+    print_keys(place_of(parsed).read())
     return 0
 
 
-def _print_keys(keyring: Keyring) -> None:
+def print_keys(keyring: Keyring) -> None:
+    """Print the ids and fingerprints of the master keys."""
     for key_id, mark in sorted(fingerprints(keyring).items()):
         print(f"master key {key_id}  {mark}  {'primary' if key_id == keyring.primary_id else ''}")
-
-
-def _add(parsed: argparse.Namespace) -> int:
-    place = place_of(parsed)
-    with _lock(parsed):
-        added = place.add_key()
-    print(f"{place.name}: master key {added} was added, not primary")
-    event = audit_event(AuditKind.KEY_ADDED, key=added)
-    record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
-    if place.derivation:
-        print(place.derivation)
-    print(
-        f"Wait until `iot-sensor keys status` shows key {added} in all processes, then "
-        f"`iot-sensor keys promote {added}`."
-    )
-    return 0
-
-
-def _status(parsed: argparse.Namespace) -> int:
-    with _rotation(parsed) as rotation:
-        keyring, stores = rotation.keyring(), rotation.stores
-        _print_keys(keyring)
-        uses = count_uses(stores, rotation.connection)
-        for kind, counts in uses.items():
-            for key_id, count in sorted(counts.items()):
-                print(f"{kind}: {count} need master key {key_id}")
-        reports = read_reports(stores.redis, stores.names)
-        for each in reports:
-            loaded = ", ".join(map(str, sorted(each.fingerprints)))
-            opened = "".join(
-                f", {count} open vaults under key {key_id}"
-                for key_id, count in sorted(each.open_vaults.items())
-            )
-            print(f"{each.process}: keys {loaded}, primary {each.primary_id}{opened}")
-        for writer in silent_writers(stores.redis, stores.names, reports):
-            print(f"{writer}: does not report its keys")
-        for problem in rotation.loading_problems(*keyring.key_ids):
-            print(problem)
-    return 0
-
-
-def _locked(
-    step: Callable[[KeyRotation, argparse.Namespace], object],
-) -> Callable[[argparse.Namespace], int]:
-    """Return a command that runs a step of a rotation while no other command changes keys."""
-
-    def run(parsed: argparse.Namespace) -> int:
-        with _rotation(parsed) as rotation:
-            rotation.lock()
-            step(rotation, parsed)
-        return 0
-
-    return run
-
-
-@contextmanager
-def _lock(parsed: argparse.Namespace) -> Iterator[None]:
-    """Let no other command change keys during the block, if the environment names a Postgres."""
-    if not has_stores():
-        print(
-            "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "
-            "command may run"
-        )
-        yield
-        return
-    with _rotation(parsed) as rotation:
-        rotation.lock()
-        yield
-
-
-@contextmanager
-def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
-    place = place_of(parsed)
-    with (
-        open_stores("keys", lambda: derive_writer_keys(place.read())) as stores,
-        stores.connect() as connection,
-    ):
-        stores.watch.require_ownership()
-        try:
-            yield KeyRotation(
-                stores,
-                connection,
-                place,
-                wait_seconds=getattr(parsed, "wait", 0.0),
-                settle_seconds=getattr(parsed, "settle", 0.0),
-                stopped=getattr(parsed, "stopped", False),
-            )
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise IotError(
-                f"the role in IOT_POSTGRES_URL lacks a privilege ({error.diag.message_primary}): "
-                "use the role that owns the tables, iot_migration"
-            ) from None

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from iot_cipher.secrets import disable_core_dumps
@@ -17,16 +18,21 @@ from .option_types import Subparsers, seconds
 
 INTERRUPTED = 128 + signal.SIGINT
 Command = Callable[[argparse.Namespace], int]
-AddCommand = Callable[["Subparsers[argparse.ArgumentParser]"], None]
+AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, imported: Callable[[], None] = lambda: None
+) -> int:
     """Run one subcommand. Return 2 when a setting or an option is wrong, 1 for other errors.
 
-    An error is reported as one line on stderr. After Ctrl-C, return 130 as shells do.
+    An error is reported as one line on stderr. After Ctrl-C, return 130 as shells do. `imported` is
+    called before the subcommand runs, when its modules are imported.
     """
     try:
-        return _run_command(arguments)
+        command = _loaded(arguments)
+        imported()
+        return command()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
@@ -38,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run_command(arguments: Sequence[str] | None) -> int:
+def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
+    """Return the subcommand with its parsed arguments."""
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:
         logs.start(logs.JSON, "INFO", sys.stdout)
@@ -49,11 +56,15 @@ def _run_command(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(given).parse_args(given)
     command: Command = parsed.command
-    return command(parsed)
+    return partial(command, parsed)
 
 
-def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Build the parser of the command that `arguments` begin with, else of all commands."""
+def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command that `arguments` begin with, or of all commands if None.
+
+    If `arguments` begin with no command, the parser only lists the commands, which imports none of
+    them: the imports take four times as long as the rest of `iot-sensor --help`.
+    """
     parser = CommandParser(
         prog=PROGRAM,
         description="Run, use and operate the sensor service.",
@@ -64,26 +75,25 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         "Subparsers[argparse.ArgumentParser]",
         parser.add_subparsers(required=True, metavar="command"),
     )
-    given = {arguments[0]} & set(_COMMANDS) if arguments else set[str]()
-    for name in given or _COMMANDS:
-        _COMMANDS[name](commands)
+    named = [name for name in (arguments or ())[:1] if name in _COMMANDS]
+    for name in named or _COMMANDS:
+        meaning, add_arguments = _COMMANDS[name]
+        command = commands.add_parser(name, help=meaning)
+        if named or arguments is None:
+            add_arguments(command)
     return parser
 
 
-def _imported(module: str, function: str) -> AddCommand:
-    """Return a function that imports a module when its command is added.
+def _imported(module: str, function: str) -> AddArguments:
+    """Return a function that imports a module when the arguments of its command are added."""
 
-    Half of the time of a short command would pass with imports for other commands.
-    """
-
-    def add(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-        getattr(importlib.import_module(module), function)(commands)
+    def add(parser: argparse.ArgumentParser) -> None:
+        getattr(importlib.import_module(module), function)(parser)
 
     return add
 
 
-def _add_run(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("run", help="run the whole service on this machine (make run)")
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", default="5000", help="port of the API (PORT; default 5000)")
     parser.add_argument(
         "--data-dir", default=".local", help="directory of all data (DATA_DIR; default .local)"
@@ -106,8 +116,7 @@ def _run(parsed: argparse.Namespace) -> int:
     return run.run(options.parse({**given, "STARTED": parsed.started}))
 
 
-def _add_settings(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("settings", help="list all settings (environment variables)")
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.set_defaults(command=_settings)
 
@@ -124,8 +133,7 @@ def _settings(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _add_migrate(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("migrate", help="bring the database schema up to date")
+def _add_migrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         type=seconds,
@@ -148,33 +156,91 @@ def _migrate(parsed: argparse.Namespace) -> int:
     return run(parsed)
 
 
-def _add_completion(commands: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_completion(parser: argparse.ArgumentParser) -> None:
     from .completion import add_completion  # noqa: PLC0415 -- only where it is needed
 
-    add_completion(commands, _parser)
+    add_completion(parser, _parser)
 
 
-_COMMANDS: dict[str, AddCommand] = {
-    "run": _add_run,
-    "simulate": _imported("iot_tools.cli.devices", "add_simulate"),
-    "send": _imported("iot_tools.cli.devices", "add_send"),
-    "follow": _imported("iot_tools.cli.follow", "add_follow"),
-    "settings": _add_settings,
-    "migrate": _add_migrate,
-    "keys": _imported("iot_tools.cli.keys", "add_keys"),
-    "audit": _imported("iot_tools.cli.audit_log", "add_audit"),
-    "dead": _imported("iot_tools.cli.dead_letters", "add_dead"),
-    "claim-redis": _imported("iot_tools.cli.claim_redis", "add_claim"),
-    "held": _imported("iot_tools.cli.held_entries", "add_held"),
-    "tokens": _imported("iot_tools.cli.tokens", "add_tokens"),
-    "vault": _imported("iot_tools.cli.vault", "add_vault"),
-    "top": _imported("iot_tools.cli.top", "add_top"),
-    "export": _imported("iot_tools.cli.export_file", "add_export"),
-    "import": _imported("iot_tools.cli.import_file", "add_import"),
-    "secrets": _imported("iot_tools.cluster.arguments", "add_secrets"),
-    "probe": _imported("iot_tools.cli.checks", "add_probe"),
-    "canary": _imported("iot_tools.cli.checks", "add_canary"),
-    "soak": _imported("iot_tools.cli.checks", "add_soak"),
-    "capacity": _imported("iot_tools.capacity.command", "add_capacity"),
-    "completion": _add_completion,
+_COMMANDS: dict[str, tuple[str, AddArguments]] = {
+    "run": ("run the whole service on this machine (make run)", _add_run),
+    "simulate": (
+        "send readings of simulated devices",
+        _imported("iot_tools.cli.devices", "add_simulate"),
+    ),
+    "send": (
+        "send one reading, or the readings on standard input, for example from cron",
+        _imported("iot_tools.cli.devices", "add_send"),
+    ),
+    "follow": (
+        "print the readings of a password while they are stored, one JSON object per line",
+        _imported("iot_tools.cli.follow", "add_follow"),
+    ),
+    "settings": ("list all settings (environment variables)", _add_settings),
+    "migrate": ("bring the database schema up to date", _add_migrate),
+    "keys": (
+        "create keyrings, derive writer keys, rotate keys",
+        _imported("iot_tools.cli.keys", "add_keys"),
+    ),
+    "audit": (
+        "check and export the audit log",
+        _imported("iot_tools.cli.audit_log", "add_audit"),
+    ),
+    "dead": (
+        "list, show, replay or drop dead letters, which could not be stored",
+        _imported("iot_tools.cli.dead_letters", "add_dead"),
+    ),
+    "claim-redis": (
+        (
+            "mark Redis as belonging to this database; use it after a restore, never while another "
+            "release uses that Redis"
+        ),
+        _imported("iot_tools.cli.claim_redis", "add_claim"),
+    ),
+    "held": (
+        "list or drop held entries: Postgres lacks their vaults",
+        _imported("iot_tools.cli.held_entries", "add_held"),
+    ),
+    "tokens": (
+        "create, list or revoke bearer tokens of the API",
+        _imported("iot_tools.cli.tokens", "add_tokens"),
+    ),
+    "vault": (
+        "change the password of a vault, or erase a vault",
+        _imported("iot_tools.cli.vault", "add_vault"),
+    ),
+    "top": (
+        "show rates, backlog, writers, shards and dead letters",
+        _imported("iot_tools.cli.top", "add_top"),
+    ),
+    "export": (
+        "export the readings of a password: CSV, NDJSON, Parquet, or the old program's SQLite",
+        _imported("iot_tools.cli.export_file", "add_export"),
+    ),
+    "import": (
+        "import readings from a file: CSV, NDJSON, JSON, or a database of the old program",
+        _imported("iot_tools.cli.import_file", "add_import"),
+    ),
+    "secrets": (
+        "create the Secrets of a release in a cluster",
+        _imported("iot_tools.cluster.arguments", "add_secrets"),
+    ),
+    "probe": (
+        "send a reading, read it back and compare",
+        _imported("iot_tools.cli.checks", "add_probe"),
+    ),
+    "canary": (
+        "send readings around the clock and count lost ones",
+        _imported("iot_tools.cli.checks", "add_canary"),
+    ),
+    "soak": (
+        "send load, count failures and read all readings back",
+        _imported("iot_tools.cli.checks", "add_soak"),
+    ),
+    "capacity": (
+        "compute what a fleet of devices needs",
+        _imported("iot_tools.capacity.command", "add_capacity"),
+    ),
+    "completion": ("print a script that completes this command in a shell", _add_completion),
 }
+"""What each command does, and the function that adds its arguments."""

@@ -9,12 +9,10 @@ from iot_models.errors import IotError
 
 from .audit_trail import record_if_configured
 from .file_on_disk import FileOnDisk, StoredText
-from .option_types import Subparsers
 
 
-def add_tokens(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `tokens create|list|revoke` to the command."""
-    parser = commands.add_parser("tokens", help="create, list or revoke bearer tokens of the API")
+def add_tokens(parser: argparse.ArgumentParser) -> None:
+    """Add `tokens create|list|revoke`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create a token and print it; it is not shown again")
     create.add_argument(

@@ -17,7 +17,7 @@ from iot_models.errors import IotError
 from iot_sensor_client import Client, ClientError, NoResponseError, RetryPolicy
 from iot_sensor_client.errors import raise_for_status
 
-from .option_types import Subparsers, interval
+from .option_types import interval
 from .service_option import add_service, service_client
 from .status_screen import screen
 
@@ -29,11 +29,8 @@ Show = Callable[[dict[str, Any] | None, str], None]
 """Shows a status and what is wrong with the last request; None: no status has come yet."""
 
 
-def add_top(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `top` to the command."""
-    parser = commands.add_parser(
-        "top", help="show rates, backlog, writers, shards and dead letters"
-    )
+def add_top(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `top`."""
     add_service(parser)
     parser.add_argument(
         "--every",

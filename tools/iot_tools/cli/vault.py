@@ -7,7 +7,6 @@ from pathlib import Path
 from iot_models.errors import IotError, SettingsError
 from iot_sensor_client import Client, ClientError, NoResponseError
 
-from .option_types import Subparsers
 from .password_option import ask
 from .service_option import add_service, checked_url
 from .tls_options import tls_of
@@ -18,9 +17,8 @@ _TIMEOUT = 60.0
 _WORD = "erase"
 
 
-def add_vault(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `vault password` and `vault erase` to the command."""
-    parser = commands.add_parser("vault", help="change the password of a vault, or erase a vault")
+def add_vault(parser: argparse.ArgumentParser) -> None:
+    """Add `vault password` and `vault erase`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     password = actions.add_parser(
         "password", help="change the password of a vault; its readings stay readable"

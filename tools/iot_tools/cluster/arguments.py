@@ -5,14 +5,12 @@ import re
 from collections.abc import Callable
 
 from iot_models.errors import IotError, SettingsError
-from iot_tools.cli.option_types import Subparsers
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
-def add_secrets(commands: "Subparsers[argparse.ArgumentParser]") -> None:
-    """Add `secrets create` to the command."""
-    parser = commands.add_parser("secrets", help="create the Secrets of a release in a cluster")
+def add_secrets(parser: argparse.ArgumentParser) -> None:
+    """Add `secrets create`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create the Secrets that do not exist yet")
     create.add_argument("--namespace", help="default: the namespace of the pod or kube config")

@@ -1,0 +1,119 @@
+"""The actions of `iot-sensor keys` that need the stores: the steps of a rotation, and `status`."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from iot_cipher.writer_keys import derive_writer_keys
+from iot_models.audit_event import AuditKind, audit_event
+from iot_models.errors import IotError
+from iot_stores.key_uses import count_uses
+from iot_stores.loaded_keys import read_reports, silent_writers
+
+from .audit_trail import has_stores, record_if_configured
+from .key_rotation import KeyRotation
+from .keyring_place import place_of
+from .keys import print_keys
+from .stores import open_stores
+
+
+def add(parsed: argparse.Namespace) -> int:
+    """Add a master key, which is not primary."""
+    place = place_of(parsed)
+    with _lock(parsed):
+        added = place.add_key()
+    print(f"{place.name}: master key {added} was added, not primary")
+    event = audit_event(AuditKind.KEY_ADDED, key=added)
+    record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
+    if place.derivation:
+        print(place.derivation)
+    print(
+        f"Wait until `iot-sensor keys status` shows key {added} in all processes, then "
+        f"`iot-sensor keys promote {added}`."
+    )
+    return 0
+
+
+def status(parsed: argparse.Namespace) -> int:
+    """Print the master keys, what needs them, and which processes have loaded them."""
+    with _rotation(parsed) as rotation:
+        keyring, stores = rotation.keyring(), rotation.stores
+        print_keys(keyring)
+        uses = count_uses(stores, rotation.connection)
+        for kind, counts in uses.items():
+            for key_id, count in sorted(counts.items()):
+                print(f"{kind}: {count} need master key {key_id}")
+        reports = read_reports(stores.redis, stores.names)
+        for each in reports:
+            loaded = ", ".join(map(str, sorted(each.fingerprints)))
+            opened = "".join(
+                f", {count} open vaults under key {key_id}"
+                for key_id, count in sorted(each.open_vaults.items())
+            )
+            print(f"{each.process}: keys {loaded}, primary {each.primary_id}{opened}")
+        for writer in silent_writers(stores.redis, stores.names, reports):
+            print(f"{writer}: does not report its keys")
+        for problem in rotation.loading_problems(*keyring.key_ids):
+            print(problem)
+    return 0
+
+
+def _locked(
+    step: Callable[[KeyRotation, argparse.Namespace], object],
+) -> Callable[[argparse.Namespace], int]:
+    """Return a command that runs a step of a rotation while no other command changes keys."""
+
+    def run(parsed: argparse.Namespace) -> int:
+        with _rotation(parsed) as rotation:
+            rotation.lock()
+            step(rotation, parsed)
+        return 0
+
+    return run
+
+
+promote = _locked(lambda rotation, parsed: rotation.promote(parsed.id))
+rewrap = _locked(lambda rotation, _: rotation.rewrap())
+retire = _locked(lambda rotation, parsed: rotation.retire(parsed.id))
+rotate = _locked(lambda rotation, _: rotation.rotate())
+
+
+@contextmanager
+def _lock(parsed: argparse.Namespace) -> Iterator[None]:
+    """Let no other command change keys during the block, if the environment names a Postgres."""
+    if not has_stores():
+        print(
+            "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "
+            "command may run"
+        )
+        yield
+        return
+    with _rotation(parsed) as rotation:
+        rotation.lock()
+        yield
+
+
+@contextmanager
+def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
+    place = place_of(parsed)
+    with (
+        open_stores("keys", lambda: derive_writer_keys(place.read())) as stores,
+        stores.connect() as connection,
+    ):
+        stores.watch.require_ownership()
+        try:
+            yield KeyRotation(
+                stores,
+                connection,
+                place,
+                wait_seconds=getattr(parsed, "wait", 0.0),
+                settle_seconds=getattr(parsed, "settle", 0.0),
+                stopped=getattr(parsed, "stopped", False),
+            )
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise IotError(
+                f"the role in IOT_POSTGRES_URL lacks a privilege ({error.diag.message_primary}): "
+                "use the role that owns the tables, iot_migration"
+            ) from None

@@ -62,8 +62,8 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command that `arguments` begin with, or of all commands if None.
 
-    If `arguments` begin with no command, the parser only lists the commands, which imports none of
-    them: the imports take four times as long as the rest of `iot-sensor --help`.
+    Without a command, or for `--help` before it, the parser only lists the commands, which imports
+    none of them: the imports take four times as long as the rest of `iot-sensor --help`.
     """
     parser = CommandParser(
         prog=PROGRAM,
@@ -75,11 +75,13 @@ def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
         "Subparsers[argparse.ArgumentParser]",
         parser.add_subparsers(required=True, metavar="command"),
     )
-    named = [name for name in (arguments or ())[:1] if name in _COMMANDS]
+    first = None if arguments is None else [*arguments[:1]]
+    named = [name for name in first or () if name in _COMMANDS]
+    only_lists = first in ([], ["-h"], ["--help"])
     for name in named or _COMMANDS:
         meaning, add_arguments = _COMMANDS[name]
         command = commands.add_parser(name, help=meaning)
-        if named or arguments is None:
+        if not only_lists:
             add_arguments(command)
     return parser
 

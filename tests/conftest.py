@@ -245,6 +245,46 @@ def module_stack(
         yield stack
 
 
+@pytest.fixture(scope="module")
+def shared_settings() -> dict[str, str]:
+    """Settings of `shared_stack`. Modules override this fixture."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def shared_processes(
+    module_environment: dict[str, str],
+    shared_settings: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """The processes of `shared_stack`. They have a Redis that no other test empties."""
+    folder = tmp_path_factory.mktemp("shared")
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    own = {"IOT_REDIS_URL": redis.url, "IOT_COMPACTION_AFTER_SECONDS": "0"}
+    try:
+        with running_stack(module_environment | own | shared_settings, folder) as made:
+            yield made
+    finally:
+        redis.stop()
+
+
+@pytest.fixture
+def shared_stack(shared_processes: Stack) -> Stack:
+    """The API and one writer, which the tests of a module share and may kill.
+
+    The stored readings stay, so each test uses the fixture `password`.
+    """
+    shared_processes.start_missing()
+    return shared_processes
+
+
+@pytest.fixture
+def password(request: pytest.FixtureRequest) -> str:
+    """A password that no other test of the module uses."""
+    return f"password of {request.node.name}"
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis for one test, which may kill it."""

@@ -21,6 +21,7 @@ LONGEST = (
     "tests/system/upgrade/test_rolling_update.py",
     "tests/system/reliability/test_killed_writers.py",
     "tests/system/reliability/test_connections.py",
+    "tests/system/tools/test_canary.py",
     "tests/system/",
     "tests/unit/test_supply.py",
     "tests/integration/rotation/test_kills.py",
@@ -36,8 +37,12 @@ LONGEST = (
 TEST_BY_TEST = (
     "tests/system/reliability/",
     "tests/system/rights/",
-    "tests/system/tools/",
     "tests/system/test_refused_settings.py",
+    "tests/system/tools/test_migrate.py",
+    "tests/system/tools/test_probe.py",
+    "tests/system/tools/test_soak.py",
+    "tests/system/tools/test_vault_erase.py",
+    "tests/system/tools/test_vault_password.py",
 )
 """Files and folders whose tests share no fixtures, so that each test may run in any process."""
 SERVICE_BY_SERVICE = {

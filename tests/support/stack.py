@@ -70,6 +70,13 @@ class Stack:
         self.writers.append(writer)
         return writer
 
+    def start_missing(self) -> None:
+        """Start the API and a writer, each unless one runs."""
+        if not any(writer.running for writer in self.writers):
+            self.start_writer()
+        if self.api is None or not self.api.running:
+            self.start_api()
+
     def workers(self) -> set[int]:
         """Return the pids of gunicorn's workers."""
         assert self.api is not None

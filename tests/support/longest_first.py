@@ -22,6 +22,7 @@ LONGEST = (
     "tests/system/reliability/test_killed_writers.py",
     "tests/system/reliability/test_connections.py",
     "tests/system/tools/test_canary.py",
+    "tests/system/tools/test_soak.py",
     "tests/system/",
     "tests/unit/test_supply.py",
     "tests/integration/rotation/test_kills.py",
@@ -40,7 +41,6 @@ TEST_BY_TEST = (
     "tests/system/test_refused_settings.py",
     "tests/system/tools/test_migrate.py",
     "tests/system/tools/test_probe.py",
-    "tests/system/tools/test_soak.py",
     "tests/system/tools/test_vault_erase.py",
     "tests/system/tools/test_vault_password.py",
 )

@@ -12,7 +12,6 @@ from integration.e2e.api_server import ApiServer
 from integration.e2e.test_cluster import IMAGE, make_pods
 from iot_tools.local.ports import free_port
 from support.stack import Stack
-from system.tools.test_soak import killed
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_a_load_reports_a_killed_api_and_no_lost_reading(
     served: Release, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served.load(devices=3, rate=50) as load:
-        killed(stack)
+        stack.kill_api()
         with monkeypatch.context() as patched:
             patched.setattr(patience, "GO_ON", 1)
             with pytest.raises(AssertionError, match="more acknowledgements for every device"):

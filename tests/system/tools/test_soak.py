@@ -63,13 +63,8 @@ def soaking(stack: Stack, logs: Path, *options: str) -> Iterator[Soaking]:
         made.process.wait()
 
 
-def killed(stack: Stack) -> None:
-    """Kill gunicorn and its workers together, as the kill of a container does."""
-    stack.kill_api()
-
-
-def test_a_correct_service_passes(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path, "--devices", "3") as load:
+def test_a_correct_service_passes(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path, "--devices", "3") as load:
         code, report = load.end()
     assert (code, report["well"]) == (0, True), report
     assert report["devices"] == 3
@@ -79,11 +74,11 @@ def test_a_correct_service_passes(stack: Stack, tmp_path: Path) -> None:
     assert report["failures"] == []
 
 
-def test_failed_requests_of_a_killed_api_are_reported(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path) as load:
-        killed(stack)
+def test_failed_requests_of_a_killed_api_are_reported(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path) as load:
+        shared_stack.kill_api()
         load.go_on(2, of="failed")
-        stack.start_api()
+        shared_stack.start_api()
         load.go_on()
         code, report = load.end()
     assert code == 1
@@ -92,31 +87,31 @@ def test_failed_requests_of_a_killed_api_are_reported(stack: Stack, tmp_path: Pa
     assert {report[name] for name in ("unsure", "not_stored", "lost", "doubled", "strange")} == {0}
 
 
-def test_failed_requests_can_be_allowed(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path, "--allow-failures") as load:
-        killed(stack)
+def test_failed_requests_can_be_allowed(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path, "--allow-failures") as load:
+        shared_stack.kill_api()
         load.go_on(2, of="failed")
-        stack.start_api()
+        shared_stack.start_api()
         load.go_on()
         code, report = load.end()
     assert (code, report["well"]) == (0, True), report
     assert report["failed"] > 0
 
 
-def test_a_killed_writer_fails_no_request(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path) as load:
-        stack.writers[0].kill()
-        stack.writers[0].wait()
+def test_a_killed_writer_fails_no_request(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path) as load:
+        shared_stack.writers[-1].kill()
+        shared_stack.writers[-1].wait()
         load.go_on()
-        stack.start_writer()
+        shared_stack.start_writer()
         code, report = load.end()
     assert (code, report["failed"]) == (0, 0), report
 
 
-def test_a_missing_writer_is_a_failure(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path, "--verify", "2", "--devices", "1") as load:
-        stack.writers[0].terminate()
-        stack.writers[0].wait()
+def test_a_missing_writer_is_a_failure(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path, "--verify", "2", "--devices", "1") as load:
+        shared_stack.writers[-1].terminate()
+        shared_stack.writers[-1].wait()
         load.go_on()
         code, report = load.end()
     assert code == 1
@@ -124,8 +119,8 @@ def test_a_missing_writer_is_a_failure(stack: Stack, tmp_path: Path) -> None:
     assert report["lost"] > 0
 
 
-def test_readings_are_checked_after_sigterm(stack: Stack, tmp_path: Path) -> None:
-    with soaking(stack, tmp_path) as load:
+def test_readings_are_checked_after_sigterm(shared_stack: Stack, tmp_path: Path) -> None:
+    with soaking(shared_stack, tmp_path) as load:
         load.process.terminate()
         assert load.process.wait(END_SECONDS) == 0
         (report,) = load.lines("report")

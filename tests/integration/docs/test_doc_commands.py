@@ -6,18 +6,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from iot_cipher.keyring import create_keyring_file
+from iot_tools.local.launcher import environment_with
 from support.code_blocks import ROOT, CodeBlock, code_blocks
 from support.stack import Stack
 
 TESTED_ELSEWHERE = {"make run\n": "tests/system/local/test_make_run.py"}
 SERVICE = "http://127.0.0.1:5000"
 """Address of the service in documents."""
+PASSWORD = "my password"
+"""Password in documents. In each test, another one replaces it."""
 
 
 def scripts() -> list[CodeBlock]:
@@ -39,11 +43,11 @@ def directory(tmp_path: Path) -> Path:
     return made
 
 
-def run(block: CodeBlock, directory: Path, environment: dict[str, str], address: str) -> str:
-    """Run a script and return its output."""
+def run(block: CodeBlock, text: str, directory: Path, environment: Mapping[str, str]) -> str:
+    """Run the text of a script and return its output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", block.text.replace(SERVICE, address)],
+        ["/bin/bash", "-euo", "pipefail", "-c", text],
         cwd=directory,
         env={**environment, "PATH": path, "API_PASSWORD": "a password"},
         capture_output=True,
@@ -55,18 +59,33 @@ def run(block: CodeBlock, directory: Path, environment: dict[str, str], address:
     return done.stdout
 
 
-@pytest.mark.parametrize("block", scripts(), ids=place)
-def test_scripts_of_documents_run(
-    block: CodeBlock, directory: Path, environment: dict[str, str], request: pytest.FixtureRequest
+def asks(block: CodeBlock) -> bool:
+    """Return whether a script sends requests to the service."""
+    return SERVICE in block.text
+
+
+def with_service(block: CodeBlock, stack: Stack, password: str) -> str:
+    """Return the text of a script with the address of the service and a password of the test."""
+    address = f"http://127.0.0.1:{stack.port}"
+    return block.text.replace(SERVICE, address).replace(PASSWORD, password)
+
+
+@pytest.mark.parametrize("block", [each for each in scripts() if asks(each)], ids=place)
+def test_scripts_with_requests_run(
+    block: CodeBlock, directory: Path, shared_stack: Stack, password: str
 ) -> None:
-    address = SERVICE
-    if SERVICE in block.text:
-        stack: Stack = request.getfixturevalue("stack")
-        address = f"http://127.0.0.1:{stack.port}"
-    output = run(block, directory, environment, address)
+    text = with_service(block, shared_stack, password)
+    output = run(block, text, directory, environment_with({}))
     assert '"error"' not in output
-    if SERVICE in block.text:
-        assert re.search(r"object\(s\) created|acknowledged|65 imported", output)
+    assert re.search(r"object\(s\) created|acknowledged|65 imported", output)
+
+
+@pytest.mark.parametrize("block", [each for each in scripts() if not asks(each)], ids=place)
+def test_scripts_of_documents_run(
+    block: CodeBlock, directory: Path, environment: dict[str, str]
+) -> None:
+    output = run(block, block.text, directory, environment)
+    assert '"error"' not in output
     if block.text.startswith("sed -i"):
         original = (ROOT / "charts/iot-sensor/production/redis-users.acl").read_text("utf-8")
         assert (directory / "users.acl").read_text(encoding="utf-8") != original
@@ -96,8 +115,8 @@ def test_some_scripts_need_other_packages() -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=place)
-def test_python_of_documents_runs(block: CodeBlock, stack: Stack) -> None:
-    text = block.text.replace(SERVICE, f"http://127.0.0.1:{stack.port}")
+def test_python_of_documents_runs(block: CodeBlock, shared_stack: Stack, password: str) -> None:
+    text = with_service(block, shared_stack, password)
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
     )

@@ -26,8 +26,8 @@ def times(rows: list[dict[str, int]]) -> list[int]:
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-def test_readings_come_back(stack: Stack, gzip: bool) -> None:
-    with Client(url_of(stack), "password", gzip=gzip) as client:
+def test_readings_come_back(shared_stack: Stack, password: str, gzip: bool) -> None:
+    with Client(url_of(shared_stack), password, gzip=gzip) as client:
         assert client.is_ready()
         assert client.max_relative_time() is None
         client.put_readings([{**each, "freeform": "x" * 2000} for each in READINGS])
@@ -39,12 +39,12 @@ def test_readings_come_back(stack: Stack, gzip: bool) -> None:
         assert client.max_relative_time() == 4
         with pytest.raises(RejectedError, match="400"):
             client.read(last=-1)
-    with Client(url_of(stack), "another password") as stranger:
+    with Client(url_of(shared_stack), f"another {password}") as stranger:
         assert stranger.read() == []
 
 
-def test_a_key_stores_readings_once(stack: Stack) -> None:
-    with Client(url_of(stack), "password") as client:
+def test_a_key_stores_readings_once(shared_stack: Stack, password: str) -> None:
+    with Client(url_of(shared_stack), password) as client:
         assert client.put_readings(READINGS, idempotency_key="k").status == 201
         repeated = client.put_readings(READINGS, idempotency_key="k")
         assert repeated.headers["Idempotent-Replayed"] == "true"
@@ -53,12 +53,12 @@ def test_a_key_stores_readings_once(stack: Stack) -> None:
         assert times(sorted(client.read(), key=lambda row: row["id"])) == [0, 1, 2, 3, 4, 9]
 
 
-def test_a_restart_of_the_api_is_bridged(stack: Stack) -> None:
+def test_a_restart_of_the_api_is_bridged(shared_stack: Stack, password: str) -> None:
     retry = RetryPolicy(max_attempts=100, max_pause_seconds=1)
-    with Client(url_of(stack), "password", retry=retry) as client:
+    with Client(url_of(shared_stack), password, retry=retry) as client:
         client.put_readings(READINGS[:1])
-        stack.kill_api()
-        stack.start_api(wait=False)
+        shared_stack.kill_api()
+        shared_stack.start_api(wait=False)
         for reading in READINGS[1:]:
             client.put_readings([reading])
         wait_until(lambda: times(client.read()) == [0, 1, 2, 3, 4], what="all readings")
@@ -84,9 +84,11 @@ def test_a_token_that_is_replaced(environment: dict[str, str], tmp_path: Path) -
         stack.stop()
 
 
-def test_any_number_of_readings_goes_out_and_comes_back_in_batches_and_pages(stack: Stack) -> None:
+def test_any_number_of_readings_goes_out_and_comes_back_in_batches_and_pages(
+    shared_stack: Stack, password: str
+) -> None:
     readings = [{"relative_time": n, "interrogator_time": n, "freeform": n} for n in range(25)]
-    with Client(url_of(stack), "password") as client:
+    with Client(url_of(shared_stack), password) as client:
         began = datetime.now(UTC) - timedelta(minutes=1)
         assert client.send(iter(readings), batch_size=10, idempotency_key="k") == 25
         assert client.send(readings, batch_size=10, idempotency_key="k") == 25
@@ -107,7 +109,9 @@ def test_any_number_of_readings_goes_out_and_comes_back_in_batches_and_pages(sta
         assert refused.value.acknowledged == 10
 
 
-def test_live_readings_come_once_also_those_of_an_outage(stack: Stack) -> None:
+def test_live_readings_come_once_also_those_of_an_outage(
+    shared_stack: Stack, password: str
+) -> None:
     seen: list[int] = []
     stop = threading.Event()
 
@@ -116,7 +120,7 @@ def test_live_readings_come_once_also_those_of_an_outage(stack: Stack) -> None:
             seen.append(row["relative_timestamp"])  # noqa: PERF401 -- as they come
 
     once = RetryPolicy(max_attempts=1)
-    with Client(url_of(stack), "password", retry=once) as client:
+    with Client(url_of(shared_stack), password, retry=once) as client:
         client.put_readings(READINGS)
         wait_until(lambda: len(client.read()) == 5, what="five old readings")
         follower = threading.Thread(target=follow, args=(client,))
@@ -125,13 +129,13 @@ def test_live_readings_come_once_also_those_of_an_outage(stack: Stack) -> None:
         while not seen:
             client.put_readings([{"relative_time": put}])
             put += 1
-        stack.writers[0].kill()
-        stack.writers[0].wait()
+        shared_stack.writers[-1].kill()
+        shared_stack.writers[-1].wait()
         client.put_readings([{"relative_time": put}])
-        stack.kill_api()
+        shared_stack.kill_api()
         stop.wait(2)  # longer than the overlap: the next poll must reach back further
-        stack.start_api()
-        stack.start_writer()
+        shared_stack.start_api()
+        shared_stack.start_writer()
         client.put_readings([{"relative_time": put + 1}])
         wait_until(lambda: seen[-1] == put + 1, what="the last reading")
         stop.set()
@@ -140,10 +144,10 @@ def test_live_readings_come_once_also_those_of_an_outage(stack: Stack) -> None:
     assert seen == list(range(seen[0], put + 2))
 
 
-def test_readings_of_the_seconds_before_are_not_live(stack: Stack) -> None:
+def test_readings_of_the_seconds_before_are_not_live(shared_stack: Stack, password: str) -> None:
     """A poll reaches back further than the overlap."""
     stop = threading.Event()
-    with Client(url_of(stack), "password") as client:
+    with Client(url_of(shared_stack), password) as client:
         client.put_readings([{"relative_time": 0}])
         stop.wait(1.2)  # longer than the overlap, shorter than what a poll reaches back
         client.put_readings([{"relative_time": 1}])

@@ -1,5 +1,6 @@
 """The harness of the e2e tests with a simulated API server and real processes of the service."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,28 +26,33 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "POLL", 0.05)
 
 
-@pytest.fixture
-def mounted(tmp_path: Path) -> Path:
-    """The folder in place of /etc/e2e in pods, with the Secrets of a release."""
-    folder = tmp_path / "etc"
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tokens.json, and with the Secrets of a release below etc."""
+    folder = tmp_path_factory.mktemp("secrets")
     for name in ("tokens", "probe"):
-        (folder / name).mkdir(parents=True)
+        (folder / "etc" / name).mkdir(parents=True)
     text = new_tokens_text()
     for name, scopes in TOKENS.items():
         text, token = with_token(text, name, scopes)
-        (folder / "tokens" / name).write_text(token, encoding="utf-8")
+        (folder / "etc/tokens" / name).write_text(token, encoding="utf-8")
     text, token = with_token(text, "probe", [Scope.INGEST, Scope.READ])
-    (folder / "probe/token").write_text(token, encoding="utf-8")
-    (folder / "probe/password").write_text("of the probe", encoding="utf-8")
-    (tmp_path / "tokens.json").write_text(text, encoding="utf-8")
+    (folder / "etc/probe/token").write_text(token, encoding="utf-8")
+    (folder / "etc/probe/password").write_text("of the probe", encoding="utf-8")
+    (folder / "tokens.json").write_text(text, encoding="utf-8")
     return folder
 
 
+@pytest.fixture(scope="module")
+def shared_settings(secrets: Path) -> dict[str, str]:
+    """Settings of a service that requires tokens, as in the chart."""
+    return {"IOT_TOKENS_FILE": str(secrets / "tokens.json")}
+
+
 @pytest.fixture
-def environment(environment: dict[str, str], mounted: Path, tmp_path: Path) -> dict[str, str]:
-    """The environment of a service that requires tokens, as in the chart."""
-    del mounted
-    return {**environment, "IOT_TOKENS_FILE": str(tmp_path / "tokens.json")}
+def mounted(secrets: Path, tmp_path: Path) -> Path:
+    """The folder in place of /etc/e2e in the pods of one test."""
+    return shutil.copytree(secrets / "etc", tmp_path / "etc")
 
 
 @pytest.fixture
@@ -79,9 +85,9 @@ def release(cluster: Cluster, tmp_path: Path) -> Release:
 
 
 @pytest.fixture
-def served(server: ApiServer, release: Release, stack: Stack) -> Release:
+def served(server: ApiServer, release: Release, shared_stack: Stack) -> Release:
     """A release whose URL is the URL of real processes."""
     url = URL.format(namespace=release.namespace)
     assert release.url == url
-    server.rename[url] = f"http://127.0.0.1:{stack.port}"
+    server.rename[url] = f"http://127.0.0.1:{shared_stack.port}"
     return release

@@ -36,15 +36,15 @@ def test_a_load_runs_until_it_is_stopped(served: Release) -> None:
 
 
 def test_a_load_reports_a_killed_api_and_no_lost_reading(
-    served: Release, stack: Stack, monkeypatch: pytest.MonkeyPatch
+    served: Release, shared_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served.load(devices=3, rate=50) as load:
-        stack.kill_api()
+        shared_stack.kill_api()
         with monkeypatch.context() as patched:
             patched.setattr(patience, "GO_ON", 1)
             with pytest.raises(AssertionError, match="more acknowledgements for every device"):
                 load.go_on(1_000_000)
-        stack.start_api()
+        shared_stack.start_api()
         load.go_on()
         report = load.stop()
     assert_nothing_lost(report)

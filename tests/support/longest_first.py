@@ -40,8 +40,6 @@ TEST_BY_TEST = (
     "tests/system/rights/",
     "tests/system/test_refused_settings.py",
     "tests/system/tools/test_migrate.py",
-    "tests/system/tools/test_probe.py",
-    "tests/system/tools/test_vault_erase.py",
     "tests/system/tools/test_vault_password.py",
 )
 """Files and folders whose tests share no fixtures, so that each test may run in any process."""

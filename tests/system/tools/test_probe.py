@@ -94,20 +94,23 @@ def url_of(stack: Stack) -> str:
     return f"http://127.0.0.1:{stack.port}"
 
 
-def test_a_correct_service_passes(stack: Stack, tmp_path: Path, capsys: Captured) -> None:
-    password = tmp_path / "password"
-    password.write_text("between us\n")
+def test_a_correct_service_passes(
+    shared_stack: Stack, password: str, tmp_path: Path, capsys: Captured
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{password}\n")
     for _ in range(2):
-        assert probe(url_of(stack), "--password-file", str(password), timeout="30") == 0
+        assert probe(url_of(shared_stack), "--password-file", str(file), timeout="30") == 0
         said = capsys.readouterr()
         assert "the reading came back unchanged " in said.out
         assert said.err == ""
-    assert len(stack.read("between us")) == 2
-    assert stack.request("GET", "/api/iot/maxtime").json()["data"][0]["max_relative_timestamp"] < 0
+    assert len(shared_stack.read(password)) == 2
+    (greatest,) = shared_stack.request("GET", "/api/iot/maxtime").json()["data"]
+    assert greatest["max_relative_timestamp"] < 0
 
 
-def test_a_password_is_optional(stack: Stack) -> None:
-    assert probe(url_of(stack), timeout="30") == 0
+def test_a_password_is_optional(shared_stack: Stack) -> None:
+    assert probe(url_of(shared_stack), timeout="30") == 0
 
 
 def test_tokens_without_the_scopes_are_reported(
@@ -159,9 +162,9 @@ def test_the_probe_waits_for_a_service_that_starts(
         late.stop()
 
 
-def test_a_missing_writer_is_reported(make_stack: MakeStack, capsys: Captured) -> None:
-    stack = make_stack({}, writers=0)
-    assert probe(url_of(stack), timeout="3") == 1
+def test_a_missing_writer_is_reported(shared_stack: Stack, capsys: Captured) -> None:
+    shared_stack.writers[-1].stop()
+    assert probe(url_of(shared_stack), timeout="3") == 1
     assert capsys.readouterr().err == (
         "the reading was acknowledged, but could not be read within 3 s: is a writer running?\n"
     )

@@ -13,13 +13,12 @@ from support.waiting import wait_until
 from system.tools.conftest import Start
 
 Captured = pytest.CaptureFixture[str]
-PASSWORD = "the password"
 
 
 @pytest.fixture
-def password_file(tmp_path: Path) -> list[str]:
+def password_file(password: str, tmp_path: Path) -> list[str]:
     """The option that names the file with the password."""
-    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    (tmp_path / "password").write_text(f"{password}\n")
     return ["--password-file", str(tmp_path / "password")]
 
 
@@ -27,16 +26,18 @@ def url_of(stack: Stack) -> str:
     return f"http://127.0.0.1:{stack.port}"
 
 
-def test_the_vault_is_erased(stack: Stack, password_file: list[str], capsys: Captured) -> None:
-    assert stack.put({"data": {"db_password": PASSWORD}}).status == 201
-    wait_until(lambda: len(stack.read(PASSWORD)) == 1, what="the reading")
-    command = ["vault", "erase", "--url", url_of(stack), *password_file]
+def test_the_vault_is_erased(
+    shared_stack: Stack, password: str, password_file: list[str], capsys: Captured
+) -> None:
+    assert shared_stack.put({"data": {"db_password": password}}).status == 201
+    wait_until(lambda: len(shared_stack.read(password)) == 1, what="the reading")
+    command = ["vault", "erase", "--url", url_of(shared_stack), *password_file]
     assert main(command) == 2
     assert capsys.readouterr().err == ("there is no terminal to ask for confirmation; use --yes\n")
-    assert len(stack.read(PASSWORD)) == 1
+    assert len(shared_stack.read(password)) == 1
     assert main([*command, "--yes"]) == 0
-    assert capsys.readouterr().out == f"{url_of(stack)}: the vault was erased\n"
-    assert stack.read(PASSWORD) == []
+    assert capsys.readouterr().out == f"{url_of(shared_stack)}: the vault was erased\n"
+    assert shared_stack.read(password) == []
     assert main([*command, "--yes"]) == 1
     assert "db_password: no vault has this password" in capsys.readouterr().err
 
@@ -85,10 +86,10 @@ def test_without_an_answer_the_vault_may_be_erased(
     assert "the vault may be erased" in capsys.readouterr().err
 
 
-def test_the_password_may_be_empty(stack: Stack, tmp_path: Path) -> None:
+def test_the_password_may_be_empty(shared_stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert stack.put({"data": {"db_password": ""}}).status == 201
-    wait_until(lambda: len(stack.read("")) == 1, what="the reading")
-    options = ["--url", url_of(stack), "--password-file", str(tmp_path / "empty")]
+    assert shared_stack.put({"data": {"db_password": ""}}).status == 201
+    wait_until(lambda: len(shared_stack.read("")) == 1, what="the reading")
+    options = ["--url", url_of(shared_stack), "--password-file", str(tmp_path / "empty")]
     assert main(["vault", "erase", "--yes", *options]) == 0
-    assert stack.read("") == []
+    assert shared_stack.read("") == []

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
-from prometheus_client import REGISTRY
 from werkzeug.test import TestResponse
 
 from iot_api.service import Service
+from support.samples import sample_value
 
 Row = dict[str, Any]
 JSON = {"Content-Type": "application/json"}
@@ -24,7 +24,7 @@ def row(password: str = PASSWORD, /, **data: Any) -> Row:
 
 def sample(name: str, **labels: str) -> float:
     """Return the value of a metric of this process, or 0 before its first count."""
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    return sample_value(name, labels) or 0.0
 
 
 @dataclass

@@ -9,7 +9,6 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 import pytest
-from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from integration.compaction.past import Past, days_ago, each_second, noon
@@ -23,6 +22,7 @@ from iot_writer.maintenance.retention import enforce
 from iot_writer.writer import Writer
 from support.clock import now
 from support.keys import KEYS
+from support.samples import sample_value
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -158,7 +158,7 @@ def test_a_job_executes_one_order_and_queues_the_next(past: Past) -> None:
     def queued() -> list[bytes]:
         return cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))
 
-    before = REGISTRY.get_sample_value("iot_segments_compacted_total") or 0
+    before = sample_value("iot_segments_compacted_total") or 0
     for left in (2, 1, 0):
         assert queued() == [b"compact"]
         redis.delete(KEYS.job_list)
@@ -166,7 +166,7 @@ def test_a_job_executes_one_order_and_queues_the_next(past: Past) -> None:
         assert redis.llen(KEYS.compaction_orders) == left
     assert queued() == []
     assert jobs.compact() == "empty"
-    assert REGISTRY.get_sample_value("iot_segments_compacted_total") == before + 60
+    assert sample_value("iot_segments_compacted_total") == before + 60
 
 
 @pytest.mark.usefixtures("jobs_of")
@@ -243,7 +243,7 @@ def test_segments_of_a_used_vault_are_merged(
 
 
 def _compactions(outcome: str) -> float:
-    return REGISTRY.get_sample_value("iot_compactions_total", {"outcome": outcome}) or 0
+    return sample_value("iot_compactions_total", {"outcome": outcome}) or 0
 
 
 @pytest.mark.usefixtures("jobs_of")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import LiteralString, cast
 
 import pytest
-from prometheus_client import REGISTRY
 
 from integration.compaction.past import Past, each_second, noon
 from iot_cipher.encryption import Opener, Sealer, decrypt_segment, salt_of
@@ -24,6 +23,7 @@ from iot_writer.compaction.compactor import CompactionOutcome
 from support.defective_segments import content, seal
 from support.draining import drain_all
 from support.keys import KEYS, CheckedKeys
+from support.samples import sample_value
 
 PASSWORD = b"p"
 NUMBER = 100
@@ -154,7 +154,7 @@ def test_a_defective_segment_is_kept_and_the_others_are_merged(stored: Past) -> 
 
 
 def damaged_segments() -> float:
-    return REGISTRY.get_sample_value("iot_damaged_total", {"what": "segment"}) or 0
+    return sample_value("iot_damaged_total", {"what": "segment"}) or 0
 
 
 def test_a_vault_of_damaged_segments_gives_no_order(stored: Past) -> None:

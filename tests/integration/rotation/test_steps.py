@@ -5,7 +5,6 @@ import uuid
 from pathlib import Path
 
 import psycopg
-from prometheus_client import REGISTRY
 from redis import Redis
 
 from integration.rotation.running import Running
@@ -18,11 +17,12 @@ from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
 from support.draining import drain_all
 from support.keys import KEYS, CheckedKeys
+from support.samples import sample_value
 from support.waiting import wait_until
 
 
 def scrypts() -> float:
-    return REGISTRY.get_sample_value("iot_vaults_opened_total", {"how": "found"}) or 0.0
+    return sample_value("iot_vaults_opened_total", {"how": "found"}) or 0.0
 
 
 def test_a_key_is_promoted_when_every_process_has_loaded_it(running: Running) -> None:
@@ -39,8 +39,8 @@ def test_a_key_is_promoted_when_every_process_has_loaded_it(running: Running) ->
     running.wait_for("promote", "2")
     assert running.keyring().primary_id == 2
     labels = {"key": "2"}
-    assert REGISTRY.get_sample_value("iot_api_master_key_loaded", labels) == 1
-    assert REGISTRY.get_sample_value("iot_writer_master_key_loaded", labels) == 1
+    assert sample_value("iot_api_master_key_loaded", labels) == 1
+    assert sample_value("iot_writer_master_key_loaded", labels) == 1
 
 
 def test_no_key_is_promoted_while_no_process_reports(running: Running) -> None:

@@ -5,7 +5,6 @@ from typing import cast
 
 import psycopg
 import pytest
-from prometheus_client import REGISTRY
 
 from integration.writer.audit_records import chain, record
 from iot_models.settings import Settings
@@ -16,6 +15,7 @@ from iot_writer import jobs
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.keys import KEYS
+from support.samples import sample_value
 
 LOGGER = "iot_writer.maintenance.audit_chainer"
 
@@ -33,7 +33,7 @@ def _places(writer: Writer) -> list[tuple[int, int]]:
 
 
 def _gauge(name: str) -> float | None:
-    return REGISTRY.get_sample_value(name)
+    return sample_value(name)
 
 
 def test_the_sweep_chains_new_records_and_publishes_the_head(

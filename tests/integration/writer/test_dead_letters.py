@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from prometheus_client import REGISTRY
 
 from integration.writer.sending import Sealed, Sender
 from iot_models.audit_event import describe
@@ -12,6 +11,7 @@ from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
+from support.samples import sample_value
 
 PASSWORD = b"p"
 
@@ -69,7 +69,7 @@ SPOILED: dict[str, tuple[Callable[[Sender], Sealed], str]] = {
 
 
 def _dead() -> float:
-    return REGISTRY.get_sample_value("iot_entries_dead_total") or 0.0
+    return sample_value("iot_entries_dead_total") or 0.0
 
 
 def _letters(sender: Sender) -> list[dict[bytes, bytes]]:

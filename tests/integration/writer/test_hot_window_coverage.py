@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
 from redis.exceptions import RedisError
 
 from integration.writer.sending import Sender, sending
@@ -24,6 +23,7 @@ from iot_writer.maintenance.sweep import release_held
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
+from support.samples import sample_value
 
 PASSWORD = b"p"
 _numbers = itertools.count()
@@ -223,7 +223,7 @@ def test_coverage_restarts_after_redis_is_wiped(writer: Writer, sender: Sender) 
 
 
 def _reads(source: str) -> float:
-    return REGISTRY.get_sample_value("iot_reads_total", {"source": source}) or 0.0
+    return sample_value("iot_reads_total", {"source": source}) or 0.0
 
 
 def test_the_window_answers_alone_without_failures(writer: Writer, sender: Sender) -> None:

@@ -15,16 +15,17 @@ from iot_writer import jobs
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.keys import KEYS
+from support.samples import sample_value
 
 PASSWORD = b"p"
 
 
 def drains(outcome: str) -> float:
-    return REGISTRY.get_sample_value("iot_drains_total", {"outcome": outcome}) or 0
+    return sample_value("iot_drains_total", {"outcome": outcome}) or 0
 
 
 def last_success(job: str) -> float | None:
-    return REGISTRY.get_sample_value("iot_job_last_success_timestamp_seconds", {"job_name": job})
+    return sample_value("iot_job_last_success_timestamp_seconds", {"job_name": job})
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def test_metrics_of_alerts_exist_from_the_start() -> None:
     for name in ("iot_drains_total", "iot_job_last_success_timestamp_seconds"):
         (label,) = spec_of(name).labels
         for value in spec_of(name).initial_labels:
-            assert REGISTRY.get_sample_value(name, {label: value}) is not None
-    assert REGISTRY.get_sample_value("iot_entries_dead_total") is not None
+            assert sample_value(name, {label: value}) is not None
+    assert sample_value("iot_entries_dead_total") is not None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_each_drain_outcome_is_declared() -> None:
 
 
 def sample(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    return sample_value(name, labels) or 0.0
 
 
 @pytest.mark.usefixtures("ours")

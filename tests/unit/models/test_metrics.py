@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from iot_models import metrics
 from iot_models.declared_metrics import METRICS, Metric
+from support.samples import sample_value
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,10 +46,10 @@ def test_an_undeclared_metric_is_refused() -> None:
 
 def test_each_metric_is_registered_once_in_a_process() -> None:
     counter = metrics.counter("iot_unknown_passwords_total")
-    before = REGISTRY.get_sample_value("iot_unknown_passwords_total") or 0
+    before = sample_value("iot_unknown_passwords_total") or 0
     assert metrics.counter("iot_unknown_passwords_total") is counter
     counter.inc()
-    assert REGISTRY.get_sample_value("iot_unknown_passwords_total") == before + 1
+    assert sample_value("iot_unknown_passwords_total") == before + 1
     histogram = metrics.histogram("iot_drain_seconds")
     assert metrics.histogram("iot_drain_seconds") is histogram
 
@@ -58,13 +59,13 @@ def test_series_that_start_at_0_have_one_label() -> None:
         assert not each.initial_labels or len(each.labels) == 1
     metrics.gauge("iot_job_last_success_timestamp_seconds")
     name = "iot_job_last_success_timestamp_seconds"
-    assert REGISTRY.get_sample_value(name, {"job_name": "retention"}) is not None
+    assert sample_value(name, {"job_name": "retention"}) is not None
 
 
 def test_only_declared_labels_are_accepted() -> None:
     counter = metrics.counter("iot_drains_total")
     counter.labels(outcome="a test").inc()
-    assert REGISTRY.get_sample_value("iot_drains_total", {"outcome": "a test"}) == 1
+    assert sample_value("iot_drains_total", {"outcome": "a test"}) == 1
     with pytest.raises(ValueError, match="label"):
         counter.labels(other="x")
 

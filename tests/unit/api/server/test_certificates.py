@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from gunicorn.config import Config
-from prometheus_client import REGISTRY
 
 from iot_api.server.certificates import CHECK_SECONDS, ServedCertificate
 from iot_api.server.revocations import Revocations, identity_of
 from iot_api.server.startup_errors import check_client_authorities, check_revocation_lists
 from iot_models.errors import SettingsError
 from support.certificates import Authority, MountedSecret, Pair, new_pair
+from support.samples import sample_value
 
 
 class Watched:
@@ -88,7 +88,7 @@ class Watched:
 
 
 def expiry() -> float | None:
-    return REGISTRY.get_sample_value("iot_tls_certificate_not_after_timestamp_seconds")
+    return sample_value("iot_tls_certificate_not_after_timestamp_seconds")
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_without_a_valid_list_no_certificate_of_an_authority_is_accepted(tmp_pat
     )
     expired.check()
     assert not expired.accepts(listed.issue("a"), tmp_path)
-    found = REGISTRY.get_sample_value("iot_tls_client_crl_next_update_timestamp_seconds")
+    found = sample_value("iot_tls_client_crl_next_update_timestamp_seconds")
     assert found is not None
     assert found < dt.datetime.now(dt.UTC).timestamp()
 

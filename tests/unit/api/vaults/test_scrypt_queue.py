@@ -2,7 +2,6 @@
 
 import threading
 
-from prometheus_client import REGISTRY
 from redis import Redis
 
 from iot_api.limits.clients import Client
@@ -10,12 +9,13 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.scrypt_queue import ScryptQueue
 from iot_models import metrics
 from iot_models.names import KeyNames
+from support.samples import sample_value
 from support.waiting import wait_until
 
 
 def waiting() -> float:
     metrics.gauge("iot_scrypts_waiting")
-    return REGISTRY.get_sample_value("iot_scrypts_waiting") or 0.0
+    return sample_value("iot_scrypts_waiting") or 0.0
 
 
 def test_waiting_requests_are_counted_until_their_turn() -> None:

@@ -21,6 +21,7 @@ from prometheus_client import REGISTRY
 from integration.api.conftest import MakeApi
 from integration.api.put_requests import GROUPS, Group
 from iot_cipher.tokens import new_tokens_text, with_token
+from iot_models import metrics
 from iot_models.scopes import Scope
 from support.api_worker import lone_worker
 
@@ -77,11 +78,12 @@ def exchange(worker: Any, request: bytes) -> str:
 def counted() -> "Counter[str]":
     """Return the counts of requests and of measured durations, by their labels."""
     counts: Counter[str] = Counter()
-    for family in REGISTRY.collect():
+    names = ("iot_http_requests_total", "iot_http_request_seconds_count")
+    metrics.flush()
+    for family in REGISTRY.restricted_registry(names).collect():
         for each in family.samples:
-            if each.name in {"iot_http_requests_total", "iot_http_request_seconds_count"}:
-                labels = ",".join(f"{name}={each.labels[name]}" for name in sorted(each.labels))
-                counts[f"{each.name}{{{labels}}}"] = int(each.value)
+            labels = ",".join(f"{name}={each.labels[name]}" for name in sorted(each.labels))
+            counts[f"{each.name}{{{labels}}}"] = int(each.value)
     return counts
 
 

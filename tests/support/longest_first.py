@@ -24,10 +24,8 @@ LONGEST = (
     "tests/system/tools/test_canary.py",
     "tests/system/tools/test_soak.py",
     "tests/system/",
-    "tests/unit/test_supply.py",
     "tests/integration/rotation/test_kills.py",
     "tests/integration/stores/test_greenlets.py",
-    "tests/integration/stores/test_redis_watch_timing.py",
     "tests/integration/writer/test_hot_window_coverage.py",
     "tests/integration/api/",
     "tests/integration/",
@@ -50,7 +48,7 @@ SERVICE_BY_SERVICE = {
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""
 WAITING = (
-    "tests/integration/stores/test_redis_watch_timing.py",
+    "tests/system/states/test_redis_watch_timing.py",
     "tests/system/local/test_postgres_server.py",
     "tests/system/reliability/test_certificate_renewal.py",
     "tests/system/reliability/test_idle_connections.py",

@@ -252,21 +252,28 @@ def shared_settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def shared_processes(
+def shared_environment(
     module_environment: dict[str, str],
     shared_settings: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Stack]:
-    """The processes of `shared_stack`. They have a Redis that no other test empties."""
-    folder = tmp_path_factory.mktemp("shared")
-    redis = RedisServer(folder / "redis")
+) -> Iterator[dict[str, str]]:
+    """The environment of `shared_stack`, with a Redis that no other test empties."""
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
     redis.start()
     own = {"IOT_REDIS_URL": redis.url, "IOT_COMPACTION_AFTER_SECONDS": "0"}
     try:
-        with running_stack(module_environment | own | shared_settings, folder) as made:
-            yield made
+        yield module_environment | own | shared_settings
     finally:
         redis.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_processes(
+    shared_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The processes of `shared_stack`."""
+    with running_stack(shared_environment, tmp_path_factory.mktemp("shared")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ LONGEST = (
     "tests/system/upgrade/test_rolling_update.py",
     "tests/system/reliability/test_killed_writers.py",
     "tests/system/reliability/test_connections.py",
+    "tests/system/reliability/test_restored_postgres.py",
     "tests/system/tools/test_canary.py",
     "tests/system/tools/test_soak.py",
     "tests/system/",
@@ -44,6 +45,7 @@ TEST_BY_TEST = (
 SERVICE_BY_SERVICE = {
     "tests/system/reliability/test_greedy_clients.py": r"",
     "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
+    "tests/system/reliability/test_restored_postgres.py": r"",
     "tests/system/states/test_redis_states.py": r"\[.*-",
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""

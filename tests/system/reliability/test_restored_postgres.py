@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,32 +22,46 @@ NAMES = KeyNames("")
 
 @dataclass
 class Restored:
-    """The service, with methods that delete rows of its Postgres."""
+    """The service with a vault of the test, and methods that delete rows of this vault."""
 
     stack: Stack
     redis: "Redis"
     postgres: "psycopg.Connection[tuple[object, ...]]"
+    password: str
+    earlier: list[object]
+    """The ids of the vaults of earlier tests."""
     sent: int = 0
 
     def put(self, ack: str = "?ack=stored") -> Response:
         """PUT the next reading."""
-        row = {"db_password": "p", "freeform": self.sent, "interrogator_time": self.sent}
+        row = {"db_password": self.password, "freeform": self.sent, "interrogator_time": self.sent}
         answer = self.stack.request("PUT", f"/api/iot{ack}", json.dumps({"data": row}))
         assert answer.status in {201, 202}, answer.body
         self.sent += 1
         return answer
 
+    def read(self) -> list[dict[str, Any]]:
+        """Return the stored readings."""
+        return self.stack.read(self.password)
+
     def lose_everything(self) -> None:
         """Restore Postgres to the moment before the vault was created."""
-        self.postgres.execute("CREATE TABLE IF NOT EXISTS lost AS SELECT * FROM vaults")
-        self.postgres.execute("DELETE FROM vaults")
-        self.postgres.execute("DELETE FROM segments")
+        self.postgres.execute(
+            "CREATE TEMPORARY TABLE lost AS SELECT * FROM vaults WHERE vault_id <> ALL(%s)",
+            [self.earlier],
+        )
+        self.delete_rows()
         self.sent = 0
 
+    def delete_rows(self) -> None:
+        """Delete the vaults of this test and their segments."""
+        self.postgres.execute("DELETE FROM vaults WHERE vault_id <> ALL(%s)", [self.earlier])
+        self.postgres.execute("DELETE FROM segments WHERE vault_id <> ALL(%s)", [self.earlier])
+
     def stop_writer(self) -> None:
-        """Kill the writer."""
-        self.stack.writers[0].terminate()
-        self.stack.writers[0].wait(20)
+        """Shut down the writer."""
+        self.stack.writers[-1].terminate()
+        self.stack.writers[-1].wait(20)
 
     def lose_everything_undrained(self) -> None:
         """Lose everything, and add three readings to the backlog that no writer has read."""
@@ -57,9 +71,8 @@ class Restored:
             self.put("")
 
     def vault_ids(self) -> list[object]:
-        """Return the ids of the vaults in Postgres."""
-        found = self.postgres.execute("SELECT vault_id FROM vaults").fetchall()
-        return [vault_id for (vault_id,) in found]
+        """Return the ids of the vaults of this test in Postgres."""
+        return [each for each in vaults(self.postgres) if each not in self.earlier]
 
     def orphans(self) -> int:
         """Return the number of segments without a vault."""
@@ -79,12 +92,12 @@ class Restored:
         for name in self.redis.scan_iter("iot:vault:*"):
             self.redis.delete(name)
 
-    def restart_api(self, *options: str) -> None:
+    def restart_api(self) -> None:
         """Restart the API, which loses its open vaults."""
         assert self.stack.api is not None
         self.stack.api.terminate()
         self.stack.api.wait(20)
-        self.stack.start_api(*options)
+        self.stack.start_api()
 
     def close_vaults(self) -> None:
         """Replace the API's workers, which have open vaults. A restart of the API takes longer."""
@@ -95,33 +108,42 @@ class Restored:
 
     def check(self) -> None:
         """Check that every reading is stored once, before and after the open vaults are lost."""
-        wait_until(lambda: len(self.stack.read("p")) >= self.sent, what="all readings")
+        wait_until(lambda: len(self.read()) >= self.sent, what="all readings")
         self.forget_records()
         self.close_vaults()
-        rows = self.stack.read("p")
+        rows = self.read()
         assert [row["freeform"] for row in rows] == [str(number) for number in range(self.sent)]
         assert len({row["id"] for row in rows}) == self.sent
         assert self.orphans() == 0
         assert self.held() == 0
 
 
+@pytest.fixture(scope="module")
+def shared_settings() -> dict[str, str]:
+    """One API process: only this process has open vaults."""
+    return {"IOT_API_WORKERS": "1"}
+
+
 @pytest.fixture
-def restored(environment: dict[str, str], tmp_path: Path) -> Iterator[Restored]:
-    """The service with one vault and one reading in it, stored."""
-    stack = Stack(environment, tmp_path)
+def restored(
+    shared_environment: dict[str, str], shared_stack: Stack, password: str
+) -> Iterator[Restored]:
+    """The service with one vault of the test and one reading in it, stored."""
     with (
-        Redis.from_url(environment["IOT_REDIS_URL"]) as redis,
-        psycopg.connect(environment["IOT_POSTGRES_URL"], autocommit=True) as postgres,
+        Redis.from_url(shared_environment["IOT_REDIS_URL"]) as redis,
+        psycopg.connect(shared_environment["IOT_POSTGRES_URL"], autocommit=True) as postgres,
     ):
-        try:
-            stack.start_api("--workers=1")
-            stack.start_writer()
-            made = Restored(stack, redis, postgres)
-            made.put("")
-            wait_until(lambda: stack.read("p"), what="a writer")
-            yield made
-        finally:
-            stack.stop()
+        made = Restored(shared_stack, redis, postgres, password, vaults(postgres))
+        assert made.held() == 0, "an earlier test failed and left held entries"
+        made.put("")
+        wait_until(made.read, what="a writer")
+        yield made
+
+
+def vaults(postgres: "psycopg.Connection[tuple[object, ...]]") -> list[object]:
+    """Return the ids of all vaults."""
+    found = postgres.execute("SELECT vault_id FROM vaults").fetchall()
+    return [vault_id for (vault_id,) in found]
 
 
 def test_a_missing_vault_in_use_is_restored(restored: Restored) -> None:
@@ -198,49 +220,56 @@ def test_entries_of_a_replaced_vault_stay_held(restored: Restored) -> None:
     """
     (lost,) = restored.vault_ids()
     restored.lose_everything()
-    record = next(iter(restored.redis.scan_iter("iot:vault:*")))
+    (lookup,) = restored.postgres.execute("SELECT lookup FROM lost").fetchone() or (b"",)
+    assert isinstance(lookup, bytes)
+    record = NAMES.vault_record(lookup)
     kept = restored.redis.get(record)
+    assert isinstance(kept, bytes)
     restored.stop_writer()
     restored.put("")  # into the lost vault
     restored.forget_records()
-    restored.restart_api()
+    restored.close_vaults()
     restored.put("")  # creates the other vault
-    restored.redis.set(record, kept)  # type: ignore[arg-type]
-    restored.restart_api()
+    restored.redis.set(record, kept)
+    restored.close_vaults()
     restored.stack.start_writer()
     assert restored.put().status == 201
     wait_until(lambda: restored.held() == 1, what="the reading held")
-    assert [row["freeform"] for row in restored.stack.read("p")] == ["1", "2"]
+    assert [row["freeform"] for row in restored.read()] == ["1", "2"]
     assert lost not in restored.vault_ids()
     assert restored.orphans() == 0
     (replaced,) = restored.redis.scan_iter("iot:vault:replaced:*")
     assert restored.redis.ttl(replaced) == -1
     # As documented, an operator restores the lost vault.
-    restored.postgres.execute("DELETE FROM segments")
-    restored.postgres.execute("DELETE FROM vaults")
+    restored.delete_rows()
     restored.postgres.execute("INSERT INTO vaults SELECT * FROM lost")
     wait_until(lambda: restored.held() == 0, what="the release")
 
 
-def test_readings_wait_for_the_schema(restored: Restored, tmp_path: Path) -> None:
+def test_readings_wait_for_the_schema(restored: Restored) -> None:
     """A database is empty during the restore of a dump. Drains once logged tracebacks then."""
-    log = tmp_path / "writer-0.log"
+    log = restored.stack.writers[-1].program.log
+    earlier = len(log.read_text())
     restored.postgres.execute("ALTER SCHEMA public RENAME TO elsewhere")
-    begin = time.monotonic()
-    wait_until(lambda: restored.put("") and time.monotonic() > begin + 5, what="five seconds")
-    wait_until(lambda: "run `iot-sensor migrate`" in log.read_text(), what="the writer's sentence")
-    restored.postgres.execute("ALTER SCHEMA elsewhere RENAME TO public")
-    wait_until(lambda: len(restored.stack.read("p")) == restored.sent, what="all readings")
+    try:
+        begin = time.monotonic()
+        wait_until(lambda: restored.put("") and time.monotonic() > begin + 5, what="five seconds")
+        message = "run `iot-sensor migrate`"
+        wait_until(lambda: message in log.read_text()[earlier:], what="the writer's sentence")
+    finally:
+        restored.postgres.execute("ALTER SCHEMA elsewhere RENAME TO public")
+    wait_until(lambda: len(restored.read()) == restored.sent, what="all readings")
     restored.check()
-    assert "Traceback" not in log.read_text()
-    assert log.read_text().count("\n") < 12, log.read_text()
+    logged = log.read_text()[earlier:]
+    assert "Traceback" not in logged
+    assert logged.count("\n") < 12, logged
 
 
 def test_ids_are_not_assigned_twice(restored: Restored) -> None:
     """The restored ledger has neither the newest ids nor the newest sessions."""
     for _ in range(4):
         restored.put()
-    before = [row["id"] for row in restored.stack.read("p")]
+    before = [row["id"] for row in restored.read()]
     restored.lose_everything()
     restored.postgres.execute("DELETE FROM ingest_offsets")
     restored.postgres.execute("DELETE FROM ingest_sessions")
@@ -248,7 +277,7 @@ def test_ids_are_not_assigned_twice(restored: Restored) -> None:
     restored.postgres.execute(drop)
     for _ in range(3):
         restored.put()
-    after = [row["id"] for row in wait_until(lambda: restored.stack.read("p"), what="readings")]
+    after = [row["id"] for row in wait_until(restored.read, what="readings")]
     assert min(after) > max(before)
     shown = restored.stack.request(
         "POST", "/api/iot/seconds/60", json.dumps({"data": {"db_password": "p"}})

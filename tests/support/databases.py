@@ -119,16 +119,24 @@ class EmptyDatabases:
             database.execute(f"DROP TABLE {partition}")
         if database.execute(_SCHEMA).fetchone() != self._schema:
             return False
-        for (table,) in database.execute(_USED).fetchall():
-            name, rows = sql.Identifier(table), self._rows[table]
-            if rows != (None,) and _content(database, table) == rows:
-                continue
-            database.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(name))
-            if rows != (None,):
+        used = [table for (table,) in database.execute(_USED).fetchall()]
+        changed = [each for each in used if not self._has_the_rows(database, each)]
+        if changed:
+            # Together: a statement for each table takes twice as long.
+            names = sql.SQL(", ").join(map(sql.Identifier, changed))
+            database.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+        for table in changed:
+            if self._rows[table] != (None,):
                 insert = "INSERT INTO {0} SELECT * FROM json_populate_recordset(NULL::{0}, %s)"
-                database.execute(sql.SQL(insert).format(name), rows)
+                name = sql.Identifier(table)
+                database.execute(sql.SQL(insert).format(name), self._rows[table])
         database.execute("SELECT pg_stat_reset()")  # tests count what they cost
         return True
+
+    def _has_the_rows(self, database: psycopg.Connection, table: str) -> bool:
+        """Return whether a table of the template that has rows has the same rows."""
+        rows = self._rows[table]
+        return rows != (None,) and _content(database, table) == rows
 
 
 def _content(database: psycopg.Connection, table: str) -> tuple[str | None]:

@@ -77,17 +77,17 @@ class EmptyDatabases:
 
     def take(self) -> str:
         """Return the name of an empty database that nothing is connected to."""
-        name = f"test_{next(self._numbers)}"
         if self._spare is None:
+            name = self._new_name()
             self._admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        else:
-            self._rename(self._spare, name)
-            self._spare = None
+            return name
+        name, self._spare = self._spare, None
+        self._disconnect(name)
         return name
 
     def give_back(self, name: str) -> None:
         """Close all connections to the database, then empty it or drop it."""
-        spare = f"{name}_spare"
+        spare = self._new_name()
         self._rename(name, spare)
         with psycopg.connect(database_url(self._server_url, spare)) as database:
             emptied = self._empty(database)
@@ -96,18 +96,25 @@ class EmptyDatabases:
         else:
             self._admin.execute(f"DROP DATABASE {spare} WITH (FORCE)")
 
+    def _new_name(self) -> str:
+        return f"test_{next(self._numbers)}"
+
     def _rename(self, name: str, new_name: str) -> None:
         """Close all connections to a database and rename it.
 
         A process that is still ending then can't connect to the database again.
         """
         while True:
-            # Postgres itself looks for the end of a session only ten times a second.
-            while self._admin.execute(_DISCONNECT, [name]).fetchall():
-                time.sleep(0.002)
+            self._disconnect(name)
             with contextlib.suppress(psycopg.errors.ObjectInUse):
                 self._admin.execute(f"ALTER DATABASE {name} RENAME TO {new_name}")
                 return
+
+    def _disconnect(self, name: str) -> None:
+        """End all sessions of a database."""
+        # Postgres itself looks for the end of a session only ten times a second.
+        while self._admin.execute(_DISCONNECT, [name]).fetchall():
+            time.sleep(0.002)
 
     def close(self) -> None:
         """Close the connection to the server."""

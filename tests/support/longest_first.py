@@ -46,6 +46,7 @@ SERVICE_BY_SERVICE = {
     "tests/system/reliability/test_greedy_clients.py": r"",
     "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
     "tests/system/reliability/test_restored_postgres.py": r"",
+    "tests/system/reliability/test_shared_redis.py": r"",
     "tests/system/states/test_redis_states.py": r"\[.*-",
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""

@@ -4,16 +4,20 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import psycopg
 import pytest
+from flask.testing import FlaskClient
 from redis import Redis
 
+from iot_api.app import create_app
 from iot_cipher.keyring import create_keyring_file
+from iot_models.settings import load
+from iot_tools.cli.main import main
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
@@ -38,16 +42,17 @@ def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def other_environment(
-    environment: dict[str, str], other_postgres_url: str, tmp_path: Path
-) -> dict[str, str]:
-    """The environment of the second release, on the Redis of the first release."""
+def other_stores(other_postgres_url: str, tmp_path: Path) -> dict[str, str]:
+    """Settings of the second release: its database and its keyring."""
     keyring = tmp_path / "other-keyring"
     create_keyring_file(keyring)
-    return environment | {
-        "IOT_POSTGRES_URL": other_postgres_url,
-        "IOT_KEYRING_FILE": str(keyring),
-    }
+    return {"IOT_POSTGRES_URL": other_postgres_url, "IOT_KEYRING_FILE": str(keyring)}
+
+
+@pytest.fixture(scope="module")
+def shared_settings() -> dict[str, str]:
+    """Settings of the first release."""
+    return {"IOT_API_WORKERS": "1"}
 
 
 @pytest.fixture
@@ -75,29 +80,27 @@ def _holds(stack: Stack, password: str, expected: set[str]) -> bool:
 
 def test_releases_with_different_prefixes_share_a_redis(
     make_stack: MakeStack,
-    environment: dict[str, str],
-    other_environment: dict[str, str],
-    redis_url: str,
+    shared_stack: Stack,
+    shared_environment: dict[str, str],
+    other_stores: dict[str, str],
+    password: str,
 ) -> None:
     prefix = "berlin:"
-    stacks = [
-        make_stack("one", environment),
-        make_stack("two", other_environment | {"IOT_REDIS_KEY_PREFIX": prefix}),
-    ]
-    for stack in stacks:
-        stack.start_api()
-        stack.start_writer()
+    second = make_stack("two", shared_environment | other_stores | {"IOT_REDIS_KEY_PREFIX": prefix})
+    second.start_api()
+    second.start_writer()
+    stacks = [shared_stack, second]
     for number in range(40):
         for stack in stacks:
-            row = {"data": {"db_password": f"p{number % 4}", "freeform": number}}
+            row = {"data": {"db_password": f"{password} {number % 4}", "freeform": number}}
             headers = {"Content-Type": "application/json", "Idempotency-Key": str(number)}
             assert stack.put([row]).status == 201
             assert stack.request("PUT", "/api/iot", b"[]", headers).status < 500
-    with Redis.from_url(redis_url) as redis:
+    with Redis.from_url(shared_environment["IOT_REDIS_URL"]) as redis:
         for stack in stacks:
             for vault in range(4):
                 expected = {str(number) for number in range(40) if number % 4 == vault}
-                wait_until(partial(_holds, stack, f"p{vault}", expected))
+                wait_until(partial(_holds, stack, f"{password} {vault}", expected))
         tick = f"{prefix}iot:tick:partitions"
         wait_until(lambda: redis.exists(tick, "iot:tick:partitions") == 2, what="both tickers")
         keys = _keys(redis)
@@ -110,8 +113,8 @@ def test_releases_with_different_prefixes_share_a_redis(
             assert not redis.xlen(name)
 
 
-def _put(stack: Stack, number: int) -> int:
-    return stack.put([{"data": {"db_password": "p", "freeform": number}}]).status
+def _put(stack: Stack, password: str, number: int) -> int:
+    return stack.put([{"data": {"db_password": password, "freeform": number}}]).status
 
 
 def _log(folder: Path) -> str:
@@ -123,15 +126,16 @@ def _state(stack: Stack) -> tuple[int, str]:
     return answer.status, answer.json()["redis"]
 
 
-def _tool(environment: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "iot_tools", *arguments],
-        env=environment, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return done.stdout
+def _run(environment: dict[str, str], *arguments: str) -> int:
+    """Run a command of `iot-sensor` in this process. Return its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in environment.items():
+            patch.setenv(name, text)
+        return main(arguments)
 
 
-def _tool_refused(environment: dict[str, str], *arguments: str) -> str:
+def _run_refused(environment: dict[str, str], *arguments: str) -> str:
+    """Run a command that fails. Return its output, with its log."""
     done = subprocess.run(
         [sys.executable, "-m", "iot_tools", *arguments],
         env=environment, capture_output=True, text=True, timeout=60, check=False,
@@ -142,21 +146,21 @@ def _tool_refused(environment: dict[str, str], *arguments: str) -> str:
 
 def test_another_release_is_refused(
     make_stack: MakeStack,
-    environment: dict[str, str],
-    other_environment: dict[str, str],
-    redis_url: str,
+    shared_stack: Stack,
+    shared_environment: dict[str, str],
+    other_stores: dict[str, str],
+    password: str,
     tmp_path: Path,
 ) -> None:
     """All readings of the first release are stored, and those of the second are refused."""
-    first, second = make_stack("first", environment), make_stack("second", other_environment)
-    first.start_api()
-    first.start_writer()
+    other_environment = shared_environment | other_stores
+    first, second = shared_stack, make_stack("second", other_environment)
     second.start_writer()
     second.start_api(wait=False)
     wait_until(second.answers, what="the second API")
     for number in range(60):
-        assert _put(first, number) == 201
-        assert _put(second, number) == 503
+        assert _put(first, password, number) == 201
+        assert _put(second, password, number) == 503
     status, sentence = _state(second)
     assert status == 503
     assert "Redis belongs to the installation" in sentence
@@ -166,12 +170,12 @@ def test_another_release_is_refused(
         what="the error message of the writer",
     )
     expected = {str(number) for number in range(60)}
-    wait_until(lambda: {each["freeform"] for each in first.read("p")} == expected)
-    with Redis.from_url(redis_url) as redis:
+    wait_until(lambda: _holds(first, password, expected), what="all readings of the first release")
+    with Redis.from_url(shared_environment["IOT_REDIS_URL"]) as redis:
         assert redis.scard("rq:workers") == 1
         assert not redis.xlen("iot:dead")
     assert _state(first) == (200, "ok")
-    refused = _tool_refused(other_environment, "dead", "drop", "--all")
+    refused = _run_refused(other_environment, "dead", "drop", "--all")
     assert "not ready: Redis belongs to the installation" in refused
 
 
@@ -186,7 +190,7 @@ def test_entries_of_another_release_are_kept(
         redis.xadd(KEYS.held_entries(vault.bytes), {"shard": 0, "e": b"sealed", "r": 0})
         letter = redis.xadd(KEYS.dead_letters, {"shard": 0, "id": "1-0", "e": b"x", "reason": "y"})
         dropped = str(vault) if command == "held" else cast("bytes", letter).decode()
-        refused = _tool_refused(environment, command, "drop", dropped)
+        refused = _run_refused(environment, command, "drop", dropped)
         assert "not ready: Redis belongs to the installation" in refused
         assert redis.xlen(KEYS.held_entries(vault.bytes)) == redis.xlen(KEYS.dead_letters) == 1
 
@@ -194,57 +198,61 @@ def test_entries_of_another_release_are_kept(
 def test_an_operator_can_claim_redis(
     make_stack: MakeStack,
     environment: dict[str, str],
-    other_environment: dict[str, str],
+    other_stores: dict[str, str],
     redis_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A claim moves Redis to a restored database. The old release stops taking readings."""
+    other_environment = environment | other_stores
     first, second = make_stack("first", environment), make_stack("second", other_environment)
-    first.start_api()
     first.start_writer()
-    assert _put(first, 1) == 201
+    first.start_api()
+    assert _put(first, "p", 1) == 201
     wait_until(lambda: len(first.read("p")) == 1, what="the reading")
-    told = _tool(other_environment, "claim-redis")
-    assert "it belongs to" in told
-    wait_until(lambda: _put(first, 2) == 503, what="the refusal")
+    assert _run(other_environment, "claim-redis") == 0
+    assert "it belongs to" in capsys.readouterr().out
+    wait_until(lambda: _put(first, "p", 2) == 503, what="the refusal")
     assert _state(first)[0] == 503
-    second.start_api()
     second.start_writer()
+    second.start_api()
     with Redis.from_url(redis_url) as redis:
         wait_until(lambda: redis.scard("rq:workers") == 1, what="the only writer that works")
-    assert _put(second, 3) == 201
-    wait_until(lambda: {each["freeform"] for each in second.read("p")} == {"3"})
-    _tool(environment, "claim-redis")
+    assert _put(second, "p", 3) == 201
+    wait_until(lambda: _holds(second, "p", {"3"}), what="the second's reading")
+    assert _run(environment, "claim-redis") == 0
     wait_until(lambda: _state(first)[0] == 200, what="readiness of the first")
-    wait_until(lambda: _put(second, 4) == 503, what="the second's refusal")
-    assert _put(first, 5) == 201
+    wait_until(lambda: _put(second, "p", 4) == 503, what="the second's refusal")
+    assert _put(first, "p", 5) == 201
     # A writer of the second release makes no dead letters of entries that it can't open.
     wait_until(lambda: "5" in {each["freeform"] for each in first.read("p")})
 
 
 def test_two_releases_with_one_keyring_share_all_stores(
-    make_stack: MakeStack, environment: dict[str, str]
+    make_stack: MakeStack, shared_stack: Stack, shared_environment: dict[str, str], password: str
 ) -> None:
     """Blue-green deployment: both releases have one keyring, one database and one Redis."""
-    stacks = [make_stack(name, environment) for name in ("blue", "green")]
-    for stack in stacks:
-        stack.start_api()
-    for number, stack in enumerate(stacks):
-        assert _put(stack, number) == 201
+    blue, green = shared_stack, make_stack("green", shared_environment)
+    green.start_api()
+    for number, stack in enumerate([blue, green]):
+        assert _put(stack, password, number) == 201
 
 
+@pytest.mark.usefixtures("shared_stack")
 def test_another_keyring_on_the_same_database_is_refused(
-    make_stack: MakeStack, environment: dict[str, str], other_environment: dict[str, str]
+    make_stack: MakeStack,
+    shared_environment: dict[str, str],
+    other_stores: dict[str, str],
+    password: str,
 ) -> None:
     """Even with a separate Redis, other processes could not open the readings."""
-    make_stack("first", environment).start_api()
-    mixed = environment | {
-        "IOT_KEYRING_FILE": other_environment["IOT_KEYRING_FILE"],
+    mixed = shared_environment | {
+        "IOT_KEYRING_FILE": other_stores["IOT_KEYRING_FILE"],
         "IOT_REDIS_KEY_PREFIX": "other:",
     }
     second = make_stack("second", mixed)
     second.start_api(wait=False)
     wait_until(second.answers, what="the second API")
-    assert _put(second, 1) == 503
+    assert _put(second, password, 1) == 503
     answer = second.request("GET", "/readyz")
     assert answer.status == 503
     assert "is not the one that the database is marked with" in answer.json()["postgres"]
@@ -256,10 +264,10 @@ def test_a_redis_that_starts_to_evict_is_refused(
     """Readings are refused within seconds, and the backlog is stored."""
     stack = make_stack("one", environment | {"IOT_REDIS_URL": own_redis.url})
     stack.start_api()
-    assert _put(stack, 1) == 201
+    assert _put(stack, "p", 1) == 201
     with Redis.from_url(own_redis.url) as redis:
         redis.config_set("maxmemory-policy", "allkeys-lru")
-        wait_until(lambda: _put(stack, 2) == 503, what="the refusal")
+        wait_until(lambda: _put(stack, "p", 2) == 503, what="the refusal")
         status, sentence = _state(stack)
         assert status == 503
         assert "its maxmemory-policy is allkeys-lru" in sentence
@@ -268,7 +276,7 @@ def test_a_redis_that_starts_to_evict_is_refused(
         wait_until(lambda: not any(redis.xlen(key) for key in redis.scan_iter("iot:ingest:*")))
         redis.config_set("maxmemory-policy", "noeviction")
         wait_until(lambda: _state(stack)[0] == 200, what="readiness")
-        assert _put(stack, 3) == 201
+        assert _put(stack, "p", 3) == 201
 
 
 @pytest.mark.parametrize(
@@ -279,27 +287,31 @@ def test_a_redis_that_starts_to_evict_is_refused(
     ],
 )
 def test_an_unsafe_redis_needs_explicit_settings(
-    make_stack: MakeStack,
-    environment: dict[str, str],
-    tmp_path: Path,
-    lines: list[str],
-    allowed: str,
-    sentence: str,
+    environment: dict[str, str], tmp_path: Path, lines: list[str], allowed: str, sentence: str
 ) -> None:
     server = RedisServer(tmp_path / "redis", config=lines)
     server.start()
     try:
         given = environment | {"IOT_REDIS_URL": server.url}
-        refused = make_stack("refused", given)
-        refused.start_api(wait=False)
-        wait_until(refused.answers, what="the API")
-        assert _put(refused, 1) == 503
-        assert sentence in _state(refused)[1]
-        knowing = make_stack("knowing", given | {allowed: "1"})
-        knowing.start_api()
-        assert _put(knowing, 1) == 201
+        with _client(given) as refused:
+            assert refused.put("/api/iot", json=_READING).status_code == 503
+            assert sentence in refused.get("/readyz").get_json()["redis"]
+        with _client(given | {allowed: "1"}) as knowing:
+            assert knowing.put("/api/iot", json=_READING).status_code == 201
+            assert knowing.get("/readyz").status_code == 200
     finally:
         server.stop()
+
+
+_READING = [{"data": {"db_password": "p"}}]
+
+
+@contextmanager
+def _client(environment: dict[str, str]) -> Iterator[FlaskClient]:
+    """A client of an API in this process."""
+    app = create_app(load(environment))
+    yield app.test_client()
+    app.extensions["iot"].close()
 
 
 def test_an_invalid_prefix_ends_the_processes(

@@ -102,6 +102,18 @@ def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
     wait_until(lambda: stack.put([row("sums")]).status == 201)
 
 
+def test_a_file_that_a_process_has_just_created_is_skipped(module_stack: Stack) -> None:
+    """The file is empty, for ever if the process was killed at that point."""
+    assert module_stack.api is not None
+    (folder,) = module_stack.api.program.log.parent.glob("iot-metrics-*")
+    created = folder / "counter_1.db"
+    created.touch()
+    try:
+        assert "iot_http_requests" in scrape(module_stack)
+    finally:
+        created.unlink()
+
+
 def test_a_process_that_shuts_down_loses_no_counts(module_stack: Stack) -> None:
     stack = module_stack
     wait_until(lambda: len(stack.workers()) == 2, what="two processes")

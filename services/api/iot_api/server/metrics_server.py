@@ -5,8 +5,9 @@ It is a separate process. The workers write their metrics to files in one folder
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -24,6 +25,28 @@ from iot_stores.postgres import connect_postgres
 from iot_stores.stores import Stores
 
 
+class _FilesCollector(MultiProcessCollector):
+    """A collector that skips empty files.
+
+    A worker creates a file and then sets its size. A scrape in between would fail, and all later
+    ones too if the worker is killed there.
+    """
+
+    @staticmethod
+    def merge(files: Iterable[str], accumulate: bool = True) -> Iterable[Metric]:
+        """Return the metrics in the files."""
+        filled = [file for file in files if _size(Path(file)) > 0]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(filled, accumulate)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # the gauges of a worker that has ended
+        return 0
+
+
 class WorkersCollector(Collector):
     """A collector of the metrics of all workers, with their units.
 
@@ -32,7 +55,7 @@ class WorkersCollector(Collector):
     """
 
     def __init__(self) -> None:
-        self._files = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+        self._files = _FilesCollector(None)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of all workers."""

@@ -14,6 +14,7 @@ from iot_tools.local.child import Child, wait_until
 from iot_tools.local.launcher import Launcher
 from iot_tools.local.ports import free_port
 
+from .fork_server import ForkingLauncher
 from .processes import api_workers, children
 
 
@@ -21,9 +22,17 @@ class Stack:
     """gunicorn and writers on a given environment of `IOT_*` variables."""
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, *, metrics: bool = False
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        metrics: bool = False,
+        forked: bool = True,
     ) -> None:
-        """With `metrics`, the API serves its metrics, which takes a process more."""
+        """With `metrics`, the API serves its metrics, which takes a process more.
+
+        Processes are `forked`, unless the test looks at their memory or their environment.
+        """
         self.port = free_port()
         self.metrics_port = 0
         self._logs = logs
@@ -34,7 +43,8 @@ class Stack:
             "IOT_WRITER_METRICS_PORT": "0",
             "TMPDIR": str(logs),  # a killed API leaves its folder of metrics
         }
-        self._launcher = Launcher(self._environment, logs)
+        launcher = ForkingLauncher if forked else Launcher
+        self._launcher = launcher(self._environment, logs)
         self.writer_environment: dict[str, str] = {}
         """Variables of the writers only."""
         self.api: Child | None = None
@@ -166,10 +176,11 @@ def running_stack(
     *options: str,
     writers: int = 1,
     metrics: bool = False,
+    forked: bool = True,
 ) -> Iterator[Stack]:
     """Run an API with extra options of gunicorn, and writers, for the block."""
     logs.mkdir(exist_ok=True)
-    stack = Stack(environment, logs, metrics=metrics)
+    stack = Stack(environment, logs, metrics=metrics, forked=forked)
     try:
         for _ in range(writers):
             stack.start_writer()  # it starts while the API starts

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,7 @@ def make_stack(environment: dict[str, str], tmp_path: Path) -> Iterator[MakeStac
     """A function that starts an API and writers with the given settings."""
     with ExitStack() as opened:
 
-        def make(changes: dict[str, str], *, writers: int = 1, metrics: bool = False) -> Stack:
-            return opened.enter_context(
-                running_stack(environment | changes, tmp_path, writers=writers, metrics=metrics)
-            )
+        def make(changes: dict[str, str], **options: Any) -> Stack:
+            return opened.enter_context(running_stack(environment | changes, tmp_path, **options))
 
         yield make

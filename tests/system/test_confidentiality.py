@@ -110,7 +110,7 @@ def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
 @pytest.fixture
 def own_stack(place: Place) -> Iterator[Stack]:
     """The API on these stores, without a writer."""
-    stack = Stack(place.environment, place.directory / "logs")
+    stack = Stack(place.environment, place.directory / "logs", forked=False)
     try:
         stack.start_api()
         yield stack

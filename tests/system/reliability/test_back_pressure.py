@@ -31,7 +31,7 @@ PAUSE = 0.3
 def narrow(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """A service with a backlog of at most 1 MiB."""
     limits = {"IOT_BACKLOG_MAX_BYTES": str(LIMIT), "IOT_HOT_WINDOW_SECONDS": "0"}
-    stack = Stack({**environment, **limits}, tmp_path)
+    stack = Stack({**environment, **limits}, tmp_path, forked=False)
     try:
         stack.start_api()
         stack.start_writer()

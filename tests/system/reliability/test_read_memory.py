@@ -48,7 +48,7 @@ def vaults(settings: Settings, writer: Writer) -> None:
 @pytest.mark.usefixtures("vaults")
 def test_memory_of_sixteen_concurrent_readers_is_bounded(make_stack: MakeStack) -> None:
     for path in ("", "/last/9"):
-        stack = make_stack({"IOT_API_WORKERS": "1"})
+        stack = make_stack({"IOT_API_WORKERS": "1"}, forked=False)
         check_memory_of_readers(stack, path)
         stack.stop()
 

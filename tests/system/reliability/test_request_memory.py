@@ -38,7 +38,8 @@ def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Sta
     """A function that starts one API process with the given settings."""
 
     def make(**settings: str) -> Stack:
-        stack = Stack({**environment, "IOT_API_WORKERS": "1", **settings}, tmp_path)
+        changes = {"IOT_API_WORKERS": "1", **settings}
+        stack = Stack({**environment, **changes}, tmp_path, forked=False)
         opened.callback(stack.stop)
         stack.start_api()
         return stack

@@ -30,7 +30,7 @@ TESTS = Path(__file__).parents[2]
 @pytest.fixture
 def api(make_stack: MakeStack) -> Iterator[Stack]:
     """An API with default settings, the default cost of scrypt and an open vault."""
-    stack = make_stack({"IOT_SCRYPT_LOG2_N": "17"})
+    stack = make_stack({"IOT_SCRYPT_LOG2_N": "17"}, forked=False)
     for _ in range(20):
         assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
     yield stack

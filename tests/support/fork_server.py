@@ -1,0 +1,156 @@
+"""Starts processes of the service by forking one that has imported the service already.
+
+The imports take most of the CPU time of a start: 0.4 s in the API and 0.3 s in a writer, and the
+tests start each some 300 times. A fork server imports one of them once, as the real process does,
+and forks for each start. The forked process has its own environment, session, log and command
+line; it runs the same `python -m gunicorn ...` or `python -m iot_writer` from the first line on.
+
+Whatever could make the imports different needs a new process: `ForkingLauncher` decides that.
+"""
+
+import atexit
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+from iot_models.errors import SettingsError
+from iot_models.settings import load_key_names
+from iot_tools.local.child import Child
+from iot_tools.local.launcher import Launcher
+
+from . import forking
+
+_VARIABLES = ("IOT_", "PYTEST_", "TMPDIR")
+"""Beginnings of the variables that nothing reads while it is imported."""
+
+
+class ForkServer:
+    """A process that has imported a module, and forks processes that run it."""
+
+    def __init__(self, module: str) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, forking.__file__, module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches pytest only
+        )
+
+    def fork(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+        """Start a process. Return its pid."""
+        return self._answer(arguments=[*arguments], environment={**environment}, log=str(log))
+
+    def status(self, pid: int) -> int:
+        """Return the exit status of a process that has ended, -N if signal N killed it. Once."""
+        return self._answer(ended=pid)
+
+    def close(self) -> None:
+        """End the server. The kernel sends SIGTERM to its processes."""
+        self._process.communicate()
+
+    def _answer(self, **question: object) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+
+
+@cache
+def _fork_server(module: str) -> ForkServer:
+    server = ForkServer(module)
+    atexit.register(server.close)
+    return server
+
+
+class _ForkedProcess:
+    """What `Child` uses of `subprocess.Popen`, for a process whose parent is a fork server.
+
+    As with `Popen`, no other process gets the pid before the exit status was read.
+    """
+
+    def __init__(self, server: ForkServer, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._server = server
+        self._lock = threading.Lock()
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None and self._ended(0):
+                self.returncode = self._server.status(self.pid)
+                os.close(self._pidfd)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._ended(timeout)
+        status = self.poll()
+        if status is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, seconds: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else 1000 * seconds))
+
+
+class _ForkedChild(Child):
+    """A child that a fork server starts."""
+
+    def _launched(self) -> "subprocess.Popen[bytes]":
+        _, _, module, *arguments = self.program.arguments
+        server = _fork_server(module)
+        pid = server.fork(arguments, self.program.environment or {}, self.program.log)
+        return cast("subprocess.Popen[bytes]", _ForkedProcess(server, pid))
+
+
+class ForkingLauncher(Launcher):
+    """A launcher that forks API and writers where they would import the same as the server."""
+
+    def python(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        ready: Callable[[], bool] | None = None,
+        variables: Mapping[str, str] = {},
+        stop_seconds: float = 15,
+    ) -> Child:
+        """Return a process of this Python interpreter."""
+        child = super().python(name, arguments, ready, variables, stop_seconds)
+        if not _imports_the_same(child.program.environment or {}):
+            return child
+        for module in forking.MODULES:
+            _fork_server(module)  # both import at the same time
+        return _ForkedChild(child.program, ready=ready)
+
+
+def _imports_the_same(environment: Mapping[str, str]) -> bool:
+    try:
+        # RQ reads its prefix when it is imported.
+        prefixes = {load_key_names(each).rq for each in (environment, {})}
+    except SettingsError:
+        return False
+    return len(prefixes) == 1 and _others(environment) == _others(os.environ)
+
+
+def _others(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if not name.startswith(_VARIABLES)}

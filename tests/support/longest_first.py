@@ -43,6 +43,7 @@ TEST_BY_TEST = (
 )
 """Files and folders whose tests share no fixtures, so that each test may run in any process."""
 SERVICE_BY_SERVICE = {
+    "tests/system/reliability/test_graceful_end.py": r"",
     "tests/system/reliability/test_greedy_clients.py": r"",
     "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
     "tests/system/reliability/test_restored_postgres.py": r"",

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -24,15 +23,25 @@ BODY_SECONDS = 5.0
 """Time for a body during shutdown, `iot_api.server.gunicorn_worker.BODY_SECONDS`."""
 
 
-@pytest.fixture
-def api(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """The API without a writer."""
-    stack = Stack(environment, tmp_path, metrics=True)
+@pytest.fixture(scope="module")
+def processes(
+    module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The processes of `api`."""
+    stack = Stack(module_environment, tmp_path_factory.mktemp("api"), metrics=True)
     try:
-        stack.start_api()
         yield stack
     finally:
         stack.stop()
+
+
+@pytest.fixture
+def api(processes: Stack) -> Stack:
+    """The API, which the tests share. The next test starts another one after a shutdown."""
+    if not processes.answers():
+        processes.stop()
+        processes.start_api()
+    return processes
 
 
 @pytest.fixture
@@ -87,6 +96,32 @@ def seconds_to_end(stack: Stack, began: float) -> float:
     return time.monotonic() - began
 
 
+def test_slow_bodies_and_heads_delay_no_other_client(api: Stack, opened: ExitStack) -> None:
+    slow = [slow_body(api, opened) for _ in range(300)]
+    slow += [begun(api, opened) for _ in range(300)]
+    for client in slow:
+        client.sendall(b"P")
+    with ThreadPoolExecutor(8) as pool:
+        took = sorted(pool.map(lambda _: timed_put(api), range(200)))
+    print(f"with 600 slow clients a PUT took {took[100]:.3f} s, the slowest {took[-1]:.3f} s")
+    assert took[-1] < stretched(QUICK_SECONDS)
+
+
+def timed_put(stack: Stack) -> float:
+    began = time.monotonic()
+    assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
+    return time.monotonic() - began
+
+
+def test_an_early_response_survives_unread_bytes(api: Stack, opened: ExitStack) -> None:
+    """A 404 precedes the body. A close with unread bytes would reset the connection."""
+    for _ in range(20):
+        client = begun(api, opened)
+        client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+        client.sendall(b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
+        assert answer_of(client)[0] == 404
+
+
 def test_idle_connections_are_closed_quickly_without_a_reset(api: Stack, opened: ExitStack) -> None:
     idle = [connect(api, opened) for _ in range(50)]
     fresh = [begun(api, opened) for _ in range(5)]
@@ -122,7 +157,8 @@ def test_every_request_sent_before_the_close_is_answered(api: Stack, opened: Exi
 
 
 def test_started_requests_are_completed(api: Stack, opened: ExitStack) -> None:
-    api.start_writer()
+    writer = api.start_writer()
+    opened.callback(writer.stop)
     rows = [{"data": {"db_password": "p", "freeform": "x" * 400}}] * 10_000
     for _ in range(3):
         assert api.put(rows).status == 201
@@ -160,29 +196,3 @@ def test_slow_bodies_delay_the_shutdown_up_to_a_limit(api: Stack, opened: ExitSt
         status, headers, body = answer_of(client)
         assert (status, headers["Connection"], headers["Retry-After"]) == (503, "close", "1")
         assert json.loads(body)["code"] == "unavailable"
-
-
-def test_slow_bodies_and_heads_delay_no_other_client(api: Stack, opened: ExitStack) -> None:
-    slow = [slow_body(api, opened) for _ in range(300)]
-    slow += [begun(api, opened) for _ in range(300)]
-    for client in slow:
-        client.sendall(b"P")
-    with ThreadPoolExecutor(8) as pool:
-        took = sorted(pool.map(lambda _: timed_put(api), range(200)))
-    print(f"with 600 slow clients a PUT took {took[100]:.3f} s, the slowest {took[-1]:.3f} s")
-    assert took[-1] < stretched(QUICK_SECONDS)
-
-
-def timed_put(stack: Stack) -> float:
-    began = time.monotonic()
-    assert stack.request("PUT", "/api/iot", BODY, JSON).status == 201
-    return time.monotonic() - began
-
-
-def test_an_early_response_survives_unread_bytes(api: Stack, opened: ExitStack) -> None:
-    """A 404 precedes the body. A close with unread bytes would reset the connection."""
-    for _ in range(20):
-        client = begun(api, opened)
-        client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
-        client.sendall(b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
-        assert answer_of(client)[0] == 404

@@ -20,6 +20,7 @@ LONGEST = (
     "tests/system/reliability/test_key_rotation.py",
     "tests/system/upgrade/test_rolling_update.py",
     "tests/system/reliability/test_killed_writers.py",
+    "tests/system/reliability/test_rolling_restart.py",
     "tests/system/reliability/test_connections.py",
     "tests/system/reliability/test_restored_postgres.py",
     "tests/system/tools/test_canary.py",
@@ -47,6 +48,7 @@ SERVICE_BY_SERVICE = {
     "tests/system/reliability/test_greedy_clients.py": r"",
     "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
     "tests/system/reliability/test_restored_postgres.py": r"",
+    "tests/system/reliability/test_rolling_restart.py": r"",
     "tests/system/reliability/test_shared_redis.py": r"",
     "tests/system/states/test_redis_states.py": r"\[.*-",
 }

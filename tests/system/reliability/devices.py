@@ -122,11 +122,16 @@ class Device:
 class Fleet:
     """Several devices that send concurrently."""
 
-    def __init__(self, count: int, ports: Sequence[int], *, repeating: int = 0) -> None:
+    def __init__(
+        self, count: int, ports: Sequence[int], *, repeating: int = 0, name: str = "device"
+    ) -> None:
+        """The password of a device is `name` with its number."""
         self.devices = [
-            Device(f"device {number}", [*ports[number % len(ports) :], *ports], repeats=True)
-            if number < repeating
-            else Device(f"device {number}", [*ports[number % len(ports) :], *ports])
+            Device(
+                f"{name} {number}",
+                [*ports[number % len(ports) :], *ports],
+                repeats=number < repeating,
+            )
             for number in range(count)
         ]
 

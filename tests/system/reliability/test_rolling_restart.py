@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_models.settings import Settings
+from iot_models.settings import load
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.child import Child
@@ -26,16 +26,22 @@ END_SECONDS = 15.0
 """Limit on the shutdown of a process with quick requests."""
 
 
-@pytest.fixture
-def environment(environment: dict[str, str]) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def shared_settings() -> dict[str, str]:
     """Settings that allow one client to open all vaults, however busy the machine is."""
-    return {**environment, "IOT_GUESS_LIMIT": "0"}
+    return {"IOT_GUESS_LIMIT": "0"}
 
 
 @pytest.fixture
-def second(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
+def stack(shared_stack: Stack) -> Stack:
+    """The API and a writer, which all tests share and restart."""
+    return shared_stack
+
+
+@pytest.fixture
+def second(shared_environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
     """A second gunicorn on the same stores."""
-    with running_stack(environment, tmp_path / "second", writers=0, metrics=True) as made:
+    with running_stack(shared_environment, tmp_path / "second", writers=0, metrics=True) as made:
         yield made
 
 
@@ -53,8 +59,10 @@ def master(stack: Stack) -> int:
     return stack.api.pid
 
 
-def test_a_rolling_restart_of_instances_fails_no_request(stack: Stack, second: Stack) -> None:
-    with Fleet(DEVICES, [stack.port, second.port]) as fleet:
+def test_a_rolling_restart_of_instances_fails_no_request(
+    stack: Stack, second: Stack, password: str
+) -> None:
+    with Fleet(DEVICES, [stack.port, second.port], name=password) as fleet:
         for instance in (stack, second, stack):
             took = end(instance.api)
             fleet.go_on()
@@ -66,8 +74,8 @@ def test_a_rolling_restart_of_instances_fails_no_request(stack: Stack, second: S
     fleet.check(stack.read)
 
 
-def test_a_rolling_restart_of_workers_fails_no_request(stack: Stack) -> None:
-    with Fleet(DEVICES, [stack.port]) as fleet:
+def test_a_rolling_restart_of_workers_fails_no_request(stack: Stack, password: str) -> None:
+    with Fleet(DEVICES, [stack.port], name=password) as fleet:
         for worker in api_workers(master(stack)):
             began = time.monotonic()
             os.kill(worker, signal.SIGTERM)
@@ -81,8 +89,8 @@ def test_a_rolling_restart_of_workers_fails_no_request(stack: Stack) -> None:
     fleet.check(stack.read)
 
 
-def test_a_reload_fails_no_request(stack: Stack) -> None:
-    with Fleet(DEVICES, [stack.port]) as fleet:
+def test_a_reload_fails_no_request(stack: Stack, password: str) -> None:
+    with Fleet(DEVICES, [stack.port], name=password) as fleet:
         before = api_workers(master(stack))
         os.kill(master(stack), signal.SIGHUP)
         wait_until(
@@ -94,12 +102,16 @@ def test_a_reload_fails_no_request(stack: Stack) -> None:
     fleet.check(stack.read)
 
 
-def test_a_rolling_restart_of_writers_fails_no_request(stack: Stack, settings: Settings) -> None:
+def test_a_rolling_restart_of_writers_fails_no_request(
+    stack: Stack, shared_environment: dict[str, str], password: str
+) -> None:
     stack.start_writer()
     oldest = 0.0
-    with connect_redis(settings) as redis, Fleet(DEVICES, [stack.port]) as fleet:
+    settings = load(shared_environment)
+    fleet = Fleet(DEVICES, [stack.port], name=password)
+    with connect_redis(settings) as redis, fleet:
         backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=2**29)
-        wait_until(lambda: stack.read("device 0"), what="a writer that works")
+        wait_until(lambda: stack.read(f"{password} 0"), what="a writer that works")
         wait_until(lambda: backlog.state().oldest_seconds < 0.5, what="a drained backlog")
         for _ in range(3):
             writer = stack.writers.pop(0)

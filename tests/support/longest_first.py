@@ -51,6 +51,7 @@ SERVICE_BY_SERVICE = {
     "tests/system/reliability/test_rolling_restart.py": r"",
     "tests/system/reliability/test_shared_redis.py": r"",
     "tests/system/reliability/test_skewed_clocks.py": r"the_api|a_writer",
+    "tests/system/reliability/test_vault_erasure.py": r"",
     "tests/system/states/test_redis_states.py": r"\[.*-",
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""

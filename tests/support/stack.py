@@ -80,9 +80,9 @@ class Stack:
         self.writers.append(writer)
         return writer
 
-    def start_missing(self) -> None:
-        """Start the API and a writer, each unless one runs."""
-        if not any(writer.running for writer in self.writers):
+    def start_missing(self, *, writers: int = 1) -> None:
+        """Start the API and writers as far as they do not run."""
+        for _ in range(writers - sum(writer.running for writer in self.writers)):
             self.start_writer()
         if self.api is None or not self.api.running:
             self.start_api()

@@ -4,19 +4,25 @@ import json
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import psycopg
+from redis import Redis
 
 from iot_sensor_client import Response
+from support.keys import KEYS
 from support.processes import api_workers
 from support.stack import Stack, running_stack
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
 WORKERS = 3
+SEVERAL_WORKERS = {"IOT_API_WORKERS": str(WORKERS)}
+"""Settings of a service of several API processes."""
 WORKING = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
@@ -56,10 +62,38 @@ def service_with_reading(
 ) -> Iterator[Stack]:
     """Run several API processes and writers, with one stored reading, for the block."""
     with several_workers(environment, logs, writers=writers) as stack:
-        assert put(stack, password, 0).status == 201
-        wait_until(lambda: stack.read(password), what="the reading")
-        open_everywhere(stack, password)
+        store_reading(stack, password)
         yield stack
+
+
+def store_reading(stack: Stack, password: str) -> None:
+    """Store one reading, in a vault that all API processes have open."""
+    assert put(stack, password, 0).status == 201
+    wait_until(lambda: stack.read(password), what="the reading")
+    open_everywhere(stack, password)
+
+
+def newest_vault(environment: Mapping[str, str]) -> uuid.UUID:
+    """Return the vault that was created last."""
+    with psycopg.connect(environment["IOT_POSTGRES_URL"]) as postgres:
+        statement = "SELECT vault_id FROM vaults ORDER BY created_at DESC LIMIT 1"
+        row = postgres.execute(statement).fetchone()
+    assert row is not None
+    vault_id = row[0]
+    assert isinstance(vault_id, uuid.UUID)
+    return vault_id
+
+
+def is_announced(redis: "Redis", vault_id: uuid.UUID) -> bool:
+    """Return whether a change of the vault's password, or its erasure, is announced."""
+    entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", redis.xrange(KEYS.password_changes))
+    return any(vault_id.bytes in fields.values() for _, fields in entries)
+
+
+def kill_writers(stack: Stack) -> None:
+    """SIGKILL all writers."""
+    for writer in stack.writers:
+        writer.kill()
 
 
 def kill_workers(stack: Stack) -> None:

@@ -56,16 +56,6 @@ def several_workers(environment: Mapping[str, str], logs: Path, *, writers: int)
         yield stack
 
 
-@contextmanager
-def service_with_reading(
-    environment: Mapping[str, str], logs: Path, password: str, *, writers: int = 1
-) -> Iterator[Stack]:
-    """Run several API processes and writers, with one stored reading, for the block."""
-    with several_workers(environment, logs, writers=writers) as stack:
-        store_reading(stack, password)
-        yield stack
-
-
 def store_reading(stack: Stack, password: str) -> None:
     """Store one reading, in a vault that all API processes have open."""
     assert put(stack, password, 0).status == 201

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,34 +21,68 @@ from support.waiting import wait_until
 from system.reliability.several_workers import (
     BLOCKED,
     JSON,
+    SEVERAL_WORKERS,
     WORKERS,
     WORKING,
     InBackground,
     freeforms,
+    is_announced,
     kill_workers,
+    newest_vault,
     postgres_of,
     put,
-    service_with_reading,
+    store_reading,
 )
 
-OLD, NEW = "old password", "new password"
-LOOKUP = "SELECT lookup FROM vaults ORDER BY created_at LIMIT 1"
+LOOKUP = "SELECT lookup FROM vaults WHERE vault_id = %s"
+RECORDS = "SELECT count(*) FROM audit_log"
 
 
-def change(stack: Stack, old: str = OLD, new: str = NEW) -> Response:
+def change(stack: Stack, old: str, new: str) -> Response:
     """Change a password."""
     body = json.dumps({"data": {"db_password": old, "new_password": new}})
     return stack.request("POST", "/api/vault/password", body, JSON)
 
 
+@pytest.fixture(scope="module")
+def shared_settings() -> dict[str, str]:
+    return SEVERAL_WORKERS
+
+
 @pytest.fixture
-def service(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
-    """Several API processes and a writer, with one stored reading."""
-    with service_with_reading(environment, tmp_path, OLD) as made:
-        yield made
+def old(password: str) -> str:
+    """The password that a test changes."""
+    return f"old {password}"
 
 
-def test_under_load(service: Stack) -> None:
+@pytest.fixture
+def new(password: str) -> str:
+    """The password that a test changes it to."""
+    return f"new {password}"
+
+
+@pytest.fixture
+def service(shared_stack: Stack, old: str) -> Stack:
+    """Several API processes and a writer, with one stored reading of the test."""
+    store_reading(shared_stack, old)
+    return shared_stack
+
+
+@pytest.fixture
+def vault_id(service: Stack, shared_environment: dict[str, str]) -> uuid.UUID:  # noqa: ARG001
+    """The vault of the test."""
+    return newest_vault(shared_environment)
+
+
+@pytest.fixture
+def redis(shared_environment: dict[str, str]) -> Iterator["Redis"]:
+    """The service's Redis, which a test may pause."""
+    with Redis.from_url(shared_environment["IOT_REDIS_URL"]) as client:
+        yield client
+        client.client_unpause()
+
+
+def test_under_load(service: Stack, old: str, new: str) -> None:
     """After the answer the old password opens the vault in no process, and no reading is lost."""
     acknowledged = [0]
     numbers = iter(range(1, 1_000_000))
@@ -61,20 +96,20 @@ def test_under_load(service: Stack) -> None:
 
     def read() -> None:
         began = time.monotonic()
-        old_reads.append((began, freeforms(service, OLD)))
+        old_reads.append((began, freeforms(service, old)))
 
     def send_old() -> None:
-        send(OLD)
+        send(old)
 
     with InBackground(send_old, send_old, read) as load:
         wait_until(lambda: len(acknowledged) > 20, what="load")
-        answer = change(service)
+        answer = change(service, old, new)
         changed = time.monotonic()
         assert answer.status == 200, answer
         before = acknowledged[:20]
         wait_until(lambda: time.monotonic() > changed + 2, what="load after the change")
         for _ in range(10 * WORKERS):
-            assert set(before) <= set(freeforms(service, NEW))
+            assert set(before) <= set(freeforms(service, new))
     assert load.errors == []
     late = [found for began, found in old_reads if began > changed + 1]
     assert late
@@ -82,59 +117,72 @@ def test_under_load(service: Stack) -> None:
         assert not set(before) & set(found)
 
     def all_stored() -> bool:
-        found = freeforms(service, OLD) + freeforms(service, NEW)
+        found = freeforms(service, old) + freeforms(service, new)
         return sorted(map(str, found)) == sorted(map(str, acknowledged))
 
     wait_until(all_stored, what="each acknowledged reading once")
 
 
 @pytest.mark.parametrize("waits_for", ["announcement", "postgres", "redis"])
-def test_killed_in_the_middle(service: Stack, environment: dict[str, str], waits_for: str) -> None:
+def test_killed_in_the_middle(
+    service: Stack,
+    shared_environment: dict[str, str],
+    redis: "Redis",
+    vault_id: uuid.UUID,
+    old: str,
+    new: str,
+    waits_for: str,
+) -> None:
     """Exactly one of both passwords opens the vault: one statement decides."""
     answers: list[object] = []
 
     def send() -> None:
         try:
-            answers.append(change(service).status)
+            answers.append(change(service, old, new).status)
         except NoResponseError:
             answers.append(None)
 
+    def is_changed() -> bool:
+        return postgres.execute(LOOKUP, [vault_id]).fetchone() != before
+
     thread = threading.Thread(target=send)
     with (
-        Redis.from_url(environment["IOT_REDIS_URL"]) as redis,
-        postgres_of(environment) as postgres,
-        psycopg.connect(environment["IOT_POSTGRES_URL"]) as locking,
+        postgres_of(shared_environment) as postgres,
+        psycopg.connect(shared_environment["IOT_POSTGRES_URL"]) as locking,
     ):
-        before = postgres.execute(LOOKUP).fetchone()
-        locking.execute("SELECT FROM vaults FOR UPDATE")
+        before = postgres.execute(LOOKUP, [vault_id]).fetchone()
+        (records,) = postgres.execute(RECORDS).fetchone() or (0,)
+        assert isinstance(records, int)
+        locking.execute("SELECT FROM vaults WHERE vault_id = %s FOR UPDATE", [vault_id])
         thread.start()
-        wait_until(lambda: redis.exists(KEYS.password_changes), what="the announcement")
+        wait_until(lambda: is_announced(redis, vault_id), what="the announcement")
         if waits_for != "announcement":
             wait_until(lambda: postgres.execute(BLOCKED).fetchall(), what="a change that waits")
         if waits_for == "redis":  # nothing can be announced after the change
-            redis.execute_command("CLIENT PAUSE", 60_000, "WRITE")
+            redis.client_pause(60_000, all=False)
             locking.rollback()
-            wait_until(lambda: postgres.execute(LOOKUP).fetchone() != before, what="the change")
+            wait_until(is_changed, what="the change")
         kill_workers(service)
-        redis.execute_command("CLIENT UNPAUSE")
+        redis.client_unpause()
         locking.rollback()
         thread.join()
         assert answers == [None]
         wait_until(lambda: not postgres.execute(WORKING).fetchall(), what="the killed session")
-        changed = postgres.execute(LOOKUP).fetchone() != before
-        assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (int(changed),)
+        changed = is_changed()
+        assert postgres.execute(RECORDS).fetchone() == (records + int(changed),)
         if waits_for != "postgres":  # which completes or cancels a statement without its client
             assert changed is (waits_for == "redis")
-        valid, invalid = (NEW, OLD) if changed else (OLD, NEW)
+        valid, invalid = (new, old) if changed else (old, new)
         for _ in range(5 * WORKERS):
             assert freeforms(service, valid) == [0]
             assert freeforms(service, invalid) == []
-        assert change(service, valid, "third").status == 200
-        assert freeforms(service, "third") == [0]
+        third = f"third {new}"
+        assert change(service, valid, third).status == 200
+        assert freeforms(service, third) == [0]
 
 
 def test_while_postgres_is_away_the_old_password_opens_nothing(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], tmp_path: Path, old: str, new: str
 ) -> None:
     """A process that starts during the outage has the records of Redis only."""
     server = PostgresServer(tmp_path / "postgres", settings={"fsync": "off"})
@@ -144,24 +192,24 @@ def test_while_postgres_is_away_the_old_password_opens_nothing(
     stack = Stack(environment | {"IOT_POSTGRES_URL": url}, tmp_path)
     try:
         stack.start_api("--workers=1")
-        assert put(stack, OLD, 0).status == 201
+        assert put(stack, old, 0).status == 201
         with Redis.from_url(environment["IOT_REDIS_URL"]) as redis, psycopg.connect(url) as client:
             (lookup,) = client.execute("SELECT lookup FROM vaults").fetchall()[0]
             name = KEYS.vault_record(lookup)
             record = redis.get(name)
             assert isinstance(record, bytes)
-            assert change(stack).status == 200
+            assert change(stack, old, new).status == 200
             redis.set(name, record, ex=86_400)  # as a process that read Postgres before the change
         server.stop()
         kill_workers(stack)
-        assert put(stack, OLD, "refused").status == 503
-        assert put(stack, NEW, "accepted").status == 201
+        assert put(stack, old, "refused").status == 503
+        assert put(stack, new, "accepted").status == 201
     finally:
         stack.stop()
         server.stop()
 
 
-def test_the_python_client(service: Stack) -> None:
-    with Client(f"http://127.0.0.1:{service.port}", OLD, timeout=30) as client:
-        client.change_password(NEW)
+def test_the_python_client(service: Stack, old: str, new: str) -> None:
+    with Client(f"http://127.0.0.1:{service.port}", old, timeout=30) as client:
+        client.change_password(new)
         assert [each["freeform"] for each in client.read()] == ["0"]

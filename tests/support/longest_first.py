@@ -48,6 +48,7 @@ SERVICE_BY_SERVICE = {
     "tests/system/reliability/test_greedy_clients.py": r"",
     "tests/system/reliability/test_idle_connections.py": r"\[.*\]",
     "tests/system/reliability/test_password_change.py": r"",
+    "tests/system/reliability/test_range_erasure.py": r"",
     "tests/system/reliability/test_restored_postgres.py": r"",
     "tests/system/reliability/test_rolling_restart.py": r"",
     "tests/system/reliability/test_shared_redis.py": r"",

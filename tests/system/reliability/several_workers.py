@@ -5,9 +5,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import psycopg
@@ -16,7 +14,7 @@ from redis import Redis
 from iot_sensor_client import Response
 from support.keys import KEYS
 from support.processes import api_workers
-from support.stack import Stack, running_stack
+from support.stack import Stack
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -47,13 +45,6 @@ def open_everywhere(stack: Stack, password: str) -> None:
 
 def postgres_of(environment: dict[str, str]) -> "psycopg.Connection[tuple[object, ...]]":
     return psycopg.connect(environment["IOT_POSTGRES_URL"], autocommit=True)
-
-
-@contextmanager
-def several_workers(environment: Mapping[str, str], logs: Path, *, writers: int) -> Iterator[Stack]:
-    """Run `WORKERS` API processes and writers for the block."""
-    with running_stack(environment, logs, f"--workers={WORKERS}", writers=writers) as stack:
-        yield stack
 
 
 def store_reading(stack: Stack, password: str) -> None:

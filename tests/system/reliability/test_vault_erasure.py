@@ -12,10 +12,8 @@ import pytest
 from redis import Redis
 
 from integration.compaction.past import Past, each_second, noon
-from integration.writer.sending import sending
-from iot_models.settings import load
+from iot_models.settings import Settings, load
 from iot_sensor_client import Client, NoResponseError, Response
-from iot_writer.writer import Writer
 from support.erasure import SETTLED, keys_with, rows_with
 from support.keys import KEYS
 from support.stack import Stack
@@ -86,13 +84,9 @@ def vault_id(service: Stack, shared_environment: dict[str, str]) -> uuid.UUID:  
 
 
 @pytest.fixture
-def past(shared_environment: dict[str, str]) -> Iterator[Past]:
-    """A history of old segments in the stores of the service."""
-    settings = load(shared_environment)
-    writer = Writer(settings)
-    with sending(settings) as sender:
-        yield Past(sender, writer)
-    writer.close()
+def settings(shared_environment: dict[str, str]) -> Settings:
+    """Settings on the stores of the service, for the fixture `past`."""
+    return load(shared_environment)
 
 
 @pytest.fixture

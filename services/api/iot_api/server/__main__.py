@@ -1,5 +1,6 @@
 """`python -m iot_api.server`: run the metrics server."""
 
+import gc
 import sys
 
 from iot_models import tracing
@@ -7,6 +8,9 @@ from iot_models import tracing
 tracing.keep_out()
 
 if __name__ == "__main__":
+    gc.disable()  # imports make no garbage, and collections take a sixth of their time
     from .metrics_server import main
 
+    gc.freeze()
+    gc.enable()
     sys.exit(main())

@@ -146,7 +146,7 @@ test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, cha
 	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
 		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
 	echo "make test took $$(($$(date +%s) - $(STARTED))) s."; \
-	$(if $(T),,echo "make test-all adds tests/system, tests/k8s and all sets of values of tests/chart: 9 minutes more.";) \
+	$(if $(T),,echo "make test-all adds tests/system, tests/k8s and all sets of values of tests/chart: 6 minutes more.";) \
 	exit $$status
 
 .PHONY: test-all

@@ -5,7 +5,8 @@ fork server imports one of them once, as the real process does, and forks for ea
 process has its own environment, session, log and arguments. It runs `python -m gunicorn ...` or
 `python -m iot_writer` from the first line on.
 
-A process that could import something else is started as a new one: `ForkingLauncher` decides that.
+A process that could import something else is started as a new one, and so are all outside Linux:
+`ForkingLauncher` decides that.
 """
 
 import atexit
@@ -139,7 +140,9 @@ class ForkingLauncher(Launcher):
     ) -> Child:
         """Return a process of this Python interpreter."""
         child = super().python(name, arguments, ready, variables, stop_seconds)
-        if self.inherit or not _imports_the_same(child.program.environment or {}):
+        if sys.platform != "linux" or self.inherit:
+            return child
+        if not _imports_the_same(child.program.environment or {}):
             return child
         for module in forking.MODULES:
             _fork_server(module)  # both import at the same time

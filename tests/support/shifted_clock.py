@@ -1,5 +1,6 @@
 """A wrong wall clock for real processes, which is ahead or behind and can step."""
 
+import atexit
 import shutil
 import struct
 import subprocess
@@ -34,7 +35,9 @@ def _library() -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler (cc) to shift the clock of a process")
-    library = Path(mkdtemp(prefix="shifted-clock-")) / "shifted_clock.so"
+    folder = Path(mkdtemp(prefix="shifted-clock-"))
+    atexit.register(shutil.rmtree, folder)
+    library = folder / "shifted_clock.so"
     options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
     subprocess.run([compiler, *options, "-o", library, _SOURCE], check=True)
     return library

@@ -49,7 +49,8 @@ def overview() -> list[str]:
 
 def limits() -> list[str]:
     """Return the table of the first limit of each fleet."""
-    head = ("devices", "each sends", "first limit of one release", "used", "next", "releases")
+    head = ("devices", "each sends", "first limit of one release", "use of it", "next limit, use",
+            "releases needed")  # fmt: skip
     rows: list[Sequence[str]] = []
     for devices, way, capacity, _ in capacities():
         first, second = [limit for limit in capacity.limits() if limit.hard][:2]

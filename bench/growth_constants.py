@@ -191,7 +191,9 @@ def opening() -> float:
 
 
 def solve(spent: Sequence[Spent], part: str, things: Sequence[str]) -> dict[str, float]:
-    """Return the microseconds that each of `things` costs a process. `spent[0]` is an idle service.
+    """Return the CPU microseconds that each of `things` costs a process, by name of the thing.
+
+    `spent[0]` was measured on an idle service, the others under loads.
 
     Gauss-Seidel iteration: each cost comes from the load that contains most of the thing, and none
     is negative.

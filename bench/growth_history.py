@@ -1,8 +1,9 @@
 """Histories of any size, created in seconds, as if the service had run for months.
 
 The segments that the measured reads reach are encrypted for the vault that is read, as a writer
-encrypts them. All other segments have true bounds and random payloads of the true size: they cost
-Postgres the same, and a read that opens one of them by mistake fails.
+encrypts them. All other segments have the bounds and the size of real segments, and random bytes as
+payload: they cost Postgres as much as real ones, and a read that opens one of them by mistake
+fails.
 """
 
 import os

@@ -49,7 +49,9 @@ class Sent:
 
 
 def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
-    """Send all lanes at the same time, each on its own connection, one request after the other.
+    """Send the requests of all lanes at the same time, each lane over a connection of its own.
+
+    A connection sends a request after the response to the one before.
 
     Raises:
         RuntimeError: a response has another status.

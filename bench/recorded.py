@@ -75,9 +75,14 @@ class Recorded:
     def text(self, key: str) -> str:
         """Return the text of a figure for a document: its median with its unit.
 
-        `key` is the name of a figure; the name and, after ` vs `, a bar of it, for the ratio; or a
-        section and, after ` / `, a name in it. A key that ends with ` as µs` gives the CPU seconds
-        of a million readings as microseconds of one.
+        `key` is one of these:
+
+        - `FIGURE`: the figure of this name
+        - `FIGURE vs LIMIT`: the ratio of the figure to this limit of it
+        - `SECTION / NAME`: the detail of this name in a section
+
+        A key that ends with ` as µs` gives the CPU seconds of a million readings as microseconds
+        of one reading.
 
         Raises:
             KeyError: results.json has no such figure.

@@ -51,7 +51,7 @@ class InfluxDB(HTTPPeer):
         }
 
     def ready(self) -> bool:
-        """Return whether it answers a ping."""
+        """Return whether the server answers a ping."""
         request(self.port, "GET", "/ping")
         return True
 

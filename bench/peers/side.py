@@ -39,9 +39,9 @@ class Side(ABC):
         """Wait until all acknowledged readings are processed."""
 
     def send_batches(self, lanes: Sequence[Sequence[bytes]]) -> float:
-        """Send the bodies of each lane on a connection of its own, one after the other.
+        """Send the bodies of each lane over a connection of its own, one after the other.
 
-        Return the seconds until all were acknowledged.
+        Return the seconds until all bodies were acknowledged.
         """
         requests = [[self.wire.request(body) for body in lane] for lane in lanes]
         return send(self.port, requests, self.wire.status).seconds
@@ -62,24 +62,24 @@ class Peer(Side):
 
     @classmethod
     def installed(cls) -> bool:
-        """Return whether its program is installed."""
+        """Return whether the program of this side is installed."""
         return not cls.program or shutil.which(cls.program) is not None
 
     @abstractmethod
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it answers.
 
         Raises:
-            LaunchError: its process ended.
-            TimeoutError: it does not answer in time.
+            LaunchError: the server's process ended.
+            TimeoutError: the server does not answer in time.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop it."""
+        """Stop the server."""
 
     def version(self) -> str:
-        """Return the version of its Debian package."""
+        """Return the version of the server's Debian package."""
         if shutil.which("dpkg-query") is None:
             return "not from a Debian package"
         command = ["dpkg-query", "--show", self.package]
@@ -90,7 +90,7 @@ class Peer(Side):
         """Return at once: by default a peer acknowledges after it has processed readings."""
 
     def disk_bytes(self) -> int:
-        """Return the size of its folder, without its log."""
+        """Return the bytes of the server's folder, without its log."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "log"]
         return sum(path.stat().st_size for path in files)
 
@@ -104,21 +104,21 @@ class HTTPPeer(Peer):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """Return the command that starts it."""
+        """Return the command that starts the server."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """Return whether it answers."""
+        """Return whether the server answers."""
 
     def environment(self) -> dict[str, str] | None:
-        """Return its environment, None to inherit."""
+        """Return the environment of the server's process; None if it inherits ours."""
         return None
 
     def prepare(self) -> None:
-        """Prepare it after the start, for example create a database."""
+        """Prepare the server after its start, for example create a database."""
 
     def start(self) -> None:
-        """Start its process and wait until it answers."""
+        """Start the server's process and wait until the server answers."""
         program = Program(
             name=self.name,
             arguments=self.command(),
@@ -133,7 +133,7 @@ class HTTPPeer(Peer):
         self.prepare()
 
     def stop(self) -> None:
-        """Stop its process."""
+        """Stop the server's process."""
         if self._child is not None:
             self._child.stop()
 

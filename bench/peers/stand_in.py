@@ -49,13 +49,13 @@ class StandIn(HTTPPeer):
         return f"Flask {version('flask')}, SQLite {sqlite3.sqlite_version}"
 
     def stored(self) -> int:
-        """Return the last id of its table, which is the number of rows: none is ever deleted."""
+        """Return the last id of the table, which is the number of rows: no row is ever deleted."""
         with contextlib.closing(sqlite3.connect(self._database, timeout=60)) as connection:
             (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()
         return int(last)
 
     def settle(self) -> None:
-        """Wait until its table stops growing."""
+        """Wait until the table stops growing."""
         seen = -1
 
         def quiet() -> bool:
@@ -66,7 +66,7 @@ class StandIn(HTTPPeer):
         wait_until(quiet, SETTLE_SECONDS, "the stand-in's queue is empty", interval=0.5)
 
     def disk_bytes(self) -> int:
-        """Return the size of its SQLite file."""
+        """Return the bytes of the SQLite file."""
         return self._database.stat().st_size
 
     @property

@@ -30,12 +30,12 @@ class VictoriaMetrics(HTTPPeer):
         ]
 
     def ready(self) -> bool:
-        """Return whether it is healthy."""
+        """Return whether the server is healthy."""
         request(self.port, "GET", "/health")
         return True
 
     def stored(self) -> int:
-        """Flush its memory to disk and return the number of readings it finds."""
+        """Flush the memory to disk and return the number of readings that are stored."""
         request(self.port, "GET", "/internal/force_flush")
         query = quote("sum(count_over_time(reading_phase[1d]))")
         at = readings.EPOCH_US // 10**6 + 86_400 // 2

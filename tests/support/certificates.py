@@ -89,8 +89,10 @@ class Authority:
         ends: float = 90,
         purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
     ) -> Pair:
-        """Return a certificate for DNS names and an address, valid from `begins` to `ends`, in days
-        from now. `purpose` None: for clients and servers.
+        """Return a certificate for DNS names and an address.
+
+        It is valid from `begins` to `ends`, in days from now. With `purpose` None, both clients and
+        servers may use it.
         """
         private = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)

@@ -29,9 +29,12 @@ class Stack:
         metrics: bool = False,
         forked: bool = True,
     ) -> None:
-        """With `metrics`, the API serves its metrics, which takes a process more.
+        """Describe the processes to start.
 
-        Processes are `forked`, unless the test looks at their memory or their environment.
+        With `metrics`, the API serves its metrics, which takes one more process.
+
+        Processes are forked from a fork server, except with `forked=False`, for tests that look at
+        the memory or the environment of a process.
         """
         self.port = free_port()
         self.metrics_port = 0

@@ -1,6 +1,7 @@
 """A real Prometheus scrapes the service under load.
 
-The alerts fire in the one that scrapes the fault harness (`system/faults/alerts.py`).
+Whether the alerts fire is tested with the Prometheus that scrapes the service of the fault runs
+(`system/faults/alerts.py`).
 """
 
 import json

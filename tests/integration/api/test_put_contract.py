@@ -1,8 +1,8 @@
 """PUT answers stay as they were before one endpoint took every PUT: status, headers, body, metrics.
 
-Compared with the recorded answers of the code before ADR 0015 (`tests/fixtures/put_answers.json`).
-Three things changed since: errors have the members of RFC 9457 behind the recorded ones, a key that
-is used again with other readings is refused, and `/` has a page, so a PUT to it is 405, not 404.
+`tests/fixtures/put_answers.json` holds the answers of the code before ADR 0015. Three things have
+changed since then: errors also have the members of RFC 9457, behind the recorded ones; a key that
+is used again with other readings is refused; and `/` has a page, so a PUT to it is 405, not 404.
 """
 
 import json

@@ -155,8 +155,8 @@ def test_a_put_calls_few_functions(worker: Any) -> None:
 
 
 def test_metrics_cost_a_put_less_than_a_microsecond_each(worker: Any) -> None:
-    """prometheus_client takes 1.5 to 5 µs for each: a lock, a mapped file. The API adds numbers,
-    and gives the sums to prometheus_client ten times a second."""
+    """prometheus_client takes 1.5 to 5 µs for each metric: a lock, and a write to a mapped file.
+    So the API adds numbers itself, and gives the sums to prometheus_client ten times a second."""
     counted = send_puts(worker, 3, lambda work: calls_into("prometheus_client", work))
     assert counted == {}
     acknowledged = sample("iot_readings_acknowledged_total")

@@ -1,6 +1,7 @@
 """TLS of Postgres itself: a private authority, verify-full, client certificates, no passwords.
 
-The server is Debian's, of the oldest version that the service supports: the wheel's has no TLS.
+The server is Debian's, of the oldest version that the service supports: the server in the wheel has
+no TLS.
 """
 
 import os

@@ -25,7 +25,7 @@ NAME = "iot"
 class TlsRedis(RedisServer):
     """A Redis that also listens with TLS, and whose clients there need a certificate.
 
-    Its other port is for the check whether it is ready.
+    The port without TLS is for the check whether Redis is ready.
     """
 
     def __init__(self, directory: Path, tls: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""From a password to an open vault: lookup, scrypt, cache, repair; and its compaction orders.
+"""Find, create, open, restore and erase the vaults of passwords, and plan their compaction.
 
-Data keys of vaults exist in this package's cache and nowhere else in the service.
+Only API processes have the data keys of vaults, in the cache of this package.
 """

@@ -16,12 +16,13 @@ from iot_models import metrics
 from iot_stores.password_changes import ERASED
 
 RENEW_SECONDS = 300.0
-"""Interval at which the record of a vault in use is read again, at most half of the cache time."""
+"""The record of a vault in use is read again after this time, or after half of the cache time if
+that is shorter."""
 SETTLING_SECONDS = 60.0
-"""Time after the announcement of a changed password until the change is certainly made or given up.
-Longer than a request takes from reading a record to opening the vault."""
+"""An announced change of a password has settled after this time: it was made or given up. This is
+longer than a request takes from reading a record to opening the vault."""
 UNSETTLED_SECONDS = 0.5
-"""Meanwhile, a vault that is opened with another password than the new one is kept this long."""
+"""Until the change has settled, a vault that is opened with the old password is kept this long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -37,11 +38,11 @@ class CachedVault:
     expires_at: float
     """After this time the vault is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
-    """Lookups of the password as sent, if only its normal form has a vault."""
+    """Lookups of the password as it was sent, if only its normal form has a vault; else empty."""
     missing: bool = False
     """Whether Postgres lacks the record, and only a request with the password can restore it."""
     in_redis: bool = False
-    """Whether Redis has the record too: the next PUT stores it there first if not."""
+    """Whether Redis has the record too. If not, the next PUT first stores the record there."""
 
 
 class VaultCache:
@@ -50,8 +51,8 @@ class VaultCache:
     A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. A vault that is not used is
     dropped after `seconds`, with its data key.
 
-    The keys are keyed hashes of passwords (BLAKE2b) under a random secret of this process. OpenSSL
-    takes three times as long for an HMAC.
+    A cache key is a keyed hash (BLAKE2b) of a password under a random secret of this process. An
+    HMAC with OpenSSL takes three times as long.
     """
 
     def __init__(
@@ -64,10 +65,9 @@ class VaultCache:
         self._vaults: OrderedDict[bytes, CachedVault] = OrderedDict()
         """Ordered by expiry, the earliest first."""
         self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
-        """The lookups of new passwords, and until when the changes settle."""
+        """By vault: the lookup of the new password, and when the change has settled."""
         self.followed_until = math.inf
-        """Until then, this cache has missed no announced change that may have been made.
-        """
+        """Before this time, no change can be made whose announcement this process has not read."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
@@ -95,7 +95,8 @@ class VaultCache:
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
         """Return the open vault of a password if its cache key is in `proven`.
 
-        None otherwise, and if the record is due to be read again: `Vaults.find` does that.
+        Return None if it is not, if the vault is not open, or if the record is due to be read
+        again, which `Vaults.find` does.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None
@@ -109,7 +110,7 @@ class VaultCache:
         self._hits.value += 1
 
     def get(self, key: bytes) -> CachedVault | None:
-        """Return the open vault of a password, if it has not expired."""
+        """Return the open vault of a cache key; None if it is not open or has expired."""
         cached = self._vaults.get(key)
         return None if cached is None or self._clock() >= cached.expires_at else cached
 
@@ -127,7 +128,7 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault. If the cache is full, drop the one that expires first."""
+        """Add an open vault; return its entry. If the cache is full, drop the first to expire."""
         now = self._clock()
         settled = self._is_settled(record, now)
         seconds = self._seconds if settled else min(self._unsettled_seconds(record), self._seconds)
@@ -145,11 +146,11 @@ class VaultCache:
         return cached
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Drop a vault whose password is being changed, except under the lookup of the new one.
+        """Drop a vault whose password is being changed, unless the new password opened it.
 
-        The change may still be pending, so the old password may open the vault again. It is kept
-        for `UNSETTLED_SECONDS` then, until the change has settled. Of a vault that is erased, only
-        the requests that opened it before use it.
+        `lookup` is the lookup of the new password, `ERASING` or `ERASED`. Until the change has
+        settled, the old password may open the vault again, which is then kept for
+        `UNSETTLED_SECONDS`. An erased vault is not kept: only the requests that opened it use it.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
@@ -177,7 +178,7 @@ class VaultCache:
                 self.forget(key)
 
     def replace_records(self, changes: Iterable[tuple[VaultRecord, VaultRecord]]) -> None:
-        """Replace old records of open vaults by new ones. The next PUT stores them in Redis."""
+        """Replace old records of open vaults by new ones. The next PUT stores the new in Redis."""
         new_records = {old.wrapped_key: new for old, new in changes}
         for cached in list(self._vaults.values()):
             new = new_records.get(cached.record.wrapped_key)

@@ -17,8 +17,8 @@ from .restorer import VaultRestorer
 FOLLOW_SECONDS = 0.5
 """Time between two reads of the announced changes."""
 ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
-"""Time from the announcement to the change, in which all processes drop the vault. A process that
-has not read the announcements for as long reads them before it accepts readings."""
+"""Time from the announcement of a change to the change. Meanwhile all processes drop the vault. A
+process that has not read the announcements for this long reads them before it accepts readings."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class ChangeFollower(threading.Thread):
     """A thread that drops vaults as soon as a change of their password or their erasure is
     announced.
 
-    While Redis is away, no password can be changed. A process that alone can't reach Redis drops an
-    old password when it renews the vault, or as soon as it reaches Redis again.
+    While Redis is away, no password can be changed. If only this process can't reach Redis, it
+    drops a vault whose password others changed when it renews the vault or reaches Redis again.
     """
 
     def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:
@@ -41,10 +41,10 @@ class ChangeFollower(threading.Thread):
         self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
         """Called with each change: the vault, and the lookup of the new password."""
         self.on_gap: Callable[[], None] = lambda: None
-        """Called when announcements are missing."""
+        """Called when this process may have missed announcements."""
 
     def check(self) -> None:
-        """Read the changes since the last check.
+        """Read the changes announced since the last check, and drop their vaults.
 
         Raises:
             RedisError: Redis is away.
@@ -62,7 +62,7 @@ class ChangeFollower(threading.Thread):
         self._cache.followed_until = until
 
     def catch_up(self) -> None:
-        """Check now if the last check is too old to rely on open vaults.
+        """Check now if the last check is older than `ANNOUNCED_SECONDS`.
 
         Raises:
             RedisError: Redis is away.
@@ -76,7 +76,7 @@ class ChangeFollower(threading.Thread):
             try:
                 self.check()
             except RedisError as error:
-                _log.debug("changes of passwords are not read: %s", error)
+                _log.debug("could not read the changes of passwords: %s", error)
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
                 report(_log, "changes of passwords are not read", error)
             self._stopping.wait(FOLLOW_SECONDS)
@@ -86,7 +86,7 @@ class ChangeFollower(threading.Thread):
         self._stopping.set()
 
     def _compare_all(self) -> None:
-        """Compare all open vaults with Postgres: some announcements are missing."""
+        """Compare all open vaults with Postgres, because announcements may have been missed."""
         records: dict[uuid.UUID, VaultRecord] = {}
         for record in self._cache.records():
             if records.setdefault(record.vault_id, record) != record:

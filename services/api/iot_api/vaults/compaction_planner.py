@@ -1,7 +1,7 @@
 """Plan compaction: choose the small segments of an open vault that a writer should merge.
 
-Only a process that has the vault open can give a writer the keys of its segments, so the API makes
-the orders.
+Only a process that has the vault open can give a writer the keys of the vault's segments, so the
+API makes the orders.
 """
 
 import logging
@@ -29,14 +29,14 @@ from iot_stores.small_segments import SegmentName, SmallSegment, find_small
 from .compaction_sources import VerifiedSource, verify_sources
 
 MIN_SEGMENTS = 64
-"""Fewer small segments of the current day are not merged."""
+"""Segments of the current day are merged once there are at least this many small ones."""
 MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
-"""Limits of one order. It takes a writer a tenth of a second."""
+"""Limits of one order, which a writer carries out in about a tenth of a second."""
 MAX_FOUND = 2048
-"""Small segments considered at a time."""
+"""Maximum number of small segments that one scan of a vault considers."""
 MARGIN_MS = 60_000
-"""Segments are not merged before the hot window has dropped them, plus this margin, so that reads
-of the last minutes find them in one place."""
+"""Segments are merged no earlier than this time after the hot window has dropped them, so that
+reads of the last minutes find all segments in the hot window."""
 MAX_VAULTS = 128
 """Length of the queue of vaults to plan."""
 _RECENT_MS = 2 * DAY_MS
@@ -48,11 +48,11 @@ _log = logging.getLogger(__name__)
 def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
     """Yield groups of small segments of a vault to merge, one group per order.
 
-    All segments of a group began to be received on one UTC day, so that retention is late by at
-    most a day. During the day, a segment is merged only with at least as many readings of smaller
-    segments, so its size at least doubles each time it is rewritten. After the day, the remaining
-    segments are merged. `before` is the time up to which all segments are known, in Unix
-    milliseconds.
+    The first readings of all segments of a group were received on the same UTC day, so that
+    retention is late by at most a day. Until the day is over, a segment is merged only if the
+    smaller segments together have at least as many readings: with each merge, the segment of a
+    reading at least doubles in size. Once the day is over, the remaining segments are merged.
+    `before` is the time up to which all segments are known, in Unix milliseconds.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:
@@ -116,8 +116,8 @@ class CompactionPlanner:
         self._thread: threading.Thread | None = None
 
     def offer(self, vault: OpenVault) -> None:
-        """Queue a vault for planning. Never blocks and never fails; drops it if the queue is
-        full."""
+        """Queue a vault for planning. Never blocks and never fails: if the queue is full, the vault
+        is not queued."""
         if time.monotonic() < self._from:
             return
         try:
@@ -146,7 +146,7 @@ class CompactionPlanner:
                 _log.info("no compaction is planned now: %s", error)
 
     def look(self, vault: OpenVault) -> int:
-        """Make the orders of a vault, unless they were planned recently. Return their number.
+        """Make the orders of a vault, and return their number: 0 if it was scanned recently.
 
         Raises:
             RedisError, psycopg.Error: a store is away.

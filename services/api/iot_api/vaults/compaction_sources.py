@@ -1,8 +1,8 @@
 """Verify the sources of a compaction order: small segments whose keys a writer may get.
 
 A row of the database proves nothing: an attacker with write access can plant a small row with the
-salt of a large segment, and wait for its key. So this process decrypts each segment before it gives
-its key to a writer, and derives the key from the payload that it decrypted.
+salt of a large segment, and wait for the large segment's key. So this process decrypts each segment
+before a writer gets the key, and derives the key from the salt in the decrypted payload.
 """
 
 import logging
@@ -20,10 +20,10 @@ from iot_stores.postgres import Pool
 from iot_stores.small_segments import SegmentName, SmallSegment, fetch_small
 
 BATCH = 32
-"""Segments fetched at a time, at most 2 MiB. Other greenlets run between batches."""
+"""Number of segments fetched at a time, with at most 2 MiB. Other greenlets run between batches."""
 MAX_DAYS = 4
-"""Days of receipt that a segment may span. An order has a key for each day. A segment spans several
-days if the writers were down for as long."""
+"""A segment whose readings were received on more days is not merged, because an order has a key for
+each day. A segment spans several days if the writers were down for that long."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def verify_sources(
     if damaged:
         metrics.counter("iot_damaged_total").labels("segment").inc(len(damaged))
         _log.error(
-            "%d small segments of vault %s can't be decrypted and are not merged; the first is %d",
+            "%d small segments of vault %s can't be decrypted and are not merged; first id %d",
             len(damaged),
             vault.vault_id,
             damaged[0],

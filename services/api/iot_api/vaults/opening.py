@@ -40,9 +40,9 @@ class Vaults:
     """Finds, creates, opens and renews vaults.
 
     One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Concurrent
-    requests with the same password share one opening, and its error. Requests with different
-    passwords never wait for each other's stores, so a store that does not respond delays each
-    request once.
+    requests with the same password share one opening, and its error. While a request waits for a
+    store, requests with other passwords do not wait for it, so a store that does not respond delays
+    each request only once.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Vaults:
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads the announced changes if they are due.
+        and must return at once. `catch_up` reads the announced changes of passwords if that is due.
         """
         self._opened = opened
         self._catch_up = catch_up
@@ -98,8 +98,8 @@ class Vaults:
         return None if cached is None else self._writable(cached)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
-        """Return the vault of a password for writing. Create it, and count a guess, if there is
-        none.
+        """Return the vault of a password for writing. If no vault has the password, create one and
+        count a guess.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
@@ -121,8 +121,8 @@ class Vaults:
         return not policy.old_version_gone and policy.fast_lookups is not FastLookups.GONE
 
     def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
-        """Return the searches for a password: as sent, if that differs, and in its normal form, in
-        which vaults are created."""
+        """Return one search for the password as sent, and one for its normal form, in which vaults
+        are created. If both forms are the same, return one search only."""
         key, forms = self.cache.key(password), dict.fromkeys((password, normal_form(password)))
         return tuple(self._search(form, key, client) for form in forms)
 
@@ -131,7 +131,7 @@ class Vaults:
         self._policy = None
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
-        """Keep open a vault that was given this password."""
+        """Keep a vault open under its new password."""
         key = self.cache.key(password)
         self.cache.put(key, record, vault)
         self._queue.remember(key)
@@ -152,12 +152,13 @@ class Vaults:
             self._restorer.entries_are_held()
 
     def _writable(self, cached: CachedVault) -> OpenVault | None:
-        """Return a vault whose record Redis has, so that its readings may be acknowledged.
+        """Store the record in Redis if it is not there, and return the vault.
 
-        If Postgres loses the row, Redis has the only copy that outlives this process. The record is
-        written before the readings, so every replica and AOF with the readings has the record.
+        If Postgres loses the record, Redis has the only copy that outlives this process. The record
+        is written before the readings, so every replica and AOF with the readings has the record.
 
-        None if Redis has another vault of the password: Postgres decides at the next opening.
+        Return None if Redis has the record of another vault for the password. The next opening then
+        asks Postgres which vault is right.
         """
         if not cached.in_redis:
             if not self._records.cache(cached.record):
@@ -223,7 +224,7 @@ class Vaults:
             if not self._restorer.is_rewrapped(cached.record, record):
                 self.cache.forget(key)
                 return None
-            # Redis may still have the old record: the newest key wins.
+            # Redis may still have an older record: keep one under the primary master key.
             if cached.record.master_key_id != self._keyring().primary_id:
                 cached.record = record
         record = self._moved_when_idle(cached, key, password, client)
@@ -236,8 +237,8 @@ class Vaults:
     ) -> VaultRecord:
         """Move a vault like `_moved`, but only if no scrypt runs now.
 
-        After an upgrade, all vaults in use are due within minutes; moving them must not delay new
-        passwords.
+        After an upgrade, all vaults in use must be moved within minutes, which must not delay the
+        opening of other vaults.
         """
         record = cached.record
         policy = self.current_policy()
@@ -260,7 +261,8 @@ class Vaults:
     ) -> PasswordSearch:
         """Return a search whose scrypts wait for their turn.
 
-        With `missed`, the lookups that found nothing, it searches the normal form of the password.
+        If `missed` is given, the lookups of the password as sent, which found nothing, the search
+        is for the normal form of the password.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
@@ -277,7 +279,7 @@ class Vaults:
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
         new_opening: Future[_Opened | None] = Future()
-        # Suspects share only with suspects: they wait longer, and are refused more often.
+        # A suspect's opening waits longer and is refused more often, so only suspects share it.
         opening_key = (key, create, self._queue.is_urgent(key, client))
         opening = self._under_way.setdefault(opening_key, new_opening)
         try:
@@ -429,18 +431,19 @@ class Vaults:
         return record
 
     def current_policy(self) -> LookupPolicy:
-        """Return the lookups in use. While Postgres is away and they are unknown, assume all
-        lookups.
+        """Return the policy of the lookups in use. While Postgres is away and the policy is
+        unknown, return one with all lookups.
 
         Raises:
-            UnavailableError: the stored policy is invalid, or costs less than the setting.
+            UnavailableError: the stored policy is invalid, or its scrypt cost stays below the
+                setting.
         """
         policy = self._policy
         if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):
             try:
                 policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
             except POSTGRES_UNAVAILABLE as error:
-                report(_log, "the lookups in use are not read", error)
+                report(_log, "could not read which lookups are in use", error)
                 if policy is None or not (policy.costs or policy.creates_fast_lookups):
                     return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))
         return policy

@@ -29,7 +29,8 @@ from .password_form import normal_form
 from .password_search import all_lookups, same_lookups
 
 LATEST_SECONDS = 20.0
-"""A change that was delayed for longer is given up, well before `SETTLING_SECONDS` of the cache."""
+"""A change that is not made within this time after its announcement is given up. This is well below
+`SETTLING_SECONDS` of the cache."""
 _ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
@@ -38,15 +39,16 @@ _log = logging.getLogger(__name__)
 class PasswordChanger:
     """Changes passwords in four steps, so that no process opens a vault with an old password.
 
-    1. The change is announced in Redis (`PasswordChanges`). All processes drop the vault, and keep
-       it for half a second only if the old password opens it again (`VaultCache.note_change`).
-       Records under the old lookups are hidden in Redis.
+    1. The change is announced in Redis (`PasswordChanges`). All processes drop the vault. If the
+       old password opens the vault again, they keep it for only half a second
+       (`VaultCache.note_change`). Records under the old lookups are hidden in Redis.
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
-    3. One statement replaces the record in Postgres, if it is still the one that was opened, and
+    3. One statement replaces the record in Postgres, if it is still the record that was opened, and
        adds the change to the audit log.
     4. The new record is cached in Redis, and the change is announced again.
 
-    A process that is killed before step 3 leaves the old password, after it the new one.
+    If the process is killed before step 3, the old password stays in force; after step 3, the new
+    one is.
     """
 
     def __init__(
@@ -67,15 +69,15 @@ class PasswordChanger:
         self._admit = admit
 
     def change(self, old: bytes, new: bytes, client: Client) -> None:
-        """Change the password of a vault. An unknown old password counts as a guess, and so does a
-        new password.
+        """Change the password of a vault. An unknown old password counts as a guess, and so does
+        every successful change.
 
         Raises:
-            InvalidRequestError: both are the same password.
+            InvalidRequestError: `old` and `new` are the same password.
             NotFoundError: there is no vault under the old password.
             ConflictError: another vault has the new password.
             TooManyRequestsError: like `Vaults.find`.
-            UnavailableError: the vault was being changed by others.
+            UnavailableError: other requests kept changing the vault, or the change took too long.
             RedisError, psycopg.Error: a store is away. If Postgres failed during the change, the
                 new password may be in force.
         """
@@ -105,7 +107,7 @@ class PasswordChanger:
     def _try(
         self, record: VaultRecord, vault: OpenVault, old: bytes, new: bytes, client: Client
     ) -> bool:
-        """Return whether the record was replaced: not if Postgres has another one by now."""
+        """Change the password, and return True; False if Postgres has another record by now."""
         policy = self._vaults.current_policy()
         old_lookups = all_lookups(self._vaults.searches(old, client), policy, record)
         secret = self._free_secret(vault, new, policy, client)
@@ -132,7 +134,12 @@ class PasswordChanger:
     def _free_secret(
         self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client
     ) -> PasswordSecret:
-        """Return the secret of the new password, which no other vault may have."""
+        """Return the secret of the new password.
+
+        Raises:
+            ConflictError: another vault has the new password.
+            PolicyChangedError: the lookups in use have changed.
+        """
         for search in self._vaults.searches(new, client):
             found, _ = search.find(self._records, policy, ask_both=True)
             if found.record is not None and found.record.vault_id != vault.vault_id:
@@ -148,7 +155,7 @@ class PasswordChanger:
             self._changes.finish(change, old_lookups)
             self._records.cache(record)
         except RedisError as error:
-            report(_log, "changes of passwords are not announced again", error)
+            report(_log, "a change of a password could not be announced again", error)
         _log.info("the password of vault %s was changed", record.vault_id)
 
 

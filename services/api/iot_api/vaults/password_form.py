@@ -7,10 +7,11 @@ MAX_BYTES = 4096
 
 
 def normal_form(password: bytes) -> bytes:
-    """Return the password (UTF-8) as OpaqueString of RFC 8265: spaces become ASCII spaces, then
-    NFC.
+    """Return the password as OpaqueString of RFC 8265: every Unicode space becomes an ASCII space,
+    then the text is normalized to NFC.
 
-    Refuses nothing: characters that the RFC forbids are kept.
+    Refuses nothing: characters that the RFC forbids are kept, and a password that is not UTF-8 or
+    is longer than `MAX_BYTES` is returned as it is.
     """
     if password.isascii() or len(password) > MAX_BYTES:
         return password

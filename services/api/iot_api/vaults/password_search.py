@@ -53,7 +53,7 @@ class PasswordSearch:
         self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
 
     def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """Yield the secret for new vaults, then those for the older lookups in use."""
+        """Yield the secret for new vaults, then the secrets for the older lookups in use."""
         if not policy.creates_fast_lookups:
             for cost in reversed(policy.costs):
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
@@ -95,11 +95,12 @@ class PasswordSearch:
     ) -> tuple[FoundVault, bool]:
         """Look the password up; return the record, and whether it comes from Redis.
 
-        While the policy has several lookups, the newest is tried first: each costs a scrypt.
+        If the policy has several lookups, the newest is tried alone first, because each lookup
+        costs a scrypt.
 
         Raises:
-            RedisError: `ask_both`, and Redis can't serve, and Postgres has no record. Redis may
-                have one that Postgres lost, so the password must not get another vault.
+            RedisError: only with `ask_both`: Redis can't serve, and Postgres has no record. Redis
+                may have a record that Postgres lost, so no vault may be created.
             POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)
@@ -154,8 +155,8 @@ def _find(
 def all_lookups(
     searches: Iterable[PasswordSearch], policy: LookupPolicy, record: VaultRecord
 ) -> list[bytes]:
-    """Return every lookup of a password, that of its record first: Redis may have a record under
-    each."""
+    """Return every lookup of a password, beginning with the lookup of `record`. Redis may have a
+    record under each of them."""
     lookups = {secret.lookup for search in searches for secret in search.secrets(policy)}
     return [record.lookup, *(lookups - {record.lookup})]
 

@@ -30,7 +30,7 @@ from iot_stores.segment_erasure import NamedSegment
 from .opening import Vaults
 
 WAIT_SECONDS = 10.0
-"""Longest wait until the readings are stored that were acknowledged before."""
+"""Longest wait until all readings acknowledged before the request are stored."""
 _PAUSE_SECONDS = 0.05
 _BATCH = 200
 """Segments deleted in one transaction."""
@@ -41,10 +41,11 @@ class RangeEraser:
     """Erases windows of relative time, one request at a time in a process.
 
     Every reading of the window that was acknowledged before the request is erased, and no reading
-    outside of it. The request waits until the backlog has stored these readings. Segments within
-    the window are deleted. A segment on its border is opened, and replaced in one transaction by a
-    segment with the other readings. If compaction replaces a segment meanwhile, the window is
-    searched again. A process that is killed has erased a part; the request can be repeated.
+    outside of the window. The request first waits until these readings have left the backlog.
+    Segments within the window are deleted. A segment with readings inside and outside of the window
+    is opened and replaced, in one transaction, by a segment with the readings outside. If
+    compaction replaces a segment meanwhile, the window is searched again. If the process is killed,
+    a part of the window may be erased; the request can be repeated.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class RangeEraser:
         Raises:
             NotFoundError: there is no vault under the password.
             TooManyRequestsError: like `Vaults.find`.
-            UnavailableError: readings that were acknowledged before are not stored in time, and
-                nothing was erased; or compaction replaced segments again and again.
+            UnavailableError: readings acknowledged before the request are not stored in time, and
+                nothing was erased; or compaction kept replacing segments, and a part was erased.
             DecryptionError, FormatError: a segment on the border is damaged. It stays.
             RedisError, psycopg.Error: a store is away. A part may be erased; repeat the call.
         """
@@ -98,15 +99,15 @@ class RangeEraser:
             return self._erase(vault, low, high)
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
-        """Wait until all entries left the backlog that are in it now."""
+        """Wait until all entries that are in the backlog now have left it."""
         until = time.monotonic() + WAIT_SECONDS
         self._refuse_held(vault_id)
         ends = self._backlog.ends()
         while not self._backlog.all_removed(ends):
             if time.monotonic() >= until:
                 raise UnavailableError(
-                    "readings that were acknowledged before are not stored yet; nothing was "
-                    "erased, try again",
+                    "readings acknowledged before this request are not stored yet, so nothing was "
+                    "erased; try again",
                     retry_after=10,
                 )
             time.sleep(_PAUSE_SECONDS)
@@ -115,8 +116,8 @@ class RangeEraser:
     def _refuse_held(self, vault_id: uuid.UUID) -> None:
         if vault_id in self._held.vaults():
             raise UnavailableError(
-                "readings of the vault are held until Postgres has its record again; nothing was "
-                "erased, try again",
+                "readings of the vault are held until Postgres has the vault's record again, so "
+                "nothing was erased; try again",
                 retry_after=10,
             )
 
@@ -140,12 +141,14 @@ class RangeEraser:
                 is_complete = is_complete and removed is not None
             if is_complete:
                 return erased
-        raise UnavailableError("segments are being merged; a part is erased, try again")
+        raise UnavailableError(
+            "segments are being merged, so only a part of the readings was erased; try again"
+        )
 
     def _erase_whole(
         self, vault_id: uuid.UUID, segments: Sequence[NamedSegment]
     ) -> tuple[int, bool]:
-        """Delete segments. Return the number of readings, and whether no segment was missing."""
+        """Delete segments. Return how many readings they had, and whether all still existed."""
         erased, is_complete = 0, True
         for start in range(0, len(segments), _BATCH):
             batch = segments[start : start + _BATCH]

@@ -25,7 +25,7 @@ IDLE_SECONDS = 2.0
 SCAN_SECONDS = 10.0
 """Shortest time between two searches of all records in Redis."""
 KEEP_SECONDS = 60.0
-"""While Postgres is away, the expiry of records in Redis is extended this often."""
+"""While Postgres is away, the expiry of records in Redis is extended at this interval."""
 CLEAN_SECONDS = 10.0
 """Time between two searches for erasures that another process did not finish."""
 AWAY_SECONDS = 5.0
@@ -93,9 +93,11 @@ class VaultRestorer:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the record in Redis, or that in Postgres if Redis has an outdated one.
+        """Return the record under `lookups` in Redis; if Redis has none or an outdated one, the
+        record in Postgres.
 
-        The record of another vault is not outdated: its lookup takes precedence over the known one.
+        A record of another vault is not outdated: `lookups` begins with lookups that take
+        precedence over the lookup of `known`.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -112,7 +114,7 @@ class VaultRestorer:
         return self.records.find(lookups).record
 
     def is_rewrapped(self, old: VaultRecord, new: VaultRecord) -> bool:
-        """Whether `iot-sensor keys rewrap` made the new record from the old one."""
+        """Return whether `iot-sensor keys rewrap` made the new record from the old one."""
         return is_rewrapped(self._keyring(), old, new)
 
     def start(self) -> None:
@@ -127,7 +129,7 @@ class VaultRestorer:
         self._wake_up()
 
     def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Do not compare the record of an old password. `lookup` is that of the new one."""
+        """Stop watching the record of an old password. `lookup` is the new password's."""
         with self._lock:
             watched = self._watched.get(vault_id)
             if watched is not None and watched.lookup != lookup:
@@ -141,8 +143,8 @@ class VaultRestorer:
     def master_keys_in_use(self) -> Counter[int]:
         """Count the open vaults by the master key of their records.
 
-        Records under an old master key are compared with Postgres soon, where they may have been
-        rewrapped. So an old key goes out of use within seconds of a rewrap.
+        Records under an old master key are compared with Postgres soon, because Postgres may have
+        the rewrapped record. So an old key goes out of use within seconds of a rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]
@@ -224,8 +226,8 @@ class VaultRestorer:
             self._logged.add(record.vault_id)
             metrics.counter("iot_vaults_replaced_total").inc()
             _log.error(
-                "Postgres lost vault %s and has vault %s for the same password, which is used from "
-                "now on. Held readings of the lost vault and its record stay in Redis; see "
+                "Postgres lost vault %s; vault %s has the same password and is used from now on. "
+                "The record and the held readings of the lost vault stay in Redis; see "
                 "docs/reliability.md, After a restore",
                 record.vault_id,
                 standing.vault_id,

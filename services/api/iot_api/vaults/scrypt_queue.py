@@ -16,11 +16,12 @@ from iot_models.errors import Refusal, TooManyRequestsError
 WAIT_SECONDS = 10.0
 """Longest wait of a request for its scrypt."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
-"""Requests that wait for a scrypt. A scrypt takes a third of a second, so the last request of a
-full queue waits for about `WAIT_SECONDS`."""
+"""Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
+last request of a full queue waits for about `WAIT_SECONDS`."""
 SUSPECTS_REST = 1.0
-"""Rest of a pod after the scrypt of a suspect, as a multiple of its duration. A scrypt fills the
-caches of all cores with its 128 MiB, which delays other requests."""
+"""After a scrypt for a suspect, a pod starts no other for suspects for this multiple of its
+duration. A scrypt fills the CPU caches of all cores with its 128 MiB, which delays other requests.
+"""
 MAX_KNOWN = 50_000
 """Number of password keys remembered as known, 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
@@ -31,7 +32,7 @@ class ScryptQueue:
 
     Passwords that this process has opened before go first, then clients that sent no unknown
     password in the last minute. All others are suspects. A pod computes one scrypt for suspects at
-    a time, and rests after it.
+    a time, and waits before the next one (`SUSPECTS_REST`).
     """
 
     def __init__(self, guesses: GuessLimit) -> None:
@@ -49,7 +50,7 @@ class ScryptQueue:
 
     @contextmanager
     def turn(self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS) -> Iterator[None]:
-        """Compute one scrypt in the block, for the password with this cache key.
+        """Wait for a turn. The block may compute one scrypt, for the password with this cache key.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -102,7 +103,7 @@ class ScryptQueue:
         return stack.enter_context(slot)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
-        """Return whether the request goes before those of clients that may be guessing."""
+        """Return whether the request goes before the requests of suspects."""
         return key in self._known or not self._guesses.suspects(client)
 
     def remember(self, key: bytes) -> None:

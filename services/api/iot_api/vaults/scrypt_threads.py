@@ -12,12 +12,13 @@ from iot_cipher.vault import PasswordKey, password_key
 
 NICE = 10
 """At this niceness a thread gets a tenth of the CPU weight of the threads that serve requests, so a
-flood of new passwords takes only what they leave. On an idle CPU it costs nothing."""
+flood of new passwords leaves most of the CPU to requests. On an idle CPU, scrypt is as fast as
+without niceness."""
 
 
 def slow_key() -> PasswordKey:
-    """Return `password_key`; under gevent, one that runs in a thread, so that other requests go
-    on."""
+    """Return `password_key`; under gevent, return a function that runs `password_key` in a thread,
+    so that other requests go on."""
     if not gevent.monkey.is_module_patched("socket"):
         return password_key
     pool = ThreadPool(1)

@@ -28,13 +28,15 @@ _log = logging.getLogger(__name__)
 class VaultEraser:
     """Erases vaults in four steps, so that no process opens a vault that is erased.
 
-    1. The erasure is announced in Redis. All processes drop the vault, and keep it for half a
-       second only if its password opens it again. Its records in Redis are hidden and removed.
+    1. The erasure is announced in Redis. All processes drop the vault. If its password opens the
+       vault again, they keep it for only half a second. The vault's records in Redis are hidden and
+       removed.
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
     3. One transaction deletes the record in Postgres, writes a tombstone, and adds the erasure to
        the audit log.
     4. The erasure is announced again, and a writer begins to delete segments. After
-       `ANNOUNCED_SECONDS` no process has the vault open, so no reading is acknowledged for it.
+       `ANNOUNCED_SECONDS` no process has the vault open, so no more readings are acknowledged for
+       it.
 
     A process that is killed before step 3 leaves the vault as it was. After step 3, other processes
     finish the work (`VaultRestorer`, the writers' sweep).
@@ -84,7 +86,7 @@ class VaultEraser:
         raise UnavailableError("the vault is being changed by other requests; try again")
 
     def _try(self, record: VaultRecord, password: bytes, client: Client) -> bool:
-        """Return whether the vault is erased: not if Postgres has another record by now."""
+        """Erase the vault, and return True; False if Postgres has another record by now."""
         policy = self._vaults.current_policy()
         if self._vaults.old_processes_may_run:
             raise UnavailableError(
@@ -115,6 +117,6 @@ class VaultEraser:
             self.erasures.remove_records(record.vault_id, lookups)
             self._sweep()
         except RedisError as error:
-            report(_log, "other processes finish erasures", error)
+            report(_log, "other processes must finish an erasure", error)
         # A process may have opened the vault just before the transaction.
         time.sleep(ANNOUNCED_SECONDS)

@@ -9,10 +9,10 @@ _UNIX_SOCKET_OR_FD = re.compile(r"unix:.+|fd://\d+")
 
 
 def parse_bind(text: str) -> tuple[str, int] | None:
-    """Parse a list of addresses, separated by commas, and return the first one.
+    """Parse a list of addresses, separated by commas, and return host and port of the first one.
 
-    Return the host (without brackets) and the port, or None for a Unix socket. Every address is
-    checked, and must have a port: without one, gunicorn would listen on port 8000.
+    The host has no brackets. For a Unix socket, return None. Every address is checked, and must
+    have a port: without a port, gunicorn would listen on port 8000.
 
     Raises:
         SettingsError: an address is invalid.
@@ -49,5 +49,7 @@ def parse_metrics_address(text: str) -> str:
     if "[" in text:
         raise SettingsError(f"{text}: write an IPv6 address without brackets here: ::")
     if text.count(":") == 1:
-        raise SettingsError(f"{text} has a port: set the port with the setting for the port")
+        raise SettingsError(
+            f"{text} has a port: set the port in IOT_API_METRICS_PORT or IOT_WRITER_METRICS_PORT"
+        )
     return text

@@ -44,7 +44,7 @@ class AuditKind(StrEnum):
     AUDIT_HEAD_GIVEN_UP = "audit_head_given_up"
 
 
-# Sentences that earlier versions stored. The others are made of the kind and the fields.
+# Sentences that earlier versions stored. For other kinds, `describe` uses the kind and the fields.
 _SENTENCES: Mapping[AuditKind, str] = {
     AuditKind.ENTRY_SET_ASIDE: "entry {entry} of shard {shard} was set aside: {reason}",
     AuditKind.DEAD_LETTER_REPLAYED: "dead letter {letter} was replayed",
@@ -71,7 +71,7 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. `time` is that of the process, in UTC. The record has the time of Postgres."""
+    """One event. `time` is by the process's clock, in UTC. The record also has Postgres's time."""
 
     kind: AuditKind
     fields: Mapping[str, Value]
@@ -121,7 +121,7 @@ def describe(line: str) -> str:
 
 
 def _orderer(fields: Mapping[str, Value]) -> str:
-    """Return who asked for it over HTTP, if the event has that."""
+    """Return who ordered the event over HTTP, in parentheses; "" if the event has no client."""
     client, token = fields.get("client"), fields.get("token")
     if client is None:
         return ""

@@ -7,7 +7,7 @@ from typing import Literal
 from .errors import ErrorCode
 
 _UNITS = ({"seconds", "bytes"}, {"seconds", "bytes", "readings"})
-"""The units of metrics, and of histograms."""
+"""The units that counters and gauges may have, and the units that histograms may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Metric:
     meaning: str
     labels: Sequence[str] = ()
     initial_labels: Sequence[str] = ()
-    """Values of the only label that are exported as 0 from the start. A counter that appears with
-    its first event would show no increase in Prometheus."""
+    """Values of the metric's only label that are exported as 0 from the start. A counter that
+    appears with its first event would show no increase in Prometheus."""
     of_processes: Literal["all", "livemin", "livesum"] = "all"
-    """How a gauge is exported for several worker processes: every value, or the minimum or the sum
-    of the running ones."""
+    """How a gauge of several worker processes is exported: the value of each process, or the
+    minimum or the sum of the values of the running processes."""
 
     @property
     def unit(self) -> str:
@@ -34,7 +34,7 @@ class Metric:
 
     @property
     def family(self) -> str:
-        """The name of the family in OpenMetrics: a counter's is without `_total`."""
+        """The name of the family in OpenMetrics: the name of the metric, without `_total`."""
         return self.name.removesuffix("_total") if self.kind == "counter" else self.name
 
 
@@ -63,9 +63,9 @@ METRICS = (
            "IOT_TLS_CLIENT_CRL_FILE), none (IOT_TLS_CLIENT_REQUIRED).",
            ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
-           "Connections that the API closed on slow or silent clients, by reason: the phase in "
-           "which the client was slow; room or memory, which other requests needed; refused, "
-           "when all connections were busy.",
+           "Connections that the API closed on its clients, by reason. new, head, idle, body or "
+           "sending: the phase in which the client was slow or silent. room or memory: another "
+           "client needed the connection or its memory. refused: all connections were busy.",
            ("reason",),
            initial_labels=("new", "head", "idle", "body", "sending", "room", "memory", "refused")),
     Metric("iot_readings_acknowledged_total", "counter", "api",
@@ -82,9 +82,9 @@ METRICS = (
     Metric("iot_vaults_moved_total", "counter", "api",
            "Vaults moved to a newer lookup or a higher scrypt cost."),
     Metric("iot_vaults_put_back_total", "counter", "api",
-           "Vaults that Postgres lacked, put back from a record in memory or in Redis."),
+           "Vaults that Postgres lacked, restored from a record in memory or in Redis."),
     Metric("iot_vaults_replaced_total", "counter", "api",
-           "Vaults in whose place Postgres has another vault of the same password."),
+           "Vaults that Postgres lost, and for whose password it has another vault now."),
     Metric("iot_unknown_passwords_total", "counter", "api",
            "Unknown passwords: reads that found no vault, and PUTs that created one."),
     Metric("iot_refused_total", "counter", "api",
@@ -147,20 +147,21 @@ METRICS = (
     Metric("iot_api_clock_skew_seconds", "gauge", "api",
            "Seconds by which the clock of Redis is ahead of the pod's; negative: behind."),
     Metric("iot_tls_certificate_not_after_timestamp_seconds", "gauge", "api",
-           "Unix time at which the certificate expires that the API serves; absent without "
+           "Unix time at which the API's certificate expires; absent without "
            "IOT_TLS_CERTIFICATE.", of_processes="livemin"),
     Metric("iot_tls_client_crl_next_update_timestamp_seconds", "gauge", "api",
-           "Unix time at which the first revocation list of IOT_TLS_CLIENT_CRL_FILE expires; "
+           "Earliest Unix time at which a revocation list of IOT_TLS_CLIENT_CRL_FILE expires; "
            "absent without lists that expire.", of_processes="livemin"),
     Metric("iot_api_master_key_loaded", "gauge", "api",
-           "1 while the workers have loaded the master key of this id, 0 after one removed it.",
+           "1 while all workers have loaded the master key of this id, 0 after a worker removed "
+           "the key.",
            ("key",), of_processes="livemin"),
     Metric("iot_api_master_key_primary", "gauge", "api",
            "1 for the master key with which the workers encrypt, 0 for others.",
            ("key",), of_processes="livemin"),
     Metric("iot_writer_master_key_loaded", "gauge", "writer",
-           "1 while the writer has loaded keys of the master key of this id, 0 after they were "
-           "removed.", ("key",)),
+           "1 while the writer has loaded the keys derived from the master key of this id, 0 after "
+           "these were removed.", ("key",)),
     Metric("iot_postgres_sessions_lost_total", "counter", "api",
            "Sessions of Postgres that ended during a statement. The statement is repeated if that "
            "is safe."),
@@ -201,7 +202,7 @@ METRICS = (
            "Time of a drain in Redis, by step, in seconds.", ("step",),
            initial_labels=("read", "hot_window", "remove")),
     Metric("iot_drain_retries_total", "counter", "writer",
-           "Drains that repeat a failed one of the same process."),
+           "Drains that repeat a failed drain of the same process."),
     Metric("iot_shard_drained_timestamp_seconds", "gauge", "writer",
            "Unix time at which this process last drained a shard.", ("shard",)),
     Metric("iot_writer_heartbeat_timestamp_seconds", "gauge", "writer",
@@ -219,16 +220,17 @@ METRICS = (
     Metric("iot_vaults_erased_total", "counter", "writer",
            "Erased vaults whose segments this process has deleted."),
     Metric("iot_ledger_behind_total", "counter", "writer",
-           "Shards that Postgres had as of an older moment than Redis: it was restored, or a "
-           "replica took over that lacked the newest transactions."),
+           "Shards whose state in Postgres was older than in Redis: Postgres was restored from a "
+           "backup, or a replica without the newest transactions took over."),
     Metric("iot_hot_window_missed_total", "counter", "writer",
            "Drains whose segments could not be written to the hot window; reads then use "
            "Postgres."),
     Metric("iot_stored_after_seconds", "histogram", "writer",
-           "Time from acknowledged to stored, of each drain's oldest entry, in seconds."),
+           "Time from the acknowledgement of a drain's oldest entry until Postgres has stored the "
+           "entry, in seconds."),
     Metric("iot_readable_after_seconds", "histogram", "writer",
-           "Time from acknowledged to readable, even by reads of the hot window, of each drain's "
-           "oldest entry, in seconds."),
+           "Time from the acknowledgement of a drain's oldest entry until all reads find the "
+           "entry, including reads of the hot window, in seconds."),
     Metric("iot_writer_build_info", "gauge", "writer",
            "1; the labels are the versions of iot-sensor and of Python.", ("version", "python")),
     Metric("iot_compactions_total", "counter", "writer",
@@ -236,7 +238,7 @@ METRICS = (
            initial_labels=("merged", "gone", "damaged", "refused", "empty",
                      "postgres_away", "redis_away", "failed")),
     Metric("iot_segments_compacted_total", "counter", "writer",
-           "Small segments replaced by merged ones."),
+           "Small segments replaced by merged segments."),
     Metric("iot_writer_clock_skew_seconds", "gauge", "writer",
            "Seconds by which the clock of Redis is ahead of the pod's; negative: behind."),
     Metric("iot_audit_head", "gauge", "writer",

@@ -23,7 +23,7 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was answered 429. Clients rely on the names."""
+    """Why a request was refused with 429, or with 503 for `READS`. Clients rely on the names."""
 
     GUESSES = "guesses"
     """The client sent too many unknown passwords."""
@@ -42,7 +42,7 @@ class Refusal(StrEnum):
     LIVE_STREAMS = "live_streams"
     """The client or the process has its maximum of live streams."""
     READS = "reads"
-    """Too many reads are under way. Clients get 503."""
+    """Too many reads are under way."""
 
 
 class IotError(Exception):
@@ -69,7 +69,8 @@ class InvalidRequestError(IotError):
 
 
 class UnauthorizedError(IotError):
-    """The request needs a valid token. `presented`: whether it had a token, which is unknown."""
+    """The request needs a valid token. `presented`: True if its token is unknown, False if it has
+    no token."""
 
     code = ErrorCode.UNAUTHORIZED
 

@@ -95,7 +95,7 @@ def _log_uncaught(
 
 
 def last_line(program: str, error: object, form: str) -> None:
-    """Write why a program ends, where its log may not be set up yet."""
+    """Write why a program ends, even if its log is not set up yet."""
     if form != JSON:
         print(f"{program}: {error}", file=sys.stderr, flush=True)
         return
@@ -114,7 +114,9 @@ class EventLimit:
         """By kind: the end of the period, and the number of its events so far."""
 
     def admit(self, kind: Hashable) -> int | None:
-        """Count an event. Return how many before it were left out; None to leave it out too."""
+        """Count an event. Return how many events of its kind were left out before it; None if this
+        event must be left out too.
+        """
         now = time.monotonic()
         until, count = self._kinds.get(kind, (0.0, 0))
         if now < until:

@@ -1,4 +1,4 @@
-"""The metrics of a process. Each is declared in `declared_metrics`, and made by its name."""
+"""The metrics of a process: created by name, as `declared_metrics` declares them."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
@@ -68,7 +68,7 @@ def histogram(name: str) -> Histogram:
 
 
 def observe_all(name: str, values: Sequence[float], *labels: str) -> None:
-    """Observe values in a histogram. A value costs a tenth of `observe`."""
+    """Observe values in a histogram. Each costs a tenth of the CPU of a call of `observe`."""
     bounds = _BUCKETS[spec_of(name).unit]
     counts = [0] * (len(bounds) + 1)
     for value in values:
@@ -84,15 +84,15 @@ _pending: list[Callable[[], None]] = []
 
 
 def at_flush(add: Callable[[], None]) -> None:
-    """Call `add` at each flush: it adds what was counted since to the metrics."""
+    """Call `add` at each flush. `add` adds the counts since the last flush to the metrics."""
     _pending.append(add)
 
 
 def flush() -> None:
-    """Add what was counted since the last flush to the metrics.
+    """Add the counts since the last flush to the metrics.
 
-    The API's worker does it several times a second and at its end, other processes when their
-    metrics are read.
+    A worker of the API flushes several times a second and when it ends. Other processes flush when
+    their metrics are read.
     """
     for add in _pending:
         add()
@@ -101,8 +101,8 @@ def flush() -> None:
 class PendingCount:
     """A number that the next flush adds to a counter.
 
-    Incremented as an attribute, it costs a tenth of a `Counter`, which takes a lock and writes to
-    a mapped file. Only one thread may increment it.
+    To increment `value` costs a tenth of incrementing a `Counter`, which takes a lock and writes
+    to a mapped file. Only one thread may increment `value`.
     """
 
     __slots__ = ("_counter", "value")
@@ -152,7 +152,7 @@ class _FlushWhenRead(Collector):
         return ()
 
 
-REGISTRY.register(_FlushWhenRead())  # before all metrics, whose values are read afterwards
+REGISTRY.register(_FlushWhenRead())  # first: collectors are read in the order of registration
 
 
 def value_of(name: str) -> float:

@@ -18,16 +18,17 @@ explain the alerts.
 No label has a value that a client chooses. The largest sets are `shard` (at most 256 values) and
 `route`, `method` and `status` of the API's own routes.
 
-The workers of an API pod count in memory, and add the sums to their files ten times a second. A
-worker that is killed loses the counts of the last tenth of a second. The counts of ended workers
-stay in the sum.
+The workers of an API pod count in memory, and add the counts to files ten times a second. A worker
+that is killed loses the counts of the last tenth of a second. `/metrics` returns the sums of the
+files of all workers. The counts of ended workers stay in the sums.
 """
 _TITLES = {"api": "API", "writer": "Writers", "canary": "Canary"}
 _FIGURES = """\
 ## Figures of the status
 
-`GET /api/status` and `iot-sensor top` show these figures. The expressions return the same figures
-from a Prometheus that scrapes one release. The status has rates of the last 15 to 30 seconds.
+`GET /api/status` and `iot-sensor top` show these figures. The PromQL expressions return the same
+figures from a Prometheus that scrapes one release. The status shows mean rates of the last 15 to 30
+seconds, and the expressions mean rates of the last minute.
 """
 _EXEMPLARS = """\
 ## Exemplars
@@ -36,8 +37,8 @@ While tracing is on, `iot_stored_after_seconds` and `iot_readable_after_seconds`
 exemplars: the `trace_id` of the PUT whose readings waited that long. Prometheus keeps them with
 `--enable-feature=exemplar-storage`.
 
-Metrics of the API have none. prometheus_client keeps exemplars in the memory of one process, and
-`/metrics` of the API is the sum of the files of several workers.
+Metrics of the API have no exemplars. prometheus_client keeps exemplars in the memory of one
+process, and `/metrics` of the API is the sum of the files of several workers.
 """
 
 

@@ -29,7 +29,7 @@ def drain_job(shard: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyNames:
-    """The names of all keys of a release."""
+    """The names of all Redis keys of a release."""
 
     prefix: str
     """Prefix of all names (`IOT_REDIS_KEY_PREFIX`), so that releases can share a Redis."""
@@ -117,11 +117,11 @@ class KeyNames:
         return f"{self.prefix}iot:vault:{lookup.hex()}"
 
     def replaced_vault_record(self, vault_id: bytes) -> str:
-        """Return the key of the record of a vault that another one replaced. It does not expire."""
+        """Return the key of the record of a vault that another vault replaced. Does not expire."""
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """The id of the vault whose password was changed, under a lookup of the old password."""
+        """Return the key of the id of a vault whose password was changed, by an old lookup."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
     @property
@@ -143,22 +143,24 @@ class KeyNames:
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_hidden(self, vault_id: bytes) -> str:
-        """Return a key that exists while no read of a vault uses the hot window."""
+        """Return the key that keeps reads of a vault from using the hot window while it exists."""
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
     def hot_cover(self, shard: int) -> str:
-        """Return a hash: the hot window has all segments of a shard from `since` to `position`."""
+        """Return the hash with the cover of a shard: the hot window has all of its segments from
+        `since` to `position`."""
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Return a key that suppresses searches of a vault's newest segments while it exists.
-
-        The search is for small segments to merge.
+        """Return a key. While it exists, no process searches the newest segments of a vault for
+        small segments to merge.
         """
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Return a key that suppresses searches of a vault's whole history while it exists."""
+        """Return a key. While it exists, no process searches the whole history of a vault for small
+        segments to merge.
+        """
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
     def remembered_request(self, digest: bytes) -> str:
@@ -174,15 +176,18 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:{client}"
 
     def loaded_keys(self, process: str) -> str:
-        """The master keys that a process has loaded. Expires seconds after the process ended."""
+        """Return the key of a process's report of the master keys that it has loaded.
+
+        The report expires a few seconds after the process ends.
+        """
         return f"{self.prefix}iot:loaded:{process}"
 
     @property
     def heartbeats(self) -> str:
         """Stream of the heartbeats of all processes.
 
-        The name begins like those of `loaded_keys`, so that users of Redis with the rights of
-        earlier versions may write it.
+        The name begins like the names of `loaded_keys`, so that Redis users that have only the
+        rights of earlier versions may write the stream.
         """
         return f"{self.prefix}iot:loaded:heartbeats"
 

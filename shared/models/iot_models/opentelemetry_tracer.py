@@ -30,7 +30,7 @@ from .tracing import Phase
 
 Attributes = Mapping[str, AttributeValue]
 STOP_SECONDS = 2.0
-"""Time at shutdown for the spans that wait. A collector that does not answer gets no longer."""
+"""Maximum time at shutdown to send the spans that wait, even if the collector does not answer."""
 _LOG_SECONDS = 60.0
 _SCOPE = "iot-sensor"
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -51,7 +51,7 @@ class OpenTelemetryTracer:
 
     def stop(self) -> None:
         """Send the spans that wait, for `STOP_SECONDS` at most."""
-        # The SDK would wait for 30 s. Without the exporter, it drops what is left.
+        # The SDK would wait for 30 s. Once the exporter is shut down, the SDK drops what is left.
         timer = threading.Timer(STOP_SECONDS, self._stop_export)
         timer.daemon = True
         timer.start()
@@ -87,7 +87,7 @@ class OpenTelemetryTracer:
         phases: Sequence[Phase],
         attributes: Mapping[str, object],
     ) -> None:
-        """Add finished work to the trace of a `traceparent`, if that is valid."""
+        """Add finished work to the trace of a `traceparent`, if the `traceparent` is valid."""
         parent = _remote(traceparent.decode("ascii", "replace"))
         if not trace.get_current_span(parent).get_span_context().is_valid:
             return
@@ -107,7 +107,7 @@ class OpenTelemetryTracer:
     def traceparent(self) -> str:
         """Return the `traceparent` of the current span; "" if it is not sampled, or has ended.
 
-        A greenlet that a request started keeps the request's span as its current one.
+        The current span may have ended: a greenlet keeps the span of the request that started it.
         """
         span = trace.get_current_span()
         context = span.get_span_context()
@@ -164,9 +164,9 @@ def _fail(span: Span, error: BaseException) -> None:
 
 
 def _remote(traceparent: str | None) -> Context:
-    """Return the context of a `traceparent`; an empty one if that is missing or invalid.
+    """Return the context of a `traceparent`; an empty context without a valid `traceparent`.
 
-    `tracestate` is left out: it is any text of the client, and would get into the spans.
+    `tracestate` is left out: the client may put any text into it, which would get into the spans.
     """
     if not traceparent:
         return Context()
@@ -181,16 +181,17 @@ def _values(attributes: Mapping[str, object]) -> Attributes:
 
 
 def _resource(service: str) -> Resource:
-    """Return the resource that the variables describe, with a name if they give none."""
+    """Return the resource that OpenTelemetry's variables describe. `service` is the default of its
+    name."""
     instance = f"{socket.gethostname()}:{os.getpid()}"
     ours = Resource({SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance})
-    # Not `Resource.create`: its thread pool waits for itself under gevent, which leaves `queue` as
-    # it is.
+    # Not `Resource.create`: its thread pool waits for itself under gevent, because `queue` is not
+    # patched (`gunicorn_conf.py`).
     return ours.merge(OTELResourceDetector().detect())
 
 
 def _pace_logs() -> None:
-    """Log that the collector is unreachable once a minute, not for each attempt."""
+    """Log at most once a minute that the collector is unreachable, not at each attempt."""
     paced = _PacedEvents()
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("opentelemetry"):

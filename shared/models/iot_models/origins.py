@@ -26,7 +26,8 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """A set of origins. Scheme, host and port are compared exactly; there are no patterns."""
+    """A set of origins. Scheme, host and port are compared exactly, without patterns other than
+    `wildcards`."""
 
     every: bool = False
     null: bool = False

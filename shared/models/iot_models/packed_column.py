@@ -1,6 +1,7 @@
 """The packing of a column of 64-bit integers into a segment (`segment.PackedNumbers` unpacks it).
 
-A column is subtracted from itself as one large integer, without a Python step per number.
+One subtraction of large integers computes all differences of a column, without a Python step per
+number.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from .segment import DELTA, RAW
 
 _SIGN = bytes(7) + b"\x80"
 _KEPT_MASKS = 10_000
-"""Numbers of the largest column whose masks are kept: 160 KB. Most columns are not larger."""
+"""Length of the longest column whose masks are kept, 160 KB. Most columns are not longer."""
 
 
 class PackedColumn(NamedTuple):
@@ -21,7 +22,7 @@ class PackedColumn(NamedTuple):
 
 
 class _Masks(NamedTuple):
-    """The sign bits of a number of 64-bit integers, and all their other bits."""
+    """Masks of the sign bits of `numbers` 64-bit integers, and of all their other bits."""
 
     numbers: int
     signs: int
@@ -37,8 +38,8 @@ _kept = _masks(0)
 
 
 def _masks_of(count: int) -> _Masks:
-    """Return the masks of `count` integers. Those of a larger number are shifted, which takes a
-    tenth of the time.
+    """Return the masks of `count` integers. To shift kept masks of more integers takes a tenth of
+    the time of making masks.
     """
     global _kept  # noqa: PLW0603 - replaced as a whole, so threads may share it
     kept = _kept
@@ -51,7 +52,7 @@ def _masks_of(count: int) -> _Masks:
 
 
 def pack_column(data: bytes) -> PackedColumn:
-    """Return the differences of a column; the column itself if one of them is beyond 64 bits.
+    """Return the differences of a column; the column itself if a difference is beyond 64 bits.
 
     `data` has 8 bytes per number, and at least one number.
     """

@@ -94,9 +94,9 @@ class PackedNumbers(Sequence[int]):
     __slots__ = ("_count", "_data", "_numbers")
 
     def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
-        """Take what `pack_column` returned. None: all numbers are allowed.
+        """`data`: a column that `pack_column` returned. `allowed`: its numbers; None: any numbers.
 
-        Raises `FormatError` for another form, and for a number that is not allowed.
+        Raises `FormatError` if the column has an unknown form, or a number that is not allowed.
         """
         if data[:1] not in {RAW, DELTA}:
             raise FormatError("a column of the segment has an unknown form")
@@ -120,12 +120,12 @@ class PackedNumbers(Sequence[int]):
         return min(self) in allowed and max(self) in allowed
 
     def ascends(self) -> bool:
-        """Return whether no difference is negative. Call it before the first access."""
+        """Return whether no difference is negative. Call it before a number is read."""
         # The highest byte of a negative difference is not ASCII.
         return self._data[:1] == DELTA and self._data[2 + 7 * self._count :].isascii()
 
     def repeats(self) -> bool:
-        """Return whether a difference is 0. Call it before the first access."""
+        """Return whether a difference is 0. Call it before a number is read."""
         count, joined = self._count, 0
         for i in range(8):
             joined |= int.from_bytes(self._data[2 + i * count : 1 + (i + 1) * count], "little")
@@ -178,11 +178,9 @@ def _interleaved(planes: Sequence[bytes], code: str) -> "array[int]":
 class Texts(Sequence[str]):
     """The `freeform` texts of a segment, decoded on access.
 
-    Until then they are a part of the segment's content: a copy as `str` would double the memory of
-    a large segment. Runs of about `RUN_CHARACTERS` fit the CPU's cache, and decoding them takes
-    less than half of the time.
-
-    Slices must have a step of 1.
+    Until then the texts stay in the segment's content: a copy as `str` would double the memory of
+    a large segment. Texts are decoded in runs of about `RUN_CHARACTERS`, which fit the CPU's cache:
+    decoding all texts at once takes twice the time. Slices must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int, count: int) -> None:
@@ -192,9 +190,9 @@ class Texts(Sequence[str]):
         """
         self._content = content
         self._offsets = [start]
-        """Where each run begins. At the end, where the next one would begin."""
+        """Offset of each run, and of the run that would follow the last one."""
         self._firsts = [0]
-        """The first text of each run, and of the run that would follow."""
+        """Index of the first text of each run, and of the run that would follow the last one."""
         while start <= len(content):
             end = content.find(SEPARATOR, start + RUN_CHARACTERS)
             end = len(content) if end < 0 else end
@@ -229,11 +227,11 @@ class Texts(Sequence[str]):
         return len(self._content) - self._offsets[0]
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
-        """Yield the texts from index `begin` up to `end`, a run at a time, with their places."""
+        """Yield (their indexes, the texts) of each run, from index `begin` up to `end`."""
         for places, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
             yield places, texts
-            del texts  # before the next ones are decoded
+            del texts  # before the texts of the next run are decoded
 
     def runs(
         self, begin: int, end: int, *, descending: bool = False
@@ -250,7 +248,8 @@ class Texts(Sequence[str]):
                 yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
-        """Return the places of the texts in each run, the run, and which of its texts they are."""
+        """Return for each run: the indexes of the wanted texts, the bytes of the run, and which of
+        the run's texts are wanted; None: all."""
         found: list[tuple[slice, memoryview, slice | None]] = []
         number = bisect_right(self._firsts, begin) - 1
         while begin < end:
@@ -291,8 +290,8 @@ class SegmentColumns:
     interrogator: Sequence[int]
     freeform: Sequence[str]
     second: int | None = None
-    """The time of receipt of all readings in Unix seconds, if they share it. Most readings of a
-    drain do, and the column `received` is then not unpacked."""
+    """The time of receipt in Unix seconds, if all readings share it. None: they do not. If it is
+    set, as in most segments of a drain, the column `received` is not unpacked."""
 
     def readings(self) -> list[Reading]:
         """Return the readings, in the same order."""
@@ -366,8 +365,8 @@ def _check_order(
 ) -> None:
     """Raise `FormatError` if the readings are not in order, or not within the bounds.
 
-    A read continues behind the last reading that was sent. If that were not the last one in order,
-    the read would return the others again, and might never end.
+    A read continues behind the reading that it sent last. If a segment were out of order, the read
+    would send some of its readings again, and might never end.
     """
     is_sorted = times.ascends() and (ids_ascend or not times.repeats())
     first, last = (times[0], ids[0]), (times[-1], ids[-1])
@@ -381,7 +380,7 @@ def _check_order(
 
 
 def _second(bounds: SegmentBounds) -> int | None:
-    """Return the time of receipt that all readings share, in Unix seconds."""
+    """Return the time of receipt that all readings share, in Unix seconds; None if they differ."""
     if bounds.received_min not in RECEIPTS or bounds.received_max not in RECEIPTS:
         raise FormatError("the segment has a time of receipt out of range")
     first, last = bounds.received_min // 1000, bounds.received_max // 1000
@@ -421,12 +420,13 @@ _contexts = _Contexts()
 def decompress(frame: bytes, limit: int) -> bytes:
     """Return the content of a frame from `compress`.
 
-    Raises `FormatError` for other bytes, and for content of more than `limit` bytes.
+    Raises:
+        FormatError: `compress` did not produce these bytes, or the content exceeds `limit` bytes.
     """
     size = unpacked_size(frame)
     if size > limit:
         raise FormatError(f"compressed content is larger than {limit} bytes")
-    # The size is a claim of the frame. Check it before memory for the content is allocated.
+    # The frame claims this size. Check the claim before memory for the content is allocated.
     if size > _MAX_RATIO * len(frame):
         raise FormatError("compressed content is damaged")
     try:
@@ -436,9 +436,9 @@ def decompress(frame: bytes, limit: int) -> bytes:
 
 
 def unpacked_size(frame: bytes) -> int:
-    """Return the size of the content of a frame from `compress`, as the frame claims it.
+    """Return the size in bytes that a frame from `compress` claims for its content.
 
-    Raises `FormatError` if the bytes are not such a frame.
+    Raises `FormatError` if the bytes are not a zstd frame that states this size.
     """
     try:
         size = zstandard.frame_content_size(frame)

@@ -159,7 +159,7 @@ def _in_time_order(
 ) -> list[_PlacedBatch] | None:
     """Return the batches with their first ids, sorted by interrogator timestamp.
 
-    None if that does not sort the readings, because those of different batches alternate.
+    None if the readings are not sorted then, because batches overlap or are not sorted themselves.
     """
     counts = [len(readings.interrogator) for _, readings in batches]
     firsts = accumulate(counts[:-1], lambda at, count: at + count * ID_STRIDE, initial=first_id)
@@ -176,8 +176,8 @@ def _in_time_order(
 def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
     """Return the content of a segment with batches in an order other than that of their receipt.
 
-    It stores the ids, which take nearly no space as differences. The positions of form `SORTED`
-    take two bytes per reading.
+    The content has the ids as differences, which take nearly no space. The positions of form
+    `SORTED` would take two bytes per reading.
     """
     ids, received = list[bytes](), list[bytes]()
     last_id = last_received = 0
@@ -191,8 +191,8 @@ def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
     interrogator = array("q", b"".join([readings.interrogator for readings in parts]))
     content = b"".join(
         (
-            # Not `MERGED_ALONE`, which version 0.1 can't read. Only keys of small segments may
-            # open other segments.
+            # `MERGED`, because version 0.1 can't read `MERGED_ALONE`. The only effect of `MERGED`
+            # is that compaction leaves the segment alone, and this segment is not small anyway.
             COUNTS.pack(MERGED, len(relative), 0),
             DELTA, byte_planes(b"".join(ids)), DELTA, byte_planes(b"".join(received)),
             _pack(relative), _pack(interrogator),
@@ -286,7 +286,7 @@ def decompress_head(frame: bytes, size: int) -> bytes:
     A crafted frame can't use more memory than a frame from `compress`.
 
     Raises:
-        FormatError: the bytes are not such a frame.
+        FormatError: the bytes are not a zstd frame.
     """
     try:
         with _contexts.small_window.stream_reader(frame) as reader:

@@ -86,8 +86,8 @@ class Settings:
     )
     hot_window_seconds: int = _setting(
         300,
-        "How long a segment stays in the hot window, in seconds. Reads of this period do not "
-        "use Postgres.",
+        "How long a segment stays in the hot window, in seconds. Reads of the last seconds, up to "
+        "this number, do not use Postgres.",
         maximum=86_400,
     )
     retention_days: int = _setting(
@@ -136,9 +136,9 @@ class Settings:
     )
     idempotency_max_requests: int = _setting(
         200_000,
-        "Maximum number of remembered requests with an Idempotency-Key, 250 bytes of Redis "
-        "each; a quarter of them for one client. "
-        "Beyond either limit, requests with a key are refused.",
+        "Maximum number of remembered requests with an Idempotency-Key. Each takes 250 bytes of "
+        "Redis. One client may have a quarter of this number. Above either limit, requests with "
+        "a key are refused.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(
@@ -179,14 +179,14 @@ class Settings:
     )
     new_vault_limit: int = _setting(
         0,
-        "Number of vaults that one client may create in a minute. 0: no limit but "
-        "IOT_GUESS_LIMIT, which counts new vaults too.",
+        "Number of vaults that one client may create in a minute. 0: only IOT_GUESS_LIMIT "
+        "applies, which counts new vaults too.",
     )
     max_openings: int = _setting(
         16,
-        "Number of vaults that one PUT may open or create, at IOT_SCRYPT_LOG2_N=17; twice as "
-        "many with each step below. A PUT with more passwords whose vaults are not open is "
-        "answered 429, and its next attempt finds these vaults open.",
+        "Number of vaults that one PUT may open or create, at IOT_SCRYPT_LOG2_N=17. Each step "
+        "below 17 doubles the number, and each step above halves it. A PUT that needs more opens "
+        "this number of vaults and is answered 429. When it is sent again, these vaults are open.",
         minimum=1,
         maximum=100_000,
     )
@@ -235,8 +235,8 @@ class Settings:
     )
     upgrade_after_seconds: int = _setting(
         900,
-        "Seconds for which processes of version 0.1 may still run after the migration of their "
-        "database. Then they become unready, and vaults get the new lookup.",
+        "Seconds after the migration of the database during which processes of version 0.1 may "
+        "still run. Afterwards these processes become unready, and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
         50_000, "Maximum number of open vaults in an API process, 1 kB each.", minimum=1
@@ -259,7 +259,7 @@ class Settings:
         128 * 2**20,
         "Memory of an API process for request bodies and for answers to slow clients. When it "
         "is used up, requests are answered 503. A value below four times "
-        "IOT_MAX_BODY_BYTES is raised to that.",
+        "IOT_MAX_BODY_BYTES counts as four times IOT_MAX_BODY_BYTES.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(
@@ -302,8 +302,9 @@ class Settings:
     )
     audit_vaults: int = _setting(
         0,
-        "1: record each new vault in the audit log, in the statement that creates it. 0: clients "
-        "of the old server expect an audit log without these records.",
+        "1: record each new vault in the audit log, in the SQL statement that creates the vault. "
+        "0: record no new vaults. Clients of the old server expect an audit log without these "
+        "records.",
         maximum=1,
     )
     audit_reads: int = _setting(
@@ -317,7 +318,7 @@ class Settings:
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "
         "example https://app.example.org:8443. `https://*.example.org` matches every host with "
-        "exactly one more label, `*` every origin, `null` pages without an origin.",
+        "exactly one more label. `*` matches every origin, and `null` pages without an origin.",
     )
     page: int = _setting(1, "1: serve the live page at `/`. 0: there is no page.", maximum=1)
     metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104
@@ -334,11 +335,11 @@ class Settings:
     log_requests: int = _setting(
         0,
         "1: log each request, and each segment that a writer stores, with the names of its "
-        "entries. 0: log errors, refusals and slow requests only, a bounded number of them.",
+        "entries. 0: log only errors, refusals and slow requests, in limited number.",
         maximum=1,
     )
     log_slow_milliseconds: int = _setting(
-        1000, "Duration from which a request is logged as slow, in milliseconds. 0: none is."
+        1000, "Duration from which a request is logged as slow, in milliseconds. 0: no request is."
     )
 
 
@@ -379,7 +380,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def drop_stray_libpq_variables(environ: MutableMapping[str, str] = os.environ) -> None:
     """Remove the libpq variables that would change the meaning of IOT_POSTGRES_URL.
 
-    A PGHOSTADDR left in a shell leads to another server than the URL names. PGSERVICE and PGOPTIONS
+    For example, PGHOSTADDR leads to another server than the URL names, and PGSERVICE and PGOPTIONS
     add parameters that the URL does not have. Variables for credentials and TLS (PGPASSWORD,
     PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, ...) stay, because they name no server, and a connection
     without them would be less safe.
@@ -389,7 +390,7 @@ def drop_stray_libpq_variables(environ: MutableMapping[str, str] = os.environ) -
 
 
 def load_key_names(environ: Mapping[str, str] = os.environ) -> names.KeyNames:
-    """Return the key names, for a process that needs them before the other settings.
+    """Return the names of the Redis keys, for a process that needs no other setting yet.
 
     Raises:
         SettingsError: IOT_REDIS_KEY_PREFIX is invalid.

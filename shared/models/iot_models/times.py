@@ -16,8 +16,9 @@ _US_DATE = re.compile(
     r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",
     re.IGNORECASE,
 )
-"""The dates that `strptime` accepts as `%m/%d/%Y %I:%M:%S.%f %p`, even without a fraction, or with
-more than six digits. `strptime` is five times slower, and a request may have 100,000 dates."""
+"""The dates that `strptime` accepts as `%m/%d/%Y %I:%M:%S.%f %p`, and the same dates without a
+fraction or with more than six digits in it. `strptime` is five times slower, and a request may have
+100,000 dates."""
 _SECOND = slice(len("2016-12-31T23:59:"), len("2016-12-31T23:59:60"))
 """Position of the seconds in RFC 3339."""
 _LEAP = "60"

@@ -65,7 +65,8 @@ def is_requested(environ: Mapping[str, str] = os.environ) -> bool:
 def keep_out() -> None:
     """Keep OpenTelemetry out of this process until `start`. Call it before redis is imported.
 
-    redis-py 8.1 imports the metrics of OpenTelemetry wherever they are installed: 3 MB and 30 ms.
+    redis-py 8.1 imports the metrics of OpenTelemetry if they are installed, which takes 3 MB and
+    30 ms.
     """
     # None makes the import raise ModuleNotFoundError, which redis-py expects:
     # https://docs.python.org/3/reference/import.html#the-module-cache
@@ -73,7 +74,7 @@ def keep_out() -> None:
 
 
 class Phases:
-    """The parts of work, one after the other, whether or not it is traced."""
+    """Times of the successive parts of some work. They are taken even if it is not traced."""
 
     def __init__(self) -> None:
         self.ended: list[Phase] = []
@@ -154,7 +155,7 @@ def wrap(
     function: Callable[P, R],
     describe: Callable[..., Mapping[str, object]] | None = None,
 ) -> Callable[P, R]:
-    """Return a function whose calls are spans; the function itself while tracing is off.
+    """Return `function` with a span around each call; while tracing is off, `function` itself.
 
     `describe` returns the attributes of the span of a call.
     """

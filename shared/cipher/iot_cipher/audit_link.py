@@ -1,12 +1,13 @@
 """Links of the audit log's hash chain.
 
-    link = version 2 (1 byte) | key id (4) | HMAC-SHA-256 (32)
+    version 1 | key id 4 | HMAC-SHA-256 32
 
-The HMAC covers the head of the link, the previous link, and the record with its place. Its key is
-the chain key of that id. All numbers are big-endian. The link covers the line of the record, not
-the sealed bytes: a rotation of the master keys encrypts the record again, and the link stays.
+(The figures are lengths in bytes.) The HMAC covers version and key id, the previous link, and the
+record with its place. The key of the HMAC is the chain key with this key id. All numbers are
+big-endian. The link covers the line of the record, not the sealed bytes: a rotation of the master
+keys encrypts the record again, and the link stays.
 
-In version 1, links covered the sealed bytes. A rotation replaces these links first
+The version is 2. Links of version 1 cover the sealed bytes. A rotation replaces these links first
 (`iot_stores.audit_reseal`).
 """
 
@@ -24,7 +25,7 @@ FORMAT = 2
 SEALED_FORMAT = 1
 """The link covers the sealed bytes of the record."""
 UNREADABLE_MARK = b"\xff"
-"""No line in UTF-8 begins with this byte."""
+"""Stands before the bytes of a record that can't be decrypted. No line in UTF-8 begins with it."""
 _HEAD = struct.Struct(">BI")
 _PLACE = struct.Struct(">qq")
 

@@ -28,7 +28,7 @@ class RetiredKey(SecretHolder):
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link`: the end of the chain; 0 and `BEFORE_FIRST` if it had no link."""
+        """`sequence` and `link`: the end of the chain; 0 and `BEFORE_FIRST` for an empty chain."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link

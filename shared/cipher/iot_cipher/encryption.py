@@ -46,7 +46,7 @@ SEGMENT_FORMAT = b"\1"
 ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED = 1, 2
 """Format 2 also has a time of receipt for each reading."""
 COMPRESS_FROM = 512
-"""Smaller entries are not compressed: it would not pay."""
+"""Entries with fewer bytes of content are not compressed: it would not pay."""
 MAX_CONTENT_BYTES = 2**31
 SEAL_FORMAT = 1
 MAX_ABANDONED_NUMBERS = 100
@@ -266,7 +266,7 @@ def entry_name(shard: int, sealed: bytes) -> EntryName:
 
 
 class TransitKeys(Protocol):
-    """The keys of entries and compaction orders."""
+    """The keys of entries and orders."""
 
     @property
     def primary_id(self) -> int:
@@ -277,7 +277,7 @@ class TransitKeys(Protocol):
 
 
 class FollowedKeys(Protocol):
-    """A file with these keys that is reloaded when it changes (`FollowedFile`)."""
+    """A file with transit keys that is reloaded when it changes (`FollowedFile`)."""
 
     @property
     def loaded(self) -> TransitKeys:
@@ -347,7 +347,7 @@ class _Session(SecretHolder):
         )
 
     def _has_primary_key_of(self, keyring: TransitKeys) -> bool:
-        # Ids and keys: a changed file may hold another key under the same id.
+        # Compare the keys too: a changed file may hold another key under the same id.
         same = self._key_id == keyring.primary_id
         same = same and self._transit_key == keyring.transit_key(self._key_id)
         if same:

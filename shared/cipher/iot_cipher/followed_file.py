@@ -60,7 +60,7 @@ class FollowedFile(Generic[Content]):
             raise SettingsError(f"{self._variable}: {error}") from None
 
     def current(self) -> Content:
-        """Return the content, at most `CHECK_SECONDS` old if it is called often."""
+        """Return the content. Check the file first if the last check is `CHECK_SECONDS` old."""
         if self._clock() >= self.check_at:
             with self._lock:
                 self._check()

@@ -36,7 +36,8 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
-    """The keys of one state of the file. Each purpose has its own keys, derived from these."""
+    """The master keys and the pepper of one state of the file, and the keys derived from them. Each
+    purpose has its own keys."""
 
     __slots__ = ("_derived", "_masters", "_pepper", "primary_id", "retired")
 
@@ -61,7 +62,7 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        New vaults do not use it: with the pepper, passwords can be tested against it fast.
+        New vaults do not use this lookup: anyone with the pepper could test passwords fast.
         """
         return hmac.digest(self._pepper, password, "sha256")
 
@@ -132,9 +133,9 @@ def parse_keyring(text: str) -> Keyring:
         raise SettingsError(
             f"the keyring has the unknown version {version}: use a newer version of this service"
         )
-    masters = {key_id: _key_bytes(key) for key_id, key in keys.items()}
+    masters = {key_id: _key_bytes(f"key {key_id}", key) for key_id, key in keys.items()}
     if primary not in masters:
-        raise SettingsError("the keyring's primary key is not among its keys")
+        raise SettingsError(f"the keyring's primary key {primary} is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in masters):
         wrong = next(key_id for key_id in masters if not 0 < key_id < 2**32)
         raise SettingsError(f"the keyring has the key id {wrong}; ids are 1 to 4294967295")
@@ -143,7 +144,7 @@ def parse_keyring(text: str) -> Keyring:
             "the keyring has the same id under keys and retired: remove the entry under retired if "
             "the key was restored"
         )
-    return Keyring(primary, masters, _key_bytes(pepper), retired)
+    return Keyring(primary, masters, _key_bytes("pepper", pepper), retired)
 
 
 def is_for_writers(text: str) -> bool:
@@ -175,12 +176,12 @@ def _parsed(
         return None
 
 
-def _key_bytes(text: str) -> bytes:
+def _key_bytes(name: str, text: str) -> bytes:
     key = _base64(text)
     if key is None:
-        raise SettingsError("the keyring has a key that is not base64")
+        raise SettingsError(f"the keyring's {name} is not base64")
     if len(key) != KEY_BYTES:
-        raise SettingsError(f"the keyring has a key that is not {KEY_BYTES} bytes long")
+        raise SettingsError(f"the keyring's {name} is not {KEY_BYTES} bytes long")
     return key
 
 

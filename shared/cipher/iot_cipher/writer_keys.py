@@ -48,7 +48,7 @@ class AuditKeys(Protocol):
 
 
 class KeySet(TransitKeys, Protocol):
-    """The keys of a keyring, or of the writer's keys derived from one."""
+    """The keys of a keyring, or a writer's keys, which are derived from a keyring."""
 
     @property
     def key_ids(self) -> tuple[KeyId, ...]:
@@ -59,7 +59,7 @@ def fingerprints(keys: KeySet) -> dict[KeyId, str]:
     """Return a fingerprint of each key: 16 hex digits, derived one-way.
 
     A keyring and the writer's keys derived from it have the same fingerprints. Another key under
-    the same id has another one.
+    the same id has another fingerprint.
     """
     return {
         key_id: derive(keys.transit_key(key_id), salt=b"", info=_FINGERPRINT)[:8].hex()
@@ -165,7 +165,7 @@ def parse_writer_keys(text: str) -> WriterKeys:
             "service"
         )
     if primary not in keys:
-        raise SettingsError("the writer's primary key is not among its keys")
+        raise SettingsError(f"the writer's primary key {primary} is not among its keys")
     if not all(0 < key_id < 2**32 for key_id in keys):
         raise SettingsError("the writer's keys have an id outside 1 to 4294967295")
     return WriterKeys(primary, keys)

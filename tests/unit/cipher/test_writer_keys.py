@@ -108,7 +108,7 @@ WRONG = {
     "the primary as a string": (keys_json(primary="1"), FORM),
     "a duplicate field": (keys_json()[:-1] + ', "primary": 1}', "the keyring is not JSON"),
     "another version": (keys_json(version=3), "version"),
-    "primary key missing": (keys_json(primary=2), "primary key is not among its keys"),
+    "primary key missing": (keys_json(primary=2), "primary key 2 is not among its keys"),
     "key id 0": (keys_json(primary=0, keys={"0": PAIR}), "an id outside 1 to"),
     "key id 2**32": (keys_json(keys={"1": PAIR, str(2**32): PAIR}), "an id outside 1 to"),
 }

@@ -1,4 +1,4 @@
-"""Conditions of an append to the backlog: guards, and an Idempotency-Key to remember it by."""
+"""Conditions of an append to the backlog: guards, and an Idempotency-Key that must be new."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from iot_models.names import KeyNames
 
 @dataclass(frozen=True, slots=True)
 class RememberedRequest:
-    """A request with an Idempotency-Key, and the limits on how many of them are remembered."""
+    """A request with an Idempotency-Key, and limits on the number of such requests."""
 
     names: tuple[str, ...]
-    """The key in Redis that remembers the request, then those under which other versions may have
-    remembered it."""
+    """The key in Redis that remembers the request, then the keys under which other versions may
+    have remembered it."""
     seconds: int
     """How long the request is remembered."""
     answer: bytes

@@ -75,7 +75,7 @@ class AuditLog:
     ) -> list[tuple[int, str, str]]:
         """Return the last `count` lines in order, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
 
-        `before`: the id up to which lines are returned, excluded; None: no limit.
+        `before`: return only lines with lower ids; None: no limit.
 
         A line that was tampered with, or whose key was removed, is replaced by `UNREADABLE`.
         """
@@ -129,7 +129,7 @@ def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
     """
     line = open_record(keys, sealed)
     clear = _HEADER.pack(RESEALED_FORMAT, keys.primary_id) + first_nonce(sealed)
-    # Another nonce than the first: a thief of the old key could have chosen that one.
+    # Not with the first nonce again, which a thief of the old key could have chosen.
     return clear + encrypt(keys.audit_key(keys.primary_id), line.encode(), clear + _CONTEXT)
 
 

@@ -30,7 +30,7 @@ _PENDING = """
     SELECT id, timestamptz_send(at), sealed FROM audit_unchained
     WHERE substring(sealed FROM 2 FOR 4) = ANY(%s) ORDER BY id LIMIT %s
 """
-"""A record of an unknown key waits: a writer may load a new key later than the others."""
+"""A record of an unknown key waits: a writer may load a new key later than other writers."""
 _HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
 _LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
 _INSERT = """
@@ -41,7 +41,7 @@ _DONE = "DELETE FROM audit_pending WHERE record_id = ANY(%s)"
 
 
 class AuditChain:
-    """The links of all processes form one chain."""
+    """Appends links to the audit log's hash chain. All writers append to the same chain."""
 
     def __init__(self, keys: Callable[[], AuditKeys]) -> None:
         self._keys = keys
@@ -101,14 +101,14 @@ def current_head(connection: Connection) -> AuditHead | None:
     """Return the last link of the chain in the database; None if there is no link.
 
     Raises:
-        FormatError: no writer made that link.
+        FormatError: the number or the length of the link is wrong, so no writer made the link.
     """
     row = connection.execute(_HEAD).fetchone()
     if row is None:
         return None
     head = AuditHead(*cast("tuple[int, bytes]", row))
     if head.sequence < 1 or len(head.link) != LINK_BYTES:
-        raise FormatError(f"link {head.sequence} of the audit log is not a link")
+        raise FormatError(f"link {head.sequence} of the audit log has a wrong number or length")
     return head
 
 

@@ -147,7 +147,8 @@ class _Check:
             if key.sequence > self._head.sequence:
                 raise AuditFaultError(
                     f"the chain ends at link {self._head.sequence}; when master key {key_id} was "
-                    f"retired, it had {key.sequence}: its end was cut, or the database was restored"
+                    f"retired, it had {key.sequence} links: its end was cut, or the database was "
+                    "restored"
                 )
         if self._published is not None and self._published.sequence > self._head.sequence:
             raise AuditFaultError(

@@ -27,12 +27,15 @@ def parse_head(text: str) -> AuditHead:
     """Parse a head of the form `<sequence>:<link in hex>`. Raises `ValueError` for others."""
     found = _FORM.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text[:100]!r} is not the head of an audit chain (<number>:<74 digits>)")
+        raise ValueError(
+            f"{text[:100]!r} is not the head of an audit chain: the form is "
+            "<number of links>:<74 hex digits>"
+        )
     return AuditHead(int(found[1]), bytes.fromhex(found[2]))
 
 
 class PublishedAuditHead:
-    """The head in Redis."""
+    """The head that writers publish in Redis."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
@@ -42,7 +45,7 @@ class PublishedAuditHead:
         """Return the published head; None if there is none.
 
         Raises:
-            ValueError: another program wrote something else.
+            ValueError: the value in Redis is not a head: another program wrote it.
             RedisError: Redis can't serve.
         """
         found = cast("bytes | None", self._client.get(self._key))

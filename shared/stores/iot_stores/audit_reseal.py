@@ -56,7 +56,7 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.
-        ValueError: the published head is not a head.
+        ValueError: the value in Redis is not a head.
         RedisError: Redis can't serve.
     """
     with connection.transaction():
@@ -76,12 +76,17 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
             record = ChainedRecord(sequence, record_id, at, linked_content(keys, link, sealed))
             is_lost = head is not None and head.sequence == sequence and head.link != link
             if is_lost or not link_matches(keys, link, old, record):
-                raise AuditFaultError(f"link {sequence} is damaged: run `iot-sensor audit verify`")
+                raise AuditFaultError(
+                    f"link {sequence} of the audit log is damaged: run `iot-sensor audit verify`"
+                )
             covered = chained_content(keys, sealed)
             new = make_link(keys, new, record._replace(content=covered))
             old, renewed[sequence] = link, new
         if head is not None and head.sequence >= first and head.sequence not in renewed:
-            raise AuditFaultError("the published head is missing: run `iot-sensor audit verify`")
+            raise AuditFaultError(
+                f"the audit log lacks its published head, link {head.sequence}: run `iot-sensor "
+                "audit verify`"
+            )
         connection.execute(_REPLACE_LINKS, (list(renewed), list(renewed.values())))
     if head is not None and head.sequence in renewed:
         published.publish(AuditHead(head.sequence, renewed[head.sequence]))
@@ -89,7 +94,7 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt all records of other keys again, with the primary key, batch by batch.
+    """Encrypt all records under other keys again, with the primary key, batch by batch.
 
     Return how many records were encrypted again, and how many can't be decrypted. A call that is
     killed may be repeated. A record that can't be decrypted stays for `audit verify` to find.

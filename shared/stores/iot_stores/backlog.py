@@ -21,7 +21,7 @@ from .scripts import load_script, run_all, run_commands
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard, next_entry_id
 
 MAX_ENTRIES = 4096
-"""Maximum number of entries in one answer of Redis, which is blocked for a microsecond each."""
+"""Maximum number of entries in one answer of Redis. Each entry blocks Redis for a microsecond."""
 _MAX_BYTES = 2**50
 """More bytes than any shard has: a counter is damaged."""
 _UNKNOWN_SIZES = 64
@@ -132,8 +132,8 @@ class Backlog(BacklogAppender):
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
         """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
 
-        Shards that are not reached are left out. Every other shard with waiting entries returns at
-        least one. The number of round trips does not depend on the entries or shards.
+        Shards behind this limit are left out. Of every other shard with waiting entries, at least
+        one entry is returned. The number of round trips does not depend on the entries or shards.
         """
         progress = self.progress(shards)
         counts, bytes_left, entries_left = {}, max_bytes, MAX_ENTRIES
@@ -323,8 +323,9 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     if len(fields) == 4 and fields[0] == b"e" and fields[2] == b"t":
         sealed, total, received, traceparent = fields[1], fields[3], b"", b""
     else:
-        # An entry that was released from the held entries has `r`, one of a traced request `p`. An
-        # entry without the other fields was planted in Redis. It becomes a dead letter.
+        # An entry that was released from the held entries has the field `r`. An entry of a traced
+        # request has `p`. An entry without `e` or `t` was planted in Redis, and becomes a dead
+        # letter.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         sealed, total, received, traceparent = (
             known.get(name, b"") for name in (b"e", b"t", b"r", b"p")

@@ -11,8 +11,8 @@
 --     other names it may have, those names. Then the entries.
 --   A traced request has its traceparent in front.
 -- Returns {held entries, how often writers requested new sessions, the outcome of each request}. Outcomes:
---   bytes ever added to the shard: added, of a request with one entry
---   {1, bytes ever added to the shard (for each entry)}: added
+--   bytes ever added to the shard: the only entry of the request was added
+--   {1, bytes ever added to the shard (for each entry)}: the entries were added
 --   {0, excess bytes, bytes drained per second}: nothing was added, the backlog is full
 --   {2, first answer}: nothing was added, the request is remembered
 --   {3, seconds}: nothing was added, a guard is at its limit
@@ -93,7 +93,7 @@ local function count()
 end
 
 -- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses
--- it. After an error of the same request, count the entry only.
+-- it. If an earlier entry of the request failed, only count the bytes, and return the earlier error.
 local function add(at, traceparent, failed)
   local shard, sealed = ARGV[at], ARGV[at + 1]
   local total = ends[shard] + #sealed
@@ -159,8 +159,8 @@ local function count_at(name)
   return 0, true
 end
 
--- Check the conditions of a request, the number of whose guards is at `at`, and admit it. Return its outcome
--- if that is known.
+-- Check the conditions of a request, and admit the request. `at`: the position of its number of guards. Return
+-- the outcome if it is known already.
 local function check(number, at, entries)
   local guards = tonumber(ARGV[at])
   for i = at + 1, at + 2 * guards, 2 do

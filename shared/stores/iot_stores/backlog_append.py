@@ -42,7 +42,7 @@ from .store_states import report
 WAIT_MILLISECONDS = 2000
 """Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 MAX_BYTES = 2**20
-"""Approximate size of a group; it bounds the delay by the bytes of other callers."""
+"""Approximate maximum size of a group: each caller also waits for the bytes of the others."""
 CHECK_SECONDS = 1.0
 """After a pause this long, the connection to Redis is checked before it is used."""
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class _PendingRequest:
         self.shards = shards
         """The shard of each entry."""
         self.arguments = arguments
-        """What the script gets of the request."""
+        """The request's part of the arguments of the script."""
         self.size = size
         self.elected = False
         """Whether its caller must send the next group."""
@@ -105,12 +105,12 @@ class _GroupAnswer(NamedTuple):
     held: int
     session_renewals: int
     wait_answer: Any
-    """The answer to the WAIT or WAITAOF that follows the group; None if none does."""
+    """The answer to the WAIT or WAITAOF that follows the group; None without such a command."""
 
 
 _Answer = tuple[Any, _GroupAnswer]
-"""The outcome of a request: an integer if its only entry was added, the bytes ever added to its
-shard. Else a list with an `AppendOutcome` and its numbers."""
+"""The outcome of a request, and what its group has in common. The outcome is the bytes ever added
+to the shard if the request's only entry was added, else a list: `AppendOutcome` and its numbers."""
 
 
 class AppendScript:
@@ -353,8 +353,8 @@ class GroupCommit:
         self._queue: deque[_PendingRequest] = deque()
         """The requests for the next groups, the oldest first."""
         self._idle = {True: True}
-        """Empty while a caller sends a group, or is elected to send the next one. `pop` takes that
-        role, so the caller must hand it on, or all later callers would wait forever."""
+        """Empty while a caller sends a group, or is elected to send the next group. `pop` makes the
+        caller the sender, which must elect the next sender: all later callers wait for it."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
         """Return the answer to a request.

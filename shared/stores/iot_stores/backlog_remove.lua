@@ -49,7 +49,7 @@ local function later(one, other)
   return tonumber(sequence) > tonumber(other_sequence)
 end
 
--- Note the changes of a shard's counters. `out`, `position` and `known_id` are the known ones.
+-- Note the changes of a shard's counters. `out`, `position` and `known_id` are the values in Redis.
 local function progress(shard, out, position, known_id)
   local total, next_id = ARGV[shard.first + 2], ARGV[shard.first + 5]
   out = string.match(out or '0', '^%d+$') and tonumber(out or '0')

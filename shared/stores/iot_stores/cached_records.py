@@ -14,8 +14,8 @@ from iot_models.names import KeyNames
 
 CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
-"""How long a lookup of an old password is hidden: longer than a record lives that was cached just
-before."""
+"""How long a lookup of an old password is hidden: longer than a record that was cached just before
+stays in Redis."""
 _BATCH = 500
 _HEADER = struct.Struct("<16s32s16sB")
 

@@ -19,7 +19,7 @@ from .redis_client import milliseconds
 from .store_states import POSTGRES_UNAVAILABLE
 
 WARNING_SECONDS = 10.0
-"""Clock skew that is reported."""
+"""Clock skew of more than this is reported."""
 
 _POSTGRES_TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
 
@@ -33,12 +33,14 @@ def postgres_now(connection: Connection) -> int:
 
 
 def redis_ahead(client: "Redis") -> float:
-    """Return the minimum skew of the clock of Redis, in seconds; negative: Redis is behind."""
+    """Return by how many seconds, at least, Redis's clock is ahead of this process's clock;
+    negative: behind."""
     return _minimum_skew(lambda: milliseconds(client.time()))
 
 
 def postgres_ahead(connection: Connection) -> float:
-    """Return the minimum skew of the clock of Postgres, in seconds; negative: it is behind."""
+    """Return by how many seconds, at least, Postgres's clock is ahead of this process's clock;
+    negative: behind."""
     return _minimum_skew(lambda: postgres_now(connection))
 
 

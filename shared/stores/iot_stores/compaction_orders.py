@@ -19,7 +19,8 @@ SCAN_SECONDS = 300
 FULL_SCAN_SECONDS = 86_400
 """Shortest time between two scans of a vault's whole history."""
 COMPACTED_SECONDS = 30 * 86_400
-"""The same, if there was nothing to merge: a full scan reads the index of every month."""
+"""Time until the next full scan if a full scan found nothing to merge. A full scan is costly: it
+reads the index of every month."""
 
 
 class CompactionOrders:
@@ -33,7 +34,7 @@ class CompactionOrders:
     def claim_scan(self, vault_id: bytes) -> bool:
         """Return whether the caller should scan the vault's latest segments now.
 
-        True for one process within `SCAN_SECONDS`.
+        Within `SCAN_SECONDS`, only one process gets True.
         """
         return self._claim(self._names.compaction_looked(vault_id), SCAN_SECONDS)
 

@@ -54,10 +54,11 @@ class DeadLetterOrders:
         self._keys = keys
 
     def place(self, order: LetterOrder) -> LetterAction | None:
-        """Add an order, unless one for the letter waits. Return what the waiting order asks for.
+        """Add an order, unless an earlier order for the same letter waits.
 
-        Return None if a writer has just carried out an earlier order, or the waiting order is not
-        valid.
+        Return the action of the order that waits now: of `order` if it was added, else of the
+        earlier order. Return None if a writer has just carried out the earlier order, or if the
+        earlier order is not valid.
         """
         name, letter_id = self._names.dead_letter_orders, order.letter_id
         sealed = seal_order(self._keys(), order.encode(), OrderKind.DEAD_LETTER)

@@ -110,7 +110,10 @@ class DeadLetters:
 
 
 def is_letter_id(text: str) -> bool:
-    """Return whether `text` may be the id of a dead letter, or of the first of a millisecond."""
+    """Return whether `text` may be the id of a dead letter.
+
+    An id without a sequence number stands for the first dead letter of a millisecond.
+    """
     return bool(_ID.fullmatch(text)) and all(int(each) <= MAX_ID_PART for each in text.split("-"))
 
 

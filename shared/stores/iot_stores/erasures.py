@@ -104,7 +104,7 @@ class Erasures:
         """Remove the records of erased vaults from Redis. Return the number of vaults.
 
         A vault is cleaned until `SETTLING_SECONDS` after its erasure: a process that read Postgres
-        before may store a record afterwards. Repeating the call is harmless.
+        before the erasure may store a record after it. Repeating the call is harmless.
 
         Raises:
             RedisError, POSTGRES_UNAVAILABLE: a store is away.
@@ -149,8 +149,10 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 
 
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
-    """Return vaults whose next deletion is due: the first at once, the last after
-    `SETTLING_SECONDS`."""
+    """Return up to `limit` erased vaults of which a deletion is due.
+
+    The first deletion of a vault is due at once, the last one `SETTLING_SECONDS` after the erasure.
+    """
     if not _has_tombstones(connection):
         return []
     rows = connection.execute(_UNFINISHED, (SETTLING_SECONDS, limit)).fetchall()

@@ -35,7 +35,7 @@ class DatedEntry(NamedTuple):
     """Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
-        """Return whether both times are earlier. One of the two clocks may have been behind."""
+        """Return whether both times are before `moment`: one of the clocks may have been behind."""
         return max(self.received, self.sealed) < moment
 
 
@@ -59,8 +59,9 @@ def find_forgotten(
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
     """Return whether the ledger may have forgotten whether a dead letter's entry is stored.
 
-    The backlog would give the entry a new id, and a writer would store it a second time. False if
-    the letter can't be opened: a writer can't open it either. `now` is the time by Redis's clock.
+    A replayed entry gets a new id, so it would not look old, and a writer might store it a second
+    time. Return False if the letter can't be opened, because a writer can't open it either. `now`
+    is the time by Redis's clock.
     """
     try:
         sealed = decode_entry(opener.open(letter.shard, letter.sealed).content).sealed_at

@@ -37,8 +37,8 @@ TOTALS = {
         "bytes_out": "iot_drain_written_bytes_total",
     },
 }
-"""The counters in the heartbeats of each service, and the histograms whose sums are in them, under
-the names of their rates."""
+"""By service, the totals in its heartbeats, and the metric of each: the value of a counter, or the
+sum of a histogram. The status has rates with the names of the totals."""
 _GAUGES = {
     "api": "iot_api_heartbeat_timestamp_seconds",
     "writer": "iot_writer_heartbeat_timestamp_seconds",
@@ -97,8 +97,8 @@ class HeartbeatSender(ProcessReport):
         }
 
     def _send(self, content: dict[str, object]) -> None:
-        # The id of an item is the time of Redis, and so is the limit of the stream: a process whose
-        # clock is wrong must not remove the heartbeats of the others.
+        # `oldest` is compared with ids of items, which are times of Redis, so it must be one too: a
+        # process whose clock is wrong must not remove the heartbeats of other processes.
         oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
         name, beat = self._names.heartbeats, {"heartbeat": json.dumps(content)}
         self._client.xadd(name, beat, minid=oldest, approximate=False)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ class Heartbeats:
         return [beats[-1] for (of, _), beats in self.by_process.items() if of == service]
 
     def rate(self, total: str, process: str | None = None) -> float:
-        """Return how much a total rises in a second, in one or all running processes.
+        """Return how much a total rises per second, in `process` or in all running processes.
 
         A process that has sent only one heartbeat counts as 0.
         """

@@ -36,7 +36,7 @@ _COPY: LiteralString = f"COPY segments (vault_id, {COLUMNS}, payload) FROM STDIN
 # A large payload is fetched when its segment is opened: one at a time, and in slices.
 PAYLOAD: LiteralString = """octet_length(payload) AS size,
     CASE WHEN octet_length(payload) <= 1048576 THEN payload END AS payload"""
-"""The columns behind those of the bounds, for `stored_segment`."""
+"""The columns that follow the bounds in a row for `stored_segment`."""
 _LARGE_PAYLOAD = """
     SELECT substring(payload FROM %(from)s FOR %(bytes)s) FROM segments
     WHERE vault_id = %(vault_id)s AND interrogator_min = %(time)s AND first_id = %(id)s
@@ -93,19 +93,23 @@ FETCH_BYTES = 2 * 2**20
 """Approximate ciphertext fetched at a time; it bounds the memory of a read."""
 _FIRST_FETCH, _MAX_FETCH = 4, 512
 _LOOK, _MAX_LOOK = 256, 5_000
-"""Segments tried in order for a filter that few of them may pass."""
+"""Number of segments to try in order, because few of them may pass the filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment(SealedSegment):
-    """A segment of the history. A large payload is left empty, until `fetch` is called."""
+    """A segment of the history. `payload` is empty if it is large: `fetch` returns it."""
 
     size: int | None
     """Bytes of the payload; None for a segment that does not pass the filter."""
     connection: Connection = field(repr=False, compare=False)
 
     def fetch(self) -> bytes | bytearray:
-        """Return the payload. A large one only within the transaction that found the segment."""
+        """Return the payload. If it is large, call this in the transaction that found the segment.
+
+        Raises:
+            FormatError: the segment was deleted meanwhile.
+        """
         if self.payload or not self.size:
             return self.payload
         # In slices: libpq keeps a buffer as large as the largest row that it ever received.
@@ -183,7 +187,8 @@ class ReadFilter:
     def narrow(self, page_range: PageRange) -> PageRange:
         """Return the part of a range of positions within the bounds of the interrogator timestamp.
 
-        Reads are ordered by it, so the index of positions finds exactly the segments in between.
+        Reads are in the order of this timestamp, so the index of positions finds exactly the
+        segments within the bounds.
         """
         if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
             return page_range
@@ -309,7 +314,7 @@ def _condition(read_filter: ReadFilter) -> tuple[LiteralString, dict[str, object
 def read_transaction(connection: Connection) -> Iterator[None]:
     """Open a read-only transaction with one snapshot and its own timeouts.
 
-    Within an open transaction, use that one.
+    If a transaction is open already, use it.
     """
     if connection.info.transaction_status != TransactionStatus.IDLE:
         yield
@@ -332,7 +337,7 @@ def _cursors(connection: Connection) -> Iterator[None]:
 
 
 def max_relative_timestamp(connection: Connection, vault_id: uuid.UUID | None = None) -> int | None:
-    """Return the greatest relative timestamp of one vault or of all; None if there is none."""
+    """Return the greatest relative timestamp of a vault or of all vaults; None without readings."""
     if vault_id is None:
         row = short_query(connection, _MAXTIME).fetchone()
     else:
@@ -353,8 +358,8 @@ def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
 def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
     """Return the statement for the segments that contain the position (see `interval_index`).
 
-    `interrogator_min + 0` keeps the planner from an index by start alone, with which it would read
-    half of the vault.
+    `interrogator_min + 0` keeps the planner from using an index by start alone, with which it would
+    read half of the vault.
     """
     return f"""
         SELECT found.* FROM
@@ -382,9 +387,10 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Select like `_from_position`, but the next segments in order, matching or not.
+    """Return a statement like that of `_from_position`, but for the next segments in order, even if
+    they do not match.
 
-    Segments that do not match have no payload.
+    The `size` of a segment that does not match is NULL.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]
@@ -404,9 +410,9 @@ def _stream(
 ) -> Generator["StoredSegment", None, None]:
     """Yield the segments that a statement selects. `select` closes the cursor."""
     vault_id = cast("uuid.UUID", parameters["vault_id"])
-    # Of psycopg's own cursors on the server, each costs two more round trips: a description of the
-    # rows before the first one, and CLOSE although the transaction ends. Under load, each round
-    # trip of a read waits for its turn among all requests of the process.
+    # A server-side cursor of psycopg would cost two more round trips: a description of the rows
+    # before the first row, and CLOSE although the transaction ends. Under load, each round trip of
+    # a read waits for its turn among all requests of the process.
     connection.execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {statement}", parameters)
     ahead = _FIRST_FETCH
     while rows := _fetch(connection, cursor, ahead):

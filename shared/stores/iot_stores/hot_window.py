@@ -106,7 +106,8 @@ class RecentSegments:
     """Segments of vaults in the window, and what the window held before and after it was read.
 
     A drain adds all segments of a shard and its cover in one step. Between two reads of a valid
-    cover, drains were added one after the other: `bounds` lacks none before one that it has.
+    cover, drains were added one after the other: if `bounds` has segments of a drain, it has the
+    segments of all earlier drains too.
     """
 
     before: Mapping[int, Cover]
@@ -160,10 +161,10 @@ class HotWindow:
         run_all(self._client, self._write, [(covers, arguments)], payloads)
 
     def _large_payloads(self, drain: DrainedShard) -> Iterator[Sequence[str | int | bytes]]:
-        """Yield a command for each payload that the script does not get.
+        """Yield a SET command for each payload that is too large for an argument of the script.
 
         The script leaves out imported segments that are too old for the window. Their payloads must
-        not fill Redis.
+        not fill Redis, and neither must payloads that the window does not keep.
         """
         horizon = drain.after.received_max - self._seconds * 1000
         for segment in drain.segments:
@@ -229,7 +230,7 @@ class HotWindow:
 
         `begin`: the start of these seconds, if an earlier page of the same read has fixed it.
         """
-        # Before the cover: a drain in between may have stored segments that the window lacks.
+        # Read this before the cover: a drain in between may store segments that the window lacks.
         drained = self._backlog.drain_positions([shard])
         begin = begin or max(1, drained.now - seconds * 1000)
         if not self._usable():

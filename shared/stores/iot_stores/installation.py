@@ -23,7 +23,7 @@ KeyringMark = Callable[[uuid.UUID], bytes]
 
 KEYRING_MISMATCH = (
     "the keyring in IOT_KEYRING_FILE is not the one that {where} is marked with: its pepper "
-    "differs; use that keyring, or see Marks in docs/operations.md to change to this one"
+    "differs; use the marked keyring, or see Marks in docs/operations.md to change the mark"
 )
 
 _log = logging.getLogger(__name__)

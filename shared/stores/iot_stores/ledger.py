@@ -65,8 +65,9 @@ _SESSIONS: LiteralString = """
     FROM unnest(%(vaults)s::uuid[]) AS wanted (vault_id)
     WHERE wanted.vault_id NOT IN (SELECT vault_id FROM existing)
 """
-# Each statement of a message has its own snapshot (READ COMMITTED), so the sessions are those after
-# the locks: they include the drains that held the locks before. In one statement they would not.
+# Each statement of a message has its own snapshot (READ COMMITTED), so the sessions are read after
+# the locks are taken, and include the drains that held the locks before. A single statement would
+# read the sessions without these drains.
 _BEGIN: LiteralString = f"BEGIN; {_LOCK}; {_SESSIONS}"
 _EXISTING_VAULTS = "SELECT vault_id FROM vaults WHERE vault_id = ANY(%s::uuid[])"
 # One statement for all sessions and shards instead of a pipeline: after a pipeline, Postgres does
@@ -103,8 +104,8 @@ _STORED = """
 """
 
 MAX_MISSING = 100_000
-"""Maximum of missing numbers that one entry adds. A larger gap exists only after a restore from
-backup; entries with lower numbers than these then count as stored."""
+"""Maximum number of missing numbers that one entry adds. A larger gap exists only after a restore
+from backup. Entries with numbers below the added ones then count as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Offset:
     """The state of a shard in the ledger."""
 
     position: str
-    """Stream id of the last drained entry. By it, the hot window notices a drain that it missed."""
+    """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
     received_max: int
     """Latest time of receipt of all drained entries, in Unix milliseconds."""
     next_id: int
@@ -191,8 +192,8 @@ def begin_drain(
 ) -> LockedShards:
     """Begin a transaction and lock the wanted shards, except for shards locked by others.
 
-    Takes one round trip. A shard without a row (`create_offsets`) can't be locked. Those of
-    `vaults` that exist are locked against erasure until the transaction ends.
+    Takes one round trip. A shard without a row (`create_offsets`) can't be locked. The existing
+    vaults among `vaults` are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards, so each shard continues above all ids that were used: the ids of a vault still
@@ -296,7 +297,7 @@ def save(
 def _array(values: Iterable[object]) -> str:
     """Return numbers, UUIDs or names as the text of an array.
 
-    psycopg, which escapes each value, needs half of the CPU of the two statements for that.
+    psycopg would escape each value, which takes half of the CPU time of the two statements.
     """
     return "{" + ",".join(map(str, values)) + "}"
 

@@ -23,9 +23,10 @@ from iot_models.names import KeyNames
 from .process_reports import ProcessReport, process_name
 
 EXPIRY_SECONDS = 15
-"""A report outlives its process by at most this."""
+"""Maximum time for which a report outlives its process."""
 _MAX_RQ_HEARTBEAT_SECONDS = 60.0
-"""A writer of an earlier version, which does not report, is gone if RQ's heartbeat is older."""
+"""A writer of an earlier version, which does not report, counts as gone if its heartbeat in RQ is
+older than this."""
 _SCAN_COUNT = 1000
 _GAUGES = {"api": "iot_api_master_key_loaded", "writer": "iot_writer_master_key_loaded"}
 
@@ -40,7 +41,7 @@ class LoadedKeys:
     fingerprints: Mapping[KeyId, str]
     primary_id: KeyId
     primary_seconds: float
-    """Seconds since the process changed to this primary key. Infinite if it used no other one."""
+    """Seconds since the process changed to this primary key; infinite if it had no other before."""
     open_vaults: Mapping[KeyId, int]
     """Open vaults of an API process, by the master key of their records."""
 
@@ -113,9 +114,8 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:
     """Return the running writers that have not reported their loaded keys.
 
-    A writer is running if its heartbeat in RQ is recent.
-
-    Such a writer has an earlier version, or its user of Redis may not write its report.
+    A writer is running if its heartbeat in RQ is recent. A running writer that does not report has
+    an earlier version, or its user of Redis may not write the report.
     """
     known = {each.process for each in reports}
     silent = []

@@ -33,7 +33,7 @@ class Announced(NamedTuple):
     last: str | None
     """Position to read on from; None: the beginning."""
     complete: bool
-    """Whether no change between the last position and this one is missing."""
+    """Whether `changes` has all changes since the position that was read last."""
 
 
 class PasswordChanges:
@@ -53,7 +53,7 @@ class PasswordChanges:
         self._announce(change, old_lookups)
 
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change again that Postgres has, in case a failover lost the first time.
+        """Announce a change again after it was made: a failover may have lost the first message.
 
         Raises:
             RedisError: Redis can't serve.
@@ -105,7 +105,8 @@ class PasswordChanges:
             pipeline.execute()
 
     def read(self, last: str | None) -> Announced:
-        """Return the changes announced after `last`.
+        """Return the changes announced after `last`; if Redis has lost this position, all changes
+        that the stream has.
 
         Raises:
             RedisError: Redis is away.

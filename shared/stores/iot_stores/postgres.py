@@ -101,7 +101,7 @@ class Pool(ConnectionPool[Connection]):
     An idle client does not notice that its session has ended: by an administrator, by
     `idle_session_timeout`, or by a restart of PgBouncer. So each connection is checked before it is
     used. psycopg_pool's own check waits 1 s, then 2 s, between two connections: three ended
-    sessions used up `WAIT_SECONDS`.
+    sessions would use up `WAIT_SECONDS`.
     """
 
     _in_use = 0
@@ -223,8 +223,8 @@ class Pool(ConnectionPool[Connection]):
 def abandon(connection: Connection) -> None:
     """Close a connection to a server that can't serve, and PgBouncer's connection behind it.
 
-    PgBouncer would otherwise assign its connection to that server to the next client. It closes the
-    server connection of a client that disconnects within a transaction, so this begins one.
+    PgBouncer would otherwise assign its connection to that server to the next client. PgBouncer
+    closes this connection if its client disconnects within a transaction. So begin a transaction.
     """
     with contextlib.suppress(psycopg.Error):
         if connection.info.transaction_status == TransactionStatus.IDLE:
@@ -249,7 +249,7 @@ def short_query(
 
 @contextlib.contextmanager
 def rolled_back_if_open(connection: Connection) -> Iterator[None]:
-    """Roll back the transaction that is open at the end of the block, if one is.
+    """If a transaction is open at the end of the block, roll it back.
 
     For a block that sends BEGIN and COMMIT together with its statements, which saves round trips.
     """
@@ -318,8 +318,8 @@ def postgres_pool(
 ) -> Pool:
     """Return a pool of at most `size` connections, which are opened when needed.
 
-    The pool calls `check` on each connection before use. `check` raises if it is unusable, and
-    `check_timeout()` raises `NoAnswerError` in its block if that takes too long.
+    The pool calls `check` on each connection before use. `check` raises if the connection is
+    unusable. `check_timeout()` is a context that raises `NoAnswerError` if `check` takes too long.
 
     Raises:
         SettingsError: the URL is invalid.
@@ -364,7 +364,7 @@ def schema_revision(connection: Connection) -> int:
         row = None
     revision = str(row[0]) if row else "0"
     if not re.fullmatch("[0-9]+", revision):
-        raise SettingsError("another application uses this database: use a separate one")
+        raise SettingsError("another application uses this database: use a separate database")
     return int(revision)
 
 
@@ -382,7 +382,7 @@ def check_schema(connection: Connection) -> int:
         )
     if found > newest + 1:
         raise SettingsError(
-            f"the database's schema is {found:04}, this version knows {SCHEMA_REVISION} "
-            "and works on the one after it: run a newer version"
+            f"the database's schema is {found:04}, this version works up to {newest + 1:04}: "
+            "run a newer version"
         )
     return found

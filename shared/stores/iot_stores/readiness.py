@@ -22,8 +22,8 @@ class Readiness:
 
     - Redis belongs to the installation, keeps readings, and accepts the writes of this process.
     - The clocks of this process and Redis agree.
-    - The database had a schema that this code works on. Afterwards Postgres may be away, because
-      the backlog keeps new readings.
+    - When Postgres was last queried, the database had a schema that this code works on. Postgres
+      may be away since then, because the backlog keeps new readings.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Readiness:
 
     def state(self) -> dict[str, str]:
         """Check every store. Return `ok` or a fault for each; report clocks only if they differ."""
-        # First: the check of Redis compares Redis's mark with the id in Postgres.
+        # Postgres comes first: the check of Redis compares Redis's mark with the id in Postgres.
         postgres = self._postgres()
         state = {"redis": self._redis_state(), "postgres": postgres}
         if self._hot_window is not None:

@@ -39,12 +39,11 @@ _log = logging.getLogger(__name__)
 def insert_vault(
     connection: Connection, audit: AuditLog | None, values: Sequence[object], event: AuditEvent
 ) -> bool:
-    """Insert a vault and its record. Return False if there is a vault with its lookup.
+    """Insert a vault, and append `event` to the audit log. Return False if another vault has the
+    lookup.
 
-    Without `audit`, the vault is inserted without a record.
-
-    Readings come before records: without `record_audit_event`, for example when an API process
-    starts before the migration, the vault is inserted without a record.
+    Without `audit`, nothing is appended. Nor is it if the database lacks `record_audit_event`, for
+    example because an API process starts before the migration: its readings are more important.
     """
     if audit is None:
         return connection.execute(_INSERT, values).rowcount > 0

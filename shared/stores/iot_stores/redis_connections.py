@@ -43,7 +43,7 @@ class RefusalParser(_HiredisParser):
 
 
 class _RenewingPool(ConnectionPool):
-    """A pool that closes its connections when the server refuses a command for its state."""
+    """A pool that closes its connections when the server's state makes it refuse a command."""
 
     _renewed_at = 0.0
 

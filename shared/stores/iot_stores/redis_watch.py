@@ -246,7 +246,7 @@ class RedisWatch:
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
         nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have
         finished since `info` was read: redis-py repeats commands that are answered LOADING, and the
-        claim of Redis came between.
+        script that marks Redis ran in between.
 
         Raises:
             BusyLoadingError: the server is still loading its data.

@@ -95,7 +95,8 @@ class Rewrap:
     def rewrap_redis(self, connection: Connection) -> None:
         """Rewrap the records in Redis that `rewrap_postgres` did not meet. Scans all keys.
 
-        Such a record was written by a process that had read it before, or Postgres lacks its vault.
+        Such a record was written by a process that had read Postgres before the rewrap, or Postgres
+        lacks the vault.
 
         Raises:
             psycopg.Error, RedisError: a store is away. What is done stays.
@@ -153,7 +154,8 @@ class Rewrap:
         try:
             return encode_record(rewrap_vault(self._keyring, record))
         except DecryptionError:
-            # No key opens it. Postgres has the vault's own record, except for replaced vaults.
+            # No key opens the record. Remove it, because Postgres has the vault's own record. Keep
+            # the record of a replaced vault, which Postgres lacks.
             replaced = name == self._names.replaced_vault_record(record.vault_id.bytes)
             return encode_record(record) if replaced else b""
 

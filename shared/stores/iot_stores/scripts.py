@@ -54,9 +54,9 @@ def load_and_repeat(
 ) -> Any:
     """Repeat the calls that Redis has refused because it forgot the script, in a restart.
 
-    Replace their `answers`, and return the answer of `trailing_command`, which is sent after these
-    calls over the same connection. redis-py's own way in a pipeline, `Script`, sends SCRIPT EXISTS
-    before each execution, which costs a round trip.
+    Replace their `answers`. After the repeated calls, send `trailing_command` over the same
+    connection, and return its answer; None if no call was repeated. redis-py's own way in a
+    pipeline, `Script`, sends SCRIPT EXISTS before each execution, which costs a round trip.
 
     Raises:
         RedisError: Redis is away, and which calls ran is unknown.

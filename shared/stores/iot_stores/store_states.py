@@ -92,7 +92,7 @@ POSTGRES_STATES: Mapping[str, str] = {
     "lock_not_available": "a lock was not free in time",
     "idle_in_transaction_session_timeout": "it ended a session that waited in a transaction",
 }
-"""Meaning of each state of Postgres, by condition name; other states have no own text."""
+"""Meaning of each state of Postgres, by condition name. All other states mean `_STATEMENT`."""
 _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "too_many_connections": re.compile(
         "too many (clients|connections)|connection slots|no more connections allowed"  # PgBouncer
@@ -203,7 +203,7 @@ _reported: dict[tuple[str, str, str], tuple[float, int]] = {}
 
 
 def report(logger: logging.Logger, consequence: str, error: Exception) -> None:
-    """Log an error of a store and its consequence: at once, then once in `REPORT_SECONDS`."""
+    """Log an error of a store and its consequence: each state at most once in `REPORT_SECONDS`."""
     state = state_of(error)
     code = "" if state is None else f"{state.store} {state.code}"
     key = logger.name, consequence, code

@@ -34,7 +34,7 @@ _FETCH = 16
 
 @dataclass(frozen=True, slots=True)
 class StoredAfter:
-    """A search: the segments of a vault that hold ids above those of `ids`."""
+    """A search for the segments of a vault that contain ids above the known ids."""
 
     vault_id: uuid.UUID
     since: int
@@ -63,7 +63,7 @@ class FoundSize:
 
     segments: int
     readings: int
-    """Readings of these segments, known ones too."""
+    """Number of readings in these segments, including known readings."""
     bytes: int
     received_min: int
     received_max: int

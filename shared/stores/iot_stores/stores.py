@@ -90,8 +90,8 @@ class Stores:
     def hot_watch(self) -> RedisWatch:
         """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
 
-        That Redis may lose everything, because reads then use Postgres. It must not evict: it could
-        evict an index and keep the segments.
+        That Redis may lose everything, because reads then use Postgres. It must not evict keys:
+        without the index of a vault, reads would miss segments.
         """
         client = self.hot_redis
         if client is self.redis:

@@ -32,7 +32,7 @@ class WaitingEntry:
     held_since: int | None = None
     """Time of receipt of an entry that was held and released; None for other entries."""
     traceparent: bytes = b""
-    """The span of the request that appended the entry; empty if that was not traced."""
+    """The span of the request that appended the entry; empty if the request was not traced."""
     received: int = field(init=False, compare=False)
     """Time of receipt, in Unix milliseconds of Redis's clock.
 

@@ -17,8 +17,8 @@ from iot_models.settings import MAX_SCRYPT_LOG2_N, MIN_SCRYPT_LOG2_N
 from .postgres import Connection
 
 SETTLE_SECONDS: Literal[60] = 60
-"""Time for the last requests of version 0.1: its processes are not ready any more, and finish
-them."""
+"""Time in which processes of version 0.1 finish their last requests. They are not ready any more,
+so they get no new requests."""
 
 POLICY_COLUMNS: LiteralString = (
     f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"

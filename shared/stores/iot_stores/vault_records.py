@@ -349,7 +349,7 @@ class VaultRecords:
         return keys, [encode_record(record), CACHE_SECONDS]
 
     def _overwrite(self, record: VaultRecord) -> bool:
-        """Cache a record that Postgres has in Redis. Return False if that failed."""
+        """Cache in Redis a record that Postgres has. Return False if Redis can't serve."""
         try:
             name = self._names.vault_record(record.lookup)
             self._client.set(name, encode_record(record), ex=CACHE_SECONDS)

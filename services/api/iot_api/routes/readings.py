@@ -183,10 +183,10 @@ def _requested_vault(service: Service) -> OpenVault | None:
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of the password in the request. Count a guess if no vault has it.
+    """Return the vault of the password in the request. If no vault has it, count a guess.
 
-    The guess limit does not apply to a password with which the connection has found a vault before:
-    the client learns nothing new.
+    A client over its guess limit may still use a password with which this connection has found a
+    vault: the client learns nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

@@ -439,4 +439,6 @@ def _refuse_impossible_imports(received: Sequence[int]) -> None:
     partition, and which retention deletes as a whole."""
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
-        raise ImpossibleTimeError("the imported times of receipt are not within one day")
+        raise ImpossibleTimeError(
+            "the entry's imported times of receipt are not all on one day (UTC), or out of range"
+        )

@@ -14,7 +14,7 @@ from .source import LiveRows, Skipped
 MAX_READINGS = 500
 """Maximum number of readings of an event."""
 MAX_CHARACTERS = 64 * 1024
-"""Limit of their texts, in characters. A longer reading has its own event."""
+"""Limit of the texts in an event, in characters. A reading with a longer text has its own event."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -28,7 +28,7 @@ class ReadingsEvent:
     readings: int
     skipped: int
     begin: int
-    """Earliest and latest time of receipt, in Unix milliseconds."""
+    """Earliest time of receipt of these readings, in Unix milliseconds; `end` is the latest."""
     end: int
 
 
@@ -66,7 +66,7 @@ def summary_event(skipped: Skipped, position: LivePosition, vault_id: bytes) -> 
 def events_of(rows: LiveRows, before: LivePosition, vault_id: bytes) -> Iterator[ReadingsEvent]:
     """Yield the events of readings behind the position `before`.
 
-    Each event has the position behind its last reading, so that a client may resume after any.
+    Each event has the position behind its last reading, so a client may resume after any event.
     """
     if rows.skipped is not None:
         yield summary_event(rows.skipped, before if rows.readings else rows.position, vault_id)

@@ -25,7 +25,7 @@ class Feed(Watched):
     """The new readings of one vault, for all of its listeners in this process."""
 
     offered: LivePosition
-    """Up to here, all readings were offered to the listeners."""
+    """All readings up to this position were offered to the listeners."""
     own_shard: int
     listeners: list[Listener] = field(default_factory=list)
     checked_at: float = 0.0
@@ -44,7 +44,10 @@ class Feed(Watched):
         return self.own_shard in moved or age >= OTHER_SHARDS_SECONDS
 
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
-        """Offer readings behind `before` to listeners, event by event. Encodes them once."""
+        """Offer readings behind `before` to listeners, event by event.
+
+        Each event is encoded once for all listeners, except those that joined beyond `before`.
+        """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes
         if level:
@@ -65,12 +68,12 @@ class Joined:
     listener: Listener
     feed: Feed
     until: LivePosition
-    """The listener gets the readings behind this position. The caller reads those before it."""
+    """The feed offers the readings behind this position. The caller reads the earlier readings."""
     reached: dict[int, str]
-    """The drains that reach the position `until`."""
+    """By shard: the position of the last drain of readings up to `until`."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
-        """Return the position of a client that has all events, brought up to date."""
+        """Return `position`, moved up to the feed's position if no event waits for the client."""
         offered = self.feed.offered
         if not self.listener.is_idle:
             return position

@@ -34,8 +34,8 @@ VERIFY_SECONDS = 300.0
 VERIFY_CHANGED_SECONDS = 2.0
 """The same, after a change of the password was announced: the change may still be pending."""
 CHANGING_SECONDS = 3.0
-"""After the announcement, no stream is opened with the old password for this long. By then, the
-change is made or given up."""
+"""After the announcement, no stream is opened with the old password for this long. Most changes are
+made by then; `VERIFY_CHANGED_SECONDS` ends streams that are opened before a later one."""
 REFUSED_SECONDS = 5
 """`Retry-After` of a stream beyond a limit."""
 
@@ -51,7 +51,7 @@ class _Change:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the change may still be pending."""
+        """Whether the change was announced less than `CHANGING_SECONDS` ago."""
         return time.monotonic() < self.announced_at + CHANGING_SECONDS
 
     @property
@@ -100,7 +100,7 @@ class LiveHub:
 
         Raises:
             TooManyRequestsError: the process or the client has its maximum of listeners.
-            UnavailableError: this process ends, or the password is being changed.
+            UnavailableError: this process shuts down, or the password is being changed.
             RedisError: the backlog's Redis is away.
         """
         self._check_limits(client)
@@ -142,8 +142,8 @@ class LiveHub:
         self._gauge.dec()
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """End the streams of a vault under another password than the new one. `lookup` is that of
-        the new password, `ERASING` or `ERASED`.
+        """End the streams of a vault that were opened with the old password. `lookup` is the lookup
+        of the new password, `ERASING` or `ERASED`.
         """
         with self._lock:
             changes = self._changing.items()
@@ -155,12 +155,12 @@ class LiveHub:
                     listener.end(_gone(erased=lookup in {ERASING, ERASED}))
 
     def verify_soon(self) -> None:
-        """Compare the records of all vaults with Postgres: announcements are missing."""
+        """Compare all vaults with Postgres soon, because announcements may have been missed."""
         for feed in self.feeds():
             feed.verify_at = 0.0
 
     def stop(self) -> None:
-        """End all streams, and refuse new ones. The process ends."""
+        """End all streams, and refuse new ones, because the process shuts down."""
         self._stopping = True
         self.poller.stop()
         reason = UnavailableError("this server process shuts down; connect again")
@@ -202,8 +202,8 @@ class LiveHub:
         return None
 
     def _drop_gone(self) -> None:
-        """Remove the listeners whose clients are gone: without an event to send, nothing else
-        notices."""
+        """Remove the listeners whose clients are gone. While there is no event to send, only this
+        check notices that a client is gone."""
         listeners = [listener for feed in self.feeds() for listener in feed.listeners]
         for listener in listeners:
             if listener.is_gone():
@@ -215,7 +215,7 @@ class LiveHub:
         return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """End the streams of passwords that have lost the vault: an announcement may be lost."""
+        """End the streams whose password no longer opens the vault, even without an announcement."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():
@@ -227,7 +227,7 @@ class LiveHub:
                 continue
             else:
                 if (standing.vault_id, standing.lookup) != (record.vault_id, record.lookup):
-                    # The password may be the same: its lookup moves when its cost is raised.
+                    # The password may be the same: a raised scrypt cost changes its lookup.
                     reason = UnavailableError("the vault's record was changed; connect again")
                     self._end(feed, record.lookup, reason)
 

@@ -39,13 +39,14 @@ class Listener:
         is_gone: Callable[[], bool],
         all_waiting: WaitingBytes,
     ) -> None:
-        """`position` is what the client has. `still_allowed` raises an `IotError` once the client
-        may not read any more. `is_gone` returns whether the client has closed the connection.
+        """The client has all readings up to `position`. `still_allowed` raises an `IotError` once
+        the client may not read any more. `is_gone` returns whether the client has closed the
+        connection.
         """
         self.client = client
         self.record = record
         self.joined_at = position
-        """What the client has, beyond what it gets from this object."""
+        """The client's position before it got readings through this object."""
         self.still_allowed = still_allowed
         self.is_gone = is_gone
         self._all_waiting = all_waiting

@@ -18,9 +18,9 @@ from .source import LiveRows, LiveSource
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
 LOOK_SECONDS = 1.0
-"""While no shard is drained, the vaults are checked this often."""
+"""While no shard is drained, the vaults are checked at this interval."""
 IDLE_SECONDS = 10.0
-"""The position of a vault without new readings is brought up to date this often."""
+"""The position of a vault without new readings is brought up to date at this interval."""
 AWAY_SECONDS = 1.0
 """Time until the next poll after an error of Redis."""
 _CONSEQUENCE = "live streams get no readings"

@@ -3,11 +3,12 @@
 A drain gives the readings of a shard rising ids, and Postgres commits the drains of a shard one
 after the other. So a listener has all readings of a shard up to one id, and none above it. Neither
 a compaction nor a failover changes an id. `IOT_SHARDS` may change, so a position has an id for each
-shard. A shard that was added later begins above all ids that were used before: `floor`.
+shard. The ids of an added shard begin above all ids used before, so for a shard without an id in
+the position, the id `floor` counts.
 
-Readings in Postgres have no index by id. `since` bounds a search: the listener lacks no reading
-that was received earlier, except for imported readings and readings that were held. The stream
-leaves those out.
+Readings in Postgres have no index by id. `since` bounds a search: the listener has all readings
+that were received before `since`, except for imported readings and readings that were held. The
+stream leaves out both.
 """
 
 import binascii

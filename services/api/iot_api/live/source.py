@@ -101,7 +101,7 @@ class Watched:
 
 
 def unseen_since(drained: DrainedShards) -> int:
-    """Return a time before which no reading was received that is not drained yet."""
+    """Return a time in Unix milliseconds. All readings received before this time are drained."""
     times = [drained.now - SLACK_MS]
     for shard in drained.next_ids:
         if shard not in drained.empty:
@@ -124,7 +124,7 @@ class LiveSource:
         self._pool = pool
         self._backlog = backlog
         self._hot_window = hot_window
-        # What one client causes must not delay the others: catching up has its own connection.
+        # A client that catches up must not delay the others, so catching up has its own connection.
         self._poll_turn, self._catch_up_turn = Lock(), Lock()
 
     def drained(self) -> DrainedShards:
@@ -150,7 +150,8 @@ class LiveSource:
         drained: DrainedShards,
         lacking: list[WatchedVault],
     ) -> Iterator[tuple[WatchedVault, LiveRows]]:
-        """Yield the new readings of vaults in the hot window. Add the others to `lacking`.
+        """Yield the new readings of vaults in the hot window. Add each vault whose new readings the
+        hot window does not completely have to `lacking`.
 
         The caller advances the position of the vault before it takes the next readings.
         """
@@ -179,7 +180,9 @@ class LiveSource:
             each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
-        """Yield the new readings of a vault in Postgres, under the condition of `recent_rows`.
+        """Yield the new readings of a vault in Postgres.
+
+        The caller advances the position of the vault before it takes the next readings.
 
         Raises:
             psycopg.Error: Postgres can't serve; the next call continues at the vault's position.
@@ -190,7 +193,7 @@ class LiveSource:
     def between(
         self, vault: OpenVault, after: LivePosition, until: LivePosition, reached: Mapping[int, str]
     ) -> Iterator[LiveRows]:
-        """Yield the readings after one position and up to another, which was reached already.
+        """Yield the readings behind `after` and up to `until`. All of them are stored already.
 
         Raises:
             psycopg.Error: Postgres can't serve.
@@ -300,8 +303,8 @@ class LiveSource:
         until: LivePosition | None,
         behind_id: int,
     ) -> tuple[LiveRows, int | None]:
-        """Return readings of segments in Postgres whose ids are above `behind_id`, and the last of
-        these ids; None if no segment follows.
+        """Return a page of readings of segments in Postgres whose ids are above `behind_id`, and
+        the last id of the page: None if no segment follows the page.
         """
         pages: list[LiveRows] = []
         last_id = count = size = 0
@@ -327,7 +330,7 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
-    """Return whether the window held all readings of the shards up to the wanted positions."""
+    """Return whether the hot window has all readings of shards up to the wanted positions."""
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:
@@ -342,7 +345,8 @@ def _rows(
 ) -> LiveRows:
     """Return the readings of a segment behind `after` and up to `until`, by id.
 
-    A damaged segment counts as left out: a stream that ended there would end there again.
+    The readings of a damaged segment are left out: if the stream ended at this segment, it would
+    end there again at each attempt to resume.
     """
     bounds = segment.bounds
     payload: bytes | bytearray = segment.payload

@@ -23,7 +23,7 @@ clients of a process that ended do not return at the same moment."""
 CHECK_SECONDS = 1.0
 """Before an event, the token is checked again if the last check is older."""
 MAX_ROUNDS = 5
-"""Rounds of stored readings that a client far behind gets before it gets a summary."""
+"""A client that is far behind gets stored readings in at most this many rounds, then a summary."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class LiveStream:
     def __init__(
         self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: int
     ) -> None:
-        """`record`: the stream is recorded in the audit log."""
+        """`record` records the stream in the audit log; None: it is not recorded."""
         self._hub = hub
         self._joined = joined
         self._listener = joined.listener
@@ -83,9 +83,9 @@ class LiveStream:
             self._record.abort(self._sent)
 
     def _missed(self) -> Iterator[ReadingsEvent]:
-        """Yield the readings between the client's position and that of the feed.
+        """Yield the readings between the client's position and the feed's position.
 
-        If events were left out meanwhile, the stores have them, too.
+        If the feed leaves out events meanwhile, their readings are read from the stores, too.
         """
         until, reached = self._joined.until, self._joined.reached
         for _ in range(MAX_ROUNDS):

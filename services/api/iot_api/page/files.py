@@ -22,8 +22,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""The browser loads and connects to nothing but this service. It runs no inline script, applies no
-inline style, and makes no script or markup of text."""
+"""The browser loads files from this service only, and connects to no other. It runs no inline
+script, applies no inline style, and never turns text into a script or markup."""
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",

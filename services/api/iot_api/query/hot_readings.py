@@ -41,8 +41,8 @@ class Readings(StoredReadings):
         postgres_now: Callable[[], int],
         slots: ReadSlots,
     ) -> None:
-        """Take the stores. `postgres_now` returns Unix milliseconds. It replaces Redis's clock,
-        which stamps the time of receipt, while Redis is away.
+        """Take the stores. `postgres_now` returns the time of Postgres in Unix milliseconds. While
+        Redis is away, this time replaces the clock of Redis, which stamps times of receipt.
         """
         super().__init__(pool, slots)
         self._hot_window = hot_window
@@ -102,9 +102,10 @@ class Readings(StoredReadings):
     ) -> Batches:
         """Produce a page from the hot window, within one turn.
 
-        `window` is the start of the window of receipt and its length in seconds.
-        `found` holds the bounds for the first turn only: a paused read keeps nothing. After a pause
-        the hot window may not cover the page any more; then the page comes from Postgres.
+        `window` is the start of the window of receipt in Unix milliseconds, and its length in
+        seconds. `found` has the bounds for the first turn only, because a paused read keeps
+        nothing. After a pause the hot window may not cover the page any more; then the page comes
+        from Postgres.
         """
         begin, seconds = window
         if not found:
@@ -119,9 +120,10 @@ class Readings(StoredReadings):
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, list[SegmentBounds] | None]:
-        """Return the start of the window and the bounds of its segments in the hot window.
+        """Return the start of the window of receipt, and the bounds of its segments.
 
-        The start is 0 while Redis is away; the bounds are None if the hot window does not cover it.
+        While Redis is away, the start is `fixed_begin`, or 0 if that is None. The bounds are None
+        if the hot window does not have the whole window of receipt.
         """
         begin = fixed_begin or 0
         try:
@@ -131,7 +133,7 @@ class Readings(StoredReadings):
                 return begin, self._hot_window.bounds(vault.vault_id, begin)
         except RedisError as error:
             report(_log, "the hot window is not used", error)
-        except (FormatError, ValueError) as error:  # a writer never wrote it
+        except (FormatError, ValueError) as error:  # no writer wrote this
             _log.error("the hot window is damaged; reads use Postgres: %s", error)
         return begin, None
 
@@ -143,11 +145,13 @@ class Readings(StoredReadings):
         page_range: PageRange,
         found: list[SegmentBounds],
     ) -> Generator[Sequence[Reading], None, None]:
-        """Read from the hot window as far as it has the segments, and the rest from Postgres.
+        """Read from the hot window up to the first segment that is missing or can't be opened, and
+        all the rest from Postgres.
 
-        An evicted segment is not replaced by itself: a compaction may have merged it with others.
-        A segment that can't be opened is damaged, or another one has overwritten it: a drain that
-        Postgres lost is repeated with the same first id, and the index still has the old bounds.
+        Not only the evicted segment comes from Postgres, because a compaction may have merged it
+        with later ones. A segment that can't be opened is damaged or was overwritten: after
+        Postgres has lost a drain, the repeated drain writes a segment with the same first id, while
+        the index still has the bounds of the lost one.
         """
         reached = page_range.after
         try:

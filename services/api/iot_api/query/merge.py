@@ -23,7 +23,7 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""Rows of this size that overlap no other segment are emitted without passing the buffer."""
+"""Rows of at least this size that overlap no other segment are emitted without being buffered."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300
@@ -54,13 +54,13 @@ class Order:
         return at, number + 1 if self.descending else number - 1
 
     def begin(self, bounds: SegmentBounds) -> Position:
-        """Return a key that is not after any reading of a segment."""
+        """Return a key at or before the key of the first reading of a segment."""
         if self.descending:
             return -bounds.interrogator_max, -bounds.last_id
         return bounds.interrogator_min, bounds.first_id
 
     def end(self, bounds: SegmentBounds) -> Position:
-        """Return a key that is not before any reading of a segment."""
+        """Return a key at or after the key of the last reading of a segment."""
         if self.descending:
             return -bounds.interrogator_min, -bounds.first_id
         return bounds.interrogator_max, bounds.last_id
@@ -75,9 +75,9 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 class Run(list[Reading]):
-    """A batch whose texts have about `RUN_CHARACTERS`, apart from the text at either end.
+    """A batch whose texts together have at most about `RUN_CHARACTERS`.
 
-    The encoder need not measure such a batch again.
+    Only the first or the last text may be longer, so the encoder measures only these two.
     """
 
 
@@ -86,7 +86,7 @@ class Rows:
     """The rows of a segment from index `begin` up to index `end`, exclusive."""
 
     columns: SegmentColumns
-    """Ascending, in either order."""
+    """The columns in ascending order, even if `order` is descending."""
     order: Order
     begin: int
     end: int
@@ -96,12 +96,12 @@ class Rows:
 
     @property
     def first_key(self) -> Position:
-        """The key of the first row. There must be one."""
+        """The key of the first row. There must be at least one row."""
         return self.order.key_of(self._at(self.end - 1 if self.order.descending else self.begin))
 
     @property
     def last_key(self) -> Position:
-        """The key of the last row. There must be one."""
+        """The key of the last row. There must be at least one row."""
         return self.order.key_of(self._at(self.begin if self.order.descending else self.end - 1))
 
     @property
@@ -142,7 +142,7 @@ class Rows:
         )
 
     def selected(self, kept: Sequence[bool]) -> Self:
-        """Return the rows that are to be kept, by the index in the columns."""
+        """Return the rows to keep. `kept` has a value for each index of the columns."""
         begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
         return replace(self, columns=self.columns.selected(kept), begin=begin, end=end)
 
@@ -198,13 +198,14 @@ def merge(
     """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
 
     `segments` must be ordered by where they begin, so that all readings before the start of the
-    next segment are known. The buffer holds the segments that overlap the current position: all of
-    them encrypted, and decrypted readings up to `max_bytes`. Readings beyond that are dropped, and
-    their segment is opened again when the merge reaches them. One segment alone is never too large.
+    next segment are known. The buffer holds the segments that overlap the current position: their
+    encrypted payloads, and their decrypted readings up to `max_bytes`. Readings beyond that are
+    dropped, and their segment is opened again when the merge reaches them. The readings of a single
+    segment are never dropped.
 
-    A reading that is in two segments is yielded once. Two readings that have one id and differ are
-    both yielded. `may_repeat` returns whether a segment may hold readings of earlier ones.
-    `report_overlap` is called with the id of a reading that two segments hold.
+    A reading that is in two segments is yielded once. Two different readings with the same id are
+    both yielded. `may_repeat` returns whether a segment may hold readings of earlier segments.
+    `report_overlap` is called with each id that two segments hold.
     """
     buffer = MergeBuffer(open_segment, order, batch or BATCH, max_bytes, report_overlap)
     for segment in segments:
@@ -223,7 +224,7 @@ class _BufferedSegment:
     first: Position
     last: Position
     spilled_from: Position | None = None
-    """The first key whose readings were dropped; None if none were."""
+    """The first key whose readings were dropped; None if no reading was dropped."""
 
 
 class MergeBuffer:
@@ -235,8 +236,8 @@ class MergeBuffer:
       emitted straight from its columns. Most segments overlap no other, or only at their ends, and
       the columns need less memory than readings.
     - When the buffer is full, `_spill` drops the later half of the readings and remembers from
-      which key each segment has to be opened again. Until the merge reaches `_cut`, readings from
-      that key on are not buffered at all.
+      which key each segment has to be opened again. Until the merge reaches the key `_cut`,
+      readings from `_cut` on are not buffered at all.
     """
 
     def __init__(
@@ -359,7 +360,7 @@ class MergeBuffer:
             if self._readings:
                 split = self._single.first_key
                 yield from self._emit_sorted(split if begin is None else min(split, begin))
-            if self._readings:  # the next segment overlaps three
+            if self._readings:  # the next segment begins before the end of the buffered readings
                 self._append(self._single)
                 self._single = None
                 self._require_more()
@@ -372,7 +373,7 @@ class MergeBuffer:
         return len(self._readings) >= self._enough or self._bytes >= self._enough_bytes
 
     def _require_more(self) -> None:
-        # Sorting the rest again pays only after as much has been added.
+        # Sort again only after the buffer has doubled.
         self._enough = max(self._batch, 2 * len(self._readings))
         self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 

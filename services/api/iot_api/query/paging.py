@@ -50,7 +50,7 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     body, checksum = data[: _FORM.size], data[_FORM.size :]
     if len(body) < _FORM.size or checksum != _checksum(body, context):
         raise InvalidRequestError(
-            "cursor: this endpoint did not return it for this password", field="cursor"
+            "cursor: was not returned by this call for this password", field="cursor"
         )
     _, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
     until = (until_time, until_number) if flags & _HAS_UNTIL else None
@@ -82,7 +82,9 @@ class Paging:
             return Page(self.limit, _ORDERS[self.order or "asc"])
         cursor = decode_cursor(self.cursor, context)
         if self.order is not None and _ORDERS[self.order] != cursor.descending:
-            raise InvalidRequestError("cursor: belongs to the other order", field="cursor")
+            raise InvalidRequestError(
+                "cursor: is from a read in the other order; leave out `order`", field="cursor"
+            )
         return Page(self.limit, cursor.descending, cursor)
 
 
@@ -106,7 +108,7 @@ def parse_positive(field: str, text: str) -> int:
     """Parse an argument that is an integer of at least 1.
 
     Raises:
-        InvalidRequestError: the argument is anything else.
+        InvalidRequestError: the argument is no such integer.
     """
     number = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
     if not 1 <= number < INT64_MAX:

@@ -44,12 +44,12 @@ _REFUSAL = "too many reads are under way; try again"
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The position behind the last reading of a page, and what the first page fixed."""
+    """The position behind the last reading of a page, and the bounds that the first page fixed."""
 
     after: Position
     descending: bool = False
     until: Position | None = None
-    """The last position of the last page, if the first page fixed it."""
+    """The position at which the last page ends, if the first page fixed it."""
     received_low: int = 0
     """Start of the window of receipt, in Unix milliseconds; 0: no window."""
 
@@ -144,9 +144,8 @@ class PausableRead:
         plan: Callable[["PausableRead"], Batches],
         rows: type[Rows] = Rows,
     ) -> None:
-        """Call `plan` for the generator of all batches, which uses `through`.
-
-        `rows`: the kind of rows that segments are opened as.
+        """`plan` returns the generator of all batches, which uses `through`. `rows` is the class of
+        the rows of opened segments.
         """
         self.rows = rows
         self._slots = slots
@@ -154,8 +153,9 @@ class PausableRead:
         self._batches = plan(self)
         self._page = Page()
         self._after: Position | None = None
-        """Position of the last reading that was sent of this page; their number is `_given`."""
+        """Position of the last reading of this page that was sent."""
         self._given = 0
+        """Number of readings of this page that were sent."""
         self._batch: Sequence[Reading] = []
         self._producer: Batches | None = None
         self._fix_end: FixEnd | None = None
@@ -363,8 +363,8 @@ class Scan:
         self._after = None if page_range.after is None else order.key_of(page_range.after)
         self._found = False
         self._reopened = self._new = 0
-        """Number of segments that begin before the turn, so an earlier turn has opened them; number
-        of all others."""
+        """`_reopened` counts the segments that begin before the start of this turn: an earlier turn
+        has opened them. `_new` counts all others."""
 
     def watched(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
         """Yield the segments.

@@ -44,12 +44,13 @@ from .pausable_read import (
 MAX_BUFFERED = 2_000
 """Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
 MAX_BUFFERED_CHARACTERS = 2**20
-"""Limit of their texts, in characters."""
+"""Limit of the texts of the readings kept in memory, in characters."""
 MIN_BYTES = 4 * 2**20
 """Merge buffer that every read gets, however many reads are under way."""
 
 MAX_RANGES = 2**16
-"""Ranges of ids kept for each shard (1 MiB). Beyond it, only those near the last one are kept."""
+"""Maximum number of id ranges kept for each shard (1 MiB). If there are more, the half that is
+farther from the last added range is dropped."""
 LARGE_BYTES = 8 * 2**20
 """A segment with more content than this is large: a process decrypts one at a time."""
 
@@ -62,8 +63,8 @@ Combine = Callable[
     [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
     Generator[Sequence[Reading], None, None],
 ]
-"""Produces the readings of segments, which come in the order in which they begin, within one
-turn."""
+"""Produces the readings of segments within one turn. The segments are ordered by where they begin.
+"""
 
 
 class Overlap(Enum):
@@ -175,8 +176,8 @@ class StoredReadings:
     ) -> PausableRead:
         """Read the last `count` readings in the vault's order that pass the filter `within`.
 
-        Later pages continue within the readings that were the last ones at the first page, and
-        include readings that were stored between them since.
+        The first page fixes the positions of the first and the last of these readings. Later pages
+        return all readings between the two positions, including readings stored since.
         """
         return self._read(client, lambda read: self._latest(read, vault, count, within, page))
 
@@ -315,8 +316,9 @@ def opener(
 
     Bounds of the interrogator timestamp must be in `page_range` already (`ReadFilter.narrow`).
 
-    The returned function claims a large segment for the read before it is fetched or decompressed,
-    which may raise. It raises DecryptionError or FormatError if the segment is damaged.
+    Before the returned function fetches or decompresses a large segment, it claims the read's slot
+    for large segments, which may raise LargeSegmentBusyError. It raises DecryptionError or
+    FormatError if the segment is damaged.
     """
     behind = None if page_range.after is None else _next(order.key_of(page_range.after))
     beyond = None if page_range.until is None else _next(order.key_of(page_range.until))
@@ -382,7 +384,8 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
     read.found_overlap = True
     metrics.counter("iot_damaged_total").labels("overlap").inc()
     why = "a row was put back, or the database was rolled back"
-    _log.error("segments of vault %s have ids in common (%d): %s", vault.vault_id, reading_id, why)
+    message = "segments of vault %s have ids in common, such as %d: %s"
+    _log.error(message, vault.vault_id, reading_id, why)
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:

@@ -30,9 +30,9 @@ CHUNK = 512
 RUN_CHUNK = 2048
 """Readings of a `Run` encoded at a time. Its texts are short, and each piece costs a send."""
 PIECE_CHARACTERS = 256 * 1024
-"""Limit of their texts, in characters."""
+"""Limit of the texts of all readings in one piece, in characters."""
 CUT_CHARACTERS = 128 * 1024
-"""A longer text is encoded in parts of this size. Escaping usually doubles a text at most."""
+"""A longer text is encoded in parts of this size. Escaping rarely more than doubles a text."""
 
 _QUOTE, _QUOTES = '"', '""'
 _encoder = msgspec.json.Encoder()
@@ -64,7 +64,7 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response. `paged`: say whether there is a next page."""
+        """Encode the end of the response. If `paged`, it says whether there is a next page."""
 
 
 class CuttingForm(ReadingForm):
@@ -221,9 +221,8 @@ class ReadingsStream:
         form: ReadingForm | None = None,
         paged: bool = False,
     ) -> None:
-        """`record`: the read is recorded in the audit log. `form` is JSON by default.
-
-        `paged`: the response says that there is no next page, if so.
+        """`record` records the read in the audit log; None: it is not recorded. `form` is JSON by
+        default. `paged`: the response says whether there is a next page.
         """
         self.form = form or JsonForm()
         self._paged = paged

@@ -161,7 +161,7 @@ def _text_of_container(content: Any) -> Value:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return values that are equal only if they are the same value: 1 is not true."""
+    """Return the values for comparison: true and 1 are equal in Python, and differ here."""
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values
@@ -170,7 +170,7 @@ def keys_of(column: Column) -> list[Any]:
 def numbers_of(column: Column) -> Column:
     """Return the numbers of a column, and None for all other values.
 
-    A string that holds a number counts as one: some devices send all values as strings.
+    A string that holds a number counts as a number: some devices send all values as strings.
     """
     if column.types <= {int, float, NoneType}:
         return column

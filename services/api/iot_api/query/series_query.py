@@ -129,13 +129,13 @@ def _step(text: str | None) -> int | None:
 def _names(parameter: str, texts: list[str], limit: int) -> tuple[str, ...]:
     names = [name for text in texts for name in text.split(",")]
     if not all(0 < len(name) <= _MAX_NAME for name in names):
-        raise _invalid(parameter, "a name is empty or too long")
+        raise _invalid(parameter, f"a name is empty or has more than {_MAX_NAME} characters")
     return tuple(_limited(parameter, names, limit))
 
 
 def _limited(parameter: str, texts: list[str], limit: int) -> list[str]:
     if len(texts) > limit:
-        raise _invalid(parameter, f"must be at most {limit}")
+        raise _invalid(parameter, f"has {len(texts)} values; the limit is {limit}")
     return texts
 
 

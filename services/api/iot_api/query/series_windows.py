@@ -1,9 +1,9 @@
 """Windows of a series: aggregates of the readings of each step and group.
 
-The values of some thousands of readings are collected for each window, and then added to it at
-once. The result is exact: sums are those of `math.fsum`, and variances are merged as Chan, Golub
-and LeVeque describe ("Updating Formulae and a Pairwise Algorithm for Computing Sample Variances",
-1979), which loses no digits when the mean is large.
+The values of some thousands of readings are collected first, and then added to their windows
+together. The result is exact: sums are those of `math.fsum`, and variances are merged as Chan,
+Golub and LeVeque describe ("Updating Formulae and a Pairwise Algorithm for Computing Sample
+Variances", 1979), which loses no digits when the mean is large.
 """
 
 import math
@@ -22,7 +22,7 @@ from .series_query import COUNT, Aggregate, SeriesQuery
 from .timed_rows import TimedColumns
 
 MAX_VALUES = 500_000
-"""Limit of windows times fields."""
+"""Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
 """Limit of the texts of all groups, and of the first and last values."""
 MAX_READINGS = 50_000_000
@@ -30,16 +30,16 @@ MAX_READINGS = 50_000_000
 _WINDOW_BYTES = 400
 """Approximate memory of a window of one field, with its key."""
 _PENDING = 32_768
-"""Values that wait to be added to their windows."""
+"""Number of values that are collected before they are added to their windows."""
 _PENDING_NUMBERS = 8 * _PENDING
-"""The same for numbers, which are small, if there are many windows: an addition costs a microsecond
-for each window."""
+"""The same limit for values that are numbers, if there are many windows. Numbers take little
+memory, and each time values are added, every window costs a microsecond."""
 
 _FEW = 16
 """With this many readings per step or more, on average, readings are added step by step."""
 
 Group = Any
-"""The value of the group, or the tuple of the values of no or several groups."""
+"""The value of the group field, if there is exactly one; else the tuple of all their values."""
 Key = tuple[int, Group]
 """Number of the step, and the group."""
 Pending = defaultdict[int, defaultdict[Group, list[Any]]]
@@ -188,7 +188,8 @@ class SeriesWindows:
         """
         self.readings += len(readings)
         if self.readings > MAX_READINGS:
-            raise _too_large(f"the range holds more than {MAX_READINGS} readings", "from")
+            problem = f"the range has more than {MAX_READINGS} readings: choose a shorter range"
+            raise InvalidRequestError(problem, field="from")
         columns = self._reader.columns(readings.texts, len(readings))
         by_receipt = self._query.by_receipt
         times = readings.received if by_receipt else readings.interrogator
@@ -229,8 +230,8 @@ class SeriesWindows:
         ids: Sequence[int],
         columns: dict[str, Column],
     ) -> None:
-        """Add readings to the pending values. `numbers`: their step, or the step of each
-        reading."""
+        """Add readings to the pending values. `numbers` is the step of all these readings, or a
+        list with the step of each."""
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
@@ -269,7 +270,7 @@ class SeriesWindows:
         self._keys |= new
         if len(self._keys) * len(self._windows) > MAX_VALUES:
             raise _too_large(
-                f"the answer has more than {MAX_VALUES} values (steps, times groups, times fields)",
+                f"the answer has more than {MAX_VALUES} values (steps times groups times fields)",
                 "step",
             )
         self._charge(_WINDOW_BYTES * len(new) * len(self._windows))
@@ -294,7 +295,8 @@ class SeriesWindows:
     def _charge_texts(self, values: Iterable[Value]) -> None:
         self._text_bytes += sum(len(value) for value in values if isinstance(value, str))
         if self._text_bytes > MAX_TEXT_BYTES:
-            raise _too_large("the texts of groups and values take too much memory", "group")
+            problem = f"the texts of groups and values have more than {MAX_TEXT_BYTES} characters"
+            raise _too_large(problem, "group")
 
 
 def _pending() -> Pending:
@@ -302,14 +304,16 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the step that all times share, if there is one. Times of receipt have few distinct
-    values."""
+    """Return the step of all times with the slice of all; None if the times are in several steps.
+
+    Times of receipt have few distinct values, so this is fast.
+    """
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the steps of ascending times and where they are; None if they are many."""
+    """Return each step of ascending times with its slice; None if there are too many steps."""
     if not times:
         return []
     if (times[-1] // step - times[0] // step) * _FEW > len(times):

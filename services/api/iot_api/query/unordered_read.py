@@ -25,11 +25,11 @@ from .readings import IdRanges, Overlap, opener
 _ID_BYTES = 40
 """Memory of an id that is kept."""
 _KEPT = 64
-"""Segments that are kept before the first search for segments that need not be kept."""
+"""With this many kept segments, the read first drops those that no later segment can overlap."""
 
 
 class SharedReadingError(Exception):
-    """Two stored segments hold readings with one id. An ordered read compares such readings."""
+    """Two stored segments hold readings with the same id. Only an ordered read compares these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class _Produced:
 class UnorderedRead:
     """The segments that a read has produced so far, in one or more turns.
 
-    Each turn has its own snapshot of the vault. It continues at the start of the last segment of
-    the turn before, and leaves out what the turns before have produced.
+    Each turn has its own snapshot of the vault. A turn continues at the start of the last segment
+    of the previous turn, and leaves out the readings that earlier turns have produced.
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:

@@ -16,8 +16,8 @@ LATEST = 1000
 def audit_blueprint(service: Service) -> Blueprint:
     """Return the blueprint of `GET /api/audit`: the latest lines, in ascending order.
 
-    `limit` lowers the number of lines. `before` is an id: the lines end in front of it. The next
-    page is the one before the smallest id of this page.
+    `limit` lowers the number of lines. `before` is an id: only earlier lines are returned. To get
+    the page before this one, set `before` to the smallest id of this page.
     """
     blueprint = Blueprint("audit", __name__)
 

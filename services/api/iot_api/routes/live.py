@@ -82,9 +82,10 @@ def _open(service: Service, password: bytes) -> CachedVault:
 
 
 def _is_gone(connection: Connection) -> bool:
-    """Return whether the client has closed the connection, while nothing is received.
+    """Return whether the client has closed the connection.
 
-    With TLS, the record that closes the session hides the end of the stream.
+    With TLS, this may return False after the client has closed the connection: the close_notify
+    record that the client has sent counts as received data.
     """
     try:
         with socket.socket(fileno=os.dup(connection.client.fileno())) as duplicate:

@@ -31,8 +31,8 @@ def page_blueprint() -> Blueprint:
 
 
 def _respond(file: PageFile) -> Response:
-    """Return the file, or 304 if the browser has it. The browser asks each time it opens the page,
-    so that it never runs files of two versions.
+    """Return the file, or 304 if the browser has the same version. The browser asks each time it
+    opens the page, so that it never runs files of two versions.
     """
     coding = accepted_coding(request.environ.get("HTTP_ACCEPT_ENCODING", ""))
     response = Response(file.bodies[coding], content_type=file.media_type)

@@ -72,7 +72,7 @@ class LetterActions:
             if is_forgotten(connection, self._opener, letter, now):
                 raise ConflictError(
                     f"dead letter {letter.letter_id} is not replayed: {REASON}; "
-                    "`iot-sensor dead replay --even-if-stored` stores them, perhaps twice"
+                    "`iot-sensor dead replay --even-if-stored` stores these readings, perhaps twice"
                 )
 
     def _wait(self, letter_id: str) -> bool:

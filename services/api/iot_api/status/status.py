@@ -53,7 +53,8 @@ class Status:
         }
 
     def _of_redis(self, *, check_owner: bool) -> dict[str, Any]:
-        """`check_owner`: whether Postgres can tell whose Redis it is."""
+        """Return the figures from Redis; none if Redis can't serve. If `check_owner`, also return
+        none if Redis belongs to another installation, which takes a query of Postgres."""
         stores = self._stores
         try:
             if check_owner:
@@ -92,7 +93,7 @@ class Status:
         letters = self._stores.dead_letters.oldest(DEAD_LETTERS)
         try:
             ordered = self._orders.actions()
-        except RedisError as error:  # a user of Redis with the rights of an earlier version
+        except RedisError as error:  # the Redis user may have only the rights of an earlier version
             report(_log, "the status lacks the orders for dead letters", error)
             ordered = {}
         for letter in letters:
@@ -165,7 +166,7 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
 def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
     """Return each master key that a process has loaded, and whether all processes have it.
 
-    Without a process of a service, nothing is known of it: null.
+    A value is None if no process runs that could have loaded the key.
     """
     api, writers = beats.latest("api"), beats.latest("writer")
     return [

@@ -1,6 +1,6 @@
 // Requests to the service. Paths are relative, so that the page works below a prefix.
 
-/** An error that the service answered, or that kept it from answering (`status` 0). */
+/** An error that the service answered, or a failure to reach the service (`status` 0). */
 export class ServiceError extends Error {
   constructor(status, message, { code = "", reason = "", retryAfter = 0 } = {}) {
     super(message);
@@ -11,7 +11,7 @@ export class ServiceError extends Error {
   }
 }
 
-/** What the requests of one person bring. It is kept in memory only. */
+/** The password and the token of a person, for each request. They are kept in memory only. */
 export class Session {
   #password;
   #token;
@@ -21,7 +21,7 @@ export class Session {
     this.#token = token;
   }
 
-  /** POST the password to a path, and return the response. Throw `ServiceError` if it is no 200. */
+  /** POST the password to a path. Return a response with a status of 200 to 299, else throw `ServiceError`. */
   async post(path, { query = {}, headers = {}, body = {}, signal } = {}) {
     const data = { data: { db_password: this.#password, ...body } };
     const init = { method: "POST", body: JSON.stringify(data), signal };

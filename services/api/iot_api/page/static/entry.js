@@ -19,13 +19,13 @@ function explain(failure, hadToken) {
         ? "The service does not know this token. Check it, or ask for a new one."
         : "Enter a token with the scope “read”. Ask the operator of the service for one.";
     case 403:
-      return "It needs the scope “read”. Ask for a token with it.";
+      return "The token needs the scope “read”. Ask the operator of the service for such a token.";
     case 404:
-      return "Check the spelling: upper and lower case matter. A password has readings once a device has sent one under it.";
+      return "Check the spelling: upper and lower case matter. Readings appear once a device has sent some under this password.";
     case 429:
       return failure.reason === "live_streams"
         ? "The service has no room for another live page. The page tries again by itself."
-        : "The service limits attempts with wrong passwords, and requests. The page tries again by itself.";
+        : "Too many wrong passwords were tried, or too many requests were sent. The page tries again by itself.";
     case 0:
       return "The page tries again by itself.";
     default:

@@ -35,7 +35,7 @@ export class DeadLetters {
     this.#letters = dead?.oldest ?? [];
     byId("operator-dead").hidden = !dead?.count;
     const left = (dead?.count ?? 0) - this.#letters.length;
-    const note = left > 0 ? `The oldest. In a writer's pod, “iot-sensor dead” handles the other ${formatNumber(left)}, too.` : "";
+    const note = left > 0 ? `These are the oldest. In a writer's pod, “iot-sensor dead” also handles the other ${formatNumber(left)}.` : "";
     if (byId("operator-dead-note").textContent !== note) byId("operator-dead-note").textContent = note;
     this.#draw();
   }
@@ -73,7 +73,7 @@ export class DeadLetters {
     this.#draw();
     try {
       const { state } = await (await ACTIONS[action].send(this.#session, id)).json();
-      const later = `: ${ACTIONS[action].ordered}. A writer does it as soon as it can.`;
+      const later = `: ${ACTIONS[action].ordered}. A writer carries out the order as soon as possible.`;
       this.#say(`Dead letter ${id}${state === "ordered" ? later : ` ${ACTIONS[action].done}.`}`, "info");
     } catch (error) {
       this.#say(`${ACTIONS[action].label} of dead letter ${id} failed: ${error.message}.`, "error");

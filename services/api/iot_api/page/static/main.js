@@ -119,7 +119,7 @@ function showLost({ failure, until, failures }) {
       kind: lost ? "error" : "warning",
       title: lost ? "Disconnected." : "The connection is lost.",
       text: lost
-        ? `${failure.message}. Next try ${seconds ? `in ${seconds} s` : "now"}. Nothing is lost: what is sent meanwhile appears afterwards.`
+        ? `${failure.message}. Next try ${seconds ? `in ${seconds} s` : "now"}. Readings sent meanwhile are not lost: they appear afterwards.`
         : "Reconnecting. Readings sent meanwhile appear afterwards.",
       action: lost ? ["Try now", () => feed?.stream.retryNow()] : null,
     });
@@ -149,7 +149,7 @@ async function showQuiet() {
       title: newest ? "No readings in the last minute." : "No readings yet.",
       text: newest
         ? `The newest one was received on ${formatDate(newest.received)}. New ones appear here by themselves.`
-        : "They appear here by themselves, as soon as a device sends some under this password.",
+        : "Readings appear here by themselves, as soon as a device sends some under this password.",
       action: newest ? ["Show it in the history", () => goTo(view.timeOf(newest))] : null,
     });
   } catch {

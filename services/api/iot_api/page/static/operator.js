@@ -172,7 +172,7 @@ function writeCards({ stores, rates, backlog, hot_window: hot, keys, schema, ver
     const primary = keys.find((key) => key.primary);
     const lacking = keys.some((key) => key.api === false || key.writers === false);
     const ids = keys.map((key) => key.id).join(", ");
-    cards.push(card("master key", primary ? `${primary.id}` : "none", lacking ? `ids ${ids}: not loaded by all` : `ids ${ids}`, lacking ? "warn" : ""));
+    cards.push(card("master key", primary ? `${primary.id}` : "none", lacking ? `ids ${ids}: not loaded by all processes` : `ids ${ids}`, lacking ? "warn" : ""));
   }
   if (schema) cards.push(card("schema", String(schema.revision).padStart(4, "0"), `version ${version}`));
   byId("operator-cards").replaceChildren(...cards);
@@ -222,5 +222,5 @@ function writeShards(shards) {
     right(each.hot_window_seconds === null ? "–" : formatSeconds(each.hot_window_seconds)),
   ]));
   const left = shards.length - shown.length;
-  byId("operator-shards-note").textContent = left > 0 ? `${left} more, whose entries wait no longer.` : "";
+  byId("operator-shards-note").textContent = left > 0 ? `${left} more shards are not shown: none has an older entry.` : "";
 }

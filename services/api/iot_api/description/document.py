@@ -27,7 +27,7 @@ def read_document() -> Document:
 
 
 def describe_service(settings: Settings) -> Document:
-    """Return the document with the limits of a service."""
+    """Return the document with the limits that the settings of a service give."""
     document = read_document()
     limits = {name: getattr(settings, field_of(name)) for name in document["x-limits"]}
     set_limits(document, limits)
@@ -43,12 +43,12 @@ def set_limits(document: Document, limits: Mapping[str, int]) -> None:
 
 
 def field_of(setting: str) -> str:
-    """Return the field of `Settings` of a variable."""
+    """Return the field of `Settings` for an environment variable such as `IOT_SHARDS`."""
     return setting.removeprefix("IOT_").lower()
 
 
 def resolve(document: Document, node: Any) -> Any:
-    """Return a node, or the node that it refers to."""
+    """Return the node that `$ref` refers to, or the node itself if it has no `$ref`."""
     while "$ref" in node:
         found: Any = document
         for part in node["$ref"].removeprefix("#/").split("/"):

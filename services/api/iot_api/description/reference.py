@@ -28,7 +28,7 @@ class Operation(NamedTuple):
 
     @property
     def scope(self) -> str:
-        """The scope that the call needs, "" if none."""
+        """The scope that the call needs; "" if it needs no token."""
         return next((each["token"][0] for each in self.content["security"] if "token" in each), "")
 
 
@@ -71,7 +71,7 @@ def render(document: Document, template: str, **values: object) -> str:
 
 
 def _operations(document: Document) -> Iterator[Operation]:
-    """Yield all calls except those of aliases."""
+    """Yield all operations except those of aliases."""
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item and "x-alias" not in item[method]:
@@ -81,7 +81,7 @@ def _operations(document: Document) -> Iterator[Operation]:
 
 
 def _shared(operations: list[Operation]) -> dict[str, dict[str, Any]]:
-    """Return the responses of all calls, by status. They are described once."""
+    """Return the responses that all calls have in common, by status."""
     first, *others = (call.content["responses"] for call in operations)
     return {
         status: response
@@ -146,7 +146,7 @@ def _bounds(schema: dict[str, Any], suffix: str) -> str:
 
 
 def _json(value: object) -> str:
-    return value if isinstance(value, str) else str(value).lower()
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _html(text: str) -> Markup:

@@ -28,7 +28,7 @@ export class ReadingsView {
   /** The range that is shown, or null while the window follows the time. */
   range = null;
   session = null;
-  /** Readings that arrived a second. */
+  /** Number of readings that arrive per second. */
   rate = 0;
   #live = null;
   #still = null;

@@ -1,4 +1,5 @@
 """The HTTP API: accepts readings and returns them. It keeps no state.
 
-This level only wires: `app`, `wsgi`, `gunicorn_conf`, `service`. Everything else is in a package.
+The modules `app`, `wsgi`, `gunicorn_conf` and `service` only wire the parts together. All behaviour
+is in the packages.
 """

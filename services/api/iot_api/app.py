@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def audit_access(access: Access, service: Service) -> None:
-    """Record refused access and changed tokens in the audit log."""
+    """Make the audit log record refused access and changes of tokens."""
     audit, proxies = service.access_audit, service.settings.trusted_proxies
 
     def refused(
@@ -52,7 +52,7 @@ def audit_access(access: Access, service: Service) -> None:
 
 
 def error_responder(service: Service) -> ErrorResponder:
-    """Return the error responder. The audit log counts the requests that it answers with 429."""
+    """Return an error responder that makes the audit log count each answer 429."""
     audit, proxies = service.access_audit, service.settings.trusted_proxies
 
     def limited(error: TooManyRequestsError, token: str, environ: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     if settings.trusted_proxies:
-        # x_for=0: `http.request.client_of` finds the addresses of clients.
+        # x_for=0: `http.request.client_of` finds the client's address, not ProxyFix.
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.

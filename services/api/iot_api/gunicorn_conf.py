@@ -32,7 +32,7 @@ from iot_models.origins import parse_origins
 from iot_models.settings import drop_stray_libpq_variables, load
 
 # The workers write their metrics to files in this folder. prometheus_client reads the variable when
-# it is imported, so this comes before every import of it.
+# it is imported, so the variable is set before any module imports prometheus_client.
 _METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
 share(Path(_METRICS_FOLDER))
@@ -50,12 +50,14 @@ except SettingsError as error:
     shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
     refuse(error)
 
-# The workers inherit the modules of the master: they start faster and share the memory. gevent
-# patches first, since drivers bind some functions when they are imported. The master forks its
-# workers and waits for them with the modules that stay as they are; the workers use none of these.
-# gevent would look for plugins in the metadata of all packages, once for each part that it patches.
+# The master imports the app, and the workers inherit its modules: they start faster and share the
+# memory. gevent patches the standard library before this import, because drivers bind some of the
+# library's functions when they are imported. `os`, `queue`, `signal` and `subprocess` stay
+# unpatched: with them, the master forks its workers and waits for them. The workers use none of the
+# four. By itself, gevent would search the metadata of all packages for plugins, once for each
+# module that it patches.
 events.notify_and_call_entry_points = events.notify
-gc.disable()  # imports make no garbage, and collections take an eighth of their time
+gc.disable()  # imports make no garbage, and collections would take an eighth of the import time
 monkey.patch_all(os=False, queue=False, signal=False, subprocess=False)
 importlib.import_module("iot_api.app")
 gc.freeze()  # no collection visits what was imported, so that workers keep sharing that memory
@@ -80,7 +82,8 @@ if ca_certs is not None:
 logger_class = gunicorn_log(_settings.log_format, _settings.log_level)
 loglevel = libraries_level(_settings.log_level).lower()
 proc_name = "iot-api"
-# A worker's heartbeat is a file. On a slow disk the worker would hang and be killed.
+# A worker shows gunicorn's master that it is alive by touching a file. On a slow disk the worker
+# would hang, and the master would kill it.
 _memory = "/dev/shm"  # noqa: S108
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
 control_socket_disable = True
@@ -89,8 +92,8 @@ control_socket_disable = True
 def when_ready(server: Any) -> None:
     """Start the metrics server.
 
-    It is a process: a thread of the master would be a greenlet, and the master does not run the
-    loop of gevent.
+    The server is a separate process. A thread of the master would be a greenlet, and would never
+    run, because the master does not run gevent's event loop.
     """
     if _settings.api_metrics_port:
         command = [sys.executable, "-m", "iot_api.server"]
@@ -98,7 +101,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Pass the settings on to the worker, set up the allocator, watch Redis."""
+    """Pass settings to the worker, set up its memory allocator, start its background threads."""
     from iot_api.server.gunicorn_worker import Limits  # noqa: PLC0415 - after gevent's patches
 
     worker.limit(
@@ -132,7 +135,10 @@ def _connections_per_network() -> int | None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Close the worker's connections and send its spans while its event loop still runs."""
+    """Close the worker's connections to the stores and send its trace spans.
+
+    gunicorn calls this while the worker's event loop still runs.
+    """
     del server
     service = _service(worker)
     if service is not None:
@@ -154,7 +160,10 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Stop the metrics server, remove the folder, and report a wrong setting on the last line."""
+    """Stop the metrics server and remove the folder of metrics.
+
+    If a worker found a wrong setting, its error becomes the last line of the log.
+    """
     metrics_process = getattr(server, "metrics_process", None)
     if metrics_process is not None:
         metrics_process.terminate()

@@ -52,7 +52,8 @@ from iot_stores.vault_records import VaultRecords
 CHECK_SECONDS = 2
 """Timeout of the health check of a pooled connection to Postgres."""
 HOT_WINDOW_SECONDS = 0.5
-"""Timeout of the readiness check of the hot window. Readiness reports the hot window only."""
+"""Timeout of the readiness check of the hot window's Redis. It is short, because `/readyz` only
+reports this Redis: the process is ready without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Service:
     range_eraser: RangeEraser
     change_follower: ChangeFollower
     rates: RateLimit | None
-    """None without a limit."""
+    """None if no rate limit is set."""
     rate_settler: RateSettler | None
     intake: Intake
     large_requests: LargeRequests
@@ -242,7 +243,7 @@ def build_service(settings: Settings) -> Service:
 def _reports(
     stores: Stores, keyring: KeyringFile, restorer: VaultRestorer
 ) -> Iterator[Callable[[], None]]:
-    """Yield the reports of this process for Redis."""
+    """Yield functions that report to Redis: the keys this process has loaded, its heartbeat."""
     reported = stores.redis, stores.names, "api", keyring.current
     require_ownership = stores.watch.require_ownership
     open_vaults = restorer.master_keys_in_use

@@ -1,4 +1,4 @@
-"""The WSGI application that gunicorn loads. The only module with effects at import."""
+"""The WSGI application that gunicorn loads. Importing this module builds the app."""
 
 from iot_api.server.startup_errors import refuse_in_worker
 from iot_models import tracing

@@ -19,16 +19,17 @@ from .refusals import Counted, ReachedLimit, Refusal, RefusalCounter
 TICK_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _MAX_TOKEN_EVENTS = 1000
-"""Events of tokens that wait while Postgres is away."""
+"""Maximum number of token events that wait while Postgres is away. Further events are not recorded,
+and counted in `iot_audit_unrecorded_total`."""
 
 _log = logging.getLogger(__name__)
 
 
 class AccessAudit(threading.Thread):
-    """A thread that records the counts of `refused` and `limited`, and the changes of the tokens.
+    """A thread that records the requests that `refused` and `limited` count, and token changes.
 
-    Requests never wait for it. While Postgres is away, counts and changes are kept in memory, and
-    recorded later. A process that is killed loses the counts of the last minute.
+    Requests never wait for the thread. While Postgres is away, counts and changes are kept in
+    memory, and recorded later. A process that is killed loses the counts of the last minute.
     """
 
     def __init__(self, events: AuditEvents) -> None:
@@ -58,8 +59,8 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record changes of tokens, and the refusals whose minute is over; with `last`, all
-        refusals.
+        """Record the changes of tokens, and each count whose minute is over; with `last`, all
+        counts.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.
@@ -127,7 +128,10 @@ def _reason(error: IotError) -> str:
 
 
 def _changes(before: dict[str, Grant], now: dict[str, Grant]) -> Iterator[AuditEvent]:
-    """Yield an event for each token that differs. An event has the token's name and scopes only."""
+    """Yield an event for each token that was added, removed or changed.
+
+    An event has the token's name and scopes, and the name of this host.
+    """
     host = socket.gethostname()
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

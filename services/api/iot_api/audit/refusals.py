@@ -8,8 +8,8 @@ from typing import Generic, NamedTuple, TypeVar
 PERIOD_SECONDS = 60.0
 """Shortest time between two records of the same kind, token and client."""
 MAX_KEYS = 100
-"""Combinations of kind, token and client that are counted separately in a period. All others are
-counted together, because a client can send from many addresses."""
+"""Maximum number of combinations of kind, token and client that are counted separately in a period.
+Further ones are counted by kind only, because a client can send from many addresses."""
 
 
 class Refusal(NamedTuple):
@@ -64,9 +64,9 @@ class RefusalCounter(Generic[Counted]):
             self._counts[refusal] = self._counts.get(refusal, 0) + 1
 
     def take(self, *, all_waiting: bool = False) -> list[tuple[Counted, int]]:
-        """Take the counts that were not recorded in the last period.
+        """Remove and return the counts of refusals that were not recorded in the last period.
 
-        `all_waiting`: take all of them, because the process ends.
+        `all_waiting`: return all counts, because the process ends.
         """
         now = self._clock()
         with self._lock:
@@ -84,7 +84,7 @@ class RefusalCounter(Generic[Counted]):
         return due
 
     def put_back(self, refusal: Counted, count: int) -> None:
-        """Count refusals again that could not be recorded. They are due at once."""
+        """Put back a count that could not be recorded. The next `take` returns it."""
         with self._lock:
             self._recorded.pop(refusal, None)
             self._counts[refusal] = self._counts.get(refusal, 0) + count

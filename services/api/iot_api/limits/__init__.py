@@ -1,4 +1,5 @@
 """Limits on what one client may use: turns, memory, large requests, guesses.
 
-Knows clients by address and token name; knows nothing of vaults, stores or Flask views.
+This package identifies clients by address and token name. It uses neither `iot_api.vaults` nor
+Flask.
 """

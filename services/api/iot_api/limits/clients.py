@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from iot_models.audit_event import Value
 
 _IPV6_PREFIX = 64
-"""A customer of a provider has at least this prefix, so all addresses in it are one client."""
+"""Internet providers give each customer at least a /64, so all its addresses are one client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,32 +14,32 @@ class Client:
     """A client, as limits and queues distinguish clients."""
 
     name: str
-    """The address, with the name of the token if the request has one."""
+    """`<token name>@<address>`, or the address if the request has no token."""
     proxy: str = ""
-    """The address of the untrusted proxy that named the client's address, if there is one. Clients
-    behind it have their own limits, and share a wider limit."""
+    """The address of the untrusted proxy that named the client's address, "" if there is none. Each
+    client behind the proxy has its own limits, and all of them share a wider limit."""
     token: str = ""
-    """The name of the token."""
+    """The name of the request's token, "" if it has none."""
 
     @property
     def fields(self) -> dict[str, Value]:
-        """The client, in an event of the audit log."""
+        """The fields `token` and `client` (the address) of an event of the audit log."""
         token, _, address = self.name.rpartition("@")
         return {"token": token or None, "client": address}
 
     @property
     def sender(self) -> str:
-        """The address that can't be forged: the untrusted proxy, otherwise the client."""
+        """The name that can't be forged: the address of the untrusted proxy, or else `name`."""
         return self.proxy or self.name
 
     @property
     def address(self) -> str:
-        """The address that can't be forged: the client's, or that of the untrusted proxy."""
+        """The address that can't be forged: the untrusted proxy's, or else the client's."""
         return self.proxy or self.name.rpartition("@")[2]
 
     @property
     def wide_names(self) -> list[str]:
-        """The names of the groups of clients that share a wider limit."""
+        """The names of the groups that the client belongs to. Each group shares a wider limit."""
         names = [self.proxy] if self.proxy else []
         if self.token:
             names += [f"{self.token}@*", f"*@{self.name.partition('@')[2]}"]
@@ -47,8 +47,9 @@ class Client:
 
     @property
     def group(self) -> str:
-        """The clients with which the client takes turns as one: those behind the same untrusted
-        proxy, or with the same token.
+        """The name of the client's group in fair queues, which serve the groups in turn.
+
+        A group is all clients behind one untrusted proxy, all with one token, or a single client.
         """
         return self.proxy or self.token or self.name
 
@@ -56,7 +57,8 @@ class Client:
 def network_of(text: str) -> str:
     """Return the network that limits count: the IPv4 address, or the /64 of the IPv6 address.
 
-    The address may have a port or brackets, as proxies write it. Anything else is "unknown".
+    `text` is an address, maybe with a port or brackets, as proxies write addresses. Return
+    "unknown" for any other text.
     """
     text = text.strip('"')
     if text.startswith("["):

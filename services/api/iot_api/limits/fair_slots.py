@@ -15,7 +15,7 @@ from .clients import Client
 
 MAX_RETRY_SECONDS = 60
 _NEWEST_SHARE = 0.2
-"""Weight of the newest turn in the mean duration of a turn."""
+"""Weight of the newest turn in the moving average of the durations."""
 
 
 class Priority(IntEnum):
@@ -31,7 +31,7 @@ class Turn:
     """A held slot."""
 
     was_used: bool = True
-    """Whether the duration of the turn counts for the estimate of the next ones."""
+    """Whether the duration of this turn counts in the estimates for later turns."""
 
 
 class _Waiter:
@@ -55,12 +55,13 @@ class FairSlots:
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
-    request by one slot. The queue is bounded, as a whole and per client; clients behind one
-    untrusted proxy get half of it. A caller does not count callers of a later priority.
+    request by one slot. The queue is bounded, as a whole and per client. Clients behind one
+    untrusted proxy together get at most half of the queue. The bound of the whole queue ignores
+    waiting callers of a later priority than the new caller's.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
-    refused at once if its turn would come too late, should turns take as long as the latest ones
-    did. `always_queue` skips both checks, for work that is half done.
+    refused at once if it would wait longer than its timeout, assuming that turns take as long as
+    the latest turns did. `always_queue` skips both checks, for work that is half done.
     """
 
     def __init__(
@@ -104,11 +105,13 @@ class FairSlots:
         priority: Priority = Priority.FIRST,
         always_queue: bool = False,
     ) -> Iterator[Turn]:
-        """Hold a slot for the duration of the block; 0 seconds: only if one is free now.
+        """Wait up to `seconds` for a slot, and hold the slot during the block.
+
+        With 0 seconds, take a slot only if one is free now.
 
         Raises:
-            TooManyRequestsError: `refusal`, because the queue is full, no slot was free within
-                `seconds`, or none is likely to be.
+            TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
+                estimate says that none will. `refusal` is the message.
         """
         self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()
@@ -216,8 +219,9 @@ class FairSlots:
 
 
 def _take_next(groups: OrderedDict[str, _Group]) -> _Waiter:
-    """Take the next caller. Its client goes behind the others of its group, and the group behind
-    the other groups.
+    """Remove the caller to serve next from the queue and return it.
+
+    Its client moves behind the other clients of the group, and the group behind the other groups.
     """
     name, group = groups.popitem(last=False)
     client, queue = group.popitem(last=False)

@@ -21,7 +21,7 @@ _NEW_VAULTS_SENTENCE = "too many new passwords from this address; nothing was st
 
 
 class GuessLimit(MinuteLimit):
-    """The counters of unknown passwords, with those of new vaults, and who is a suspect."""
+    """The counters of unknown passwords and of new vaults, and the suspects of this process."""
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class GuessLimit(MinuteLimit):
             reason=Refusal.NEW_VAULTS, clock=clock,
         )  # fmt: skip
         self.max_openings = max_openings
-        """Number of vaults that one request may open."""
+        """Maximum number of vaults that one request may open."""
         self._suspects: dict[str, float] = {}
-        """Senders of an unknown password to this process, and until when they are suspects."""
+        """Senders (`Client.sender`) of unknown passwords, and until when each is a suspect."""
 
     def check_new_vault(self, client: Client) -> None:
         """Refuse a client that has created too many vaults.

@@ -10,11 +10,12 @@ from .fair_slots import FairSlots
 from .pace import Pace
 
 LARGE_BYTES = 2**20
-"""A request is large if its decompressed body has this many bytes. Parsing 16 MiB takes 0.1 to 0.4
-s, partly in one piece, during which no other request of the process is served."""
+"""A request is large if its decompressed body has at least this many bytes. Parsing 16 MiB takes
+0.1 to 0.4 s. For a part of that time, no other request of the process is served."""
 DENSE_BYTES, DENSITY = 16 * 1024, 32
 """A body that decompresses to more than `DENSITY` times its received size is large from
-`DENSE_BYTES` on. Otherwise a hundred bytes could keep a worker as busy as a megabyte."""
+`DENSE_BYTES` decompressed bytes on. Otherwise a hundred received bytes could keep a worker as busy
+as a megabyte."""
 WAIT_SECONDS = 20.0
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 16, 4
 _REFUSAL = "too many large requests wait; try again"
@@ -39,7 +40,9 @@ class LargeRequests:
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["Turn"]:
-        """Decompress and parse a body in the block; report its growth to `Turn.grow`."""
+        """Yield the turn of a request. The block decompresses and parses the body, and reports the
+        body's growth to `Turn.grow`.
+        """
         with ExitStack() as slot:
             turn = Turn(self, client, slot)
             yield turn
@@ -51,7 +54,7 @@ class LargeRequests:
         """Hold the slot for large bodies.
 
         Raises:
-            TooManyRequestsError: too many requests wait for it.
+            TooManyRequestsError: too many requests wait for the slot, or the wait took too long.
         """
         with (
             self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL),
@@ -76,12 +79,12 @@ class Turn:
         self.is_large = False
 
     def grow(self, size: int, received: int) -> None:
-        """Record the size of the body so far; wait for the slot if the body is large now.
+        """Wait for the slot for large bodies when the body becomes large.
 
-        `received` bytes have decompressed to `size` bytes.
+        `size`: decompressed bytes so far. `received`: bytes of the whole body as received.
 
         Raises:
-            TooManyRequestsError: too many requests wait for it.
+            TooManyRequestsError: too many requests wait for the slot, or the wait took too long.
         """
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:

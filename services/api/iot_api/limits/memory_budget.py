@@ -33,7 +33,7 @@ class Holder(Protocol):
         """Whether `drop` would free the memory at once."""
 
     def drop(self) -> None:
-        """Free the memory as soon as the holder runs again."""
+        """Make the holder free its memory when its greenlet runs next."""
 
 
 @dataclass(slots=True)
@@ -54,8 +54,8 @@ class MemoryBudget:
     """Bytes that all requests of a process share.
 
     When they are used up, the slow request with the most bytes times seconds is dropped, so that
-    slow clients can't keep the budget from fast ones. If no request is slow, the new one is
-    refused.
+    slow clients can't keep the budget from fast ones. If no request may be dropped, the request
+    that asks for bytes is refused.
     """
 
     def __init__(self, limit: int) -> None:

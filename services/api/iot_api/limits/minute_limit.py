@@ -1,4 +1,4 @@
-"""A limit of events a minute of one client, counted in Redis for all pods."""
+"""A limit on a client's events per minute, counted in Redis for all pods."""
 
 import logging
 import math
@@ -18,8 +18,8 @@ from .clients import Client
 
 WINDOW_SECONDS = 60
 WIDE_FACTOR = 10
-"""All clients behind one untrusted proxy, with one token, or with any token at one address together
-have the limit of this many clients."""
+"""The limit that a group of clients shares, as a multiple of one client's limit. A group is all
+clients behind one untrusted proxy, all with one token, or all at one address with any token."""
 _MAX_NOTED = 10_000
 
 Noted = TypeVar("Noted")
@@ -40,9 +40,9 @@ class MinuteLimit:
         reason: Refusal,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the key of a client's counter, and the sentence and reason of a refusal.
+        """`name_of` returns the Redis key of a client's counter. A `limit` of 0 is no limit.
 
-        `limit` 0: no limit.
+        `sentence` and `reason` are the message and the reason of each refusal.
         """
         self._client = client
         self._name_of = name_of
@@ -53,8 +53,8 @@ class MinuteLimit:
         self._refused: dict[str, float] = {}
         """Clients that this process has refused, and until when they are over the limit."""
         self._reached: dict[str, tuple[float, float]] = {}
-        """Clients whose event in this process reached the limit: when it did, and until when the
-        limit holds."""
+        """Clients that reached the limit with an event in this process: the time of that event, and
+        until when they are over the limit."""
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
         """Return the counters of a client with their limits."""
@@ -68,7 +68,7 @@ class MinuteLimit:
         """Refuse a client that is over the limit.
 
         Raises:
-            TooManyRequestsError: the client is over the limit; has the seconds until it may retry.
+            TooManyRequestsError: the client is over the limit. `retry_after`: seconds to wait.
         """
         self.check_noted(client)
         guards = self.guards(client)
@@ -83,7 +83,10 @@ class MinuteLimit:
             report(_log, "unknown passwords are not counted", error)
 
     def check_noted(self, client: Client) -> None:
-        """Check a client like `check`, but by earlier refusals of this process, without Redis."""
+        """Refuse a client that this process has refused before and that is still over the limit.
+
+        Unlike `check`, this does not ask Redis.
+        """
         until = self._refused.get(client.name)
         if until is None:
             return
@@ -93,8 +96,10 @@ class MinuteLimit:
         self._refused.pop(client.name, None)
 
     def check_waiting(self, client: Client, since: float) -> None:
-        """Check a client whose request was checked at the time `since` and has waited, without
-        Redis: another request of the client may have reached the limit meanwhile.
+        """Check a client again, without Redis, after its request has waited.
+
+        The first check was at the time `since`. Another request of the client may have reached the
+        limit meanwhile.
         """
         self.check_noted(client)
         reached, until = self._reached.get(client.name, (-math.inf, 0.0))
@@ -105,8 +110,8 @@ class MinuteLimit:
         """Return the error for a client that is over the limit for `seconds` more, and note the
         client.
 
-        A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: it was
-        planted, or the clock of Redis was set back.
+        A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: another
+        program has written it, or the clock of Redis was set back.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
@@ -134,8 +139,9 @@ class MinuteLimit:
             report(_log, "unknown passwords are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
-        """Return the value of a counter. A counter that is not a number was planted; it is reset,
-        because refusing would lock its clients out.
+        """Return the value of a counter. A counter that is not a number is reset to 0.
+
+        Another program has written such a counter. To refuse its clients would lock them out.
         """
         if count is None or count.isdigit():
             return int(count or b"0")

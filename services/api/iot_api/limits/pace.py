@@ -34,7 +34,10 @@ class _OwnMoment:
 
 
 class Pace:
-    """A limit on the share of time of one kind of work. The caller does one piece at a time."""
+    """Limits the share of time that one kind of work takes.
+
+    The caller does one piece of the work at a time.
+    """
 
     def __init__(
         self,
@@ -56,13 +59,16 @@ class Pace:
 
     @property
     def rest(self) -> float:
-        """Seconds until the next piece may begin. At most the longest rest, even if the time was
-        written by a process that has failed."""
+        """Seconds until the next piece may begin: at most `MAX_REST_SECONDS`, even if a process
+        that shares `rest_until` has written a wrong time."""
         return min(max(0.0, self._rest_until.time - self._clock()), MAX_REST_SECONDS)
 
     @contextmanager
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Wait until the rest after the last piece is over; the block is the next piece."""
+        """Wait until the rest after the last piece is over; the block is the next piece.
+
+        `others_came` returns whether other requests were served meanwhile.
+        """
         rest = self.rest
         if rest:
             self._sleep(rest)

@@ -15,15 +15,15 @@ _folders: list[Path] = []
 
 
 def share_turns(folder: Path) -> None:
-    """Share all turns of this process and of its children over files in a folder."""
+    """Make this process and its children share all turns, through files in `folder`."""
     _folders[:] = [folder]
 
 
 class PodTurn:
-    """A lock between the processes of a pod, which holds a time of the monotonic clock.
+    """A lock between the processes of a pod. It also stores a time of the monotonic clock.
 
-    The kernel releases the lock of a process that is killed. Without `share_turns`, the process is
-    alone.
+    The kernel releases the lock of a process that is killed. In a process that has not called
+    `share_turns`, the lock is always free.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class PodTurn:
 
     @contextmanager
     def hold(self, seconds: float) -> Iterator[bool]:
-        """Wait for the turn for `seconds`; yield whether the block has it."""
+        """Wait up to `seconds` for the turn; yield True if the block has the turn, else False."""
         end = time.monotonic() + seconds
         while not (held := self._take()) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
@@ -54,7 +54,7 @@ class PodTurn:
 
     @property
     def time(self) -> float:
-        """The time that the last holder has set. Only for the holder."""
+        """The time that the last holder has set. Only the holder may read or set it."""
         if self._file is None:
             return self._time
         content = os.pread(self._file, _TIME.size, 0)

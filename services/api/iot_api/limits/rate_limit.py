@@ -30,7 +30,7 @@ STATES = "iot_api.rates"
 _LIFE_SECONDS = 2 * WINDOW_SECONDS
 _STOP_SECONDS = 2.0
 _MAX_COUNTERS = 100_000
-"""Clients that a process counts. With more, the counts of the minute start again."""
+"""Maximum number of counters in a process. With more, the process forgets them and starts again."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ Headers = list[tuple[str, str]]
 @dataclass(slots=True)
 class _Counter:
     shared: int = 0
-    """The count of all processes in Redis, as of the last exchange, with what was sent then."""
+    """The count of all processes in Redis after the last exchange."""
     own: int = 0
-    """Requests of this process since then."""
+    """Requests that this process has counted since the last exchange."""
 
 
 class State(NamedTuple):
@@ -83,7 +83,7 @@ class RateLimit:
         return bool(self._per_address or self._per_token)
 
     def count(self, client: Client, environ: dict[str, Any]) -> None:
-        """Count a request, and note the states for `headers`.
+        """Count a request, and store the states of its limits in `environ` for `headers`.
 
         Raises:
             TooManyRequestsError: the client is over a limit. The request is not counted.
@@ -117,7 +117,7 @@ class RateLimit:
             )
 
     def headers(self, environ: dict[str, Any]) -> Headers:
-        """Return the headers of the response to a counted request, none for any other.
+        """Return the rate-limit headers for the response to a counted request, and none for others.
 
         The syntax is that of draft-ietf-httpapi-ratelimit-headers-10.
         """

@@ -23,9 +23,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """Checks the token of a request against the scope that a route needs.
 
-    A client certificate stands for the token of its name, and the Authorization header is not read.
-    Without tokens the service is open. For an anonymous scope, the Authorization header is not
-    read at all, so that a header which old clients send does no harm.
+    A client certificate stands for the token that has the certificate's DNS name; the Authorization
+    header is then not read. Without a file of tokens, every request is allowed. For an anonymous
+    scope, the Authorization header is not read, so that a header which old clients send does no
+    harm.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -58,7 +59,10 @@ class Access:
             raise
 
     def token_name(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Return the name of the token of a WSGI request; "" if it has none or needs none."""
+        """Return the name of a WSGI request's token.
+
+        Return "" if the request has no valid token for the scope, or if the scope needs none.
+        """
         try:
             return self.check(
                 scope, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
@@ -72,11 +76,11 @@ class Access:
         authorization: str | None,
         certificate: ClientCertificate | None = None,
     ) -> str:
-        """Return the name of the request's token, "" if the scope needs none.
+        """Return the name of the request's token, "" if the scope needs no token.
 
         Raises:
-            UnauthorizedError: the certificate or the header holds no token, or an unknown or
-                revoked one.
+            UnauthorizedError: the request has no token, or its token is unknown; or its certificate
+                names no token, has expired or is revoked.
             ForbiddenError: the token lacks the scope.
         """
         if self.tokens is None or scope in self._anonymous:
@@ -152,14 +156,15 @@ def needs_no_token(view: View) -> View:
 
 
 def declared_scope(view: Callable[..., Any]) -> Scope | None:
-    """Return the scope that a view needs: None for none, `admin` if nothing is declared."""
+    """Return the scope that a view needs: None if it needs no token, `admin` if undeclared."""
     return getattr(view, "scope", Scope.ADMIN)
 
 
 def scope_of_request(app: Flask) -> Scope | None:
-    """Return the scope that the current request needs: None for none.
+    """Return the scope that the current request needs, None if it needs no token.
 
-    An unknown path needs none, and neither does OPTIONS: browsers send preflights without a token.
+    A request to an unknown path needs no token. OPTIONS needs none, because browsers send
+    preflights without a token.
     """
     rule = request.url_rule
     if rule is None or request.method == "OPTIONS":

@@ -39,7 +39,7 @@ def parse_certificate(
     """Parse the dict of `SSLSocket.getpeercert`.
 
     The name is the only DNS name of the extension subjectAltName. The subject's common name is not
-    read: name constraints of an authority do not bind it (RFC 9525).
+    read, because an authority's name constraints do not apply to common names (RFC 9525).
     """
     names = [value for kind, value in content.get("subjectAltName", ()) if kind == "DNS"]
     return ClientCertificate(

@@ -13,7 +13,7 @@ from iot_api.limits.memory_budget import charge_request
 from iot_models.errors import UnavailableError
 
 MIN_BYTES = 1024
-"""Shorter responses are sent as they are."""
+"""Shorter responses are sent uncompressed."""
 VARY_CODING = "Accept-Encoding"
 VARY = f"Accept, {VARY_CODING}"
 
@@ -34,7 +34,8 @@ _CODINGS: dict[str, tuple[Callable[[], _Compressor], int]] = {
     # 2**18 bytes are the state of zlib (zconf.h).
     "gzip": (lambda: cast("_Compressor", zlib.compressobj(1, wbits=31)), 2**18 + 2**16),
 }
-"""How each coding begins, and the bytes that it keeps; the preferred coding first."""
+"""For each coding: a function that returns a compressor, and the bytes of memory that a compressor
+takes. The preferred coding comes first."""
 
 
 def accepted_coding(header: str) -> str | None:
@@ -79,7 +80,9 @@ def compress_response(response: Response, environ: Mapping[str, Any]) -> Respons
 
 
 def _compressed(pieces: Iterator[bytes], compressor: _Compressor) -> Iterator[bytes]:
-    """Compress a stream. Without the last bytes, the client sees that the response is cut off."""
+    """Compress a stream. If the stream fails, the last bytes are missing, and the client sees that
+    the response is cut off.
+    """
     with closing(cast("Any", pieces)):
         for piece in pieces:
             data = compressor.compress(piece)

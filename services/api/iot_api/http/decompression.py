@@ -35,7 +35,7 @@ Grow = Callable[[int], None]
 """Called with the decompressed size so far; may wait, and refuse by raising."""
 
 GrowFrom = Callable[[int, int], None]
-"""The same, called with the decompressed size so far and the received size."""
+"""Like `Grow`, called with the decompressed size so far and the size of the body as received."""
 
 _Decompress = Callable[[bytes, int], bytes]
 """(compressed bytes, limit of the result, which zstd ignores) -> decompressed bytes."""
@@ -49,7 +49,8 @@ class Codec:
     slice_bytes: int
     """Compressed bytes that are decompressed at once."""
     first_slice_bytes: int
-    """The same until the result has `_FIRST_BYTES`: `grow` must learn early of a large body."""
+    """Like `slice_bytes`, until the result has `_FIRST_BYTES` bytes: a large body must be reported
+    to `grow` early."""
     padding: re.Pattern[bytes]
     """Bytes that may follow a member."""
     begin: Callable[[], tuple[_Member, _Decompress]]
@@ -88,7 +89,7 @@ class Codec:
             size = self.first_slice_bytes if is_first else self.slice_bytes
             if at >= len(body):
                 raise InvalidRequestError(f"the request's {self.name} is cut short")
-            # In slices: the member copies all bytes behind its end to `unused_data`.
+            # One slice at a time: the member copies all bytes behind its end to `unused_data`.
             part = body[at : at + size]
             at += len(part)
             try:
@@ -98,7 +99,9 @@ class Codec:
                     "the request is not what its Content-Encoding says"
                 ) from None
             if len(decompressed) > limit:
-                raise TooLargeError(f"a request may hold {limit} bytes unpacked", limit=limit)
+                raise TooLargeError(
+                    f"the body may have at most {limit} bytes after decompression", limit=limit
+                )
             grow(len(decompressed))
             if at - turned >= _BYTES_PER_TURN:
                 time.sleep(0)
@@ -118,7 +121,7 @@ def _begin_zstd() -> tuple[_Member, _Decompress]:
 
 # Some senders pad gzip with zeros to whole blocks. gzip and Python accept that, too.
 GZIP = Codec("gzip", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
-# At most, 512 bytes of zstd decompress to 16 MiB, and 64 bytes to 2 MiB.
+# 512 bytes of zstd decompress to at most 16 MiB, and 64 bytes to at most 2 MiB.
 ZSTD = Codec("zstd", 512, 64, re.compile(rb""), _begin_zstd)
 
 

@@ -1,8 +1,8 @@
-"""The JSON dialect of old clients: what Python's `json` accepts, which the old server used.
+"""The JSON dialect of old clients: all that Python's `json` accepts, which the old server used.
 
-Beyond RFC 8259 that is `NaN`, `Infinity`, `-Infinity`, half a surrogate pair as an escape
-(`\\ud800`), UTF-16 and UTF-32. A body goes to the strict decoder first. Only a body that the
-decoder refuses is searched for these, so plain bodies cost nothing more.
+Besides the JSON of RFC 8259, the dialect has `NaN`, `Infinity`, `-Infinity`, half a surrogate pair
+as an escape (`\\ud800`), UTF-16 and UTF-32. A body goes to the strict decoder first. Only a body
+that the decoder refuses is searched for these additions, so other bodies cost nothing more.
 """
 
 import codecs
@@ -20,15 +20,17 @@ import msgspec
 Content = TypeVar("Content")
 
 _SLICE = 256 * 1024
-"""Bytes that are decoded at once: one character above U+FFFF makes the text four times as large."""
+"""Bytes that are decoded at once: one character above U+FFFF makes a `str` four times as large."""
 _AT_ONCE = 24 * 1024
-"""Bytes in which stand-ins are put or found at once, roughly. In 30,000 bytes or more, CPython's
-search for 6 bytes or more takes twice as long (Objects/stringlib/fastsearch.h)."""
+"""Approximate size in bytes of the pieces in which stand-ins are inserted and found. In 30,000
+bytes or more, CPython's search for 6 bytes or more takes twice as long
+(Objects/stringlib/fastsearch.h)."""
 _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
 _MAX_DIGITS = 9
 _SHORTER_DIGITS = (1, 6)
-"""Digits of a mark: few, so that a body grows little; more if the body holds the short mark."""
+"""Numbers of digits to try for a mark before `_MAX_DIGITS`: a short mark makes a body grow little,
+but the body may hold it."""
 _PAIR = b"\xff\xff"
 """Stands for a pair of backslashes while `hide` searches for escapes. UTF-8 has no byte 0xff."""
 _TO_BACKSLASH = bytes.maketrans(b"\xff", b"\\")
@@ -40,7 +42,7 @@ _TAILS = {
     rb"\ud": rb"u]\u0",
     rb"\uD": rb"U]\u0",
 }
-"""Ends of the stand-ins."""
+"""For each part that is replaced (original), what follows the mark in its stand-in."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
 """A byte that is not in an original, or the start of an original."""
@@ -50,24 +52,24 @@ _NEAR = 16
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Strict JSON in place of the parts that the decoder refuses, while it decodes.
+    """Strict JSON that replaces the parts of a body that the decoder refuses (originals).
 
-    Each stand-in begins with a `mark` (`[` and digits) that the body does not hold. It can be found
-    again in the body without doubt, but not in a decoded string, in which `[\\u0031` may have
+    Each stand-in begins with a `mark` (`[` and digits) that the body does not hold. In the body, a
+    mark is therefore always a stand-in. In a decoded string it may be none: `[\\u0031` may have
     become a mark. A stand-in is an array with a number in it. It can't join with its neighbours
     (`-NaN` and `NaN1` stay errors), and it can't end a string that it is in.
     """
 
     mark: bytes
     originals: tuple[bytes, ...]
-    """The replaced parts, the rarest first: the stand-ins of frequent ones make the body long.
-    `restore` goes in the other direction."""
+    """The replaced parts, in the order of replacement. The rarest come first, because the stand-ins
+    of frequent parts make the body long for later searches. `restore` uses the reverse order."""
     passes_pairs: bool
     """Whether pairs of backslashes must be skipped: `\\\\ud800` holds no escape."""
 
     @classmethod
     def absent_from(cls, body: bytes) -> "StandIns | None":
-        """Return stand-ins for a body; None if it holds nothing that needs one."""
+        """Return stand-ins for a body; None if the body holds no originals."""
         # A search for one byte costs a tenth of a search for several.
         first_bytes = [first for first in b"IN\\" if first in body]
         originals = [
@@ -111,7 +113,7 @@ class StandIns:
         start = 0
         while start < len(text):
             end = start + _AT_ONCE
-            # A stand-in has one `[`, its first byte: a cut before a `[` cuts none in two.
+            # The only `[` of a stand-in is its first byte: a cut before a `[` splits no stand-in.
             cut = text.rfind(b"[", max(start + 1, end - longest), end)
             end = end if cut < 0 else cut
             piece = text[start:end]
@@ -127,7 +129,7 @@ class StandIns:
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
-        """Decode JSON texts of strings, which may hold stand-ins. Half a surrogate pair stays."""
+        """Decode JSON texts of strings, which may hold stand-ins. Half a surrogate pair is kept."""
         strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
         return strings
 
@@ -141,7 +143,7 @@ def end_of_piece(body: bytes, start: int) -> int:
     found = _BORDER.search(body, end, end + 2 * _NEAR)
     if found:
         return found.start()
-    # No word begins here. Only the last backslash of a run may begin an escape.
+    # No `NaN` or `Infinity` begins here. Only the last backslash of a run may begin an escape.
     end = min(end + _NEAR, len(body))
     if end == len(body):
         return end

@@ -10,8 +10,10 @@ from .request import requesting_client
 
 
 def register_rate_limit(app: Flask, rates: RateLimit, settings: Settings) -> None:
-    """Count each request that needs a scope, and send the headers. Registered after the access
-    checks: health checks and unknown paths are not counted.
+    """Count each request that needs a scope, and add the rate-limit headers to its response.
+
+    Health checks and unknown paths need no scope. Call this after `register_access`: a request is
+    then counted for its token.
     """
 
     @app.before_request

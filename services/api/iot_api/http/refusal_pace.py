@@ -13,8 +13,8 @@ from .request import client_of
 PER_SECOND = 50
 """Errors a second that a process sends to one address, after a first burst of as many."""
 LIMITED_PER_SECOND = 10
-"""The same for answers 429. A client that gets more of them does not wait for `Retry-After`. Each
-costs as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
+"""The same limit for answers 429. A client that gets more of them does not wait for `Retry-After`.
+Each answer 429 costs as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
 MAX_DELAY_SECONDS = 5.0
 
 DELAY = "iot_api.delay"
@@ -29,7 +29,7 @@ class RefusalPace:
         self._trusted_proxies = trusted_proxies
         self._clock = clock
         self._due: dict[str, float] = {}
-        """By address, the time at which its bucket is empty."""
+        """For each address, the time at which its bucket is empty."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
         """Make the worker delay the answer if it is one of many errors of the client."""

@@ -1,7 +1,7 @@
 """A request, from its arrival to the ingest endpoint or a Flask view, and back.
 
-Its endpoint, id, metrics and CORS headers; what it says of its client; its body: media types, size
-limits, receiving, decompression, passwords.
+This module dispatches a request, gives it an id, counts it and adds CORS headers. It finds the
+client, and receives the body: media types, size limits, decompression, passwords.
 """
 
 import os
@@ -34,7 +34,8 @@ from .responses import Headers, StartResponse, Wsgi
 REQUEST_ID = "X-Request-Id"
 PROVEN = "iot_api.proven"
 """Key in the WSGI environ: the passwords that the client of this connection has proven to know, as
-cache keys (`VaultCache.key`): it has sent or read readings under them. The worker sets it.
+cache keys (`VaultCache.key`). A client proves a password when it sends or reads readings under it.
+The worker sets this key.
 """
 CONNECTION = "iot_api.connection"
 """Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
@@ -68,7 +69,8 @@ JSON_TYPES = {
     "application/x-www-form-urlencoded",
 }
 _MAX_FORM_BYTES = 64 * 1024
-"""Limit of a body without its passwords. Such a request takes no turn in `LargeRequests`."""
+"""Size limit of the body of a `PasswordsForm`, not counting its passwords. The limit is low because
+such a request takes no turn in `LargeRequests`."""
 _MAX_ESCAPE_BYTES = 6
 """JSON may escape one byte of a password as six."""
 
@@ -83,7 +85,7 @@ class RequestDispatcher:
         cors: Cors,
     ) -> None:
         """`ingest` answers the PUTs of readings, and returns None for all other paths. The worker
-        gives it most PUTs itself."""
+        passes most PUTs to `ingest` directly."""
         self.ingest = ingest
         self._flask = flask
         self._cors = cors
@@ -135,10 +137,10 @@ class AnswerLog(Protocol):
     """The log of requests (`RequestLog`)."""
 
     logged_from: float
-    """Seconds from which a request that succeeds is logged."""
+    """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed or took `logged_from`."""
+        """Log a request that failed, or took at least `logged_from` seconds."""
 
 
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
@@ -190,8 +192,8 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
     """Return the passwords that the client of this connection has proven to know, as cache keys.
 
-    None behind a proxy, which sends requests of many clients over one connection: a client could
-    guess the passwords of the others without a limit.
+    None behind a proxy, which sends requests of many clients over one connection: each of them
+    could guess, without a limit, the passwords that the other clients have proven.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
@@ -200,7 +202,7 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Add passwords that a client has proven to know. If there are too many, forget the others."""
+    """Add passwords that a client has proven to know. Forget the earlier ones if too many."""
     if len(proven) > _MAX_PROVEN:
         proven.clear()
     proven.update(known)
@@ -285,7 +287,7 @@ class PasswordsForm:
     def receive_with_options(
         self, environ: Mapping[str, Any], settings: Settings
     ) -> tuple[list[bytes], list[Any]]:
-        """Return the passwords and the options, each in the order of the fields.
+        """Return the passwords in the order of the fields, and the values of the options.
 
         Raises the errors of `receive`.
         """

@@ -22,7 +22,8 @@ LOGGED = "iot_api.logged"
 REFUSED = "iot_api.refused"
 """Key in the WSGI environ: fields that name the error."""
 EVENTS, EVENTS_SECONDS = 20, 10.0
-"""Events of one kind (route and status, or slow) that a process logs in a period."""
+"""Maximum number of events with the same route and status that a process logs in a period of
+`EVENTS_SECONDS`. Slow requests are counted separately."""
 _MAX_LISTED = 100
 
 _log = logging.getLogger(__name__)
@@ -47,19 +48,21 @@ class LoggedRead:
 
 
 class RequestLog:
-    """Logs requests, a bounded number unless all are logged."""
+    """Logs all requests with `IOT_LOG_REQUESTS=1`, otherwise failed and slow requests, and of them
+    a limited number of each kind.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.logs_all = bool(settings.log_requests)
         slow = settings.log_slow_milliseconds / 1000
         self._slow_from = slow or float("inf")
         self.logged_from = 0.0 if self.logs_all else self._slow_from
-        """Seconds from which a request that succeeds is logged."""
+        """A request that succeeds is logged if it took at least this many seconds."""
         self._trusted_proxies = settings.trusted_proxies
         self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed or took `logged_from`."""
+        """Log a request that failed, or took at least `logged_from` seconds."""
         status, seconds = answered.status, answered.seconds
         is_slow = seconds is not None and seconds >= self._slow_from
         level = logging.WARNING if status >= 500 or is_slow else logging.INFO
@@ -100,7 +103,7 @@ def _known(environ: Mapping[str, Any]) -> dict[str, object]:
 def note_error(environ: dict[str, Any], error: IotError) -> None:
     """Keep the code of an error for the event of its request.
 
-    Not the error itself: it holds the frames of the request, and so its body.
+    The error itself is not kept: its traceback holds the frames of the request, and so the body.
     """
     environ[REFUSED] = {"code": str(error.code)}
     if isinstance(error, TooManyRequestsError):

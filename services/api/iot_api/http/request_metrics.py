@@ -8,8 +8,8 @@ from iot_models import metrics
 class RequestMetrics:
     """The counters of requests and their durations.
 
-    prometheus_client takes a lock and writes to a mapped file for each of them, so the metrics get
-    the sums at their next flush.
+    prometheus_client takes a lock and writes to a memory-mapped file for each change of a metric,
+    so requests are summed up here until the next flush of the metrics.
     """
 
     def __init__(self) -> None:

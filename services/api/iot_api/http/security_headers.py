@@ -16,20 +16,20 @@ SECURITY_HEADERS: Headers = [
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
 ]
 REPLACEABLE = frozenset({"Cache-Control", "Content-Security-Policy"})
-"""Left out where a response brings its own: a browser would apply both."""
+"""Headers that are left out if the response has its own: a browser would apply both."""
 STRICT_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000")
-"""Only where the API serves https itself (RFC 6797, 7.2: never over http). Without
-`includeSubDomains`: other hosts of the domain are not ours."""
+"""Sent only if the API serves https itself (RFC 6797, 7.2: never over http). It does not say
+`includeSubDomains`, because other hosts of the domain are not ours."""
 
 
 def security_headers(*, tls: bool) -> Headers:
-    """Return the headers of a response, over https or over http."""
+    """Return the security headers of a response. `tls`: it is sent over https."""
     return [*SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY] if tls else SECURITY_HEADERS
 
 
 @cache
 def security_lines(*, tls: bool, replaced: frozenset[str]) -> str:
-    """Return the headers as lines of a response. The response brings the `replaced` ones itself."""
+    """Return the security headers as lines of a response, without the headers in `replaced`."""
     return "".join(
         f"{name}: {value}\r\n" for name, value in security_headers(tls=tls) if name not in replaced
     )

@@ -20,7 +20,9 @@ class TracedApp:
     """A WSGI app whose requests are spans."""
 
     def __init__(self, app: Wsgi, ingest_route: Callable[[str], str | None]) -> None:
-        """`ingest_route` returns the route of a path of a PUT, as the ingest endpoint finds it."""
+        """`ingest_route` returns the route of a path if the ingest endpoint answers PUTs to it, and
+        None otherwise.
+        """
         self._app = app
         self._ingest_route = ingest_route
 

@@ -1,4 +1,4 @@
 """The gunicorn worker: connections, deadlines, receiving, sending, shutdown; the metrics server.
 
-Works below WSGI. What needs a parsed request belongs in `http`.
+This package works below WSGI. Code that needs a parsed request belongs in `http`.
 """

@@ -8,7 +8,7 @@ from iot_models import tracing
 tracing.keep_out()
 
 if __name__ == "__main__":
-    gc.disable()  # imports make no garbage, and collections take a sixth of their time
+    gc.disable()  # imports make no garbage, and collections would take a sixth of the import time
     from .metrics_server import main
 
     gc.freeze()

@@ -21,8 +21,9 @@ from .revocations import Revocations
 from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
-"""Seconds between two readings of the files. Their content is compared: kubelet replaces a symbolic
-link above them, other programs write in place, and neither the time nor the size need differ.
+"""Seconds between two checks of the files. A check compares their content, because a changed file
+may have the same time and size: kubelet replaces a symbolic link above the files, and other
+programs write in place.
 """
 _log = logging.getLogger(__name__)
 
@@ -46,16 +47,17 @@ class ServedCertificate:
         return self._context is not None
 
     def wrap_socket(self, client: Any, **options: Any) -> Any:
-        """Wrap an accepted connection. gevent's server calls it as that of an `SSLContext`."""
+        """Wrap an accepted connection. gevent's server calls this like `SSLContext.wrap_socket`."""
         context: Any = self._context  # not None: the server starts when a certificate is loaded
         return context.wrap_socket(client, **options)
 
     def refresh(self, now: float) -> None:
-        """Load the certificate, its key, and the authorities of clients with their revocation lists
-        if one of the files has changed and all are valid.
+        """Load all files again if one of them has changed and all are valid.
 
-        Otherwise the loaded ones stay, and the reason is logged once. Every check tries again: the
-        files may be half written, or the certificate may become valid later.
+        The files are the certificate, its key, the authorities of client certificates and their
+        revocation lists. If a file is invalid, the loaded content stays in use, and the reason is
+        logged once. Every check tries again: the files may be half written, or the certificate may
+        become valid later.
         """
         if now < self._check_at:
             return
@@ -71,7 +73,7 @@ class ServedCertificate:
         found = self._fingerprint()
         if found == self._loaded:
             return
-        # First with an empty passphrase: gunicorn's context would ask the terminal for one.
+        # Check with an empty passphrase first: gunicorn's context would ask the terminal for one.
         check_certificate(self._config.certfile, self._config.keyfile)
         check_client_authorities(self._config.ca_certs or "")
         context = _context(self._config)
@@ -116,10 +118,10 @@ class ServedCertificate:
 
 
 def _context(config: Any) -> ssl.SSLContext:
-    """Return gunicorn's TLS context.
+    """Return gunicorn's TLS context, for TLS 1.2 or later, with OP_IGNORE_UNEXPECTED_EOF.
 
-    OpenSSL 3 reports the end that `Connection.receive_no_more` causes as an error, and would tell
-    the client so, without OP_IGNORE_UNEXPECTED_EOF.
+    `Connection.receive_no_more` ends the receiving side. Without the option, OpenSSL 3 would treat
+    this end as an error and report it to the client.
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -141,7 +143,10 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 
 
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
-    """Refuse a certificate that no client accepts now. At the start there is no better one."""
+    """Raise SettingsError for a certificate that has expired or is not valid yet.
+
+    Not called at the start, when there is no better certificate.
+    """
     if validity is None:
         return
     begin, end = validity

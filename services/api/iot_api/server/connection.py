@@ -29,8 +29,9 @@ from .phase import ClientGoneError, Phase, count_closed
 from .slow_send import PAUSE, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Limit of a head, and of the trailers of a chunked body. gunicorn 27 would take 800 KiB of each.
-Those are not charged, and its parser copies or searches all of them for every byte that arrives.
+"""Limit of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB of each.
+They are not charged to the memory budget, and gunicorn's parser copies or searches all received
+bytes of them for every byte that arrives.
 """
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
@@ -56,17 +57,17 @@ class Connection:
     proven: Proven = field(default_factory=set)
     """Passwords that the client has proven to know, as cache keys."""
     reserved: bool = False
-    """Whether it is served from the reserve: only health checks are answered."""
+    """Whether the connection belongs to the reserve, which answers only health checks."""
     closing: bool = False
     failure: Exception | None = None
     """Raised by the next receive of the body."""
     missing_body: Exception | None = None
-    """Raised if a body does not arrive, because the connection was closed before its head was read.
-    Without it, the client would be told that its body is cut off (400), and might drop readings."""
+    """Raised if a body does not arrive because the connection was closed before its head was read.
+    Otherwise the client would be told that its body is cut off (400), and might drop readings."""
     head_bytes: int = 0
     """Received bytes of the head, or of several heads whose requests arrived together."""
     body_began: float = 0.0
-    """0.0 until the application waits for the body."""
+    """When the application began to wait for the body; 0.0 before."""
     body_bytes: int = 0
     discards_body: bool = False
     """Whether the rest of the body is read only to be discarded."""
@@ -131,7 +132,7 @@ class Connection:
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
     def end(self, failure: Exception) -> None:
-        """Close the connection from another greenlet. `failure` answers a body that is cut off."""
+        """Close the connection from another greenlet; answer a cut body with `failure`."""
         self.closing = True
         self.end_delay()
         if self.phase is Phase.SENDING:
@@ -142,22 +143,22 @@ class Connection:
             self.end_idle(failure)
 
     def end_idle(self, failure: Exception) -> None:
-        """Close a connection that waits for a request. `failure` answers a request whose head has
-        arrived by now, and whose body has not.
+        """Close a connection that waits for a request. If a head has arrived by now, but not its
+        body, `failure` becomes the answer.
         """
         self.missing_body = failure
         self.receive_no_more()
 
     def cut_body(self, failure: Exception) -> None:
-        """Make the application's reading of the body fail."""
+        """Make the application's next read of the body raise `failure`."""
         self.failure = failure
         self.receive_no_more()
 
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.
 
-        After SHUT_RD, Linux delivers what has arrived and then the end of the stream, in one step:
-        a request is either answered, or its client finds the connection closed.
+        After SHUT_RD, Linux delivers the bytes that have arrived, then the end of the stream, and
+        no later bytes: a request is answered, or its client finds the connection closed.
         """
         self._shut_down(socket.SHUT_RD)
 
@@ -177,17 +178,17 @@ class Connection:
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
-    """The source of gunicorn's parser: receives in turns, and within the memory budget."""
+    """The byte source of gunicorn's parser. Takes turns with other connections, charges bodies."""
 
-    # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies what it has received.
-    # With its own value, 1 MiB, that takes half a second.
+    # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies all that it has
+    # received ahead. With gunicorn's own value, 1 MiB, that takes half a second.
     max_body_chunk = 2**17
 
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         super().__init__(connection.client)
         self._connection = connection
         self._memory = memory
-        # TLS may hold received bytes, and then the socket does not become readable.
+        # With TLS, received bytes may wait in OpenSSL while the socket does not become readable.
         self._waits_first = type(connection.client) is gevent.socket.socket
         self._turn_began = 0.0
         self._parts: list[bytes] = []
@@ -195,8 +196,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Received bytes that no request has taken."""
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Return `size` bytes, fewer at the end of the stream; without `size`, what has arrived, or
-        the next received bytes. `read_ahead`: so many bytes may be received at once.
+        """Return `size` bytes, fewer at the end of the stream; without `size`, the bytes already
+        received, or else the next ones. `read_ahead`: how many bytes may be received at once.
         """
         ahead = self.ahead
         if size is None or size < 0:
@@ -237,7 +238,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Let other greenlets run if this connection was read for long.
 
         gevent switches greenlets only when a receive has to wait. A client that sends fast enough
-        would otherwise keep all others waiting, and even timeouts: 8 KiB hold 200 small requests.
+        would otherwise delay all other clients, and even timeouts: 8 KiB can hold 200 requests.
         """
         if now - self._turn_began >= _TURN_SECONDS:
             gevent.sleep(0)
@@ -255,8 +256,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             self.take_turns(time.monotonic())
             return self._body_chunk(size_hint)
         if self._waits_first:
-            # Clients seldom send a request before they get the last answer. A receive that fails,
-            # and then waits, takes twice the time.
+            # Clients seldom send a request before they get the last answer. To try a receive, fail
+            # and then wait would take twice the time.
             self.sock._wait(self.sock._read_event)  # noqa: SLF001
             self._turn_began = time.monotonic()
         else:
@@ -295,7 +296,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a failed body. To answer and discard the rest takes seconds."""
+        """Free the received part of a failed body now: to discard the rest takes seconds."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""

@@ -11,11 +11,12 @@ from .connection import Connection
 from .phase import Phase, count_closed
 
 STALLED_SECONDS = 1.0
-"""A body or an answer without progress for this long may be closed to make room."""
+"""A connection whose body or answer makes no progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings while almost all connections are busy."""
 _SHARE = 16
-"""Each ranking chooses at least one connection in this many, so that a flood costs little."""
+"""Each ranking chooses at least 1/16 of the connections, so that a flood of new connections needs
+few rankings."""
 
 
 class _Group:
@@ -33,7 +34,7 @@ class _Group:
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]
             silent.sort(key=rank)
-            # Only a share of them: until the next ranking, connections of a lower rank fall silent.
+            # Choose only a share: others of a lower rank may fall silent before the next ranking.
             of_first_phase = sum(member.phase is silent[0].phase for member in silent)
             chosen = silent[: max(of_first_phase, len(self.connections) // _SHARE)]
             self._ranked = chosen[::-1]
@@ -45,7 +46,8 @@ class _Group:
         return None
 
     def _may_rank(self, now: float) -> bool:
-        # A flood that finds few silent connections would rank all of them for each new one.
+        # Otherwise, while few connections are silent, a flood of new connections would rank all
+        # connections for each new one.
         found_many = self._found >= len(self.connections) // _SHARE
         return found_many or now - self._ranked_at >= _RANK_SECONDS
 
@@ -53,8 +55,9 @@ class _Group:
 class ConnectionTable:
     """All connections of a process, within a limit, a limit per network, and a small reserve.
 
-    A new connection is always taken: a silent one is closed in its place. If all are busy, the new
-    connection goes to the reserve, from which only health checks are answered.
+    A new connection is always accepted. If a limit is reached, a silent connection is closed to
+    make room. If all are busy, the new connection goes to the reserve, from which only health
+    checks are answered.
     """
 
     def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
@@ -123,8 +126,9 @@ class ConnectionTable:
         return True
 
     def _rank(self, connection: Connection) -> tuple[float, ...]:
-        """Return the sort key for the connection to close: phase, network with most connections,
-        longest idle.
+        """Return the sort key of a connection. The connection with the lowest key is closed first.
+
+        The key orders by phase, then the network with most connections, then the longest silence.
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since
@@ -155,5 +159,5 @@ def is_silent(connection: Connection, now: float) -> bool:
 
 
 def too_many_connections() -> UnavailableError:
-    """Return the error of a request for which there is no connection."""
+    """Return the error for a request on a connection beyond the limit."""
     return UnavailableError("this server has too many connections; try again")

@@ -7,11 +7,11 @@ from .connection import Connection
 from .phase import Phase
 
 FIRST_BYTE_SECONDS = 15.0
-"""Until the first byte of a new connection, including the TLS handshake."""
+"""Deadline for the first byte of a new connection, including the TLS handshake."""
 HEAD_SECONDS = 10.0
-"""Until the head of a request is complete, from its first byte."""
+"""Deadline for the whole head of a request, from its first byte."""
 BODY_SECONDS = 60.0
-"""Until a body is complete."""
+"""Deadline for the whole body of a request, from when the application waits for the body."""
 BODY_GRACE_SECONDS = 10.0
 """A body may arrive more slowly than `BODY_BYTES_PER_SECOND` for this long."""
 BODY_BYTES_PER_SECOND = 1024
@@ -19,13 +19,14 @@ SEND_GRACE_SECONDS = 10.0
 """A client may read more slowly than `SEND_BYTES_PER_SECOND` for this long."""
 SEND_BYTES_PER_SECOND = 8 * 1024
 RESERVE_SECONDS = 1.0
-"""For everything that happens on a connection of the reserve."""
+"""Deadline for everything on a connection of the reserve, except the application's work."""
 
 
 def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
     """Return whether a connection has missed a deadline.
 
-    A `keepalive` shorter than the deadlines of heads replaces them.
+    `keepalive` is the deadline of an idle connection. If it is shorter than `FIRST_BYTE_SECONDS` or
+    `HEAD_SECONDS`, it replaces them.
     """
     age = now - connection.since
     match connection.phase:

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""Limits of the parsed heads of PUTs that a process remembers: number, size, and headers of each.
-A parsed header takes 200 bytes and more, and a head is kept before its token is checked.
+"""Limits of the parsed heads of PUTs that a process remembers: the number of heads, the size of a
+head, and the number of its headers. They bound the memory that clients without a token can use: a
+head is remembered before its token is checked, and a parsed header takes 200 bytes or more.
 """
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
@@ -51,8 +52,8 @@ _HEAD = re.compile(
     _METHODS + rb"[\x21-\x7e]++ HTTP/1\.[01]\r\n"
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
-"""The heads that llhttp may parse (RFC 9112, 3 and 5, without underscores in names). Alone, it
-would take several spaces in the request line, HTTP/2.0, and empty lines before the head."""
+"""The heads that llhttp may parse (RFC 9112, 3 and 5, without underscores in names). llhttp alone
+would also accept several spaces in the request line, HTTP/2.0, and empty lines before the head."""
 _ASTERISK = ("OPTIONS", "*")
 _SECURITY_LINES = {tls: security_lines(tls=tls, replaced=frozenset()) for tls in (False, True)}
 
@@ -80,7 +81,7 @@ class _Head:
 
 
 def _parse(head: bytes) -> _Head | None:
-    """Parse a head by llhttp; return None if llhttp refuses it."""
+    """Parse a head with llhttp; return None if llhttp refuses it."""
     found = _Head()
     parser = HttpRequestParser(found)
     try:
@@ -181,7 +182,11 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     def _is_special(
         self, method: str, target: str, headers: list[tuple[str, str]], expectations: set[str]
     ) -> bool:
-        """Return whether gunicorn's rules for targets and single headers apply."""
+        """Return whether gunicorn's parser must decide about the target or the headers.
+
+        It has rules for unusual targets, headers that may occur only once, headers of trusted
+        proxies, and `Expect`.
+        """
         names = [name for name, _ in headers]
         if any(names.count(name) > 1 for name in RFC9110_5_3_SINGLETON_FIELDS):
             return True
@@ -217,7 +222,7 @@ class PutRequest:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Names in capitals, and values."""
+        """The headers: names in capitals, and values."""
         return self.head.headers
 
     def force_close(self) -> None:

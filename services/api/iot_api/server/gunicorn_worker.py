@@ -1,8 +1,8 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-gunicorn's own gevent worker (27.0) does not accept connections while it has `worker_connections`,
-waits for silent clients without a deadline, logs the bytes that it can't parse, and at shutdown
-waits for idle clients until `graceful_timeout`.
+gunicorn's own gevent worker (27.0) accepts no connection while `worker_connections` are open, waits
+for silent clients without a deadline, logs the bytes that it can't parse, and at shutdown waits for
+idle clients until `graceful_timeout`.
 """
 
 import time
@@ -68,7 +68,7 @@ class Ingest(Protocol):
     """The ingest endpoint, as the worker needs it."""
 
     def route_of(self, path: str) -> str | None:
-        """Return the route that a path means, None if it is not one of a PUT."""
+        """Return the route of a path, None if the path does not accept PUTs of readings."""
 
     def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
         """Answer a PUT."""
@@ -79,14 +79,14 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     After SIGTERM, every answer says `Connection: close` and ends its connection. After
     `GRACE_SECONDS` the listener is closed, and so are connections that were idle for that long.
-    Requests that have arrived by then are answered. Bodies get `BODY_SECONDS` to arrive, then they
-    are answered 503. Answers get `graceful_timeout`.
+    Requests that have arrived by then are answered. A request whose body has not arrived after
+    `BODY_SECONDS` is answered 503. Answers may take until `graceful_timeout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # gunicorn 27 looks a setting up and parses it at each use, many times per request. As plain
-        # attributes they cost nothing.
+        # gunicorn 27 looks a setting up and parses it at each use, many times per request. Settings
+        # that are plain attributes cost nothing.
         values = {name: setting.get() for name, setting in self.cfg.settings.items()}
         self.cfg.__dict__.update(values)
         self.put_heads: dict[bytes, PutHead] = {}
@@ -100,7 +100,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def patch(self) -> None:
         """Make the listeners cooperative. `gunicorn_conf` has patched all modules.
 
-        gunicorn would patch them again, which takes 0.1 s of CPU time in each worker.
+        gunicorn would patch the modules again, which takes 0.1 s of CPU time in each worker.
         """
         self.sockets: list[Any] = [
             socket.socket(each.family, socket.SOCK_STREAM, fileno=each.detach())
@@ -240,8 +240,8 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer 503, as a WSGI app that costs little.
 
-    A preflight succeeds: a browser shows the reason of a failed request, and not that of a failed
-    preflight.
+    A preflight is answered 204, because a browser shows the reason of a failed request, but not the
+    reason of a failed preflight.
     """
     if is_preflight(environ):
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])

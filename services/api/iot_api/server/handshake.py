@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 def shake_hands(
     client: Any, host: str, revocations: Revocations | None = None
 ) -> ClientCertificate | None:
-    """Make the handshake of an SSLSocket of gevent, which other connections do not wait for.
+    """Make the TLS handshake on a gevent SSLSocket. Other connections are served meanwhile.
 
-    Return the client's certificate; None if the client sent none, or was not asked for one. The
-    certificate asks `revocations` whether it has been revoked since.
+    Return the client's certificate; None if the client sent none, or was not asked for one. Its
+    `is_revoked` asks `revocations` whether the certificate has been revoked since.
 
     Raises:
         OSError: the handshake failed. A refused client certificate is counted and logged.

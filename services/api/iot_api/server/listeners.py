@@ -47,7 +47,9 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Stop accepting. Connections that wait at the listener are served: Linux would reset them."""
+    """Stop accepting, after serving the connections that wait at the listener: Linux would reset
+    them.
+    """
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

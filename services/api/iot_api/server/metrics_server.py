@@ -28,8 +28,8 @@ from iot_stores.stores import Stores
 class _FilesCollector(MultiProcessCollector):
     """A collector that skips empty files.
 
-    A worker creates a file and then sets its size. A scrape in between would fail, and all later
-    ones too if the worker is killed there.
+    A worker creates a file and then sets its size. A scrape in between would fail. If the worker is
+    killed in between, all later scrapes would fail too.
     """
 
     @staticmethod
@@ -69,8 +69,8 @@ class BacklogCollector(Collector):
 
     While Redis is unavailable, only settings and `iot_backlog_up` (0) are reported.
 
-    A scrape leaves no connection open. After a failover, the server of an old connection, now a
-    replica, would not refuse to read, and each scrape would show its figures.
+    A scrape leaves no connection open. After a failover, an old connection would still reach the
+    old master, now a replica. It answers reads, so each scrape would show the replica's figures.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -78,7 +78,7 @@ class BacklogCollector(Collector):
         self._client = stores.redis
         self._hot_client = stores.hot_redis
         self._backlog = stores.backlog
-        # Without the watch over its Redis, which would query Postgres at the first scrape.
+        # There is no watch over its Redis: the watch would query Postgres at the first scrape.
         self._hot_window = HotWindow(
             self._hot_client, stores.names, stores.backlog, seconds=settings.hot_window_seconds
         )

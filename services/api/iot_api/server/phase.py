@@ -1,4 +1,4 @@
-"""The phases of a connection, and the ends that the server notes."""
+"""The phases of a connection, and how the server counts the connections that it closes."""
 
 from enum import IntEnum
 
@@ -21,7 +21,7 @@ class Phase(IntEnum):
     SENDING = 5
     """A client that reads too slowly."""
     ANSWERING = 6
-    """The application. Such a connection is never closed."""
+    """The application. Such a connection is never closed to make room."""
 
 
 class ClientGoneError(OSError):

@@ -20,11 +20,12 @@ _LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOT
 
 @dataclass(frozen=True, slots=True)
 class RevokedCertificates:
-    """The content of a file of lists."""
+    """The content of a file of revocation lists."""
 
     identities: frozenset[Identity]
     expires: dt.datetime | None
-    """When the first list expires. OpenSSL refuses all certificates of its authority then."""
+    """When the first of the lists expires. From then on, OpenSSL refuses all certificates of the
+    authority that issued this list."""
 
 
 class Revocations:
@@ -42,7 +43,7 @@ class Revocations:
         return identity in self._revoked
 
     def read(self, context: ssl.SSLContext, *, expired: bool) -> RevokedCertificates:
-        """Read the file; let `context` refuse the certificates of its lists.
+        """Read the file of lists, and make `context` refuse the certificates that the lists name.
 
         Raises:
             SettingsError: the file holds no list, or a list that can't be read. With

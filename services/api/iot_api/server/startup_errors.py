@@ -1,4 +1,5 @@
-"""How the API ends when a setting is wrong: one error, the last line of the log, and code 2.
+"""How the API ends when a setting is wrong: with an error on the last line of the log, and exit
+code 2.
 
 A worker reads the keyring and the tokens, and finds out whether they can be used. It passes the
 error to the master through a file. Otherwise the master would start workers without end, or log a
@@ -39,7 +40,7 @@ def check_certificate(certificate: str, key: str) -> None:
     try:
         # An empty passphrase: OpenSSL would ask the terminal for one.
         context.load_cert_chain(certificate, key, password="")
-    except OSError as error:  # ssl.SSLError is one too
+    except OSError as error:  # ssl.SSLError is an OSError too
         raise SettingsError(
             f"IOT_TLS_CERTIFICATE and IOT_TLS_KEY can't be used: {error.strerror}"
         ) from None
@@ -79,8 +80,9 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. Without a master, raise the error."""
     if not _shared:
         raise error
-    # The process holds the lock until it has exited. The others wait for it, because the master
-    # would replace a worker that exits first; a second failure would disturb the master's shutdown.
+    # The first worker that fails leaves its error, holds the lock until it has exited, and so makes
+    # the master end. The other workers wait for the lock: the master would replace a worker that
+    # exits earlier, and a second failure would disturb the master's shutdown.
     file = os.open(_file(), os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)
     if os.fstat(file).st_size:
@@ -99,7 +101,7 @@ def refuse_in_master() -> None:
 
 
 def refuse(sentence: object) -> NoReturn:
-    """Print an error and exit."""
+    """Print an error as the last line of the log, and exit with code 2."""
     last_line("iot-api", sentence, load_one("log_format"))
     sys.exit(EXIT_CODE)
 

@@ -14,8 +14,8 @@ SLICE = 64 * 1024
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
 """Escapes of `json.dumps` that must be undone. JSON text holds no other control characters, and
-byte 0 separates texts. The backslash comes first: each backslash then begins an escape, and a
-search for two backslashes from left to right never finds halves of two escapes."""
+byte 0 separates texts. The backslash is undone first. At that point each backslash begins an
+escape, so a search for two backslashes from left to right never finds halves of two escapes."""
 _STAND_INS = bytes(
     ord(character)
     for character in string.printable[:94]
@@ -29,7 +29,7 @@ _MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 
 
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
-    """Escape all but printable ASCII and spaces in JSON text. Byte 0 stays, too.
+    """Escape each character above 0x7e in JSON text.
 
     `text` is valid UTF-8. No Python code runs per character, for any text.
 
@@ -43,8 +43,8 @@ def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
         escaped += piece if _is_plain(piece) else _escape(piece)
         if used + len(escaped) > limit:
             raise TooLargeError(
-                f"a request may hold {limit} bytes of JSON, counting each character that is not "
-                "ASCII as the escape \\uXXXX",
+                f"the freeform texts of a request may have at most {limit} bytes together, with "
+                "each non-ASCII character escaped as \\uXXXX",
                 limit=limit,
             )
     return bytes(escaped)
@@ -69,8 +69,8 @@ def _escape(piece: bytes) -> bytes:
     """Escape with `json.dumps`, the fastest escaping that Python has (2 ms/MiB).
 
     Quotes and backslashes must stay, and `json.dumps` would escape them. Before the call they
-    change places with characters that the piece does not hold. To undo their escapes would take ten
-    times as long.
+    change places with characters that the piece does not hold. To undo the escapes instead would
+    take ten times as long.
     """
     time.sleep(0)  # other greenlets get a turn
     kept = bytes(byte for byte in _ESCAPES if byte in piece)

@@ -1,8 +1,8 @@
 """The ingest endpoint: answers every PUT of readings, in front of the Flask app.
 
-Flask costs more than everything that is done with a reading (docs/adr/0015), so a PUT does not
-reach it. The endpoint uses the same access checks, errors, request ids, metrics and CORS headers as
-the Flask views do.
+Flask costs more than everything that is done with a reading (docs/adr/0015), so a PUT does not pass
+through Flask. The endpoint uses the same access checks, errors, request ids, metrics and CORS
+headers as the Flask views do.
 """
 
 import time
@@ -85,7 +85,7 @@ class IngestEndpoint:
     def __call__(
         self, environ: dict[str, Any], start_response: StartResponse
     ) -> Iterable[bytes] | None:
-        """Answer a PUT as a WSGI app; return None if its path is not one of readings."""
+        """Answer a PUT as a WSGI app; return None if the path does not accept PUTs of readings."""
         route = self.route_of(environ["PATH_INFO"])
         if route is None:
             return None
@@ -94,7 +94,7 @@ class IngestEndpoint:
         return (body,)
 
     def route_of(self, path: str) -> str | None:
-        """Return the route that a path means, None if it is not one of readings."""
+        """Return the route of a path, None if the path does not accept PUTs of readings."""
         return route_of(path)
 
     def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
@@ -123,7 +123,7 @@ class IngestEndpoint:
         return response
 
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
-        """Acknowledge the readings of a request. Raises errors."""
+        """Accept the readings of a request and return the response. Refusals are raised."""
         token_name = ""
         query = environ["QUERY_STRING"]
         keeps_received = bool(query) and _keeps_received(query)
@@ -194,7 +194,7 @@ def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> 
 
 
 def route_of(path: str) -> str | None:
-    """Return the route that a path means, None if it is not one of a PUT.
+    """Return the route of a path, None if the path does not accept PUTs of readings.
 
     As in Werkzeug's routing, the path may end with a slash, and may lack the first one.
     """

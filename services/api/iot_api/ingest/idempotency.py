@@ -25,15 +25,16 @@ from .parser import Batch
 from .receipts import decode_receipt, encode_list
 
 CLIENTS_SHARE = 4
-"""One client may use a quarter of the remembered requests. All clients behind an untrusted proxy
-count as one: a client that invents addresses would otherwise use all of them."""
+"""At most a quarter of the remembered requests may be those of one client. All clients behind an
+untrusted proxy count as one client: a client that invents addresses could otherwise use up the
+whole limit."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "1"
-"""First character of a fingerprint. A change to what the parser stores needs another one:
-fingerprints of another version are not compared."""
+"""First character of a fingerprint. A change to what the parser stores needs a new version:
+fingerprints of different versions are not compared."""
 _FINGERPRINT_BYTES = 12
 """A multiple of 3: base64 without padding."""
 
@@ -62,10 +63,11 @@ class KeyedRequest:
     """A request with an Idempotency-Key."""
 
     names: tuple[str, ...]
-    """The keys of the request in Redis: the one to store first, then the ones of other versions."""
+    """The names of the Redis keys that may hold the request: first the key to store it under, then
+    the keys that other versions use."""
     fingerprint: str
-    """Distinguishes requests with the same key; empty while version 0.1 may run, which can't
-    read it."""
+    """Distinguishes requests with the same Idempotency-Key. Empty while processes of version 0.1
+    may run, because they can't read an answer with a fingerprint."""
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
         """Return what is remembered of the request: its answer and its fingerprint."""
@@ -107,7 +109,8 @@ class IdempotencyPolicy:
     ) -> KeyedRequest:
         """Return a request with the readings of `batches`. Batch n belongs to vault n.
 
-        While processes of version 0.1 may run, the request has the name by which they look for it.
+        While processes of version 0.1 may run, the request is stored under the name by which they
+        look it up.
         """
         digests = [request_digest(key.text, vaults)]
         if key.as_sent != key.text:
@@ -161,7 +164,8 @@ def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
 def _fingerprint(digest: bytes, vaults: Sequence[OpenVault], batches: Sequence[Batch]) -> str:
     """Return the fingerprint of the readings of a request with this digest.
 
-    The digest is part of it: readings that are sent twice have two fingerprints in Redis.
+    The digest goes into the fingerprint: the same readings have different fingerprints if they are
+    sent under different Idempotency-Keys.
     """
     parts = []
     for vault, batch in zip(vaults, batches, strict=True):

@@ -14,7 +14,7 @@ from iot_stores.months import DAY_MS
 
 _DAY_SECONDS = 86_400
 MAX_DAYS = 366
-"""Each day of a request becomes an entry in the backlog."""
+"""Maximum number of days in a request: each day becomes at least one entry in the backlog."""
 _ROWS_PER_TURN = 4096
 """Rows that are parsed before other greenlets run."""
 _FIELD = "absolute_timestamp"
@@ -24,19 +24,21 @@ class ImportedTimes:
     """Parses times of receipt. Refuses times that the service could not keep."""
 
     def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
-        """Older readings than `retention_days` are refused (0: none). `clock_skew_seconds` is how
-        far the clock of the earlier server may have been ahead.
+        """Readings older than `retention_days` are refused; 0 refuses none. `clock_skew_seconds` is
+        how far the clock of the earlier server may have been ahead.
         """
         self._retention_days = retention_days
         self._clock_skew_seconds = clock_skew_seconds
 
     def parse(self, numbers: Sequence[int], texts: Sequence[msgspec.Raw]) -> "array[int]":
-        """Return Unix milliseconds from the JSON texts of rows with these numbers.
+        """Return the times of receipt of rows in Unix milliseconds.
+
+        `numbers` are the numbers of the rows, for errors. `texts` are the times as JSON texts.
 
         Raises:
-            TooLargeError: the rows are of too many days.
-            InvalidRequestError: a row has no time of receipt, or one that is too old or in the
-                future. `oldest` and `latest` are the limits.
+            TooLargeError: the times are of more than `MAX_DAYS` days.
+            InvalidRequestError: a row has no time of receipt, or its time is too old or in the
+                future. The members `oldest` and `latest` of the error are the limits.
         """
         days: set[int] = set()
         now = int(time.time())
@@ -63,8 +65,8 @@ class ImportedTimes:
             )  # fmt: skip
         if len(days) > MAX_DAYS:
             raise TooLargeError(
-                f"a request may hold readings received on {MAX_DAYS} days, this one holds "
-                f"{len(days)}",
+                f"a request may import readings received on at most {MAX_DAYS} days (UTC), this "
+                f"one has readings of {len(days)} days",
                 limit=MAX_DAYS,
             )
         return column

@@ -50,10 +50,11 @@ class Accepted:
     count: int
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
-    """The last entry of each shard: when it is stored, all are. Empty unless requested."""
+    """The last entry of the request in each shard: when these are stored, all entries are. Empty
+    unless requested."""
     ends: Mapping[int, int] = field(default_factory=dict)
-    """Where those entries end in the backlog, by shard (`Backlog.removed`). Empty for a repeated
-    request."""
+    """Where these entries end in the backlog, by shard (`Backlog.all_removed`). Empty for a
+    repeated request."""
     repeated: bool = False
     """Whether an earlier request with the same Idempotency-Key was accepted; nothing was appended
     now."""
@@ -124,20 +125,22 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        `proven` holds the cache keys of the passwords that the connection has sent readings under;
-        those of the request are added. The guess limit does not apply to them: the client learns
-        nothing new, and a device can send while another client at its address guesses passwords.
+        `proven` holds the cache keys of the passwords that the connection has sent readings under.
+        On success, the keys of this request's passwords are added. The guess limit does not apply
+        to proven passwords: the client learns nothing new, and a device can send while another
+        client at its address guesses passwords.
 
-        A request with the key and the passwords of an earlier one appends nothing while the earlier
-        one is remembered, and has the same result if it has the same readings.
+        While an earlier request with the same Idempotency-Key and passwords is remembered, this
+        request appends nothing. It has the earlier result if its readings are the same.
 
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
             TooManyRequestsError: the client is over the guess limit or has too many remembered
-                requests; too many passwords wait to be opened, or the request has too many of
-                them. Nothing was appended.
-            UnavailableError: the backlog is full or Redis is not fit, and nothing was appended; or
-                the replicas were slow.
+                requests; or too many passwords wait to be opened; or the request has too many
+                passwords whose vaults are not open. Nothing was appended.
+            UnavailableError: the backlog is full or Redis is not safe to use, and nothing was
+                appended. Or Redis has appended the readings, but too few replicas or no disk have
+                confirmed them in time; then they may be stored.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
         """
@@ -241,10 +244,13 @@ class Intake:
 
 
 def _too_many_openings(opened: int, total: int) -> TooManyRequestsError:
-    """Return the error for a request whose next attempt finds `opened` vaults open."""
+    """Return the error for a request that has opened `opened` of `total` vaults.
+
+    They stay open, so the next attempt gets further.
+    """
     return TooManyRequestsError(
-        f"{opened} of the {total} passwords whose vaults were not open are opened now; nothing was "
-        "stored, send the request again",
+        f"the server had to open {total} vaults for this request, and has opened {opened} of them; "
+        "nothing was stored, send the request again",
         retry_after=1,
         reason=Refusal.OPENINGS,
         opened=opened,
@@ -268,8 +274,8 @@ def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
 
 
 def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
-    """Cut readings into entries. An entry with imported times of receipt is of one day, because it
-    becomes one segment, and retention deletes a segment as a whole."""
+    """Cut readings into entries. All imported times of receipt in an entry are of the same day: an
+    entry becomes one segment, and retention deletes a segment as a whole."""
     if readings.received is None:
         return (readings,) if _fits(readings) else _cut(readings)
     return _split_by_day(readings, readings.received)

@@ -53,8 +53,8 @@ _seen = count()
 
 
 class _CountedRow(_Row, gc=False):
-    # msgspec calls it with each row. `next` takes the row as its default value, so no Python code
-    # runs.
+    # msgspec calls `__post_init__` with each row, so `next(_seen, row)` counts the row. `next` only
+    # takes the row as a default value: no Python code runs.
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
@@ -96,7 +96,7 @@ class PutParser(Protocol):
 
 
 ParseReceived = Callable[[Sequence[int], Sequence[msgspec.Raw]], "array[int]"]
-"""Parses the times of receipt of rows, from their numbers and their JSON texts."""
+"""(row numbers, JSON texts of the rows' times of receipt) -> times of receipt in Unix ms."""
 
 
 def put_parser(settings: Settings) -> PutParser:
@@ -122,15 +122,15 @@ def parse_put(
 ) -> list[Batch]:
     """Return the readings of a PUT, by password; with `lines` the body is NDJSON.
 
-    `parse_received`: each row brings its original time of receipt in `absolute_timestamp`.
+    With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
 
-    The body has at most `max_body_bytes`. Escaped texts may have twice as many: a character of
-    three bytes, as in Japanese, becomes six.
+    The body has at most `max_body_bytes`. The `freeform` texts may have twice as many bytes after
+    escaping: a Japanese character of three bytes becomes an escape of six.
 
     Raises:
         InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
-        TooLargeError: there are more than `max_readings` or `max_passwords`, or the escaped texts
-            are too large.
+        TooLargeError: there are more than `max_readings` readings or `max_passwords` passwords, or
+            the escaped texts are too large.
     """
     decoded = _decode(body, lines=lines)
     rows, stand_ins = decoded.content, decoded.stand_ins
@@ -285,7 +285,7 @@ def _bad_row(body: bytes) -> int | None:
 
 def _holds_lines(body: bytes) -> bool:
     """Return whether an invalid JSON body looks like NDJSON: the first line is a whole value, and
-    another one begins behind it.
+    another value begins behind the line.
     """
     body = body.lstrip()
     end = body.find(b"\n")
@@ -335,7 +335,7 @@ def _refuse(problem: str) -> NoReturn:
 
 
 class _AsWritten:
-    """The fields of a request as JSON text: a float loses digits beyond 2**53."""
+    """The fields of a request as JSON text: a decoded float loses digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
         """`body` is valid for the decoder."""
@@ -390,6 +390,6 @@ def _times(
         time.sleep(0)
         try:
             column.extend(map(parse, values[start : start + _TIMES_PER_TURN]))
-        except ValueError as error:  # all times before it are in the column
+        except ValueError as error:  # all times before the invalid one are in the column
             refuse_row(numbers[len(column)], field, str(error))
     return column

@@ -21,7 +21,7 @@ _NAME = struct.Struct(">H16sQ")
 _GROUPED = 2
 """First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
-"""Session, number of names less one, bytes of a number. The shards and the numbers follow."""
+"""Session, number of names minus one, bytes per number. The shards and the numbers follow."""
 _MAX_LISTED = 64
 """Longer lists of names are grouped. Proxies and gunicorn accept about 4 KiB of a request line: 114
 names in a list. In groups, the names of 256 shards take 3.1 KiB."""
@@ -32,9 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class Receipts:
-    """A check whether entries are stored.
+    """Checks whether entries are stored.
 
-    The backlog tells cheaply when an entry has left it. The ledger tells whether it was stored.
+    The backlog tells at low cost when an entry has left it. Then the ledger tells whether the entry
+    was stored.
     """
 
     def __init__(self, pool: Pool, backlog: Backlog) -> None:
@@ -48,7 +49,8 @@ class Receipts:
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
-        """Wait until entries are stored and can be read; return False on timeout.
+        """Wait until entries are stored and can be read. Return False if they are not stored in
+        time, or a store is away.
 
         `ends` tells where the entries end in the backlog. It is empty for a repeated request.
         """
@@ -60,7 +62,7 @@ class Receipts:
                 in_time = time.monotonic() + pause <= end
                 if not in_time or not ends or self._backlog.all_removed(ends):
                     stored = self.stored(entries)
-                    # Entries that are released wait in the backlog again, behind these ends.
+                    # Released entries wait in the backlog again, at positions behind `ends`.
                     held = held or self._backlog.has_held_entries()
                     if stored or not in_time or (ends and not held):
                         return stored
@@ -103,7 +105,9 @@ def decode_receipt(text: str) -> list[EntryName]:
     except (binascii.Error, struct.error, ValueError):
         entries = []
     if not entries or any(name.shard > 255 or name.number >= 2**63 for name in entries):
-        raise InvalidRequestError("this is not a receipt of a request")
+        raise InvalidRequestError(
+            "the path has no valid receipt; send GET to the Location of the answer 202"
+        )
     return entries
 
 

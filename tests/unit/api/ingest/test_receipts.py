@@ -69,7 +69,7 @@ def test_version_0_1_reads_the_receipts_of_few_entries(count: int) -> None:
     ],
 )
 def test_an_invalid_receipt_is_refused(content: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match="this is not a receipt of a request"):
+    with pytest.raises(InvalidRequestError, match="the path has no valid receipt"):
         decode_receipt(base64.urlsafe_b64encode(content).decode())
 
 

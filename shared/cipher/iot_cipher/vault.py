@@ -42,7 +42,7 @@ PasswordKey = Callable[[bytes, bytes, int], bytes]
 
 
 class VaultFormat(IntEnum):
-    """How lookup and inner key are derived from a password: first byte of a vault's wrapped key."""
+    """How lookup and inner key are derived from a password: the first byte of a wrapped key."""
 
     FAST_LOOKUP = 1
     """The lookup is `HMAC(pepper, password)`, so the pepper suffices to test passwords without

@@ -2,8 +2,8 @@
 
     {"event": "password_changed", "time": "2026-11-28T03:50:00.123Z", "vault": "<uuid>", ...}
 
-Earlier versions stored sentences. `parse_event` tells them apart. An event holds names, ids, counts
-and times, and never a password, a token or a reading.
+Earlier versions stored sentences. `parse_event` tells events from sentences. An event holds names,
+ids, counts and times, and never a password, a token or a reading.
 """
 
 import json
@@ -88,7 +88,7 @@ class AuditEvent:
 
 
 def audit_event(kind: AuditKind, **fields: Value) -> AuditEvent:
-    """Return an event that happens now."""
+    """Return an event with the current time."""
     return AuditEvent(kind, fields)
 
 

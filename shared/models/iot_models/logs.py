@@ -18,7 +18,7 @@ from .errors import SettingsError
 TEXT, JSON = "text", "json"
 _TEXT_FORM = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 _NOT_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "asctime", "message"})
-"""The attributes of every record."""
+"""The attributes that each log record has, besides the fields of its event."""
 _MAX_PACED = 1000
 
 

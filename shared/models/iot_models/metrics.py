@@ -31,7 +31,7 @@ def spec_of(name: str) -> Metric:
 
 @cache
 def counter(name: str) -> Counter:
-    """Return the counter of that name. A process has one."""
+    """Return the counter of that name, the same at each call."""
     metric = spec_of(name)
     made = Counter(metric.name, metric.meaning, metric.labels, unit=metric.unit)
     for value in metric.initial_labels:
@@ -41,7 +41,7 @@ def counter(name: str) -> Counter:
 
 @cache
 def gauge(name: str) -> Gauge:
-    """Return the gauge of that name. A process has one."""
+    """Return the gauge of that name, the same at each call."""
     metric = spec_of(name)
     made = Gauge(
         metric.name,
@@ -57,7 +57,7 @@ def gauge(name: str) -> Gauge:
 
 @cache
 def histogram(name: str) -> Histogram:
-    """Return the histogram of that name. A process has one."""
+    """Return the histogram of that name, the same at each call."""
     metric = spec_of(name)
     made = Histogram(
         metric.name, metric.meaning, metric.labels, unit=metric.unit, buckets=_BUCKETS[metric.unit]
@@ -68,7 +68,7 @@ def histogram(name: str) -> Histogram:
 
 
 def observe_all(name: str, values: Sequence[float], *labels: str) -> None:
-    """Observe values in a histogram. Each costs a tenth of the CPU of a call of `observe`."""
+    """Observe values in a histogram. Each value costs a tenth of a call of `observe`."""
     bounds = _BUCKETS[spec_of(name).unit]
     counts = [0] * (len(bounds) + 1)
     for value in values:
@@ -101,8 +101,8 @@ def flush() -> None:
 class PendingCount:
     """A number that the next flush adds to a counter.
 
-    To increment `value` costs a tenth of incrementing a `Counter`, which takes a lock and writes
-    to a mapped file. Only one thread may increment `value`.
+    Incrementing `value` costs a tenth of incrementing a `Counter`, which takes a lock and writes to
+    a mapped file. Only one thread may increment `value`.
     """
 
     __slots__ = ("_counter", "value")
@@ -120,7 +120,7 @@ class PendingCount:
 
 @cache
 def pending_count(name: str) -> PendingCount:
-    """Return the pending count of a counter without labels. A process has one."""
+    """Return the pending count of a counter without labels, the same at each call."""
     return PendingCount(counter(name))
 
 
@@ -142,7 +142,7 @@ class PendingObservations:
 
 @cache
 def pending_observations(name: str) -> PendingObservations:
-    """Return the pending observations of a histogram without labels. A process has one."""
+    """Return the pending observations of a histogram without labels, the same at each call."""
     return PendingObservations(name)
 
 

@@ -59,8 +59,8 @@ class KeyNames:
         """Hash with the counters of the backlog.
 
         `bytes`: size of the backlog. `in:<shard>`, `out:<shard>`: bytes ever added and removed.
-        `at:<shard>`: offset of the shard. `next:<shard>`: its next id. `held`: number of held
-        entries.
+        `at:<shard>`: offset of the shard. `next:<shard>`: id of its next reading. `held`: number of
+        held entries.
         """
         return f"{self.prefix}iot:backlog"
 
@@ -121,7 +121,8 @@ class KeyNames:
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """Return the key of the id of a vault whose password was changed, by an old lookup."""
+        """Return the key with the id of the vault that has this lookup no longer, because its
+        password was changed."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
     @property
@@ -143,7 +144,7 @@ class KeyNames:
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_hidden(self, vault_id: bytes) -> str:
-        """Return the key that keeps reads of a vault from using the hot window while it exists."""
+        """Return a key. While it exists, no read of the vault uses the hot window."""
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
     def hot_cover(self, shard: int) -> str:
@@ -196,11 +197,12 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:
-        """Return the counter of requests of an address or a token in a minute since 1970."""
+        """Return the counter of requests of an address or a token in a minute, which is numbered
+        since 1970."""
         return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
 
     def tick(self, job: str) -> str:
-        """Return the key of the time when a periodic job was queued, in Unix seconds of Redis.
+        """Return the key of the time when a periodic job was queued, in Unix seconds by Redis.
 
         The key expires when the job is due.
         """

@@ -127,7 +127,7 @@ class RequestSpan:
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def describe(self, name: str, status: int, attributes: Attributes) -> None:
-        """Set what is known at the start of the answer."""
+        """Set name, HTTP status and attributes, which are known when the answer starts."""
         self._span.update_name(name)
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attributes(attributes)
@@ -135,7 +135,7 @@ class RequestSpan:
             self._span.set_status(StatusCode.ERROR)
 
     def fail(self, error: BaseException) -> None:
-        """Note an error, by its class: the message may quote the request."""
+        """Note the class of an error, and not its message, which may quote the request."""
         _fail(self._span, error)
 
     def end(self) -> None:
@@ -181,8 +181,8 @@ def _values(attributes: Mapping[str, object]) -> Attributes:
 
 
 def _resource(service: str) -> Resource:
-    """Return the resource that OpenTelemetry's variables describe. `service` is the default of its
-    name."""
+    """Return the resource that OpenTelemetry's variables describe, by default with the name
+    `service`."""
     instance = f"{socket.gethostname()}:{os.getpid()}"
     ours = Resource({SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance})
     # Not `Resource.create`: its thread pool waits for itself under gevent, because `queue` is not

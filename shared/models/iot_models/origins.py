@@ -126,8 +126,8 @@ def _host(text: str) -> str:
 def _in_ascii(host: str) -> str:
     """Return the host as browsers send it.
 
-    Browsers use IDNA 2008, and Python's codec IDNA 2003. Only hosts that survive the round trip are
-    the same in both.
+    Browsers use IDNA 2008, and Python's codec IDNA 2003. Both encode a host in the same way if the
+    codec decodes it to the same host again.
     """
     try:
         encoded = host.encode("idna")

@@ -32,7 +32,7 @@ from .errors import FormatError
 from .reading import IDS, INT64, RECEIPTS, SEPARATOR, Reading, absolute_timestamp
 
 ID_STRIDE = 256
-"""Distance of the ids of a shard. The remainder is the shard, so no id is in two shards."""
+"""Distance between ids of a shard. An id modulo this is its shard, so no id is in two shards."""
 MAX_CONTENT_BYTES = 2**31
 
 _BOUNDS = struct.Struct("<9qI")
@@ -227,7 +227,7 @@ class Texts(Sequence[str]):
         return len(self._content) - self._offsets[0]
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
-        """Yield (their indexes, the texts) of each run, from index `begin` up to `end`."""
+        """Yield (indexes, texts) for each run of the texts from index `begin` up to `end`."""
         for places, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
             yield places, texts

@@ -119,7 +119,7 @@ def _range(column: bytes, *, is_sorted: bool) -> tuple[int, int]:
     """Return the lowest and the highest number of a column."""
     if is_sorted:
         return *_NUMBER.unpack(column[:8]), *_NUMBER.unpack(column[-8:])
-    # A column that is not sorted nearly is, and then sorting is faster than `min` and `max`.
+    # Most unsorted columns are nearly sorted, and then sorting is faster than `min` and `max`.
     numbers = sorted(array("q", column))
     return numbers[0], numbers[-1]
 

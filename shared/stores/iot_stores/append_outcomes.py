@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """First number of the script's answer."""
+    """First number of the script's outcome for a request."""
 
     FULL = 0
     ADDED = 1

@@ -4,7 +4,7 @@
     format 2 | key id 4 | first nonce 12 | nonce 12 | ciphertext and tag
 
 (The figures are lengths in bytes.) A record has format 2 after a rotation of the master keys, which
-encrypts the record again. Its first nonce stays: no two records have the same.
+encrypts the record again. The first nonce of a record stays, and no two records share it.
 """
 
 import struct
@@ -56,7 +56,8 @@ class AuditLog:
         """Add a record, in the connection's transaction, with the rights of an API process.
 
         Raises:
-            UnavailableError: the database has no function for that, or the role may not call it.
+            UnavailableError: the database lacks the function `record_audit_event`, or the role may
+                not call it.
         """
         with appending():
             connection.execute(_APPEND, (self.seal(event),))

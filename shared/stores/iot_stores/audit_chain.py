@@ -93,7 +93,7 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
-    """Return what a link in the chain covers."""
+    """Return the bytes that a link in the chain authenticates."""
     return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 
 

@@ -162,8 +162,8 @@ class _Check:
         where = f"record {record_id} (not chained)"
         if not pending:
             raise AuditFaultError(
-                f"{where} does not wait for a writer: it was inserted around the trigger, or its "
-                "link was deleted"
+                f"{where} is not noted as waiting for a link: it was inserted around the trigger, "
+                "or its link was deleted"
             )
         self._open(where, sealed)
         if old:
@@ -188,7 +188,8 @@ class _Check:
         maker = retired.get(key_id_of(link))
         if maker is not None and sequence > maker.sequence:
             raise AuditFaultError(
-                f"{where} has a link of master key {key_id_of(link)}, which was retired before"
+                f"{where} has a link of master key {key_id_of(link)}, which was retired at link "
+                f"{maker.sequence}"
             )
         for key_id, key in retired.items():
             if key.sequence == sequence and key.link != link:

@@ -42,7 +42,7 @@ class PublishedAuditHead:
         self._key = names.audit_head
 
     def read(self) -> AuditHead | None:
-        """Return the published head; None if there is none.
+        """Return the published head; None if no head is published.
 
         Raises:
             ValueError: the value in Redis is not a head: another program wrote it.

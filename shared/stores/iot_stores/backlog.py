@@ -23,7 +23,7 @@ from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard, 
 MAX_ENTRIES = 4096
 """Maximum number of entries in one answer of Redis. Each entry blocks Redis for a microsecond."""
 _MAX_BYTES = 2**50
-"""More bytes than any shard has: a counter is damaged."""
+"""No shard has this many bytes, so a counter with this number is damaged."""
 _UNKNOWN_SIZES = 64
 """Entries to read if their sizes are unknown, because a counter is damaged."""
 
@@ -100,11 +100,11 @@ class Backlog(BacklogAppender):
         self._take = load_script(client, "backlog_take.lua")
 
     def try_remove(self) -> None:
-        """Send the commands of `remove` without effect. Raises `RedisError` if it would fail."""
+        """Send the commands of `remove` without effect. Raises `RedisError` if Redis refuses."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:
-        """Return where the entries of all shards end now, as `AppendResult.ends`."""
+        """Return the bytes ever added to each shard up to now, like `AppendResult.ends`."""
         shards = self.shards()
         found = self._client.hmget(
             self._names.backlog_counters, [f"in:{shard}" for shard in shards]
@@ -113,7 +113,7 @@ class Backlog(BacklogAppender):
         return {shard: parse_number(total) for shard, total in zip(shards, added, strict=True)}
 
     def all_removed(self, ends: Mapping[int, int]) -> bool:
-        """Return whether all entries up to these ends (`AppendResult.ends`) left the streams.
+        """Return whether all entries up to these ends (`AppendResult.ends`) have left the streams.
 
         Such entries are in Postgres and in the hot window, or they are dead letters or held.
         """
@@ -310,7 +310,7 @@ class Backlog(BacklogAppender):
 
 
 def _entries_within(known: ShardProgress, max_bytes: int) -> int:
-    """Return how many of the oldest entries of a shard have about `max_bytes`."""
+    """Return how many of the oldest entries of a shard have about `max_bytes` together."""
     if not 0 < known.bytes < _MAX_BYTES:
         return _UNKNOWN_SIZES
     if known.bytes <= max_bytes:

@@ -2,12 +2,12 @@
 
 `backlog_append.lua` adds the entries of a group of concurrent requests and queues their drains in
 one step, with an outcome for each request. `GroupCommit` makes the groups: the first caller sends
-its request at once. Requests that arrive while its round trip lasts are queued; afterwards one of
-the queued callers sends all of them together. An idle service adds no delay, and under load many
-requests share a round trip, its system calls and Redis's write to the AOF.
+its request at once. Requests that arrive during this round trip are queued; afterwards one of the
+queued callers sends all queued requests together. An idle service adds no delay, and under load
+many requests share a round trip, its system calls and Redis's write to the AOF.
 
-There is no background thread: a caller is the sender while it waits for its own answer. So a
-process that is killed loses nothing but its own callers, and nothing has to be shut down.
+There is no background thread: a caller is the sender while it waits for its own answer. So nothing
+has to be shut down, and only callers that still wait are affected if the process is killed.
 """
 
 import logging
@@ -162,7 +162,7 @@ class AppendScript:
     def _round_trip(self, packed: list[bytes]) -> list[Any]:
         """Send the packed commands of a group, and return their answers as Redis gives them.
 
-        If the connection breaks, they are sent again, as by the client itself.
+        If the connection breaks, they are sent again, as redis-py's client would do.
         """
         connection = self._checked_connection()
         self._check_at = 0.0
@@ -294,7 +294,7 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Send the commands of `append` without effect. Raises `RedisError` if it would fail."""
+        """Send the commands of `append` without effect. Raises `RedisError` if Redis refuses."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
@@ -437,7 +437,7 @@ class GroupCommit:
         """Let the caller of the oldest request send next. Only the sender may call this."""
         while not self._queue:
             self._idle[True] = True
-            # A thread may have queued its request since, and have seen a sender.
+            # Meanwhile a thread may have queued its request, because it still saw a sender.
             if not self._queue or not self._idle.pop(True, False):
                 return
         elected = self._queue.popleft()

@@ -70,7 +70,8 @@ class Erasures:
     ) -> None:
         """Make all API processes drop a vault. Hide and remove its records in Redis.
 
-        Until the erasure is `done`, the vault may be opened again, for half a second at a time.
+        `done`: whether the erasure was made. Before, a process may open the vault again, for half a
+        second at a time.
 
         Raises:
             RedisError: the erasure may have been announced or not.

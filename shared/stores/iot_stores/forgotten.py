@@ -1,8 +1,8 @@
 """Forgotten entries: entries so old that the ledger may have deleted their session.
 
-Without the session, it is unknown whether such an entry is stored. It comes from an old backup of
-Redis or from a dead letter. An entry whose session is in the ledger is stored exactly once at any
-age.
+Without the session, it is unknown whether such an entry is stored. Such an entry comes from an old
+backup of Redis or from a dead letter. An entry whose session is in the ledger is stored exactly
+once at any age.
 """
 
 from collections.abc import Sequence
@@ -45,8 +45,8 @@ def find_forgotten(
     """Return the entries that are too old and whose session is not in the ledger.
 
     `now` is the time by Redis's clock. Entries that are too old by this clock are checked with
-    Postgres's clock too, because Redis's clock may be ahead. Usually there are none, and Postgres
-    gets no query.
+    Postgres's clock too, because Redis's clock may be ahead. Usually no entry is too old, and
+    Postgres gets no query.
     """
     old = [entry for entry in entries if entry.is_older_than(now - TOO_OLD_MS)]
     if not old:
@@ -57,7 +57,7 @@ def find_forgotten(
 
 
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
-    """Return whether the ledger may have forgotten whether a dead letter's entry is stored.
+    """Return whether a dead letter's entry is so old that the ledger may have forgotten it.
 
     A replayed entry gets a new id, so it would not look old, and a writer might store it a second
     time. Return False if the letter can't be opened, because a writer can't open it either. `now`

@@ -57,7 +57,7 @@ class Heartbeat:
     totals: Mapping[str, float]
     """Counters of the process since its start, named as in `TOTALS`."""
     drained_at: Mapping[int, float] = field(default_factory=dict)
-    """Of a writer: when it last drained a shard, in Unix milliseconds of Redis's clock."""
+    """When a writer last drained each shard, in Unix milliseconds of Redis's clock."""
     keys: Sequence[KeyId] = ()
     """The master keys that the process has loaded."""
     primary_key: KeyId = 0

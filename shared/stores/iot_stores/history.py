@@ -57,8 +57,8 @@ _BEGIN: LiteralString = "(interrogator_min, first_id)"
 _END: LiteralString = "(interrogator_max, last_id)"
 _POSITION: LiteralString = "(%(time)s, %(id)s)"
 _UNTIL: LiteralString = "(%(until_time)s, %(until_id)s)"
-# By `descending`: the order; segments behind a position; segments that contain a position and have
-# readings behind it; segments that are not behind the last position.
+# Parts of statements, by `descending`: the order; segments behind a position; segments that contain
+# a position and have readings behind it; segments that are not behind the last position.
 _ORDER: dict[bool, LiteralString] = {
     False: "ORDER BY interrogator_min, first_id",
     True: "ORDER BY interrogator_max DESC, last_id DESC",
@@ -77,7 +77,7 @@ _UP_TO: dict[bool, LiteralString] = {
 }
 _LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 0)}
 
-# The expression `relative_max + 0` is that of the index made for this query.
+# The index for this query is on the expression `relative_max + 0`.
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 

@@ -86,18 +86,18 @@ class Cover:
     """How long the window keeps a segment."""
 
     def reaches(self, position: str) -> bool:
-        """Return whether the window had the drains of the shard up to a position."""
+        """Return whether the window has received the shard's drains up to a position."""
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds all drains of the shard up to `position`, as far as their
-        readings were received from `since` on. Both times are Unix milliseconds.
+        """Return whether the window holds all readings of the shard that were received from `since`
+        on and drained up to `position`. Both times are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
     def seconds_held(self, now: int) -> float:
-        """Return for how many seconds before a time (Unix milliseconds) the window holds all
-        drains."""
+        """Return for how many seconds before `now` (Unix milliseconds) the window holds all
+        readings of the shard that were drained up to `position`."""
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
 
@@ -141,8 +141,9 @@ class HotWindow:
         """Add the segments of a drain.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. If the cover of a shard does not end at `before`, the new cover starts after
-        `before`: a writer was killed, Redis was away or emptied, or the window's length changed.
+        segments. The cover of a shard may not end at `before`, because a writer was killed, Redis
+        was away or emptied, or the window's length changed: then the new cover starts after
+        `before`.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the
@@ -272,8 +273,8 @@ class HotWindow:
         """Return the segments of vaults with readings received at or after a time, and the covers
         of shards. Takes one round trip.
 
-        `vaults` holds the id and the time, in Unix milliseconds, of each vault. Raises `RedisError`
-        and, for what no writer has written, `FormatError` or `ValueError`.
+        `vaults` holds the id and the time, in Unix milliseconds, of each vault. Raises
+        `RedisError`, and `FormatError` or `ValueError` for data that no writer has written.
         """
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})

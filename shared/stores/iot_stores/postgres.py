@@ -136,7 +136,7 @@ class Pool(ConnectionPool[Connection]):
                 raise
 
     def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        """Call `work` with a connection; if the session ends meanwhile, again with another one.
+        """Call `work` with a connection. If its session ends meanwhile, use another connection.
 
         An administrator, or a restart of PgBouncer, ends sessions one after the other. So the
         second session may end, too, although its check succeeded.
@@ -319,7 +319,8 @@ def postgres_pool(
     """Return a pool of at most `size` connections, which are opened when needed.
 
     The pool calls `check` on each connection before use. `check` raises if the connection is
-    unusable. `check_timeout()` is a context that raises `NoAnswerError` if `check` takes too long.
+    unusable. `check_timeout()` returns a context manager that raises `NoAnswerError` if `check`
+    takes too long.
 
     Raises:
         SettingsError: the URL is invalid.
@@ -382,7 +383,7 @@ def check_schema(connection: Connection) -> int:
         )
     if found > newest + 1:
         raise SettingsError(
-            f"the database's schema is {found:04}, this version works up to {newest + 1:04}: "
-            "run a newer version"
+            f"the database's schema is {found:04}, this version works with schemas up to "
+            f"{newest + 1:04}: run a newer version"
         )
     return found

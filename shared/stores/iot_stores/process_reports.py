@@ -71,5 +71,5 @@ class ProcessReport(ABC):
 
 
 def process_name() -> str:
-    """Return the name of this process among all of the service: `<host name>:<pid>`."""
+    """Return the name of this process, `<host name>:<pid>`. It is unique within the service."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -42,8 +42,8 @@ def insert_vault(
     """Insert a vault, and append `event` to the audit log. Return False if another vault has the
     lookup.
 
-    Without `audit`, nothing is appended. Nor is it if the database lacks `record_audit_event`, for
-    example because an API process starts before the migration: its readings are more important.
+    Nothing is appended without `audit`, or if the database lacks `record_audit_event`, for example
+    because an API process starts before the migration: readings matter more than the audit log.
     """
     if audit is None:
         return connection.execute(_INSERT, values).rowcount > 0

@@ -1,7 +1,7 @@
 """Rewrap vault records: renew the outer wrap with the primary master key. Needs no password.
 
 Each change is a compare-and-swap on the old wrap, so processes may change records meanwhile. The
-records say which of them are done: a rewrap that was killed is resumed by another call.
+key id in a record says whether the record is done: another call resumes a rewrap that was killed.
 """
 
 import uuid

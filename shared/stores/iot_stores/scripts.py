@@ -74,8 +74,8 @@ def load_and_repeat(
         commands.append(trailing_command)
     again = round_trip(client, commands)
     if isinstance(again[done], Exception):
-        # A command that was refused before the transaction says why, for example that the memory is
-        # full; the transaction's own error does not.
+        # The error of the first refused command says why, for example that the memory is full. The
+        # error of the transaction does not.
         raise next(answer for answer in again if isinstance(answer, Exception))
     for at, answer in zip(forgotten, again[done][1:], strict=True):
         answers[at] = answer

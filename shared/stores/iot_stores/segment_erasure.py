@@ -28,9 +28,9 @@ _EXISTS: LiteralString = f"""
 """
 _ERASE = "SELECT * FROM erase_segments(%s::uuid, %s::int8[], %s::int8[], %s::bytea[])"
 _REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::bytea)"
-# Triggers and constraints of `segments` belong to the role of the writers. Under an attacker's
-# control they could change settings of this session, such as row_security. This ends that before
-# the session, or a connection of a pooler, serves another statement.
+# Triggers and constraints of `segments` belong to the role of the writers. An attacker with this
+# role could make them change settings of this session, such as row_security. RESET ALL undoes this
+# before the session, or a connection of a pooler, serves another statement.
 _RESET = "RESET ALL"
 
 

@@ -51,7 +51,7 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
     sentinel_options = {
         **common, **credentials, "socket_timeout": options["socket_connect_timeout"],
     }  # fmt: skip
-    # `RefusalParser` works only in a renewing pool, and the clients of Sentinels have other pools.
+    # `RefusalParser` is for renewing pools. The clients of the Sentinels have other pools.
     sentinel_options.pop("parser_class", None)
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
         [_address(host, variable) for host in found["hosts"].split(",")],

@@ -78,8 +78,8 @@ def measure(connection: Connection, search: StoredAfter) -> FoundSize:
 def stored_after(
     connection: Connection, search: StoredAfter, behind_id: int = 0
 ) -> Generator[StoredSegment, None, None]:
-    """Yield the segments that a search finds, in the order of their first ids, from above
-    `behind_id`.
+    """Yield the segments that a search finds and whose first ids are above `behind_id`, in the
+    order of their first ids.
 
     Needs an open transaction.
     """

@@ -107,7 +107,7 @@ def raise_cost(connection: Connection, cost: int) -> None:
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004 if it is `after_seconds` old. Return whether it migrated now."""
+    """If schema 0003 is `after_seconds` old, migrate it to 0004. Return whether it was migrated."""
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]
 

@@ -172,7 +172,7 @@ def test_a_schema_two_versions_ahead_is_refused(postgres_url: str) -> None:
         (
             "9999",
             (
-                "the database's schema is 9999, this version works up to "
+                "the database's schema is 9999, this version works with schemas up to "
                 f"{int(SCHEMA_REVISION) + 1:04}: run a newer version"
             ),
         ),

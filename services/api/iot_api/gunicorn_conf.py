@@ -54,8 +54,8 @@ except SettingsError as error:
 # memory. gevent patches the standard library before this import, because drivers bind some of the
 # library's functions when they are imported. `os`, `queue`, `signal` and `subprocess` stay
 # unpatched: with them, the master forks its workers and waits for them. The workers use none of the
-# four. By itself, gevent would search the metadata of all packages for plugins, once for each
-# module that it patches.
+# four. Without the next line, gevent would search the metadata of all packages for plugins, once
+# for each module that it patches.
 events.notify_and_call_entry_points = events.notify
 gc.disable()  # imports make no garbage, and collections would take an eighth of the import time
 monkey.patch_all(os=False, queue=False, signal=False, subprocess=False)

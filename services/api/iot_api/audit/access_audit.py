@@ -19,8 +19,8 @@ from .refusals import Counted, ReachedLimit, Refusal, RefusalCounter
 TICK_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _MAX_TOKEN_EVENTS = 1000
-"""Maximum number of token events that wait while Postgres is away. Further events are not recorded,
-and counted in `iot_audit_unrecorded_total`."""
+"""Maximum number of token events that wait while Postgres is away. Further events are only counted,
+in `iot_audit_unrecorded_total`."""
 
 _log = logging.getLogger(__name__)
 

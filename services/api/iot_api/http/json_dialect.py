@@ -1,4 +1,4 @@
-"""The JSON dialect of old clients: all that Python's `json` accepts, which the old server used.
+"""The JSON dialect of old clients: all that Python's `json` accepts. The old server used `json`.
 
 Besides the JSON of RFC 8259, the dialect has `NaN`, `Infinity`, `-Infinity`, half a surrogate pair
 as an escape (`\\ud800`), UTF-16 and UTF-32. A body goes to the strict decoder first. Only a body

@@ -129,7 +129,7 @@ class Answered(NamedTuple):
     method: str
     status: int
     seconds: float | None
-    """None if the request failed before its time was taken."""
+    """Duration of the request; None if it failed before its start was noted."""
     request_id: str
 
 

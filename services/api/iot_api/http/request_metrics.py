@@ -14,8 +14,8 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.answered: list[tuple[str, str, int, float | None]] = []
-        """Route, method, status and seconds of the requests since the last flush. Append to it. The
-        seconds are None if a request failed before its time was taken."""
+        """Route, method, status and seconds of the requests since the last flush. Append to this
+        list. The seconds are None if a request failed before its start was noted."""
         self._requests = metrics.counter("iot_http_requests_total")
         metrics.at_flush(self._flush)
 

@@ -162,7 +162,7 @@ class FairSlots:
         )
 
     def _expected_wait(self, client: Client, priority: Priority) -> float:
-        """Return the seconds until the next caller of a client would get a slot."""
+        """Estimate the seconds until a new caller of this client would get a slot."""
         groups = self._queues[priority]
         group: _Group = groups.get(client.group, OrderedDict())
         own = len(group.get(client.name, ()))

@@ -141,7 +141,8 @@ class MinuteLimit:
     def _number(self, name: str, count: bytes | None) -> int:
         """Return the value of a counter. A counter that is not a number is reset to 0.
 
-        Another program has written such a counter. To refuse its clients would lock them out.
+        Another program has written such a counter. If it counted as a reached limit, its clients
+        would be locked out.
         """
         if count is None or count.isdigit():
             return int(count or b"0")

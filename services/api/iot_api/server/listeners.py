@@ -47,9 +47,7 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Stop accepting, after serving the connections that wait at the listener: Linux would reset
-    them.
-    """
+    """Serve the connections that wait at the listener, then close it: Linux would reset them."""
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

@@ -25,7 +25,7 @@ class Phase(IntEnum):
 
 
 class ClientGoneError(OSError):
-    """The client is gone, or was closed because it read too slowly."""
+    """The client is gone, or the server has given up its connection."""
 
 
 def count_closed(reason: str) -> None:

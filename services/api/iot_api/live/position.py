@@ -3,8 +3,8 @@
 A drain gives the readings of a shard rising ids, and Postgres commits the drains of a shard one
 after the other. So a listener has all readings of a shard up to one id, and none above it. Neither
 a compaction nor a failover changes an id. `IOT_SHARDS` may change, so a position has an id for each
-shard. The ids of an added shard begin above all ids used before, so for a shard without an id in
-the position, the id `floor` counts.
+shard. The ids of an added shard begin above all ids used before, so `floor` is the id for each
+shard that the position does not list.
 
 Readings in Postgres have no index by id. `since` bounds a search: the listener has all readings
 that were received before `since`, except for imported readings and readings that were held. The

@@ -150,8 +150,8 @@ class LiveSource:
         drained: DrainedShards,
         lacking: list[WatchedVault],
     ) -> Iterator[tuple[WatchedVault, LiveRows]]:
-        """Yield the new readings of vaults in the hot window. Add each vault whose new readings the
-        hot window does not completely have to `lacking`.
+        """Yield the new readings of vaults from the hot window. If the hot window may lack new
+        readings of a vault, add the vault to `lacking`.
 
         The caller advances the position of the vault before it takes the next readings.
         """

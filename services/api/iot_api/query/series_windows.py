@@ -39,7 +39,7 @@ _FEW = 16
 """With this many readings per step or more, on average, readings are added step by step."""
 
 Group = Any
-"""The value of the group field, if there is exactly one; else the tuple of all their values."""
+"""The value of the group field if there is exactly one; otherwise a tuple of all group values."""
 Key = tuple[int, Group]
 """Number of the step, and the group."""
 Pending = defaultdict[int, defaultdict[Group, list[Any]]]

@@ -53,8 +53,10 @@ class Status:
         }
 
     def _of_redis(self, *, check_owner: bool) -> dict[str, Any]:
-        """Return the figures from Redis; none if Redis can't serve. If `check_owner`, also return
-        none if Redis belongs to another installation, which takes a query of Postgres."""
+        """Return the figures from Redis; {} if Redis can't serve.
+
+        With `check_owner`, which needs Postgres, also {} if Redis belongs to another installation.
+        """
         stores = self._stores
         try:
             if check_owner:

@@ -178,7 +178,7 @@ class VaultCache:
                 self.forget(key)
 
     def replace_records(self, changes: Iterable[tuple[VaultRecord, VaultRecord]]) -> None:
-        """Replace old records of open vaults by new ones. The next PUT stores the new in Redis."""
+        """Replace old records of open vaults by new records, which the next PUT stores in Redis."""
         new_records = {old.wrapped_key: new for old, new in changes}
         for cached in list(self._vaults.values()):
             new = new_records.get(cached.record.wrapped_key)

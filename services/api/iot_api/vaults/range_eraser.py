@@ -99,7 +99,7 @@ class RangeEraser:
             return self._erase(vault, low, high)
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
-        """Wait until all entries that are in the backlog now have left it."""
+        """Wait until all entries that are in the backlog at the call have left the backlog."""
         until = time.monotonic() + WAIT_SECONDS
         self._refuse_held(vault_id)
         ends = self._backlog.ends()

@@ -202,7 +202,7 @@ class WriterKeysFile(FollowedFile[WriterKeys]):
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `SettingsError` if the file can't be read or is invalid."""
         super().__init__(
-            path, parse_writer_keys, what="keys", variable="IOT_KEYRING_FILE", clock=clock
+            path, parse_writer_keys, what="file of keys", variable="IOT_KEYRING_FILE", clock=clock
         )
 
 

@@ -121,7 +121,7 @@ class KeyNames:
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """Return the key with the id of the vault that has this lookup no longer, because its
+        """Return the key with the id of the vault that no longer has this lookup, because its
         password was changed."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
@@ -202,7 +202,7 @@ class KeyNames:
         return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
 
     def tick(self, job: str) -> str:
-        """Return the key of the time when a periodic job was queued, in Unix seconds by Redis.
+        """Return the key of the time when a periodic job was queued: Unix seconds, Redis's clock.
 
         The key expires when the job is due.
         """

@@ -86,8 +86,8 @@ class Settings:
     )
     hot_window_seconds: int = _setting(
         300,
-        "How long a segment stays in the hot window, in seconds. Reads of the last seconds, up to "
-        "this number, do not use Postgres.",
+        "How long a segment stays in the hot window, in seconds. A read of the last n seconds "
+        "needs no Postgres if n is smaller.",
         maximum=86_400,
     )
     retention_days: int = _setting(
@@ -303,8 +303,7 @@ class Settings:
     audit_vaults: int = _setting(
         0,
         "1: record each new vault in the audit log, in the SQL statement that creates the vault. "
-        "0: record no new vaults. Clients of the old server expect an audit log without these "
-        "records.",
+        "0: leave new vaults out of the audit log, as clients of the old server expect.",
         maximum=1,
     )
     audit_reads: int = _setting(

@@ -74,7 +74,7 @@ def keep_out() -> None:
 
 
 class Phases:
-    """Times of the successive parts of some work. They are taken even if it is not traced."""
+    """Times of the successive parts of some work. They are taken even while tracing is off."""
 
     def __init__(self) -> None:
         self.ended: list[Phase] = []

@@ -1,6 +1,6 @@
 -- Store the record of a vault. If Redis has the record of another vault under the same lookup, store nothing
 -- and return the id of the other vault.
--- KEYS[1]: the record. KEYS[2]: the vault that has the lookup no longer, because its password was changed.
+-- KEYS[1]: the record. KEYS[2]: the vault that no longer has the lookup, because its password was changed.
 -- ARGV[1]: the new record: the vault's id in 16 bytes, its lookup in 32 bytes, and more.
 -- ARGV[2]: seconds until the record expires.
 local found = redis.call('GET', KEYS[1])

@@ -1,5 +1,6 @@
 """References between objects are valid: names, labels, ports, Secrets and their keys."""
 
+import re
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -8,7 +9,7 @@ from chart.made import arguments, secrets_made, secrets_required
 from chart.matrix import MATRIX
 from chart.references import references
 from chart.release import COMPONENT, Object, Pod, Release, hooks, name_of, title
-from chart.rendering import rendered
+from chart.rendering import ROOT, rendered
 from chart.schemas import NEWEST
 
 SELECTOR_LABELS = {f"app.kubernetes.io/{each}" for each in ("name", "instance", "component")}
@@ -263,6 +264,21 @@ def test_hosts_in_secrets_are_services_of_the_stores(name: str) -> None:
         host = words[words.index(f"--{store}-host") + 1]
         service = release.named("Service")[host]
         assert service["spec"]["selector"][COMPONENT] == store
+
+
+@pytest.mark.parametrize("text", ["docs/quickstart.md", "charts/iot-sensor/values-demo.yaml"])
+def test_documents_install_the_demo_under_the_name_of_the_tests(text: str) -> None:
+    names = re.findall(r"helm install (\S+)", (ROOT / text).read_text(encoding="utf-8"))
+    assert names == [MATRIX["demo"].release]
+
+
+def test_the_quickstart_connects_to_a_service_of_the_demo() -> None:
+    text = (ROOT / "docs/quickstart.md").read_text(encoding="utf-8")
+    found = re.findall(r"port-forward service/(\S+) \d+:(\d+)", text)
+    services = rendered("demo", NEWEST).named("Service")
+    assert len(found) == 1
+    for name, port in found:
+        assert int(port) in [each["port"] for each in services[name]["spec"]["ports"]]
 
 
 def test_hooks_need_only_hooks(release: Release) -> None:

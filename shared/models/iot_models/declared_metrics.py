@@ -60,7 +60,8 @@ METRICS = (
     Metric("iot_client_certificates_refused_total", "counter", "api",
            "TLS handshakes that failed for the client's certificate, by reason: expired (or not "
            "yet valid), untrusted, revoked, no_list (its authority has no valid list in "
-           "IOT_TLS_CLIENT_CRL_FILE), none (IOT_TLS_CLIENT_REQUIRED).",
+           "IOT_TLS_CLIENT_CRL_FILE), none (the client has none, and IOT_TLS_CLIENT_REQUIRED is "
+           "1).",
            ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
            "Connections that the API closed on its clients, by reason. new, head, idle, body or "
@@ -77,7 +78,7 @@ METRICS = (
     Metric("iot_vault_cache_misses_total", "counter", "api",
            "Searches for a vault that was not open in the process. Each costs a scrypt."),
     Metric("iot_vaults_opened_total", "counter", "api",
-           "Vaults opened with their password (scrypt).", ("how",),
+           "Vaults opened with their password (scrypt): found, or created.", ("how",),
            initial_labels=("found", "created")),
     Metric("iot_vaults_moved_total", "counter", "api",
            "Vaults moved to a newer lookup or a higher scrypt cost."),
@@ -176,7 +177,7 @@ METRICS = (
            initial_labels=("stored", "repeated", "empty", "busy", "held", "erased",
                      "postgres_away", "redis_away", "failed")),
     Metric("iot_job_last_success_timestamp_seconds", "gauge", "writer",
-           "Unix time of this process's last success of an hourly job; 0: none yet.",
+           "Unix time at which an hourly job last succeeded in this process; 0 if it never did.",
            ("job_name",),
            initial_labels=("partitions", "retention")),
     Metric("iot_drain_seconds", "histogram", "writer",
@@ -192,7 +193,7 @@ METRICS = (
     Metric("iot_drain_written_bytes_total", "counter", "writer",
            "Encrypted bytes of the segments that drains committed to Postgres, after compression."),
     Metric("iot_segment_bytes", "histogram", "writer",
-           "Size of the segments that drains committed, encrypted, in bytes."),
+           "Encrypted size of the segments that drains committed, in bytes."),
     Metric("iot_segment_readings", "histogram", "writer",
            "Readings in a segment that drains committed."),
     Metric("iot_drain_postgres_seconds", "histogram", "writer",

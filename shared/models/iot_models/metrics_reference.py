@@ -34,8 +34,8 @@ _EXEMPLARS = """\
 ## Exemplars
 
 While tracing is on, `iot_stored_after_seconds` and `iot_readable_after_seconds` of the writers have
-exemplars: the `trace_id` of the PUT whose readings waited that long. Prometheus keeps them with
-`--enable-feature=exemplar-storage`.
+exemplars: the `trace_id` of the PUT whose readings waited that long. Prometheus keeps exemplars
+with `--enable-feature=exemplar-storage`.
 
 Metrics of the API have no exemplars. prometheus_client keeps exemplars in the memory of one
 process, and `/metrics` of the API is the sum of the files of several workers.

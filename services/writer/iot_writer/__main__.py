@@ -10,7 +10,7 @@ from . import shutdown
 def main() -> int:
     """Run until SIGTERM. Return 2 when a setting is wrong."""
     shutdown.install_signal_handlers()
-    gc.disable()  # imports make no garbage, and collections take a sixth of their time
+    gc.disable()  # imports make no garbage; collecting takes a sixth of their time
     # Imported after the handlers are installed: the imports take a second, in which SIGTERM would
     # kill the process.
     from iot_cipher.secrets import disable_core_dumps  # noqa: PLC0415

@@ -31,14 +31,14 @@ from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.015
-"""Shortest time from the start of a drain to the start of the writer's next one, so that a drain
+"""Shortest time from the start of a drain to the start of the writer's next drain, so that a drain
 under load has many entries (docs/adr/0031)."""
 BUSY_ENTRIES = 3000
-"""With more entries a second, the linger grows: the API needs the CPU for requests."""
+"""Entries a second above which the linger grows, because the API needs the CPU for requests."""
 MAX_LINGER_SECONDS = 0.05
-"""The linger with twice `BUSY_ENTRIES` or more."""
+"""The linger at twice `BUSY_ENTRIES` entries a second, or more."""
 PAUSE_SECONDS = 0.005
-"""Shortest pause after a drain, even after a long one: an idle writer gets its share of work."""
+"""Shortest pause after a drain, even after a long one, so that idle writers get work too."""
 JOB_SECONDS = 1.0
 """Time for which one job continues with waiting drains. RQ's overhead for a job is as large as a
 drain, so a job for every drain would double the cost."""
@@ -60,9 +60,10 @@ R = TypeVar("R", bound=str | int)
 def _waiting_for_stores(
     consequence: str,
 ) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
-    """End a job without an error when a store can't serve, or the database has the wrong schema.
+    """Return a decorator that lets a job end without an error when a store can't serve.
 
-    The sweep or the ticker queues the job again. The log shows the `consequence`.
+    The same applies if the database has the wrong schema. The sweep or the ticker queues the job
+    again. The log shows the `consequence`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
@@ -109,8 +110,8 @@ def drain(shard: int) -> str:
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     """Drain shards once. Queue the drains of shards with entries left. Return the outcomes.
 
-    Return {} when Redis must not be used. When a store can't serve, the entries stay in the
-    backlog, and the sweep queues the drains again.
+    Return {} when Redis belongs to another installation. When a store can't serve,
+    the entries stay in the backlog, and the sweep queues the drains again.
     """
     global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
     last, began = _drain_began, time.monotonic()
@@ -154,7 +155,7 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger after a drain of this many entries, which have gathered for `seconds`."""
+    """Return the linger, in seconds, after a drain of `entries` that gathered for `seconds`."""
     rate = entries / max(seconds, LINGER_SECONDS)
     busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))
     return LINGER_SECONDS + busy * (MAX_LINGER_SECONDS - LINGER_SECONDS)
@@ -182,12 +183,12 @@ def compact() -> str:
 
 @_waiting_for_stores("the shards are not swept")
 def sweep_shards() -> int:
-    """Repair what was lost: counters, drains, compaction, and entries whose vaults are back.
+    """Recount damaged counters, queue lost jobs, and release held entries whose vaults are back.
 
     Then carry out orders for dead letters, chain the new records of the audit log, and delete what
     is left of erased vaults. This takes no lock that a drain waits for.
 
-    A drain is lost when its writer dies, or when the number of shards changes.
+    The job of a drain is lost when its writer dies, or when the number of shards changes.
     """
     writer = current()
     sweep.recount(writer.counters)
@@ -234,7 +235,7 @@ def rebuild_indexes() -> str:
     return "started" if current().sparse_indexes.start() else "still running"
 
 
-@_waiting_for_stores("the upgrade is not ended")
+@_waiting_for_stores("the upgrade from version 0.1 is not finished")
 def advance_upgrade() -> str:
     """Finish an upgrade from version 0.1 after its processes have had time to shut down."""
     writer = current()
@@ -269,8 +270,8 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
 class KnownJob(Job):
     """A job of this module, built from its id. Only the status is read from the job's hash.
 
-    RQ would import the callbacks and send the webhooks that a hash names, so write access to Redis
-    would run code in the writers.
+    RQ's own class would import the callbacks and send the webhooks that a hash names, so write
+    access to Redis would run code in the writers.
     """
 
     def __init__(

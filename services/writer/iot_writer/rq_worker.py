@@ -46,7 +46,7 @@ class DrainWorker(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Seconds of one blocking wait for a job. After these, a lost Redis is noticed."""
+        """Longest blocking wait for a job, in seconds. Then the worker notices a lost Redis."""
         return 4
 
     @property
@@ -102,7 +102,7 @@ class DrainWorker(SimpleWorker):
             pipeline.execute()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log why a job failed. Log a state of Redis in one line, without a traceback."""
+        """Log why a job failed. Log an error that reports a state of Redis without a traceback."""
         error = exc_info[1]
         if isinstance(error, RedisError) and state_of(error) is not None:
             report(_log, "the writer waits for Redis", error)
@@ -116,7 +116,7 @@ class DrainWorker(SimpleWorker):
 
 
 class _RedisStates(logging.Filter):
-    """A filter that logs a state of Redis in one line, in place of RQ's traceback every second."""
+    """A filter that logs a state of Redis in one line, where RQ logs a traceback every second."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether RQ's own record is logged."""
@@ -165,8 +165,8 @@ def work(writer: Writer) -> None:
 def _hand_over(writer: Writer) -> None:
     """Queue the drains of all shards with waiting entries, for the other writers.
 
-    When RQ shuts down, it drops a job that it took and did not start. Without this, the sweep would
-    queue that job up to 3 s later.
+    When RQ shuts down, it drops a job that it took and did not start. Without this function, only
+    the sweep would queue that job again, up to 3 s later.
     """
     try:
         writer.watch.require_ownership()

@@ -55,7 +55,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
 
     A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
     of that version work. A writer does the rest later (`lookup_upgrade`). Each call restarts the
-    time that these processes have.
+    time that processes of version 0.1 have to shut down.
 
     A schema one revision ahead is not changed, because this version works on it. This allows a
     rollback by one version. With `grant`, the roles of API and writers get their privileges.
@@ -126,7 +126,7 @@ def _found(connection: Connection) -> int:
 
 
 def _is_ahead(connection: Connection) -> bool:
-    # Called with the lock held: a newer version may have migrated while this one waited.
+    # Called with the lock held: a newer version may have migrated while this call waited.
     if _found(connection) <= int(SCHEMA_REVISION):
         return False
     check_schema(connection)

@@ -60,7 +60,7 @@ class Ticker(threading.Thread):
             (now, _), *queued = pipeline.execute()
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
             # Keys expire at a point in time. After Redis's clock was set back, a key would live
-            # longer than its period, by the size of that step.
+            # longer than its period, by as much as the clock was set back.
             stale = at is not None and at.isdigit() and int(at) > now + 1
             if at is not None and not stale:
                 continue

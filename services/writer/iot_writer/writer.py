@@ -80,7 +80,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:
-        """Yield the reports of this process for Redis."""
+        """Yield the functions that report to Redis: the keys of this process, and its heartbeat."""
         reported = self.redis, self.names, "writer", self.keys.current
         require_ownership, drained = self.watch.require_ownership, self._seconds_since_drains
         yield LoadedKeysReporter(*reported, require_ownership=require_ownership).report

@@ -39,7 +39,8 @@ class CompactionOutcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be decrypted. It stays, and the others were merged."""
     GONE = "gone"
-    """Another writer or retention removed a segment, or merging would not reduce their number."""
+    """Another writer or retention removed a segment, or merging would leave as many
+    segments."""
     REFUSED = "refused"
     """The order could not be decrypted."""
     EMPTY = "empty"
@@ -56,9 +57,10 @@ class Compactor:
     def run(self, connection: Connection) -> tuple[CompactionOutcome, int]:
         """Execute the oldest order. Return its outcome, and the number of orders left.
 
-        One transaction replaces the small segments by merged ones, so a read sees either. All
-        readings keep their ids and times. If the writer is killed, nothing is lost or doubled, and
-        the API sends the order again. A segment that can't be decrypted is not touched.
+        One transaction replaces the small segments by merged ones, so a read sees either all
+        of the old or all of the new segments. All readings keep their ids and times. If the writer
+        is killed, nothing is lost or doubled, and the API sends the order again. A segment that
+        can't be decrypted is not touched.
 
         Raises:
             psycopg.Error, RedisError: a store is away; the history is unchanged.
@@ -136,8 +138,8 @@ def _merge(
         return []
     new = []
     for columns, target in zip(pieces, targets, strict=False):
-        # An API process of an older version sent an order with one key. It can read only segments
-        # that share the key.
+        # An API process of an older version sent an order with one key. Such a process can read
+        # only segments that share the key.
         bounds, content = encode_merged(columns, old[-1].bounds.shard, key_shared=order.one_key)
         payload = encrypt_segment(vault_id, target.salt, target.chunk_key, bounds, content)
         new.append(SealedSegment(vault_id, bounds, payload))

@@ -8,14 +8,15 @@ from iot_models.segment import SegmentColumns
 from iot_stores.months import DAY_MS
 
 MAX_READINGS = 8192
-"""Readings of a merged segment. A read holds as many in memory for each segment it merges."""
+"""Maximum number of readings in a merged segment. A read holds as many in memory for each segment
+that it merges."""
 
 
 def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
     """Merge segments. Yield the readings of each day of receipt, sorted by (interrogator, id).
 
-    A day with more than `MAX_READINGS` readings is split into pieces of equal size. So their times
-    do not overlap, and no piece is so small that it would be merged again.
+    A day with more than `MAX_READINGS` readings is split into pieces of equal size. So the times of
+    the pieces do not overlap, and no piece is so small that it would be merged again.
     """
     whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))

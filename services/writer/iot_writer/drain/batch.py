@@ -133,7 +133,8 @@ def build_batch(
         return StoredBatch(batch, before, before, [], repeated, [], 0)
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
     # A planted id beyond the year 9999 must not become the shard's position: ids rise within a
-    # stream, so all later positions would be beyond it too. Such ids are at the end of the stream.
+    # stream, so all later positions would lie beyond that year too. Such ids are at the end of the
+    # stream.
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
     received_max = max(before.received_max, batch.opened[-1].waiting.received)
     after = Offset(last.entry_id.decode(), received_max, next_id)

@@ -11,8 +11,9 @@ any writer, finishes the work:
    drain finds them in the ledger, stores nothing, and lets the hot window start after the gap.
 4. Remove the entries from their streams. Killed before: as in step 3.
 
-Step 4 is last, because it deletes the only other copy of the readings, tells clients that wait for
-`ack=stored`, and moves the position that a read requires of the hot window.
+Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It tells
+clients that wait for `ack=stored` that their readings are stored. It moves the position up to which
+the hot window must reach to serve a read.
 """
 
 import logging
@@ -48,14 +49,15 @@ from .drain_metrics import count_stored, timed_postgres, timed_redis
 from .missing_vaults import MissingVaultLog
 
 DRAIN_BYTES = 4 * 2**20
-"""Approximate sealed bytes of a drain."""
+"""Approximate maximum of a drain's entries, in sealed bytes."""
 DRAIN_CONTENT_BYTES = 16 * 2**20
-"""Approximate decompressed bytes of a drain; bounds the writer's memory."""
+"""Approximate maximum of a drain's entries, in decompressed bytes. Bounds the writer's memory."""
 HOT_WINDOW_PAUSE_SECONDS = 10.0
 """Pause after an error of a hot window in its own Redis. A Redis that does not answer costs a
 timeout of seconds each time, while the backlog grows."""
 MANY_MISSING = 1000
-"""With more missing numbers, a session should end: each drain reads and writes all of them."""
+"""Number of missing entry numbers from which a session should end: each drain reads and writes all
+of these numbers."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 
@@ -225,8 +227,8 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
-            # Released entries have kept their time of receipt, and may be older than their place in
-            # the stream.
+            # Released entries have kept their time of receipt, and may be older than the entries
+            # before them in the stream.
             batch.opened.sort(key=lambda entry: entry.waiting.received)
         for batch in batches:
             self._set_aside_forgotten(connection, batch)
@@ -289,8 +291,8 @@ class Drain:
         With `commit=False`, the transaction is rolled back.
         """
         wanted = {batch.shard for batch in batches}
-        # Rows of shards and partitions are created before the transaction: other writers that
-        # create the same would wait for its end.
+        # Rows of shards, and partitions, are created before the transaction. Within it, other
+        # writers that create the same ones would wait for its end.
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         months = set().union(*(batch.months() for batch in batches))

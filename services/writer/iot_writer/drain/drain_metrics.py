@@ -54,7 +54,7 @@ def count_stored(stored: StoredBatch) -> None:
 
 
 def _observe_age(name: str, stored: StoredBatch, now: float) -> None:
-    """Observe the age that the batch's oldest entry has now, a moment of `time.monotonic`.
+    """Observe the age of the batch's oldest entry at `now` (`time.monotonic`) in the metric `name`.
 
     If the request of the entry was traced, the exemplar leads to its trace.
     """

@@ -18,7 +18,7 @@ from iot_stores.store_states import POSTGRES_UNAVAILABLE, is_server_state, repor
 BATCHES = 10
 """Transactions of one run. An old audit log is chained in several runs."""
 PAUSE_SECONDS = 10.0
-"""Time without another attempt after an error of a store. An attempt to connect may block the
+"""Pause after an error of a store. An attempt to connect may block the
 writer for 3 s."""
 LOG_SECONDS = 60.0
 """Shortest time between two log lines with a head."""
@@ -40,7 +40,7 @@ class AuditChainer:
     def run(self, connect: Callable[[], Connection], disconnect: Callable[[], None]) -> int:
         """Chain new records and publish the head. Return the number of chained records.
 
-        Logs errors of the stores. A later run does what this one could not.
+        Errors of the stores are logged. A later run does what this run could not.
         """
         if time.monotonic() < self._paused_until:
             return 0
@@ -72,7 +72,7 @@ class AuditChainer:
     def _publish(self, connection: Connection) -> None:
         # Read before the chain: another writer may publish a newer head meanwhile.
         published, readable = self._read_published()
-        # A head that the database lacks stays published, so that `audit verify` finds the cut.
+        # A head that the database lacks stays published, so that `audit verify` finds out.
         lost = not readable or (published is not None and not has_link(connection, published))
         head = current_head(connection)
         metrics.gauge("iot_audit_head_lost").set(int(lost))

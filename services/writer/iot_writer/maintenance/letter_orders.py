@@ -27,9 +27,10 @@ _log = logging.getLogger(__name__)
 class LetterOrders:
     """Carries out the orders, one letter at a time.
 
-    A dead letter is deleted after the record in the audit log, and its order after the letter. Each
-    step can be repeated, so a writer may be killed at any point: the ledger recognizes a second
-    copy of a replayed entry, and the audit log may have the record twice.
+    Each order has four steps: replay the letter if ordered, add a record to the audit log, delete
+    the letter, delete the order. Each step can be repeated, so a writer may be killed at any
+    point: the ledger recognizes a second copy of a replayed entry, and the audit log may have the
+    record twice.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class LetterOrders:
 
     def _carry_out(self, connection: Connection, letter_id: str, order: LetterOrder | None) -> None:
         if order is None:
-            _log.error("refused an order for a dead letter, which somebody planted in Redis")
+            _log.error("refused an invalid order for a dead letter: somebody planted it in Redis")
             return
         letter = self._letters.find(letter_id)
         if letter is None:  # a writer was killed after it had carried out the order

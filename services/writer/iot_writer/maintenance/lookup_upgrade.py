@@ -9,10 +9,11 @@ _log = logging.getLogger(__name__)
 
 
 def advance(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004 if it is `after_seconds` old. Return True if this call did it.
+    """Migrate schema 0003 to 0004, `after_seconds` after the last call of `migrate`.
 
-    After that, processes of version 0.1 are not ready and can't create vaults. Every vault of
-    format 1 moves to format 2 at its next use. Lookups without a vault are deleted.
+    Return True if this call did it. From then on, processes of version 0.1 are not ready
+    and can't create vaults. Every vault of format 1 moves to format 2 at its next use. Lookups
+    without a vault are deleted.
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:

@@ -34,8 +34,8 @@ def partition_begins(connection: Connection) -> list[int]:
 def ensure_partition(connection: Connection, begin: int) -> bool:
     """Create the partition of a month unless it exists. Return True if it was created.
 
-    The table is created first and attached then: ATTACH PARTITION blocks no reads and waits for
-    none, as CREATE TABLE ... PARTITION OF would.
+    The table is created first and attached then: ATTACH PARTITION neither blocks reads nor waits
+    for them. CREATE TABLE ... PARTITION OF does both.
     """
     name = partition_name(begin)
     if connection.execute(_EXISTS, (name,)).fetchone():
@@ -58,7 +58,7 @@ def ensure_partition(connection: Connection, begin: int) -> bool:
 
 
 MONTHS_AHEAD = 3
-"""Months that have a partition ahead of time, the current month included."""
+"""Number of months, the current one included, whose partitions are created ahead of time."""
 
 
 def ensure_months_ahead(connection: Connection, now: int) -> int:

@@ -16,7 +16,7 @@ from iot_stores.postgres import Connection
 from .partitions import partition_begins, partition_name
 
 SESSION_DAYS = 90
-"""Days after which the ledger forgets an idle session: longer than an entry may be old."""
+"""Days after which the ledger forgets an idle session: more than the maximum age of an entry."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
 def _drop(connection: Connection, name: str, account: Account) -> int:
     with connection.transaction():
         connection.execute(_LOCK_WAIT)
-        # This lock blocks writers to the month only, and no writer has readings that old.
+        # This lock blocks only inserts into this month, and no writer has readings that old.
         connection.execute(_of(_LOCK_MONTH, name))
         (rows,) = cast("tuple[int]", connection.execute(_of(_COUNT, name)).fetchone())
         connection.execute(_of(_LOCK_ALL, name))

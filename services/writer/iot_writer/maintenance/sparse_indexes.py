@@ -16,9 +16,9 @@ import psycopg
 from iot_stores.postgres import Connection
 
 SPARSE_FROM_BYTES = 2**20
-"""Smaller indexes are never rebuilt."""
+"""Size in bytes below which an index is never rebuilt."""
 ENTRY_BYTES = 64
-"""Largest size of an entry in a new index."""
+"""Largest size of an entry in a new index, in bytes."""
 SPARSE_RATIO = 4
 """An index is sparse when it is this many times as large as a new one."""
 
@@ -30,7 +30,7 @@ _SPARSE = """
         AND relpages * 8192::float8
             > greatest(%(least)s, %(ratio)s * %(entry)s * reltuples)
 """
-# Indexes whose rebuild was interrupted by the end of the server or of the connection.
+# Indexes whose rebuild ended early, because the server stopped or the connection broke.
 _INTERRUPTED = """
     SELECT indexrelid::regclass::text FROM pg_inherits JOIN pg_index ON indrelid = inhrelid
     WHERE inhparent = 'segments'::regclass AND NOT indisvalid

@@ -23,10 +23,10 @@ _log = logging.getLogger(__name__)
 def sweep(backlog: Backlog) -> int:
     """Queue a drain for each shard with stale entries. Return the number of queued drains.
 
-    A drain is lost when its writer dies. A drain too many is harmless: it finds the shard empty or
+    A drain is lost when its writer dies. A needless drain is harmless: it finds the shard empty or
     locked.
     """
-    # Redis's clock was set back when an age is negative: the entry may be stale.
+    # An age is negative if Redis's clock was set back: the entry may be stale.
     stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]
     queued = backlog.enqueue_once([names.drain_job(shard) for shard in stale]) if stale else 0
     if queued:
@@ -50,9 +50,9 @@ def recount(counters: BacklogCounters) -> None:
 
 
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
-    """Put held entries whose vault is back in Postgres into the backlog. Return how many vaults.
+    """Release held entries whose vaults are back in Postgres. Return the number of such vaults.
 
-    Entries of erased vaults are deleted. A writer of an earlier version may have held them.
+    Held entries of erased vaults are deleted. A writer of an earlier version may have held them.
 
     Raises:
         psycopg.Error, RedisError: a store is away; the remaining entries stay held.

@@ -21,7 +21,7 @@ from .partitions import partition_begins, partition_name
 RUN_SECONDS = 1.0
 """Time after which a run ends, so that drains need not wait for a large vault."""
 _VAULTS = 100
-"""Vaults of one run."""
+"""Maximum number of vaults in one run."""
 # One month at a time, by the physical places of the rows: a join with a list of segments could scan
 # all segments of the vault for each batch.
 _DELETE: LiteralString = """
@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 
 class VaultDeletion:
-    """Deletes the data of erased vaults, twice: at once, and when no process can add to it any
-    more.
+    """Deletes the data of erased vaults, twice: at once, and again when no process can add data
+    any more.
 
     Both deletions can be repeated, so a writer may be killed at any point.
     """
@@ -65,7 +65,7 @@ class VaultDeletion:
         return len(due) == _VAULTS
 
     def _delete_segments(self, connection: Connection, vault_id: uuid.UUID, until: float) -> bool:
-        """Return whether all segments are deleted; False when the time is up."""
+        """Delete all segments of a vault. Return False if `until` (`time.monotonic`) came first."""
         for begin in partition_begins(connection):
             table = psycopg.sql.Identifier(partition_name(begin))
             statement = psycopg.sql.SQL(_DELETE).format(table=table)

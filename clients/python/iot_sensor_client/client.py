@@ -304,10 +304,10 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Return an iterator over the readings that the service receives from the first `next` on.
 
-        It waits for readings until `stop` is set. Each comes exactly once, however long the
-        service needs to store it. Readings that were received up to `overlap` seconds before and
-        are stored after the first `next` come too. Imported readings do not, nor do readings that
-        the service held. They come by id, through a live stream; else the service is polled.
+        It waits until `stop` is set. Each reading comes exactly once, in the order of ids, even if
+        it is stored late. Readings received up to `overlap` seconds before the first `next` come
+        too if they are stored after it. Imported readings and readings that the service held do
+        not come. The client uses a live stream, or polls if the service has no free one.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.
@@ -316,7 +316,7 @@ class Client:
 
         Raises:
             The errors of `read`, at the first attempt, or if the service is there and refuses.
-            An outage is waited for, and logged. A new call begins anew.
+            During an outage, the iterator waits, and logs the reason. A new call starts over.
         """
         polling = Follower(self, interval, overlap, stop or threading.Event())
         for rows in LiveFollower(self, polling, interval, self._retry, stop).run():

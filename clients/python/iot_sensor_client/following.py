@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 _ROUNDING_SECONDS = 3
-"""One for the clock of the answers, which has whole seconds, one for `_now`, one for `ceil`."""
+"""Sum of three roundings of up to 1 s: the header `Date` (whole seconds), `_now` and `ceil`."""
 
 _log = logging.getLogger("iot_sensor_client")
 

@@ -41,7 +41,7 @@ class OutboxStatistics:
     rejected: int
     """Readings that were set aside."""
     bytes: int
-    """Bytes of both. At `max_bytes` the outbox is full."""
+    """Bytes of the waiting and the rejected readings. At `max_bytes` the outbox is full."""
     max_bytes: int
     acknowledged: int
     """Readings that were acknowledged since the outbox was opened."""
@@ -213,7 +213,7 @@ class Outbox:
         ]
 
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
-        """Send readings that were set aside again, under a new key. Return how many there were."""
+        """Send again, under a new key, readings that were set aside. Return how many there were."""
         return self._take_back(rejected, send=True)
 
     def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
@@ -270,7 +270,7 @@ class Outbox:
             return None
 
     def _attempt(self, batch: Batch) -> Callable[[], None]:
-        """Send a batch once. Return what to do with it in the file, which may have to be repeated.
+        """Send a batch once. Return the change to make in the file, which may be repeated.
 
         Raises an error if the batch is to be sent again.
         """

@@ -263,7 +263,7 @@ class OutboxFile:
             self._space.shrink()
 
     def _delete(self, batch: Batch) -> bool:
-        """Return False if the batch was deleted before, by a call that failed afterwards."""
+        """Delete a batch. Return False if an earlier call deleted it, and failed afterwards."""
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
         deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
         return deleted.rowcount > 0

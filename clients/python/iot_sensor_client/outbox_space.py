@@ -16,11 +16,11 @@ if sys.platform != "win32":
     import fcntl
 
 RESERVE_BYTES = 2 * 1024 * 1024
-"""Space that a full outbox leaves on the disk: to remove readings needs some."""
+"""Space that a full outbox leaves on the disk, because removing readings needs some space."""
 WAL_BYTES = 512 * 1024
 """Space that the WAL keeps after a checkpoint, which comes after 100 pages (400 KiB)."""
 _PLENTY = 8
-"""Reserves on a disk that has enough space for all its outboxes."""
+"""A disk with space for this many reserves has enough space for all its outboxes."""
 _KEPT_PAGES = 256
 """Free pages that the file keeps for new readings (1 MiB)."""
 _VACUUM_PAGES = 2048

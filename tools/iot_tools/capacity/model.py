@@ -123,8 +123,8 @@ class Capacity:
     def _processes(self) -> tuple[int, float]:
         """Return the smallest sufficient number of API processes, and the cores that open vaults.
 
-        Each vault of a device that is not routed (`sticky`) is opened by every process. So more
-        processes spend more cores on opening vaults.
+        Without `sticky`, every process opens the vault of every device. So more processes spend
+        more cores on opening vaults.
         """
         processes = 1
         while True:
@@ -224,7 +224,7 @@ class Capacity:
 
     @property
     def merged(self) -> float:
-        """Readings per segment after the compaction of its day."""
+        """Readings per segment, after compaction has merged the segments of a day."""
         demand, costs = self.demand, self.costs
         written = demand.readings / self.segments
         if written >= costs.small_readings:
@@ -340,5 +340,5 @@ class Capacity:
 
     @property
     def releases(self) -> int:
-        """Number of releases that keeps each release below its hard limits."""
+        """Number of releases that share the load, so that each stays below its hard limits."""
         return max(1, math.ceil(max(limit.used for limit in self.limits() if limit.hard)))

@@ -14,7 +14,7 @@ _MAX_PAUSE = 5.0
 _READ_EVERY = 10
 """Readings after which the device reads the last one back."""
 _MAX_LAG_SECONDS = 1.0
-"""A device that was delayed sends faster than its rate for at most this much of the load."""
+"""A delayed device catches up: it sends faster than its rate, for at most this much of the load."""
 _MAX_FAILURES = 20
 
 
@@ -34,7 +34,7 @@ class Account:
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)
     stored: bool = False
-    """The service said that the last reading, and so all readings before it, is stored."""
+    """Whether the service said that the last reading is stored, and so all readings before it."""
     lost: int = 0
     """Readings that were acknowledged, and could not be read."""
     doubled: int = 0

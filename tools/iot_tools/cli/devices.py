@@ -44,14 +44,14 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=0.0,
         metavar="PART",
-        help="how late a reading may be, as a fraction of the time between two (default 0)",
+        help="how late a reading may be, as a fraction of the reading interval (default 0)",
     )
     parser.add_argument(
         "--gap-every",
         type=interval,
         default=0.0,
         metavar="SECONDS",
-        help="time between two gaps, in which a device takes no readings; default: no gaps",
+        help="time between two gaps; in a gap, a device takes no readings; default: no gaps",
     )
     parser.add_argument(
         "--gap-seconds",

@@ -108,7 +108,7 @@ class KeyRotation:
             self.connection, lambda done: print(f"{done} of {waiting} vaults rewrapped", flush=True)
         )
         old = set(self.keyring().key_ids) - {self.keyring().primary_id}
-        self._wait_for(lambda: self._open_vaults(old), "their records in Redis may be of old keys")
+        self._wait_for(lambda: self._open_vaults(old), "records in Redis may need old keys")
         rewrap.rewrap_redis(self.connection)
         renew_links(self.connection, self.keyring(), self.stores.audit_head)
         resealed, unreadable = reseal_audit(self.connection, self.keyring())

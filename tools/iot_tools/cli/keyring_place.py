@@ -55,7 +55,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """The step that is left after a change, as a sentence; empty if none is."""
+        """The step that is left after a change, as a sentence; empty if no step is left."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""
@@ -73,7 +73,7 @@ class KeyringPlace:
 
         def derive(present: str | None) -> str:
             if present is not None and not is_for_writers(present):
-                # The keyring itself, perhaps.
+                # The file or Secret may hold the keyring itself, which must not be lost.
                 raise SettingsError(
                     f"{writer_keys.name} is not overwritten: it holds something other than a "
                     "writer's keys"
@@ -113,9 +113,13 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
         return
     derived = action.add_mutually_exclusive_group()
     derived.add_argument(
-        "--writer-keys", type=Path, help="file with the writers' keys; it is derived again"
+        "--writer-keys", type=Path, help="file with the writers' keys; they are derived again"
     )
-    derived.add_argument("--writer-secret", metavar="SECRET", help="the same in a Secret")
+    derived.add_argument(
+        "--writer-secret",
+        metavar="SECRET",
+        help="Secret with the writers' keys; they are derived again",
+    )
     action.add_argument(
         "--writer-secret-key",
         default="writer-keys.json",

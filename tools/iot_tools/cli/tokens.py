@@ -19,7 +19,7 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         "--scope",
         required=True,
         action="append",
-        help="for example ingest,read; also audit, admin; may be repeated",
+        help="scopes: ingest, read, audit, admin; as in ingest,read, or repeated",
     )
     create.set_defaults(command=_create)
     listing = actions.add_parser("list", help="list the names and scopes, not the tokens")

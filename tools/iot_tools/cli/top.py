@@ -77,7 +77,7 @@ def _closed_pipe_ends_quietly() -> Iterator[None]:
 
 
 def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
-    """Show the status again and again. A request that may succeed later ends nothing.
+    """Show the status again and again. Continue after a failed request that may succeed later.
 
     Raises:
         IotError: the only request failed, or the service refuses the token.
@@ -117,7 +117,7 @@ def _print_json(status: dict[str, Any] | None, problem: str) -> None:
 
 
 def _printer(console: Console, url: str) -> Show:
-    """Return what prints the status: in colour on a terminal, else as plain text."""
+    """Return a function that prints the status: in colour on a terminal, else as plain text."""
 
     def show(status: dict[str, Any] | None, problem: str) -> None:
         content = screen(status, url, problem)

@@ -74,8 +74,8 @@ class Device:
         return self._sensor.finished and self.queue.first() is None
 
     def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:
-        """Send each `every` seconds until `stop` is set, or until finished. Then try once to send
-        what is left.
+        """Send at intervals of `every` seconds until `stop` is set, or all readings are sent. Then
+        try once more to send the readings that are left.
         """
         while not self.finished and not stop.wait(every):
             self.step()

@@ -18,7 +18,7 @@ _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 
 
 def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
-    """Send readings in batches; return how many the service has acknowledged, which is all.
+    """Send readings in batches. Return how many there were: all of them are acknowledged.
 
     Raises:
         SettingsError: the readings raised it. IotError: readings were not acknowledged. Both

@@ -19,7 +19,7 @@ class Kind(NamedTuple):
     rate: float
     """Usual number of readings a second."""
     make: Callable[[int], Measure]
-    """Returns the measurements of the sensor with a number, which always measures the same."""
+    """Returns the measurements of a sensor. They depend on the number of the sensor only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class _Tag:
 
 
 def _interrogator(number: int) -> Measure:
-    """Return what an RFID interrogator measures, which reads its tags in turn."""
+    """Return the measurements of an RFID interrogator that reads its tags in turn."""
     generator = random.Random(number)  # noqa: S311 -- movements of tags, no secrets
     tags = [
         _Tag(f"{number:08X}{tag:016X}", generator.uniform(8, 20), generator.random())
@@ -147,7 +147,7 @@ def _interrogator(number: int) -> Measure:
 
 
 def _accelerometer(number: int) -> Measure:
-    """Return what an accelerometer measures that a walking person carries, in m/s²."""
+    """Return the measurements, in m/s², of an accelerometer that a walking person carries."""
     generator = random.Random(number)  # noqa: S311 -- noise, no secrets
     steps = generator.uniform(1.6, 2.1)  # a second
 

@@ -23,7 +23,7 @@ _REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What to send: readings as scheduled from each device, without end or `readings` from each."""
+    """What to send. Each device sends as scheduled: `readings` readings, or without end."""
 
     url: str
     password: str

@@ -34,14 +34,14 @@ _PREFIX = "freeform."
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns behind the own ones: name in `freeform`, joined by points, and type."""
+    """The columns after `OWN`, each a member of `freeform`: name, joined by points, and type."""
 
     members: tuple[tuple[str, Kind], ...] = ()
 
     @property
     def names(self) -> list[str]:
         """The names of all columns, each of them unique: `freeform.` precedes the name of a member
-        that is the name of an own column, or that begins with `freeform.`.
+        that is also in `OWN`, or that begins with `freeform.`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

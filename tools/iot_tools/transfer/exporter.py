@@ -1,7 +1,7 @@
 """The export of a vault's readings into files.
 
-1. Fetch the readings page by page into a spool beside the file. The next run after a killed one
-   continues here.
+1. Fetch the readings page by page into a spool beside the file. If a run is
+   killed, the next run continues after the last page in the spool.
 2. Write the files from the spool under other names, then rename them: a file with its final name
    is complete. Then delete the spool.
 """
@@ -125,7 +125,8 @@ class Exporter:
         """Check that the readings of a complete spool are of this password.
 
         The spool holds nothing that helps to guess a password. The service accepts a cursor only
-        with the password that it belongs to; without a cursor there is one page to fetch again.
+        with the password that it belongs to. Without a cursor, there was only one page, which is
+        fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()

@@ -39,7 +39,7 @@ class ImportRow:
     freeform: str
     """JSON text in one line."""
     canonical: str
-    """The same JSON, as every text with this content is written."""
+    """The same JSON in canonical form: equal content gives equal text."""
 
     def body(self, password: str) -> bytes:
         """Return the row of a PUT."""

@@ -159,7 +159,7 @@ imagePullSecrets:
 Argument: context, store (redis, hotWindow, postgres), component (api, writer, migration, rotation). */}}
 {{- define "iot-sensor.storeRef" -}}
 {{- $values := .context.Values -}}
-{{- /* Both change tables that they own. */ -}}
+{{- /* The rotation uses the role of the migration, because that role owns the tables. */ -}}
 {{- $component := and (eq .store "postgres") (eq .component "rotation") | ternary "migration" .component -}}
 {{- $block := get (dict "redis" $values.redis "hotWindow" $values.redis.hotWindow "postgres" $values.postgres) .store -}}
 {{- $own := get $block $component | default dict -}}

@@ -80,7 +80,7 @@ Argument: context, component, store (redis, hotWindow, postgres). */}}
 {{- toJson (uniq $whole) -}}
 {{- end -}}
 
-{{/* Ports that are open for the URL in a Secret, separated by commas; empty: all ports are, or the chart can't tell. Argument: as above. */}}
+{{/* Ports that are open for the URL in a Secret, separated by commas; empty: all ports are open, or the chart can't tell which. Argument: as above. */}}
 {{- define "iot-sensor.openPorts" -}}
 {{- $policy := .context.Values.networkPolicy -}}
 {{- $known := $policy.enabled -}}

@@ -160,7 +160,7 @@ the group may read only if root owns it, as in a volume. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Refuse values of TLS that need others. */}}
+{{/* Refuse TLS values that need another value which is not set. */}}
 {{- define "iot-sensor.validateTls" -}}
 {{- $values := .Values -}}
 {{- $tls := $values.api.tls -}}

@@ -9,7 +9,7 @@ CREATE TABLE vaults (
 );
 
 -- The history. A row is a batch of one vault's readings, encrypted as one message. Times of
--- receipt are Unix milliseconds, the others microseconds of the sender's clock. A segment lies
+-- receipt are Unix milliseconds, other times are microseconds of the sender's clock. A segment lies
 -- within one month of receipt, and each month is a partition.
 CREATE TABLE segments (
     vault_id uuid NOT NULL,
@@ -30,7 +30,8 @@ CREATE TABLE segments (
 -- Ciphertext does not compress.
 ALTER TABLE segments ALTER COLUMN payload SET STORAGE EXTERNAL;
 
--- All readings in order; the last n; a window of relative time; the last seconds; maxtime.
+-- Indexes for these reads: all readings in order, the last n, a window of relative time, the last
+-- seconds, maxtime.
 CREATE INDEX segments_in_order ON segments (vault_id, interrogator_min, first_id);
 CREATE INDEX segments_latest ON segments (vault_id, interrogator_max, last_id);
 CREATE INDEX segments_by_relative ON segments (vault_id, relative_max);
@@ -58,7 +59,7 @@ CREATE TABLE ingest_sessions (
 );
 CREATE INDEX ingest_sessions_seen ON ingest_sessions (seen_at);
 
--- Encrypted with the audit key.
+-- The audit log. Each record is encrypted with the audit key.
 CREATE TABLE audit_log (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT now(),

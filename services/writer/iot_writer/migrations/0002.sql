@@ -20,13 +20,13 @@ CREATE INDEX segments_received ON segments USING brin (received_min)
     WITH (pages_per_range = 16, autosummarize = on);
 
 -- Every drain writes `seen_at`. With an index on it, no such update could stay within its page (HOT):
--- twice the WAL a drain, and two indexes and a table that grow until the next vacuum. It is read once an hour.
+-- twice the WAL a drain, and two indexes and a table that grow until the next vacuum. Only retention reads `seen_at`, once an hour.
 DROP INDEX ingest_sessions_seen;
 
 -- Finds the segments that contain a position (interrogator timestamp, id), independent of the vault's size:
 -- by the length of a segment in powers of 256, then by its begin. See iot_stores/interval_index.py. Segments
--- of one reading have no length and are not in the index. It is on an expression, so that only this query
--- can use it.
+-- of one reading have no length and are not in the index. The index is on an expression, so that only this
+-- query can use it.
 CREATE INDEX segments_reach ON segments (
     vault_id,
     width_bucket(

@@ -8,10 +8,10 @@ CREATE INDEX vaults_by_lookup ON vaults (lookup_format, scrypt_log2_n);
 -- password gets two vaults while formats or costs change.
 CREATE TABLE vault_lookups (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    -- Lookups of format 1 are 'created' while processes of version 0.1 may run, then only 'kept',
-    -- and 'gone' when no vault has such a lookup.
+    -- Lookups of format 1 are 'created' while processes of version 0.1 may run. After that they are
+    -- only 'kept', and 'gone' when no vault has one.
     fast_lookups text NOT NULL CHECK (fast_lookups IN ('created', 'kept', 'gone')),
-    -- log2 of scrypt's N of the lookups of format 2; new vaults get the last value.
+    -- The scrypt costs (log2 of N) of the lookups of format 2; new vaults get the last cost.
     costs smallint[] NOT NULL DEFAULT '{}',
     changed_at timestamptz NOT NULL DEFAULT now()
 );

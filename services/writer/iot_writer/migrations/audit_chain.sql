@@ -6,7 +6,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- The links. No foreign key: the check finds a deleted record, and a restore must not stop at one.
+    -- The links. No foreign key: `audit verify` finds deleted records, and a restore must not fail because of them.
     CREATE TABLE audit_chain (
         sequence bigint PRIMARY KEY,
         record_id bigint NOT NULL UNIQUE,
@@ -33,7 +33,7 @@ BEGIN
     CREATE TRIGGER note_pending_audit AFTER INSERT ON audit_log
         FOR EACH ROW EXECUTE FUNCTION note_pending_audit();
 
-    -- After the trigger, whose creation waits for the transactions that insert records.
+    -- Inserted after the trigger is created, because that waits for all transactions that insert records.
     INSERT INTO audit_pending SELECT id FROM audit_log;
 END
 $$;

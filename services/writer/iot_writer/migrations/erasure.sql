@@ -14,7 +14,7 @@ BEGIN
         lookups bytea[],
         -- Whether all segments are deleted that existed when the vault was erased.
         noted boolean NOT NULL DEFAULT false,
-        -- When a writer had deleted everything, after the last process that knew the vault.
+        -- When a writer deleted all data for the second time, when no process could add data any more.
         deleted_at timestamptz
     );
     CREATE INDEX erased_vaults_unfinished ON erased_vaults (erased_at) WHERE deleted_at IS NULL;

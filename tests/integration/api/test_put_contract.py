@@ -1,9 +1,10 @@
 """PUT answers stay as they were before one endpoint took every PUT: status, headers, body, metrics.
 
-`tests/fixtures/put_answers.json` holds the answers of the code before ADR 0015. Four things have
+`tests/fixtures/put_answers.json` holds the answers of the code before ADR 0015. Three things have
 changed since then: errors also have the members of RFC 9457, behind the recorded ones; a key that
-is used again with other readings is refused; `/` has a page, so a PUT to it is 405, not 404; and
-the error for a body that is too large after decompression has a clearer sentence.
+is used again with other readings is refused; and `/` has a page, so a PUT to it is 405, not 404.
+One sentence was changed in the recording, too: the error for a body that is too large after
+decompression.
 """
 
 import json

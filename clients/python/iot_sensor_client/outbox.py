@@ -270,7 +270,7 @@ class Outbox:
             return None
 
     def _attempt(self, batch: Batch) -> Callable[[], None]:
-        """Send a batch once. Return the change to make in the file, which may be repeated.
+        """Send a batch once. Return the change to make in the file; it may have to be repeated.
 
         Raises an error if the batch is to be sent again.
         """

@@ -26,13 +26,14 @@ def test_verify_tells_the_head_of_a_whole_log(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit", "verify"]) == 0
-    assert capsys.readouterr().out == "the audit log is whole: head none, 0 records wait\n"
+    told = capsys.readouterr().out
+    assert told == "the audit log is whole: head none; records not chained yet: 0\n"
     record(writer, 2)
     chain(writer)
     record(writer, 1)
     assert main(["audit", "verify"]) == 0
     told = capsys.readouterr().out
-    assert told == f"the audit log is whole: head {_head(writer)}, 1 records wait\n"
+    assert told == f"the audit log is whole: head {_head(writer)}; records not chained yet: 1\n"
 
 
 def test_verify_names_the_first_bad_row(writer: Writer, capsys: pytest.CaptureFixture[str]) -> None:

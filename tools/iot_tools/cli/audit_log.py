@@ -53,10 +53,11 @@ def _verify(parsed: argparse.Namespace) -> int:
     if published is None and checked.head is not None:
         raise AuditFaultError(
             f"the chain is whole up to {checked.head}, but Redis has no published head: records "
-            "may be cut from its end. A running writer publishes the head within seconds; compare "
-            "with an older head from a writer's log (--head)"
+            "may be missing at its end. A running writer publishes the head within seconds; "
+            "compare with an older head from a writer's log (--head)"
         )
-    print(f"the audit log is whole: head {checked.head or 'none'}, {checked.pending} records wait")
+    head, pending = checked.head or "none", checked.pending
+    print(f"the audit log is whole: head {head}; records not chained yet: {pending}")
     return 0
 
 

@@ -39,8 +39,7 @@ class CompactionOutcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be decrypted. It stays, and the others were merged."""
     GONE = "gone"
-    """Another writer or retention removed a segment, or merging would leave as many
-    segments."""
+    """Another writer or retention removed a segment, or merging would leave no fewer segments."""
     REFUSED = "refused"
     """The order could not be decrypted."""
     EMPTY = "empty"

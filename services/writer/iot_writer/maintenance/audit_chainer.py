@@ -72,7 +72,7 @@ class AuditChainer:
     def _publish(self, connection: Connection) -> None:
         # Read before the chain: another writer may publish a newer head meanwhile.
         published, readable = self._read_published()
-        # A head that the database lacks stays published, so that `audit verify` finds out.
+        # A head that the database lacks stays published, so that `audit verify` detects the loss.
         lost = not readable or (published is not None and not has_link(connection, published))
         head = current_head(connection)
         metrics.gauge("iot_audit_head_lost").set(int(lost))

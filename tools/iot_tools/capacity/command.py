@@ -20,13 +20,16 @@ def add_capacity(parser: argparse.ArgumentParser) -> None:
         "--devices", type=number, default=10_000, help="number of devices (default 10,000)"
     )
     parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
-                        dest="rate", help="rate of each device (default 1)")  # fmt: skip
+                        dest="rate", help="readings/s of each device (default 1)")  # fmt: skip
     parser.add_argument("--batch", type=number, default=1, help="readings per request (default 1)")
     parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
                         dest="devices_per_vault",
-                        help="devices that share a password (default 1)")  # fmt: skip
+                        help="number of devices that share a password (default 1)")  # fmt: skip
     parser.add_argument(
-        "--retention-days", type=number, default=365, help="retention (default 365)"
+        "--retention-days",
+        type=number,
+        default=365,
+        help="age in days at which readings are deleted (default 365)",
     )
     parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
                         help="longest outage of Postgres (default 1800)")  # fmt: skip

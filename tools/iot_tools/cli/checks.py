@@ -38,7 +38,7 @@ def add_canary(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="time until an unreadable reading counts as lost (default 60)",
+        help="time after which a reading that can't be read counts as lost (default 60)",
     )
     parser.add_argument(
         "--metrics-port",

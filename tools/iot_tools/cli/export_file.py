@@ -35,7 +35,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add_service(parser)
     add_password(parser)
     parser.add_argument(
-        "--format", choices=sorted(set(FORMATS.values())), help="default: by the extension"
+        "--format",
+        choices=sorted(set(FORMATS.values())),
+        help="format of the file; default: by its extension",
     )
     parser.add_argument(
         "--from",

@@ -106,7 +106,10 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
     where.add_argument("--keyring", type=Path, help=f"keyring file; default: {VARIABLE}")
     where.add_argument("--secret", help="Secret with the keyring in the cluster, instead of a file")
     action.add_argument(
-        "--secret-key", default="keyring.json", metavar="KEY", help="key of the Secret"
+        "--secret-key",
+        default="keyring.json",
+        metavar="KEY",
+        help="key that holds the keyring in the Secret",
     )
     action.add_argument("--namespace", help="namespace of the Secrets; default: that of the pod")
     if not writer_keys:
@@ -124,7 +127,7 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
         "--writer-secret-key",
         default="writer-keys.json",
         metavar="KEY",
-        help="key of that Secret",
+        help="key that holds the writers' keys in the Secret of --writer-secret",
     )
 
 

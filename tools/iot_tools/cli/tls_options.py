@@ -18,7 +18,9 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
         "--cert-file", type=Path, help="PEM file of a client certificate, instead of a token"
     )
     parser.add_argument(
-        "--key-file", type=Path, help="PEM file of its key; default: it is in the same file"
+        "--key-file",
+        type=Path,
+        help="PEM file of the private key of --cert-file; default: --cert-file holds the key",
     )
 
 

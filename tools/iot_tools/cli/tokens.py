@@ -19,7 +19,7 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         "--scope",
         required=True,
         action="append",
-        help="scopes: ingest, read, audit, admin; as in ingest,read, or repeated",
+        help="ingest, read, audit or admin; for several, use commas or repeat the option",
     )
     create.set_defaults(command=_create)
     listing = actions.add_parser("list", help="list the names and scopes, not the tokens")
@@ -30,9 +30,11 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--name", required=True, help="name of the token")
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
-        where.add_argument("--file", type=Path, help="the file of IOT_TOKENS_FILE")
         where.add_argument(
-            "--secret", help="Secret in the cluster; pods see changes within a minute"
+            "--file", type=Path, help="file of the tokens, which IOT_TOKENS_FILE names"
+        )
+        where.add_argument(
+            "--secret", help="Secret of the tokens in the cluster; pods see changes within a minute"
         )
         action.add_argument("--namespace", help="namespace of the Secret; default: that of the pod")
 

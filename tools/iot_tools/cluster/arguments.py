@@ -13,27 +13,35 @@ def add_secrets(parser: argparse.ArgumentParser) -> None:
     """Add `secrets create`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create the Secrets that do not exist yet")
-    create.add_argument("--namespace", help="default: the namespace of the pod or kube config")
+    create.add_argument(
+        "--namespace", help="namespace of the Secrets; default: that of the pod or kube config"
+    )
     create.add_argument("--wait", type=float, default=60.0, metavar="SECONDS",
                         help="time to wait for the Kubernetes API server (default 60)")  # fmt: skip
     for option, meaning in (
-        ("--keyring", "the master keys"),
-        ("--writer-keys", "the writer keys, derived again when the keyring has changed"),
-        ("--tokens", "names, scopes and hashes of tokens"),
-        ("--token-values", "the first tokens"),
-        ("--probe", "token and password of `helm test` and the canary"),
-        ("--redis", "password of the chart's Redis"),
-        ("--postgres", "password of the chart's Postgres"),
+        ("--keyring", "Secret for the master keys and the pepper"),
+        ("--writer-keys", "Secret for the writer keys; derived again if the keyring has changed"),
+        ("--tokens", "Secret for names, scopes and hashes of the tokens"),
+        ("--token-values", "Secret for the first tokens themselves"),
+        ("--probe", "Secret for the token and password of `helm test` and the canary"),
+        ("--redis", "Secret for the password of the chart's Redis"),
+        ("--postgres", "Secret for the password of the chart's Postgres"),
     ):
         create.add_argument(option, type=_secret, metavar="SECRET", help=meaning)
-    create.add_argument("--redis-host", metavar="HOST", help="host in the URL of --redis")
-    create.add_argument("--postgres-host", metavar="HOST", help="host in the URL of --postgres")
+    create.add_argument(
+        "--redis-host", metavar="HOST", help="host in the URL that the Secret of --redis holds"
+    )
+    create.add_argument(
+        "--postgres-host",
+        metavar="HOST",
+        help="host in the URL that the Secret of --postgres holds",
+    )
     create.add_argument("--keyring-from", metavar="SECRET:KEY", type=_pair(":", "SECRET:KEY"),
-                        help="existing keyring from which --writer-keys are derived")  # fmt: skip
+                        help="existing keyring from which to derive the writer keys")  # fmt: skip
     lists = (
-        ("--label", "K=V", "=", "label of the new Secrets"),
-        ("--token", "NAME=SCOPE[,SCOPE]", "=", "a first token"),
-        ("--require", "SECRET:KEY", ":", "fail unless this key exists"),
+        ("--label", "K=V", "=", "label for the new Secrets"),
+        ("--token", "NAME=SCOPE[,SCOPE]", "=", "name and scopes of a first token"),
+        ("--require", "SECRET:KEY", ":", "fail unless this existing Secret has this key"),
         ("--ports", "SECRET:KEY=PORT[,PORT]", "=", "fail if the URL in this key has another port"),
     )
     for option, form, separator, meaning in lists:

@@ -322,19 +322,19 @@ class Capacity:
                   "raise IOT_VAULT_CACHE_SIZE; route each device to "
                   "one process; share passwords", hard=False),
             Limit("CPU of Redis", self.redis_cores / costs.redis_cores / costs.busy,
-                  "batches; the hot window on its own Redis; several releases"),
+                  "send larger batches; give the hot window its own Redis; run several releases"),
             Limit("memory of Redis", self.redis_memory / costs.redis_memory,
-                  "batches; a shorter outage or hot window; several releases"),
+                  "send larger batches; plan a shorter outage or hot window; run several releases"),
             Limit("network of Redis", self.network_redis / costs.network / costs.busy,
-                  "batches; several releases"),
+                  "send larger batches; run several releases"),
             Limit("writers, one for each shard", self.writer_cores / costs.busy / costs.max_shards,
-                  "batches; several releases"),
+                  "send larger batches; run several releases"),
             Limit("CPU of Postgres", self.postgres_cores / costs.postgres_cores / costs.busy,
-                  "batches; a database by vault (Citus); several releases"),
+                  "send larger batches; shard Postgres by vault (Citus); run several releases"),
             Limit("rows of Postgres", self.segments / costs.postgres_rows,
-                  "batches; a database by vault (Citus); several releases"),
+                  "send larger batches; shard Postgres by vault (Citus); run several releases"),
             Limit("disk of Postgres", self.disk / costs.postgres_disk,
-                  "shorter retention; a database by vault (Citus); several releases"),
+                  "shorten the retention; shard Postgres by vault (Citus); run several releases"),
         ]  # fmt: skip
         return sorted(limits, key=lambda limit: -limit.used)
 

@@ -104,14 +104,16 @@ class Recorded:
         return first[0].removesuffix(" s") + " µs" if name != key else first[0]
 
     def missed(self) -> list[str]:
-        """Return a line of Markdown for each limit that its figure does not keep."""
-        return [
-            f"- {figure}: {found['value']} {found['unit']}; {bar}"
-            + (f": {kept['ratio']}" if kept["ratio"] != found["value"] else "")
+        """Return a table of Markdown with a row for each limit that its figure does not keep."""
+        rows = [
+            f"| {figure} | {found['value']} {found['unit']} | {bar} | "
+            + (f"{kept['ratio']} x |" if kept["ratio"] != found["value"] else "|")
             for figure, found in self.content["figures"].items()
             for bar, kept in found["bars"].items()
             if kept["held"] is False
         ]
+        head = ["| figure | result | limit | ratio that the limit is about |", "|---|---|---|---|"]
+        return head + rows if rows else []
 
     def table(self, name: str) -> list[str]:
         """Return a recorded table as lines of Markdown."""

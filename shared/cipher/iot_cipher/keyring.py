@@ -126,7 +126,7 @@ def parse_keyring(text: str) -> Keyring:
         # Raised outside `except`: the context would be the parser's error, which holds the keys.
         raise SettingsError(
             'the keyring is not JSON of the form {"version": 1, "primary": <id>, '
-            '"keys": {"<id>": <base64>, ...}, "pepper": <base64>}, with each name once'
+            '"keys": {"<id>": <base64>, ...}, "pepper": <base64>} without repeated member names'
         )
     version, primary, keys, pepper, retired = content
     if version != 1:

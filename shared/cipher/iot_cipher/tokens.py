@@ -143,8 +143,8 @@ def parse_tokens(text: str) -> Tokens:
     if rows is None:
         # Raised outside `except`: the context would be the parser's error, which holds the text.
         raise SettingsError(
-            'the file of tokens is not JSON of the form {"version": 1, "tokens": [...]}, '
-            "with each name once"
+            'the file of tokens is not JSON of the form {"version": 1, "tokens": [...]} '
+            "without repeated member names"
         )
     grants = [_grant(number, row) for number, row in enumerate(rows)]
     names, digests = set[str](), set[bytes]()

@@ -244,9 +244,9 @@ class HotWindow:
         return Coverage(begin, cover.holds(begin, drained.now))
 
     def covers(self, shards: Sequence[int]) -> dict[int, float]:
-        """Return for how many of the last seconds the window holds all readings of each shard.
+        """Return, for each shard, how many seconds back from now the window holds every reading.
 
-        A shard that was never drained is left out.
+        Shards that were never drained are left out.
         """
         drained = self._backlog.drain_positions(shards)
         if not self._usable():

@@ -65,7 +65,7 @@ class PoolBusyError(PoolTimeout):
 
 
 class NoAnswerError(psycopg.OperationalError):
-    """A connection did not answer the check before its use in time."""
+    """A connection was checked before it was used, and did not answer in time."""
 
     def __init__(self) -> None:
         super().__init__("Postgres does not answer")

@@ -148,7 +148,7 @@ class VaultRecords:
         returned. The record is not cached in Redis: see `cache`.
 
         Raises:
-            PolicyChangedError: the policy now requires another format or cost.
+            PolicyChangedError: the policy for lookups now requires another format or cost.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(record), record.format)
@@ -254,7 +254,7 @@ class VaultRecords:
         """Replace the record of a vault. Return False if Postgres does not have the old record.
 
         Raises:
-            PolicyChangedError: the policy now requires another format or cost.
+            PolicyChangedError: the policy for lookups now requires another format or cost.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
@@ -273,7 +273,7 @@ class VaultRecords:
 
         Raises:
             LookupTakenError: another vault has the new lookup.
-            PolicyChangedError: the policy now requires another format or cost.
+            PolicyChangedError: the policy for lookups now requires another format or cost.
             UnavailableError: the database can't append to the audit log. Nothing was changed.
             POSTGRES_UNAVAILABLE: Postgres can't serve. The record may have been replaced or not.
         """

@@ -52,9 +52,10 @@ def _verify(parsed: argparse.Namespace) -> int:
             checked = check_audit(connection, stores.audit_keys(), published)
     if published is None and checked.head is not None:
         raise AuditFaultError(
-            f"the chain is whole up to {checked.head}, but Redis has no published head: records "
-            "may be missing at its end. A running writer publishes the head within seconds; "
-            "compare with an older head from a writer's log (--head)"
+            f"the chain is whole up to {checked.head}, but Redis has no published head, so nobody "
+            "can tell whether records are missing at the end of the chain. A running writer "
+            "publishes the head within seconds. To check the end, pass an older head from a "
+            "writer's log (--head)"
         )
     head, pending = checked.head or "none", checked.pending
     print(f"the audit log is whole: head {head}; records not chained yet: {pending}")

@@ -55,18 +55,19 @@ class Client:
         """Open no connection yet.
 
         Args:
-            url: of the service, such as `https://iot.example.org` or `http://host:5000/prefix`.
-            password: stored readings are encrypted under it. Default: the empty password, or the
-                `db_password` of each reading.
+            url: the URL of the service, such as `https://iot.example.org` or `http://host:5000/prefix`.
+            password: the password under which readings are stored and read. Default: the empty
+                password, or the `db_password` of each reading.
             token: bearer token, or a function that returns it. The function is called before each
                 attempt, so that a token that is replaced meanwhile is used. Empty: no token.
             retry: when to retry. Default: `RetryPolicy()`.
             timeout: longest time without a byte from the service, in seconds.
-            connect_timeout: for the connection and its TLS handshake. Default: `timeout`.
+            connect_timeout: longest time for a connection and its TLS handshake, in seconds.
+                Default: `timeout`.
             ca_file: PEM file of the certificate authorities to trust. Default: those of the system.
             cert_file: PEM file of a client certificate, with which the service identifies this
                 client instead of a token. It is read now.
-            key_file: PEM file of its private key. Default: `cert_file` holds the key too.
+            key_file: PEM file of the certificate's private key. Default: `cert_file`.
             tls_context: used instead of one made from `ca_file`, `cert_file` and `key_file`.
             gzip: compress bodies of requests.
             keep_alive: keep connections open between requests.
@@ -126,10 +127,10 @@ class Client:
 
         Args:
             method: GET, PUT, ...
-            path: with its query, below the URL of the client.
-            body: text is sent as UTF-8.
-            headers: override those of the client.
-            json: sent as the body, with its Content-Type.
+            path: path and query, below the URL of the client.
+            body: the body of the request. A `str` is sent as UTF-8.
+            headers: replace the client's headers of the same names.
+            json: a value to send as the body, in JSON, with the Content-Type of JSON.
             repeatable: whether the request may reach the service more than once. Default: yes,
                 except a PUT without `Idempotency-Key`, which could store its readings twice.
 
@@ -248,7 +249,7 @@ class Client:
         """Return readings of the password, ordered by interrogator timestamp.
 
         Args:
-            last: only this many readings, the last ones.
+            last: only the last readings, this many.
             seconds: only those received in the last seconds.
             start: only those with at least this relative timestamp.
             end: only those with at most this relative timestamp; needs `start`.
@@ -315,7 +316,7 @@ class Client:
             stop: ends the iterator when it is set.
 
         Raises:
-            The errors of `read`, at the first attempt, or if the service is there and refuses.
+            The errors of `read`, if the first attempt fails, or if the service refuses the request.
             During an outage, the iterator waits, and logs the reason. A new call starts over.
         """
         polling = Follower(self, interval, overlap, stop or threading.Event())

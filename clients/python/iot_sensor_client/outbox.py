@@ -93,13 +93,14 @@ class Outbox:
 
         Args:
             client: sends the readings, under its password. It stays open when the outbox is closed.
-            path: of the file, on a local disk. SQLite adds a file `<path>-wal`.
+            path: the path of the file, on a local disk. SQLite adds a file `<path>-wal`.
             max_bytes: limit of the texts of all readings in the file, with 32 bytes for each. The
                 file may be some MiB larger.
             batch_size: readings of a request.
             linger: seconds that a new reading waits for others to be sent with.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
-            in_doubt: what to do with a batch that may be stored and has lost its protection.
+            in_doubt: what to do with a batch that may be stored, and whose key the service may have
+                forgotten.
 
         Raises:
             OutboxError: the file can't be opened, is not an outbox, or is in use.

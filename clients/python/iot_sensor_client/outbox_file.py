@@ -67,7 +67,7 @@ class OutboxFile:
     not happened. All methods raise `OutboxError` if the file can't be read or written.
 
     The contents of a batch are fixed when the batch is first taken, or when the file is opened
-    again. Neither needs a write, except before the first attempt of a process.
+    again. To fix them needs no write to the file, except before the first attempt of a process.
     """
 
     def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:

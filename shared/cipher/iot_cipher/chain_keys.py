@@ -53,7 +53,7 @@ def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, Retired
             a key, so callers must not let it out.
     """
     if any(str(int(key_id)) != key_id for key_id in content):
-        raise ValueError("an id has the wrong form")
+        raise ValueError("the id of a retired key has the wrong form")
     return {int(key_id): _retired(entry) for key_id, entry in content.items()}
 
 
@@ -61,7 +61,7 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     chain_key = base64.b64decode(entry["chain"], validate=True)
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
-        raise ValueError("a key or a link has the wrong length")
+        raise ValueError("a chain key or a link has the wrong length")
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("a sequence is not a number")
+        raise ValueError("the sequence of a retired key is not a number")
     return RetiredKey(chain_key, sequence, link)

@@ -102,5 +102,5 @@ def strict_json(text: str) -> Any:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        raise ValueError("a name is repeated")
+        raise ValueError("a member name of the JSON is repeated")
     return content

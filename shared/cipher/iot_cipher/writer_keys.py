@@ -189,10 +189,10 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | 
 
 def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
     if set(keys) != {"transit", "audit"}:
-        raise ValueError("not exactly transit and audit")
+        raise ValueError("a master key must have exactly the members transit and audit")
     pair = tuple(base64.b64decode(keys[name], validate=True) for name in ("transit", "audit"))
     if any(len(key) != KEY_BYTES for key in pair):
-        raise ValueError("a key has the wrong length")
+        raise ValueError("a transit key or an audit key has the wrong length")
     return pair[0], pair[1]
 
 

@@ -27,7 +27,7 @@ class RememberedRequest:
 
 
 class Guard(NamedTuple):
-    """A counter in Redis, and the limit at which nothing is appended."""
+    """A counter in Redis, and its limit: nothing is appended once the counter has reached it."""
 
     name: str
     limit: int

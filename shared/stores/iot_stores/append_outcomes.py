@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """First number of the script's outcome for a request."""
+    """What the script did with a request. It returns this number first, then details."""
 
     FULL = 0
     ADDED = 1
@@ -32,10 +32,14 @@ class GuardLimitError(Exception):
 
 
 def refuse(outcome: int, *more: int) -> NoReturn:
-    """Raise the error for an outcome with which nothing was appended. `more`: the script's numbers.
+    """Raise the error for a request whose entries the script did not append.
+
+    `more`: the numbers that the script returned after `outcome`.
 
     Raises:
-        GuardLimitError, TooManyRequestsError, UnavailableError
+        GuardLimitError: a guard is at its limit.
+        TooManyRequestsError: too many requests of the client are remembered.
+        UnavailableError: the backlog is full, or too many requests are remembered in all.
     """
     if outcome == AppendOutcome.FULL:
         raise _full(*more)
@@ -55,7 +59,10 @@ def refuse(outcome: int, *more: int) -> NoReturn:
 
 
 def _full(excess: int, rate: int) -> UnavailableError:
-    """Return the error for a full backlog. Clients may retry once the excess is drained."""
+    """Return the error for a full backlog. Clients may retry once the excess is drained.
+
+    `excess` is in bytes, `rate` in drained bytes per second (0: unknown).
+    """
     seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
     retry_after = min(max(seconds, 1), MAX_RETRY_SECONDS)
     return UnavailableError("the backlog is full; nothing was stored", retry_after=retry_after)

@@ -1,10 +1,11 @@
 """The audit log: records of what operators must account for, encrypted with the audit key.
 
-    format 1 | key id 4 | nonce 12 | ciphertext and tag
-    format 2 | key id 4 | first nonce 12 | nonce 12 | ciphertext and tag
+    0x01 | key id (4) | nonce (12) | ciphertext and tag
+    0x02 | key id (4) | first nonce (12) | nonce (12) | ciphertext and tag
 
-(The figures are lengths in bytes.) A record has format 2 after a rotation of the master keys, which
-encrypts the record again. The first nonce of a record stays, and no two records share it.
+The first byte is the format; lengths in bytes are in parentheses. A record has format 2 after a
+rotation of the master keys, which encrypts the record again. The first nonce of a record stays, and
+no two records share it.
 """
 
 import struct
@@ -40,7 +41,7 @@ _SELECT = """
 
 
 class AuditLog:
-    """Records: events, and the lines of text that earlier versions wrote.
+    """The records of the audit log. A record is an event, or a line of text of an earlier version.
 
     No record contains a password, a token or a reading.
     """
@@ -74,11 +75,11 @@ class AuditLog:
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None
     ) -> list[tuple[int, str, str]]:
-        """Return the last `count` lines in order, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
+        """Return the last `count` records by id, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
 
-        `before`: return only lines with lower ids; None: no limit.
+        The oldest comes first. `before`: return only records with lower ids; None: no limit.
 
-        A line that was tampered with, or whose key was removed, is replaced by `UNREADABLE`.
+        The line of a record that was changed, or whose key was removed, is `UNREADABLE`.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
@@ -123,7 +124,7 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
 
 
 def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Encrypt a sealed record again, with the primary key.
+    """Decrypt a sealed record, and return it encrypted again with the primary key.
 
     Raises:
         DecryptionError: the record was changed, or its key is unknown.
@@ -135,5 +136,5 @@ def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def first_nonce(sealed: bytes) -> bytes:
-    """Return the nonce with which a record was first encrypted. It distinguishes all records."""
+    """Return the nonce with which a record was first encrypted. No two records share it."""
     return sealed[_FIRST_NONCE]

@@ -1,7 +1,8 @@
 """The hash chain of the audit log: writers append a link for each new record.
 
-Records are inserted without a link, in the transaction of what they record. A trigger notes their
-ids in `audit_pending`. A writer then chains them, so that no drain waits for another.
+A record is inserted without a link, in the transaction of the change that it records. A trigger
+notes its id in `audit_pending`. A writer makes the link later, in another transaction, so that the
+transactions that insert records do not wait for one another.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class AuditChain:
         self._keys = keys
 
     def extend(self, connection: Connection) -> int:
-        """Chain up to `BATCH` records, in the order of their ids. Return how many.
+        """Chain up to `BATCH` records, in the order of their ids. Return how many were chained.
 
         If another process is chaining records, chain nothing.
         """
@@ -84,7 +85,7 @@ def _links(
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
     """Return the bytes that a new link authenticates.
 
-    These are the decrypted line, or a mark and the sealed bytes if the decryption fails.
+    These are the decrypted line; or `UNREADABLE_MARK` and the sealed bytes if decryption fails.
     """
     try:
         return open_record(keys, sealed).encode()
@@ -93,7 +94,7 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
-    """Return the bytes that a link in the chain authenticates."""
+    """Return what `link` authenticates of a record, which depends on the link's version."""
     return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 
 
@@ -113,5 +114,5 @@ def current_head(connection: Connection) -> AuditHead | None:
 
 
 def has_link(connection: Connection, head: AuditHead) -> bool:
-    """Return whether the chain in the database has this link at this place."""
+    """Return whether the chain in the database has this link, with this sequence number."""
     return connection.execute(_LINK, (head.sequence,)).fetchone() == (head.link,)

@@ -64,8 +64,8 @@ def check_audit(
 ) -> CheckedAudit:
     """Check every record and link, and that the chain has the published head.
 
-    Read the published head before the call. `connection` must be unused: the check sets its
-    isolation level.
+    Return the head of the chain, and the number of records without a link. Read `published` before
+    the call. `connection` must have no open transaction: the check sets its isolation level.
 
     Raises:
         AuditFaultError: the first fault.
@@ -141,14 +141,14 @@ class _Check:
             self._compare(self._published)
 
     def end_of_chain(self) -> AuditHead | None:
-        """Check that the published head was not cut off. Return the head of the chain."""
+        """Check that the chain was not cut before a known head. Return the head of the chain."""
         head = self._head if self._head.sequence else None
         for key_id, key in self._keys.retired.items():
             if key.sequence > self._head.sequence:
                 raise AuditFaultError(
-                    f"the chain ends at link {self._head.sequence}; when master key {key_id} was "
-                    f"retired, it had {key.sequence} links: its end was cut, or the database was "
-                    "restored"
+                    f"the chain ends at link {self._head.sequence}, and had {key.sequence} links "
+                    f"when master key {key_id} was retired: the end of the chain was cut off, or "
+                    "the database was restored"
                 )
         if self._published is not None and self._published.sequence > self._head.sequence:
             raise AuditFaultError(
@@ -158,18 +158,21 @@ class _Check:
         return head
 
     def unchained(self, record_id: int, sealed: bytes, old: bool, pending: bool) -> None:
-        """Check a record that has no link."""
+        """Check a record that has no link.
+
+        `old`: the record is more than a minute old. `pending`: the trigger noted it.
+        """
         where = f"record {record_id} (not chained)"
         if not pending:
             raise AuditFaultError(
-                f"{where} is not noted as waiting for a link: it was inserted around the trigger, "
-                "or its link was deleted"
+                f"{where} is not noted as waiting for a link: the record was inserted while the "
+                "trigger was disabled, or its link was deleted"
             )
         self._open(where, sealed)
         if old:
             raise AuditFaultError(
-                f"{where} has waited for more than a minute: no writer runs, or writers can't "
-                "chain (see their logs), or its time was changed"
+                f"{where} has waited for its link for more than a minute: no writer runs, writers "
+                "can't make links (see their logs), or the time of the record was changed"
             )
 
     def _open(self, where: str, sealed: bytes) -> None:
@@ -183,24 +186,26 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that a thief of a retired key made neither this link nor one before it."""
+        """Check that no key was used after its retirement, for this link or an earlier one."""
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))
         if maker is not None and sequence > maker.sequence:
             raise AuditFaultError(
-                f"{where} has a link of master key {key_id_of(link)}, which was retired at link "
-                f"{maker.sequence}"
+                f"{where} has a link that was made with master key {key_id_of(link)}, which was "
+                f"retired at link {maker.sequence}"
             )
         for key_id, key in retired.items():
             if key.sequence == sequence and key.link != link:
                 raise AuditFaultError(
-                    f"{where} has another link than when master key {key_id} was retired: somebody "
-                    "with the retired key made the chain again, or the database was restored"
+                    f"{where} does not have the link that it had when master key {key_id} was "
+                    "retired: somebody made the chain again with the retired key, or the database "
+                    "was restored"
                 )
 
     def _compare(self, published: AuditHead) -> None:
         if self._head.link != published.link:
             raise AuditFaultError(
                 f"link {published.sequence} is not the one that was published ({published}): the "
-                "end of the log was cut and continued, or the database was restored"
+                "end of the log was cut off and other records were added, or the database was "
+                "restored"
             )

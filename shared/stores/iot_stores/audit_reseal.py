@@ -48,11 +48,11 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace the chain from its first link of version 1 on, and the published head.
+    """Replace the links from the first one of version 1 to the last, and the published head.
 
-    Return the number of replaced links: 0 if no writer of an earlier version made any. A call that
-    is killed before the head is published makes `audit verify` report another head, as after a
-    restore; `audit accept` accepts the chain.
+    Return the number of replaced links: 0 if the chain has no link of version 1. If the process is
+    killed before it publishes the new head, `audit verify` reports that the published head is not
+    in the chain, as after a restore; `audit accept` then accepts the chain.
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.
@@ -94,9 +94,9 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt all records under other keys again, with the primary key, batch by batch.
+    """Encrypt every record that is under another key again, with the primary key, in batches.
 
-    Return how many records were encrypted again, and how many can't be decrypted. A call that is
+    Return how many records were encrypted again, and how many can't be decrypted. A call that was
     killed may be repeated. A record that can't be decrypted stays for `audit verify` to find.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
@@ -115,7 +115,7 @@ def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
 
 
 def count_readable(connection: Connection, keys: AuditKeys, key_id: KeyId) -> int:
-    """Return the number of records that need this master key and can be decrypted."""
+    """Return the number of records under this master key that can be decrypted."""
     found = connection.execute(_UNDER_KEY, (key_id.to_bytes(4, "big"),)).fetchall()
     return sum(_is_readable(keys, sealed) for (sealed,) in cast("list[tuple[bytes]]", found))
 

@@ -40,7 +40,7 @@ class DrainPositions:
 
 @dataclass(frozen=True, slots=True)
 class DrainedShards:
-    """How far all shards are drained, and when that was read."""
+    """The state of all shards after their last drains, and when it was read."""
 
     now: int
     """Unix milliseconds, by the clock that stamps readings."""
@@ -104,7 +104,7 @@ class Backlog(BacklogAppender):
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:
-        """Return the bytes ever added to each shard up to now, like `AppendResult.ends`."""
+        """Return the number of bytes ever added to each shard, as in `AppendResult.ends`."""
         shards = self.shards()
         found = self._client.hmget(
             self._names.backlog_counters, [f"in:{shard}" for shard in shards]
@@ -115,7 +115,7 @@ class Backlog(BacklogAppender):
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to these ends (`AppendResult.ends`) have left the streams.
 
-        Such entries are in Postgres and in the hot window, or they are dead letters or held.
+        An entry that left is in Postgres and in the hot window, or is a dead letter, or is held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)
@@ -132,8 +132,8 @@ class Backlog(BacklogAppender):
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
         """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
 
-        Shards behind this limit are left out. Of every other shard with waiting entries, at least
-        one entry is returned. The number of round trips does not depend on the entries or shards.
+        Once the limit is reached, the remaining shards are left out. Every earlier shard that has
+        waiting entries is returned with at least one. The number of round trips is constant.
         """
         progress = self.progress(shards)
         counts, bytes_left, entries_left = {}, max_bytes, MAX_ENTRIES
@@ -166,7 +166,7 @@ class Backlog(BacklogAppender):
         }
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
-        """Remove stored and held entries from their streams. Return how many entries are left.
+        """Remove stored and held entries. Return the number of entries left in each of the streams.
 
         Held entries move to `HeldEntries` in the same step. Idempotent: the counters are set to
         totals, so nothing is subtracted twice.
@@ -189,7 +189,7 @@ class Backlog(BacklogAppender):
         return cast("list[int]", left)
 
     def progress(self, shards: Sequence[int]) -> dict[int, ShardProgress]:
-        """Return what Redis knows of shards."""
+        """Return, for each shard, how far it is drained and how much waits."""
         fields = [f"{name}:{shard}" for shard in shards for name in ("at", "next", "in", "out")]
         commands: list[Sequence[str]] = [("HMGET", self._names.backlog_counters, *fields)]
         commands += [("XLEN", self._names.stream(shard)) for shard in shards]
@@ -238,7 +238,7 @@ class Backlog(BacklogAppender):
         return DrainPositions(milliseconds(time), known)
 
     def drained(self) -> DrainedShards:
-        """Return how far all shards are drained. Takes one round trip."""
+        """Return the state of all shards after their last drains. Takes one round trip."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hgetall(self._names.backlog_counters)
@@ -258,7 +258,7 @@ class Backlog(BacklogAppender):
         return DrainedShards(milliseconds(time), positions, next_ids, frozenset(empty))
 
     def uses(self, client: "Redis") -> bool:
-        """Return whether the backlog is in the Redis of a client."""
+        """Return whether `client` is the Redis client that the backlog uses."""
         return client is self._client
 
     def now(self) -> int:
@@ -276,7 +276,7 @@ class Backlog(BacklogAppender):
         return sorted(used.union(range(self._shards)))
 
     def oldest_ages(self) -> dict[int, float]:
-        """Return the age of the oldest entry, in seconds, of each shard that has entries.
+        """Return, for each shard that has entries, the age of the oldest one in seconds.
 
         An age is negative if Redis's clock was set back after the entry was added.
         """

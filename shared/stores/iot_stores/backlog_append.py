@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class AppendResult:
-    """Result of `Backlog.append`: the entries were added, or their request is a repeat."""
+    """Result of `BacklogAppender.append`: the entries were added, or the request is a repeat."""
 
     first_answer: bytes | None = None
     """The first answer to a repeated request; None if the entries were added."""
@@ -114,10 +114,10 @@ to the shard if the request's only entry was added, else a list: `AppendOutcome`
 
 
 class AppendScript:
-    """The script, for groups of requests, followed by WAIT or WAITAOF.
+    """Runs the script for groups of requests, and then WAIT or WAITAOF if configured.
 
-    Only one caller may send at a time, over a connection that stays taken from the client's pool:
-    to take and check a connection costs as much as a group.
+    Only one caller may send at a time. The connection is not returned to the pool between groups,
+    because taking a connection from the pool and checking it costs as much as a group.
     """
 
     def __init__(self, client: "Redis", names: KeyNames, max_bytes: int, wait_command: Any) -> None:
@@ -132,7 +132,7 @@ class AppendScript:
         self._wait_command = wait_command
 
     def send(self, group: list[_PendingRequest]) -> list[_Answer | Exception]:
-        """Run the script once for a group of requests, then WAIT once. Return answers or errors.
+        """Run the script once for a group of requests, then WAIT. Return each answer or error.
 
         Raises:
             RedisError: Redis is away; whether the script ran is unknown.
@@ -162,7 +162,7 @@ class AppendScript:
     def _round_trip(self, packed: list[bytes]) -> list[Any]:
         """Send the packed commands of a group, and return their answers as Redis gives them.
 
-        If the connection breaks, they are sent again, as redis-py's client would do.
+        If the connection breaks, the commands are sent again, as redis-py's client would do.
         """
         connection = self._checked_connection()
         self._check_at = 0.0
@@ -181,14 +181,14 @@ class AppendScript:
         return answers
 
     def _checked_connection(self) -> Any:
-        """Return a connection to the current server. After a failover, the pool gives another."""
+        """Return a connection to the current server: after a failover, a new one from the pool."""
         self.release_old_connection()
         if self._connection is None:
             self._connection = self._pool.get_connection()
         return self._connection
 
     def release_old_connection(self) -> None:
-        """Give the connection back to the pool after a pause, or if the pool would replace it."""
+        """Return the connection to the pool if it is old: unused for a while, or to be replaced."""
         connection = self._connection
         if connection is not None and (
             time.monotonic() >= self._check_at
@@ -290,7 +290,7 @@ class BacklogAppender:
         return AppendResult(None, ends, group.held, group.session_renewals)
 
     def release_idle_connection(self) -> None:
-        """Give an unused connection to the pool, which closes it after a failover."""
+        """Return an unused connection to the pool, so that the pool closes it after a failover."""
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
@@ -300,8 +300,8 @@ class BacklogAppender:
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the first answer of a request that is remembered under one of these names.
 
-        None if the request is not remembered, and always if `append` waits for replicas or disks:
-        then only `append` may answer a repeated request.
+        Return None if the request is not remembered. Always return None if `append` waits for
+        replicas or disks: then only `append` may answer a repeated request.
         """
         if self._waits:
             return None
@@ -328,7 +328,7 @@ class BacklogAppender:
 
 
 def _logged(sentence: str) -> str:
-    """Log why readings are not acknowledged. Return the reason for the error message.
+    """Log why readings are not acknowledged. Return `sentence`, for the error message.
 
     The log line appears at most every ten seconds (`store_states.report`).
     """
@@ -337,7 +337,7 @@ def _logged(sentence: str) -> str:
 
 
 class GroupCommit:
-    """The groups of requests of concurrent callers, in threads or greenlets.
+    """Groups the requests of concurrent callers, which are threads or greenlets.
 
     There is no lock: each operation on `_queue` and `_idle` is atomic.
     """

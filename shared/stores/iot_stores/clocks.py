@@ -33,14 +33,18 @@ def postgres_now(connection: Connection) -> int:
 
 
 def redis_ahead(client: "Redis") -> float:
-    """Return by how many seconds, at least, Redis's clock is ahead of this process's clock;
-    negative: behind."""
+    """Return how many seconds Redis's clock is ahead of this process's clock; negative: behind.
+
+    The real difference may be larger, by up to one round trip.
+    """
     return _minimum_skew(lambda: milliseconds(client.time()))
 
 
 def postgres_ahead(connection: Connection) -> float:
-    """Return by how many seconds, at least, Postgres's clock is ahead of this process's clock;
-    negative: behind."""
+    """Return how many seconds Postgres's clock is ahead of this process's clock; negative: behind.
+
+    The real difference may be larger, by up to one round trip.
+    """
     return _minimum_skew(lambda: postgres_now(connection))
 
 
@@ -137,9 +141,9 @@ class ClockWatch:
         """Skew of the clock of Redis at the last check, in seconds."""
 
     def check(self, postgres: float | None = None) -> str | None:
-        """Compare the clocks and say which one is wrong; return None if none is.
+        """Compare the clocks. Return a text that says which clock is wrong; None if none is.
 
-        `postgres` is the skew of the clock of Postgres, if the caller has measured it already.
+        `postgres` is the skew of the clock of Postgres in seconds, if the caller has measured it.
 
         Raises:
             RedisError: Redis is away.

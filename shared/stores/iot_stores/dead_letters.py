@@ -72,7 +72,7 @@ class DeadLetters:
     def oldest(self, count: int) -> list[DeadLetter]:
         """Return the oldest dead letters: `count`, or fewer if they are large.
 
-        Redis returns them one at a time, because each holds a sealed entry of up to megabytes.
+        Redis returns them one at a time, because each holds a sealed entry, which may be large.
         """
         letters: list[DeadLetter] = []
         after, size = "-", 0

@@ -70,8 +70,8 @@ class Erasures:
     ) -> None:
         """Make all API processes drop a vault. Hide and remove its records in Redis.
 
-        `done`: whether the erasure was made. Before, a process may open the vault again, for half a
-        second at a time.
+        `done`: whether the erasure was made. Until it was made, a process may open the vault again,
+        for half a second at a time.
 
         Raises:
             RedisError: the erasure may have been announced or not.
@@ -123,7 +123,7 @@ class Erasures:
         return len(found)
 
     def remove_records(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> None:
-        """Remove all keys in Redis that belong to API processes and name the vault.
+        """Remove from Redis all keys of a vault that API processes write.
 
         Keys of other vaults under the same lookups stay. Raises `RedisError`.
         """
@@ -150,7 +150,7 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 
 
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
-    """Return up to `limit` erased vaults of which a deletion is due.
+    """Return up to `limit` erased vaults whose segments and keys must be deleted now.
 
     The first deletion of a vault is due at once, the last one `SETTLING_SECONDS` after the erasure.
     """

@@ -35,14 +35,17 @@ class DatedEntry(NamedTuple):
     """Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
-        """Return whether both times are before `moment`: one of the clocks may have been behind."""
+        """Return whether both times are before `moment`.
+
+        One early time is not enough: its clock may have been behind.
+        """
         return max(self.received, self.sealed) < moment
 
 
 def find_forgotten(
     connection: Connection, entries: Sequence[DatedEntry], now: int
 ) -> set[DatedEntry]:
-    """Return the entries that are too old and whose session is not in the ledger.
+    """Return the entries that are older than `TOO_OLD_MS` and whose session the ledger lacks.
 
     `now` is the time by Redis's clock. Entries that are too old by this clock are checked with
     Postgres's clock too, because Redis's clock may be ahead. Usually no entry is too old, and

@@ -1,4 +1,4 @@
-"""Heartbeats: what each running process has done so far and has loaded, in a stream of Redis.
+"""Heartbeats: the counters and the loaded keys of each running process, in a stream of Redis.
 
 API processes and writers add a heartbeat every few seconds (`process_reports`). The stream keeps
 the last seconds only. `GET /api/status` computes rates from it, so any API process can report on
@@ -119,9 +119,10 @@ class Heartbeats:
         return [beats[-1] for (of, _), beats in self.by_process.items() if of == service]
 
     def rate(self, total: str, process: str | None = None) -> float:
-        """Return how much a total rises per second, in `process` or in all running processes.
+        """Return how much a total (a name in `TOTALS`) rises per second.
 
-        A process that has sent only one heartbeat counts as 0.
+        The rate is that of `process`, or the sum over all running processes. A process that has
+        sent only one heartbeat counts as 0.
         """
         rate = 0.0
         for (_, name), beats in self.by_process.items():

@@ -30,7 +30,7 @@ class HeldEntries:
         self._drop = load_script(client, "held_entries_drop.lua")
 
     def vaults(self) -> dict[uuid.UUID, int]:
-        """Return the vaults that have held entries, and the number of entries."""
+        """Return the number of held entries of each vault that has some."""
         found = self._client.hgetall(self._names.held_vaults)
         return {
             uuid.UUID(hex=vault.decode()): parse_number(count)

@@ -98,7 +98,7 @@ _LOOK, _MAX_LOOK = 256, 5_000
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment(SealedSegment):
-    """A segment of the history. `payload` is empty if it is large: `fetch` returns it."""
+    """A segment of the history. A large payload is not in `payload`: `fetch` reads it."""
 
     size: int | None
     """Bytes of the payload; None for a segment that does not pass the filter."""
@@ -158,7 +158,7 @@ class ReadFilter:
     """Bounds of the interrogator timestamp are bounds of the position: see `narrow`."""
 
     def includes(self, bounds: SegmentBounds) -> bool:
-        """Return whether all readings of a segment are within the bounds that `admits` checks."""
+        """Return whether `admits` is true for all readings of a segment."""
         return (
             bounds.relative_min >= self.relative_low
             and bounds.relative_max <= self.relative_high
@@ -167,7 +167,10 @@ class ReadFilter:
         )
 
     def admits(self, relative: int, received: int) -> bool:
-        """Return whether a reading within the range of `narrow` is within the bounds."""
+        """Return whether a reading's relative timestamp and time of receipt are within the bounds.
+
+        The interrogator timestamp is not checked: `narrow` applies its bounds.
+        """
         return (
             self.relative_low <= relative <= self.relative_high
             and self.received_low <= received <= self.received_high
@@ -185,10 +188,10 @@ class ReadFilter:
         )
 
     def narrow(self, page_range: PageRange) -> PageRange:
-        """Return the part of a range of positions within the bounds of the interrogator timestamp.
+        """Return `page_range`, cut to the bounds of the interrogator timestamp.
 
-        Reads are in the order of this timestamp, so the index of positions finds exactly the
-        segments within the bounds.
+        Positions begin with this timestamp, so the index of positions finds exactly the segments
+        within the bounds.
         """
         if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
             return page_range
@@ -326,7 +329,7 @@ def read_transaction(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _cursors(connection: Connection) -> Iterator[None]:
-    """Open a transaction as `read_transaction`, and close all cursors at the end of the block."""
+    """Open a transaction like `read_transaction`, and close all cursors at the end of the block."""
     nested = connection.info.transaction_status != TransactionStatus.IDLE
     with read_transaction(connection):
         try:
@@ -387,10 +390,10 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return a statement like that of `_from_position`, but for the next segments in order, even if
-    they do not match.
+    """Return a statement like `_from_position` that tries only the next segments.
 
-    The `size` of a segment that does not match is NULL.
+    Behind the position it selects `look` segments, even if they do not match the condition. A
+    segment that does not match has NULL as `size`.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]

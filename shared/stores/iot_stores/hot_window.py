@@ -1,21 +1,21 @@
 """The hot window: encrypted segments of the last minutes, in Redis.
 
-Each vault has an index of its segments by time of receipt. Each shard has a *cover*: it says that
-every stored reading of the shard that was received since `since`, within the seconds that the
-window keeps, is in the index. A read that lies within the cover needs no query of Postgres.
+Each vault has an index of its segments by time of receipt. Each shard has a *cover* with a time
+`since`: the indexes have every stored reading that the shard received from this time on, except for
+readings that are too old for the window. A read within the cover needs no query of Postgres.
 
 The cover must never claim a segment that the window lacks:
 
 - The cover holds the position of the last drain in the window. If a writer is killed between its
-  commit in Postgres and its write here, the position does not match the next drain, and that drain
-  moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
+  commit in Postgres and its write here, the next drain begins behind the cover's position: it moves
+  `since` forward. `since` never moves back: a slow writer may write after later drains did.
 - If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
   Their entries may be stored again, in other segments. The cover also holds the next id after the
   last drain: Postgres may have reached the same position again, with other ids.
 - The window may be in another Redis than the backlog. This Redis may be away, or may have been
-  restored to an earlier state. So a cover is valid only if its position reaches the position up to
-  which the backlog's Redis says that the shard is drained. The time is always that of the backlog's
-  Redis, which stamps readings.
+  restored to an earlier state. The backlog's Redis holds the position up to which each shard is
+  drained: a cover is valid only if it reaches this position. The time is always that of the
+  backlog's Redis, which stamps readings.
 """
 
 import uuid
@@ -96,14 +96,14 @@ class Cover:
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
     def seconds_held(self, now: int) -> float:
-        """Return for how many seconds before `now` (Unix milliseconds) the window holds all
-        readings of the shard that were drained up to `position`."""
+        """Return how many seconds back from `now` (Unix milliseconds) the window holds every
+        reading of the shard that was drained up to `position`."""
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class RecentSegments:
-    """Segments of vaults in the window, and what the window held before and after it was read.
+    """Segments of vaults in the window, and the covers before and after the segments were read.
 
     A drain adds all segments of a shard and its cover in one step. Between two reads of a valid
     cover, drains were added one after the other: if `bounds` has segments of a drain, it has the
@@ -141,9 +141,9 @@ class HotWindow:
         """Add the segments of a drain.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. The cover of a shard may not end at `before`, because a writer was killed, Redis
-        was away or emptied, or the window's length changed: then the new cover starts after
-        `before`.
+        segments. If the cover of a shard does not end at `DrainedShard.before`, or has another
+        length than this window, the new cover starts after `before`. This happens after a writer
+        was killed, Redis was away or emptied, or the length was changed.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the
@@ -164,8 +164,8 @@ class HotWindow:
     def _large_payloads(self, drain: DrainedShard) -> Iterator[Sequence[str | int | bytes]]:
         """Yield a SET command for each payload that is too large for an argument of the script.
 
-        The script leaves out imported segments that are too old for the window. Their payloads must
-        not fill Redis, and neither must payloads that the window does not keep.
+        Payloads that the window would not keep are left out: those larger than `MAX_PAYLOAD_BYTES`,
+        and those of imported segments that are too old for the window.
         """
         horizon = drain.after.received_max - self._seconds * 1000
         for segment in drain.segments:
@@ -209,7 +209,7 @@ class HotWindow:
     def hide(self, vault_id: uuid.UUID) -> None:
         """Make reads of a vault use Postgres until its current segments have left the window.
 
-        For an erasure of readings: the process may be killed before it evicts their segments.
+        For an erasure of readings: the process may be killed before it calls `evict`.
         Raises `RedisError`.
         """
         if self._seconds:
@@ -263,18 +263,18 @@ class HotWindow:
         }
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
-        """Return the bounds of a vault's segments with readings received at or after `begin`."""
+        """Return the bounds of a vault's segments that have readings received since `begin`."""
         found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
         return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 
     def recent(
         self, shards: Sequence[int], vaults: Sequence[tuple[uuid.UUID, int]]
     ) -> RecentSegments:
-        """Return the segments of vaults with readings received at or after a time, and the covers
-        of shards. Takes one round trip.
+        """Return the latest segments of vaults, and the covers of shards. Takes one round trip.
 
-        `vaults` holds the id and the time, in Unix milliseconds, of each vault. Raises
-        `RedisError`, and `FormatError` or `ValueError` for data that no writer has written.
+        `vaults`: for each vault its id, and a time in Unix milliseconds; only segments that have
+        readings received since this time are returned. Raises `RedisError`, and `FormatError` or
+        `ValueError` for data that no writer has written.
         """
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})

@@ -30,8 +30,10 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return three lists: the length classes, and the time and id of the earliest start that a
-    segment of each class can have if it contains `position`.
+    """Return where the segments that contain `position` can begin, as three lists.
+
+    The lists have one item for each length class: the number of the class, and the time and the id
+    of the earliest position at which such a segment can begin.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

@@ -142,7 +142,7 @@ class SessionNumbers:
         return False
 
     def mark_missing(self, number: int) -> bool:
-        """Mark an entry as not stored, unless it is stored. Return whether it is not stored.
+        """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
         Needed for held entries: without the mark, an entry more than `MAX_MISSING` numbers later
         would make this entry count as stored.
@@ -171,7 +171,7 @@ class MissingPartitionError(Exception):
 
 
 class LockedShards(NamedTuple):
-    """What the ledger knows of the shards that a drain has locked, and of its entries."""
+    """The ledger's state of the shards that a drain has locked, and of the drain's sessions."""
 
     offsets: dict[int, Offset]
     """The states of the shards that are locked."""
@@ -192,13 +192,15 @@ def begin_drain(
 ) -> LockedShards:
     """Begin a transaction and lock the wanted shards, except for shards locked by others.
 
-    Takes one round trip. A shard without a row (`create_offsets`) can't be locked. The existing
-    vaults among `vaults` are locked against erasure until the transaction ends.
+    Return what the ledger has of the locked shards and of `sessions`, and which of `vaults` do not
+    exist. Takes one round trip. A shard without a row (`create_offsets`) can't be locked. The
+    existing vaults among `vaults` are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards, so each shard continues above all ids that were used: the ids of a vault still
-    rise. The first drain after a change marks all other rows with 0 shards, because the number may
-    be changed back before their next drain, and the change would go unnoticed.
+    rise. The first drain after a change stores 0 as the number in the rows of all other shards.
+    Otherwise these shards would not notice the change if the number were changed back before their
+    next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.
@@ -274,9 +276,9 @@ def save(
 
     With `commit=False`, the transaction is rolled back. Takes one round trip.
 
-    `received` is the time of receipt of the latest entry, in Unix milliseconds. `seen_at` is the
-    later of this time and Postgres's time, so that no session is deleted early because Postgres's
-    clock is behind.
+    `received` is the time of receipt of the latest entry, in Unix milliseconds. The column
+    `seen_at` of a session gets the later of this time and Postgres's time, so that no session is
+    deleted early if Postgres's clock is behind.
     """
     values = (
         received,
@@ -297,7 +299,7 @@ def save(
 def _array(values: Iterable[object]) -> str:
     """Return numbers, UUIDs or names as the text of an array.
 
-    psycopg would escape each value, which takes half of the CPU time of the two statements.
+    psycopg would escape each value, which takes half of the CPU time of `begin_drain` and `save`.
     """
     return "{" + ",".join(map(str, values)) + "}"
 

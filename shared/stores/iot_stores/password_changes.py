@@ -105,8 +105,9 @@ class PasswordChanges:
             pipeline.execute()
 
     def read(self, last: str | None) -> Announced:
-        """Return the changes announced after `last`; if Redis has lost this position, all changes
-        that the stream has.
+        """Return the changes announced after the position `last`.
+
+        If `last` is None, or Redis has lost this position, return all changes in the stream.
 
         Raises:
             RedisError: Redis is away.

@@ -95,8 +95,8 @@ class Pool(ConnectionPool[Connection]):
     """A pool that survives failovers and ended sessions, and reports why it has no connection.
 
     After a failover the host name in the URL resolves to the new primary, but open connections
-    still lead to the old one. So all connections are closed after an error that shows a state of
-    the server. New connections resolve the name again.
+    still lead to the old one. So all connections are closed after an error that concerns the server
+    (`is_server_state`). New connections resolve the name again.
 
     An idle client does not notice that its session has ended: by an administrator, by
     `idle_session_timeout`, or by a restart of PgBouncer. So each connection is checked before it is
@@ -223,8 +223,8 @@ class Pool(ConnectionPool[Connection]):
 def abandon(connection: Connection) -> None:
     """Close a connection to a server that can't serve, and PgBouncer's connection behind it.
 
-    PgBouncer would otherwise assign its connection to that server to the next client. PgBouncer
-    closes this connection if its client disconnects within a transaction. So begin a transaction.
+    PgBouncer keeps its connection to the server for the next client, unless this client disconnects
+    within a transaction. So begin a transaction before closing.
     """
     with contextlib.suppress(psycopg.Error):
         if connection.info.transaction_status == TransactionStatus.IDLE:

@@ -61,8 +61,8 @@ def insert_vault(
 def replace_vault(
     connection: Connection, audit: AuditLog, values: Sequence[object], event: AuditEvent
 ) -> bool:
-    """Replace the record of a vault, and append to the audit log. Return False if the vault has
-    another record by now.
+    """Replace the record of a vault, and append `event` to the audit log. Return False, and change
+    nothing, if the vault no longer has the wrapped key that `values` ends with.
 
     Raises:
         UnavailableError: the database can't append to the audit log. Nothing was changed.

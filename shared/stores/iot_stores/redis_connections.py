@@ -43,12 +43,12 @@ class RefusalParser(_HiredisParser):
 
 
 class _RenewingPool(ConnectionPool):
-    """A pool that closes its connections when the server's state makes it refuse a command."""
+    """A pool that closes its connections when the server refuses a command because of its state."""
 
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection whose refusals renew the pool."""
+        """Return a new connection, which renews the pool when the server refuses a command."""
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)

@@ -54,7 +54,7 @@ class UnfitRedisError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class RedisRequirements:
-    """Requirements for one Redis, and the exceptions that the settings allow."""
+    """What the settings require of one Redis."""
 
     name: str = "Redis"
     variable: str = "IOT_REDIS_URL"
@@ -65,7 +65,7 @@ class RedisRequirements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of one check. Each text is empty if there is no such fault."""
+    """The result of one check. A text describes a fault, and is empty if Redis does not have it."""
 
     unknown: str = ""
     """Why the database gives no installation id to compare with. Redis itself has no fault."""
@@ -148,7 +148,8 @@ class RedisWatch:
     def keeps_indexes(self) -> bool:
         """Return whether this Redis keeps the indexes of the hot window whole.
 
-        Raises like `require_safe`, but not while only Postgres is away.
+        Return True if there is no verdict because Postgres is away. Raises `RedisError` if there is
+        none because Redis is away.
         """
         try:
             verdict = self._verdict or self._first_check()
@@ -245,8 +246,8 @@ class RedisWatch:
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
         nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have
-        finished since `info` was read: redis-py repeats commands that are answered LOADING, and the
-        script that marks Redis ran in between.
+        finished since `info` was read: the script that marks Redis ran since then, and redis-py
+        repeats it until the answer is not LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.
@@ -322,7 +323,7 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
-    """Return whether Redis evicts keys, which settings are unsafe, and which are not known."""
+    """Return whether Redis evicts keys, which settings are unsafe, and which are unknown."""
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

@@ -1,7 +1,8 @@
-"""Rewrap vault records: renew the outer wrap with the primary master key. Needs no password.
+"""Rewrap vault records: encrypt the outer wrap again, with the primary master key.
 
-Each change is a compare-and-swap on the old wrap, so processes may change records meanwhile. The
-key id in a record says whether the record is done: another call resumes a rewrap that was killed.
+This needs no password. Each change is a compare-and-swap on the old wrap, so processes may change
+records meanwhile. The key id in a record says whether the record is done: another call resumes a
+rewrap that was killed.
 """
 
 import uuid
@@ -93,7 +94,7 @@ class Rewrap:
             progress(self.result.postgres)
 
     def rewrap_redis(self, connection: Connection) -> None:
-        """Rewrap the records in Redis that `rewrap_postgres` did not meet. Scans all keys.
+        """Rewrap the records in Redis that `rewrap_postgres` did not rewrap. Scans all keys.
 
         Such a record was written by a process that had read Postgres before the rewrap, or Postgres
         lacks the vault.
@@ -148,7 +149,7 @@ class Rewrap:
         )
 
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
-        """Return the new value of a record in Redis."""
+        """Return the new value for the key `name` in Redis; empty if the record must be removed."""
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)
         try:
@@ -165,6 +166,9 @@ class Rewrap:
 
 
 def try_lock(connection: Connection) -> bool:
-    """Take the lock of key changes until the connection is closed. Return False if it is taken."""
+    """Take the lock of key changes, until the connection is closed.
+
+    Return False if another connection holds the lock.
+    """
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
     return bool(row and row[0])

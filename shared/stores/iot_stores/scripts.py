@@ -52,7 +52,7 @@ def load_and_repeat(
     answers: list[Any],
     trailing_command: Sequence[Any] = (),
 ) -> Any:
-    """Repeat the calls that Redis has refused because it forgot the script, in a restart.
+    """Repeat the calls that Redis has refused because a restart made it forget the script.
 
     Replace their `answers`. After the repeated calls, send `trailing_command` over the same
     connection, and return its answer; None if no call was repeated. redis-py's own way in a

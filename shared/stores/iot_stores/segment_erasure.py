@@ -50,7 +50,7 @@ class NamedSegment:
 
 
 def find(connection: Connection, vault_id: uuid.UUID, low: int, high: int) -> list[NamedSegment]:
-    """Return the segments of a vault that may hold readings of a window of relative time."""
+    """Return the segments that may have relative timestamps from `low` to `high`, inclusive."""
     parameters = {"vault_id": vault_id, "low": low, "high": high}
     rows = connection.execute(_FIND, parameters, binary=True).fetchall()
     found = []

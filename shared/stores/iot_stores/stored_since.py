@@ -1,7 +1,7 @@
 """Segments of a vault that were stored after a position, in the order of their ids.
 
-Postgres has no index by id. The search reads the bounds of the segments that were received since a
-time, which an index finds, and the payloads of the few that have higher ids.
+Postgres has an index by time of receipt, and none by id. So the search reads the bounds of all
+segments received since `StoredAfter.since`, and the payloads of the few that have new ids.
 """
 
 import uuid
@@ -59,7 +59,7 @@ class StoredAfter:
 
 @dataclass(frozen=True, slots=True)
 class FoundSize:
-    """The size of what a search finds."""
+    """The number and size of the segments that a search finds."""
 
     segments: int
     readings: int
@@ -70,7 +70,7 @@ class FoundSize:
 
 
 def measure(connection: Connection, search: StoredAfter) -> FoundSize:
-    """Return the size of what a search finds."""
+    """Return the number and size of the segments that a search finds."""
     row = connection.execute(_COUNT, search.parameters()).fetchone()
     return FoundSize(*(int(value) for value in cast("tuple[Any, ...]", row)))
 

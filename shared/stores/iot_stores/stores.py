@@ -45,7 +45,7 @@ class Stores:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
-        require. The API acknowledges after that. `wakeup`: wakes up concurrent appends.
+        require. The API acknowledges after that. `wakeup` makes what wakes up one waiting append.
 
         `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
         """
@@ -90,8 +90,8 @@ class Stores:
     def hot_watch(self) -> RedisWatch:
         """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
 
-        That Redis may lose everything, because reads then use Postgres. It must not evict keys:
-        without the index of a vault, reads would miss segments.
+        The hot window's own Redis may lose all its data: reads then use Postgres. It must not evict
+        single keys: without the index of a vault, reads would miss segments.
         """
         client = self.hot_redis
         if client is self.redis:
@@ -158,7 +158,7 @@ class Stores:
 
     @cached_property
     def compaction_orders(self) -> CompactionOrders:
-        """The orders of the API to the compactor."""
+        """The compaction orders of API processes, which a writer carries out."""
         return CompactionOrders(self.redis, self.names)
 
     @cached_property

@@ -82,7 +82,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """What Redis knows of a shard."""
+    """How far a shard is drained, and how much waits, as Redis has it."""
 
     position: str | None
     """The position after the last drain that removed entries; None if it is unknown."""

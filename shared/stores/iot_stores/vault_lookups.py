@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class FastLookups(StrEnum):
-    """Use of lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
+    """Which vaults have lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
 
     CREATED = "created"
     """New vaults get format 1, because processes of version 0.1 may still run."""
@@ -44,7 +44,7 @@ class FastLookups(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LookupPolicy:
-    """The lookups in use at one moment."""
+    """The formats and scrypt costs of the lookups in use at one moment."""
 
     fast_lookups: FastLookups
     costs: tuple[int, ...]
@@ -59,7 +59,7 @@ class LookupPolicy:
 
     @property
     def is_transitional(self) -> bool:
-        """Whether the policy changes without a command, as an upgrade from version 0.1 proceeds."""
+        """Whether the policy will change without a command, to complete an upgrade from 0.1."""
         return self.fast_lookups is not FastLookups.GONE
 
     def costs_less_than(self, cost: int) -> bool:
@@ -76,7 +76,7 @@ class LookupPolicy:
 
 
 def read_policy(connection: Connection) -> LookupPolicy:
-    """Return the lookups in use. Raises `UnavailableError` like `decode_policy`."""
+    """Return the policy in Postgres. Raises `UnavailableError` like `decode_policy`."""
     row = connection.execute(_SELECT).fetchone()
     return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 
@@ -107,11 +107,17 @@ def raise_cost(connection: Connection, cost: int) -> None:
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """If schema 0003 is `after_seconds` old, migrate it to 0004. Return whether it was migrated."""
+    """Migrate schema 0003 to 0004 if `FastLookups.CREATED` has lasted `after_seconds`.
+
+    Return whether the schema was migrated.
+    """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]
 
 
 def forget_unused(connection: Connection) -> None:
-    """Remove lookups that no vault uses any more, so that requests do not compute them."""
+    """Remove old formats and costs that no vault has any more from the policy.
+
+    Requests then compute fewer lookups.
+    """
     connection.execute(_FORGET_UNUSED)

@@ -68,7 +68,7 @@ _BY_ID: LiteralString = f"SELECT {COLUMNS} FROM vaults WHERE vault_id = ANY (%s:
 
 @dataclass(frozen=True, slots=True)
 class FoundVault:
-    """The record in Postgres under some lookups, and the policy, of one snapshot."""
+    """The vault's record in Postgres, and the policy for lookups, from one snapshot."""
 
     record: VaultRecord | None
     policy: LookupPolicy
@@ -83,7 +83,7 @@ class VaultErasedError(Exception):
 
 
 class LookupTakenError(Exception):
-    """A vault did not get a new password, because another vault has its lookup."""
+    """A vault did not get a new password, because another vault has that password's lookup."""
 
 
 class VaultRecords:
@@ -165,9 +165,10 @@ class VaultRecords:
         """Store a vault in Postgres if Postgres lacks it. Return the stored record.
 
         Postgres lacks vaults after it was restored from a backup, or after a failover to a replica
-        that lagged behind. The stored record is another one in two cases:
+        that lagged behind. The stored record differs from `record` in two cases:
 
-        - It is another record of this vault, if the vault was moved, or a restore undid a move.
+        - It is another record of this vault, if the vault was moved to a new lookup, or
+          a restore undid the move.
         - It is another vault, if one was created for the password while this vault was missing.
           Then `record` is kept in Redis without expiry, because it is the only copy.
 
@@ -214,9 +215,9 @@ class VaultRecords:
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
 
-        Skip replaced vaults. Their records have other keys, without expiry, and the key of
-        their lookup belongs to the vault that replaced them. Never overwrite the record of another
-        vault.
+        Skip replaced vaults (see `restore`). Their records are in Redis under other keys, without
+        expiry; the key of their lookup has the record of the vault that replaced them. Never
+        overwrite the record of another vault.
         """
         rest = iter(records)
         try:
@@ -412,7 +413,7 @@ def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
 
 
 def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
-    """Return the record of the vault, otherwise that of another vault with its lookup."""
+    """Return the stored record of the vault; else the record of another vault with the lookup."""
     parameters = {"vault_id": record.vault_id, "lookup": record.lookup}
     found = connection.execute(_STORED, parameters).fetchone()
     return None if found is None else VaultRecord(*cast("Sequence[Any]", found))

@@ -39,12 +39,12 @@ class Demand:
 
     @property
     def readings(self) -> float:
-        """Readings a second of the fleet."""
+        """Readings per second that the fleet sends."""
         return self.devices * self.rate
 
     @property
     def requests(self) -> float:
-        """Requests a second of the fleet."""
+        """Requests per second that the fleet sends."""
         return self.readings / self.batch
 
     @property
@@ -88,9 +88,9 @@ class Capacity:
 
     @property
     def shards(self) -> int:
-        """Number of shards: twice what writers need, because vaults are not spread evenly.
+        """Number of shards: two for each busy writer, because vaults are not spread evenly.
 
-        At least the default of `IOT_SHARDS`.
+        A power of two, and at least the default of `IOT_SHARDS`.
         """
         wanted = 2 * self._busy_writers()
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
@@ -98,12 +98,12 @@ class Capacity:
 
     @property
     def drains(self) -> float:
-        """Drains a second: at most one per linger for each writer, and at most one per request."""
+        """Drains per second: at most one per linger for each writer, and one per request."""
         return min(self._busy_writers() / self.costs.linger, self.demand.requests)
 
     @property
     def jobs(self) -> float:
-        """Jobs a second. A job drains for a second, or until nothing arrives within a linger."""
+        """Jobs per second. A job runs drains for a second, or until nothing arrives in a linger."""
         idle = math.exp(-self.demand.requests * self.costs.linger)
         return self.drains * idle + self._busy_writers() / self.costs.job_seconds * (1 - idle)
 
@@ -112,7 +112,7 @@ class Capacity:
         return math.ceil(self._storing_cores() / self.costs.busy)
 
     def _segments(self) -> float:
-        """Return the segments a second: a drain writes one for each vault among its entries."""
+        """Return the segments per second: a drain writes one for each vault among its entries."""
         demand, linger = self.demand, self.costs.linger
         share_with_entries = 1 - math.exp(-demand.requests / demand.vaults * linger)
         full = demand.readings / 10_000
@@ -177,7 +177,7 @@ class Capacity:
 
     @property
     def redis_cores(self) -> float:
-        """Cores that Redis uses; it has one (`Costs.redis_cores`)."""
+        """Cores that Redis needs. It can use only one for commands (`Costs.redis_cores`)."""
         costs, demand = self.costs, self.demand
         return MICRO * (
             demand.requests * costs.redis_entry
@@ -203,21 +203,21 @@ class Capacity:
 
     @property
     def backlog(self) -> float:
-        """Backlog at the end of the longest outage of Postgres."""
+        """Bytes of the backlog at the end of the longest outage of Postgres."""
         costs, demand = self.costs, self.demand
         a_second = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return a_second * demand.outage_seconds
 
     @property
     def hot_window(self) -> float:
-        """Size of the hot window of all shards."""
+        """Bytes of the hot window of all shards."""
         costs, demand = self.costs, self.demand
         a_second = self.segments * costs.hot_segment + demand.readings * costs.stored_reading
         return a_second * demand.hot_window_seconds
 
     @property
     def redis_memory(self) -> float:
-        """Memory that Redis needs."""
+        """Bytes of memory that Redis needs."""
         costs, demand = self.costs, self.demand
         keys = demand.requests * DAY * costs.remembered if demand.idempotent else 0.0
         return self.backlog + self.hot_window + demand.vaults * costs.vault_record + keys
@@ -242,14 +242,14 @@ class Capacity:
 
     @property
     def disk_a_day(self) -> float:
-        """Growth of Postgres a day, after compaction."""
+        """Bytes by which Postgres grows in a day, after compaction."""
         costs, demand = self.costs, self.demand
         readings = demand.readings * DAY
         return readings * costs.stored_reading + readings / self.merged * costs.stored_segment
 
     @property
     def disk(self) -> float:
-        """Size of Postgres at the end of the retention, including the small segments of a day."""
+        """Bytes of Postgres after the whole retention, with the small segments of one day."""
         costs, demand = self.costs, self.demand
         small = self.segments * DAY * costs.stored_segment if self._rewrites() else 0.0
         vaults = demand.vaults * costs.stored_vault
@@ -257,20 +257,20 @@ class Capacity:
 
     @property
     def wal(self) -> float:
-        """WAL a second."""
+        """Bytes of WAL per second."""
         costs, demand = self.costs, self.demand
         stored = demand.readings * costs.stored_reading * (1 + self._rewrites())
         return (stored + self.segments * costs.stored_segment) * costs.wal_factor
 
     @property
     def network_in(self) -> float:
-        """Traffic a second between devices and the API."""
+        """Bytes per second between devices and the API."""
         costs, demand = self.costs, self.demand
         return demand.requests * costs.http_entry + demand.readings * costs.json_reading
 
     @property
     def network_redis(self) -> float:
-        """Traffic of Redis a second, in and out: backlog, writers, hot window."""
+        """Bytes per second to and from Redis: of the backlog, the writers and the hot window."""
         costs, demand = self.costs, self.demand
         queued = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return 2 * queued + self.hot_window / max(1, demand.hot_window_seconds)

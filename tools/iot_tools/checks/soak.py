@@ -23,7 +23,7 @@ _MAX_FAILURES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """The load: for `seconds`, or until the file `until` is not empty."""
+    """A load on the service, for `seconds`, or until the file `until` has content."""
 
     url: str
     password: str = field(repr=False)

@@ -42,6 +42,9 @@ requested = ShutdownFlag()
 
 
 def install_signal_handlers() -> None:
-    """Set the flag on SIGTERM and SIGINT. While RQ's loop runs, its handlers do that."""
+    """Install handlers for SIGTERM and SIGINT that set `requested`.
+
+    While RQ's loop runs, RQ's own handlers are installed; `DrainWorker` makes them set it, too.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: requested.set())

@@ -45,7 +45,7 @@ class RangeEraser:
     Segments within the window are deleted. A segment with readings inside and outside of the window
     is opened and replaced, in one transaction, by a segment with the readings outside. If
     compaction replaces a segment meanwhile, the window is searched again. If the process is killed,
-    a part of the window may be erased; the request can be repeated.
+    a part of the window may be erased already; the request can be repeated.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class RangeEraser:
             UnavailableError: readings acknowledged before the request are not stored in time, and
                 nothing was erased; or compaction kept replacing segments, and a part was erased.
             DecryptionError, FormatError: a segment on the border is damaged. It stays.
-            RedisError, psycopg.Error: a store is away. A part may be erased; repeat the call.
+            RedisError, psycopg.Error: a store is away. A part may be erased already; repeat
+                the call.
         """
         self._admit()
         vault = self._vaults.find(password, client)

@@ -66,9 +66,9 @@ class VaultEraser:
             NotFoundError: there is no vault under the password.
             TooManyRequestsError: like `Vaults.find`.
             UnavailableError: other requests kept changing the vault, the erasure took too long, or
-                processes of version 0.1 may run.
+                processes of version 0.1 may still be running.
             RedisError, psycopg.Error: a store is unavailable. If Postgres failed during the
-                erasure, the vault may be erased.
+                erasure, the vault may be erased already.
         """
         for _ in range(_ATTEMPTS):
             self._admit()

@@ -144,5 +144,7 @@ def _merge(
         new.append(SealedSegment(vault_id, bounds, payload))
     before, after = (sum(segment.bounds.count for segment in segments) for segments in (old, new))
     if before != after:
-        raise RuntimeError(f"compaction of vault {vault_id}: {before} readings became {after}")
+        raise RuntimeError(
+            f"compaction of vault {vault_id} must keep all readings: {before} before, {after} after"
+        )
     return new

@@ -64,9 +64,10 @@ class RefusalCounter(Generic[Counted]):
             self._counts[refusal] = self._counts.get(refusal, 0) + 1
 
     def take(self, *, all_waiting: bool = False) -> list[tuple[Counted, int]]:
-        """Remove and return the counts of refusals that were not recorded in the last period.
+        """Remove and return the counts that are due, each with its refusal.
 
-        `all_waiting`: return all counts, because the process ends.
+        A count is due if its refusal was not recorded in the last `PERIOD_SECONDS`. With
+        `all_waiting`, which is for the end of the process, all counts are due.
         """
         now = self._clock()
         with self._lock:

@@ -23,7 +23,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """Checks the token of a request against the scope that a route needs.
 
-    A client certificate stands for the token that has the certificate's DNS name; the Authorization
+    A client certificate stands for the token named by the certificate's DNS name; the Authorization
     header is then not read. Without a file of tokens, every request is allowed. For an anonymous
     scope, the Authorization header is not read, so that a header which old clients send does no
     harm.

@@ -41,7 +41,7 @@ takes. The preferred coding comes first."""
 def accepted_coding(header: str) -> str | None:
     """Return the coding that an `Accept-Encoding` prefers, None for no coding.
 
-    Of codings with the same weight, zstd comes first. `*` alone chooses none.
+    Of codings with the same weight, zstd comes first. For `*` alone, return None.
     """
     if not header:
         return None

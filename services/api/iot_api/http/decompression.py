@@ -56,7 +56,9 @@ class Codec:
     begin: Callable[[], tuple[_Member, _Decompress]]
 
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
-        """Decompress all members of a body.
+        """Decompress all members of a body; return their contents as one.
+
+        `grow` is called with the decompressed size in bytes as it grows.
 
         Raises:
             InvalidRequestError: the body has another format, is cut short, or has more than
@@ -128,7 +130,9 @@ ZSTD = Codec("zstd", 512, 64, re.compile(rb""), _begin_zstd)
 def decompress_body(
     environ: Mapping[str, Any], body: bytes, limit: int, grow: GrowFrom = lambda *_: None
 ) -> bytes:
-    """Decompress a received body by its Content-Encoding. Call `grow` as the result grows.
+    """Decompress a received body by its Content-Encoding.
+
+    `grow` is called with the decompressed size in bytes as it grows, and the size of `body`.
 
     Raises:
         TooLargeError: the body decompresses to more than `limit` bytes.

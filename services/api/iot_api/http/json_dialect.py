@@ -52,12 +52,13 @@ _NEAR = 16
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Strict JSON that replaces the parts of a body that the decoder refuses (originals).
+    """Strict JSON in place of the originals: those parts of a body that the decoder refuses.
 
-    Each stand-in begins with a `mark` (`[` and digits) that the body does not hold. In the body, a
-    mark is therefore always a stand-in. In a decoded string it may be none: `[\\u0031` may have
-    become a mark. A stand-in is an array with a number in it. It can't join with its neighbours
-    (`-NaN` and `NaN1` stay errors), and it can't end a string that it is in.
+    Each stand-in begins with a `mark` (`[` and digits). The body holds no mark of its own, so each
+    mark in it begins a stand-in. A decoded string may hold a mark without a stand-in, because the
+    sender wrote the mark with an escape (`[\\u0031`). A stand-in is an array with a number in it.
+    It can't join with its neighbours (`-NaN` and `NaN1` stay errors), and inside a string it does
+    not end the string.
     """
 
     mark: bytes
@@ -135,9 +136,9 @@ class StandIns:
 
 
 def end_of_piece(body: bytes, start: int) -> int:
-    """Return the end of the piece that begins at `start`.
+    """Return the end of the piece of about `_AT_ONCE` bytes that begins at `start`.
 
-    The end cuts no original and no pair of backslashes in two.
+    The end is never inside an original or between the two backslashes of a pair.
     """
     end = start + _AT_ONCE
     found = _BORDER.search(body, end, end + 2 * _NEAR)
@@ -239,7 +240,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _to_utf8(body: bytes) -> bytes:
-    """Return the body in UTF-8 without a byte order mark; the same object if it is that already.
+    """Return the body in UTF-8 without a byte order mark: `body` itself if nothing must change.
 
     Raises:
         UnicodeDecodeError: the body is not in the encoding that its first bytes tell.

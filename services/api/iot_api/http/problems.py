@@ -1,6 +1,6 @@
 """The body of every error: the members `error` and `code`, and those of RFC 9457.
 
-`error` and `code` come first, as the same bytes as before the members of RFC 9457 were added.
+`error` and `code` come first. They are encoded as before the other members were added.
 """
 
 from collections.abc import Mapping

@@ -40,7 +40,10 @@ class RefusalPace:
                 environ[DELAY] = delay
 
     def delay(self, address: str, per_second: float = PER_SECOND) -> float:
-        """Count an error for an address; return the seconds to hold its answer back."""
+        """Count an error for an address; return the seconds by which to delay the answer.
+
+        `per_second`: errors a second that are answered without a delay.
+        """
         now = self._clock()
         due = max(self._due.get(address, now), now) + 1 / per_second
         if address not in self._due and len(self._due) >= _MAX_NOTED:

@@ -190,10 +190,10 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
-    """Return the passwords that the client of this connection has proven to know, as cache keys.
+    """Return the cache keys of the passwords that this connection's client has proven to know.
 
-    None behind a proxy, which sends requests of many clients over one connection: each of them
-    could guess, without a limit, the passwords that the other clients have proven.
+    Return None if the request came through a proxy. A proxy sends requests of many clients over
+    one connection, so one client could guess, without a limit, what the others have proven.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
@@ -202,7 +202,10 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Add passwords that a client has proven to know. Forget the earlier ones if too many."""
+    """Add the cache keys of passwords that a client has proven to know to `proven`.
+
+    If `proven` has more than `_MAX_PROVEN` keys, remove these first.
+    """
     if len(proven) > _MAX_PROVEN:
         proven.clear()
     proven.update(known)
@@ -340,7 +343,7 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
 def password_bytes(
     password: str, limit: int, *, row: int | None = None, field: str = "db_password"
 ) -> bytes:
-    """Return a password in UTF-8. The error names `row`, or else `field`.
+    """Return a password in UTF-8. An error names `db_password` of `row`; without a row, `field`.
 
     Raises:
         InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Logged(Protocol):
-    """What is known of a request, kept as it is until an event needs it."""
+    """What is known of a request. It is made into log fields only if the request is logged."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return the fields of the event."""
@@ -48,8 +48,8 @@ class LoggedRead:
 
 
 class RequestLog:
-    """Logs all requests with `IOT_LOG_REQUESTS=1`, otherwise failed and slow requests, and of them
-    a limited number of each kind.
+    """Logs all requests if `IOT_LOG_REQUESTS` is 1. Otherwise logs failed and slow requests: at
+    most `EVENTS` of each kind (route, status, whether slow) in `EVENTS_SECONDS`.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -55,7 +55,7 @@ def _is_plain(text: bytes) -> bool:
 
 
 def _slices(text: bytes) -> Iterator[bytes]:
-    """Cut text into slices, between two characters."""
+    """Yield slices of UTF-8 text, of at most `SLICE` bytes each. No character is split."""
     start = 0
     while start < len(text):
         end = min(start + SLICE, len(text))
@@ -68,9 +68,9 @@ def _slices(text: bytes) -> Iterator[bytes]:
 def _escape(piece: bytes) -> bytes:
     """Escape with `json.dumps`, the fastest escaping that Python has (2 ms/MiB).
 
-    Quotes and backslashes must stay, and `json.dumps` would escape them. Before the call they
-    change places with characters that the piece does not hold. To undo the escapes instead would
-    take ten times as long.
+    Quotes and backslashes must stay, but `json.dumps` would escape them. So before the call, they
+    are swapped with stand-ins (`_rarest`), and swapped back after the call. Undoing the escapes of
+    `json.dumps` instead would take ten times as long.
     """
     time.sleep(0)  # other greenlets get a turn
     kept = bytes(byte for byte in _ESCAPES if byte in piece)
@@ -85,7 +85,7 @@ def _escape(piece: bytes) -> bytes:
 
 
 def _rarest(piece: bytes, number: int) -> bytes:
-    """Return stand-ins that the piece does not hold, or rarely holds if it holds nearly all."""
+    """Return `number` characters as stand-ins: ones that the piece lacks, else its rarest ones."""
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:
         return absent

@@ -210,12 +210,16 @@ def _waits_until_stored(query: str) -> bool:
 
 
 def _keeps_received(query: str) -> bool:
-    """Return whether rows bring their original time of receipt."""
+    """Return whether the query says that rows bring their original time of receipt."""
     return _choice(query, "received", "now", "original")
 
 
 def _choice(query: str, parameter: str, default: str, other: str) -> bool:
-    """Return whether a parameter has its other value instead of its default."""
+    """Return True if the query sets `parameter` to `other`, False if to `default` or not at all.
+
+    Raises:
+        InvalidRequestError: the parameter has another value.
+    """
     parameters = parse_qsl(query, keep_blank_values=True)
     given = next((value for name, value in parameters if name == parameter), default)
     if given not in {default, other}:

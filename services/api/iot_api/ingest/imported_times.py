@@ -36,7 +36,7 @@ class ImportedTimes:
         `numbers` are the numbers of the rows, for errors. `texts` are the times as JSON texts.
 
         Raises:
-            TooLargeError: the times are of more than `MAX_DAYS` days.
+            TooLargeError: the times fall on more than `MAX_DAYS` different days.
             InvalidRequestError: a row has no time of receipt, or its time is too old or in the
                 future. The members `oldest` and `latest` of the error are the limits.
         """

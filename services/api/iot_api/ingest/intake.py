@@ -76,7 +76,7 @@ class Accepted:
 class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
     """Wakes up a greenlet whose readings are appended (`backlog_append.Wakeup`).
 
-    It takes a third of the time of a lock that gevent has patched.
+    This takes a third of the time that a lock patched by gevent takes.
     """
 
     __slots__ = ()
@@ -125,7 +125,7 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        `proven` holds the cache keys of the passwords that the connection has sent readings under.
+        `proven` holds the cache keys of the passwords under which the connection has sent readings.
         On success, the keys of this request's passwords are added. The guess limit does not apply
         to proven passwords: the client learns nothing new, and a device can send while another
         client at its address guesses passwords.
@@ -138,9 +138,9 @@ class Intake:
             TooManyRequestsError: the client is over the guess limit or has too many remembered
                 requests; or too many passwords wait to be opened; or the request has too many
                 passwords whose vaults are not open. Nothing was appended.
-            UnavailableError: the backlog is full or Redis is not safe to use, and nothing was
-                appended. Or Redis has appended the readings, but too few replicas or no disk have
-                confirmed them in time; then they may be stored.
+            UnavailableError: the backlog is full or Redis is not safe to use; nothing was appended.
+                Also if Redis has appended the readings, but too few replicas, or no disk, have
+                confirmed them in time; in this case the readings may be stored.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
         """
@@ -197,7 +197,7 @@ class Intake:
         return self._idempotency.request(key, vaults, batches, old_processes_may_run=old)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
-        """Handle requests of writers: look for missing vaults, begin a new session."""
+        """Do what writers ask for in `appended`: look for missing vaults, begin a new session."""
         if appended.held:
             self._vaults.note_held_entries(appended.held)
         if appended.session_renewals != self._session_renewals:
@@ -246,7 +246,7 @@ class Intake:
 def _too_many_openings(opened: int, total: int) -> TooManyRequestsError:
     """Return the error for a request that has opened `opened` of `total` vaults.
 
-    They stay open, so the next attempt gets further.
+    The opened vaults stay open, so the next attempt gets further.
     """
     return TooManyRequestsError(
         f"the server had to open {total} vaults for this request, and has opened {opened} of them; "

@@ -270,7 +270,7 @@ def _decode_rows(
 def _bad_row(body: bytes) -> int | None:
     """Return the number of the invalid row of a list; None if the error is not in a row.
 
-    The decoder counts the rows: it decodes the body again, up to the same error.
+    The body is decoded once more, by a decoder that counts the rows before the error.
     """
     if body.lstrip()[:1] != b"[":
         return None
@@ -318,7 +318,10 @@ def _bad_line(body: bytes) -> int:
 
 
 def _refuse(problem: str) -> NoReturn:
-    """Translate the decoder's `Expected ... - at `$[3].data.relative_time`` for the client."""
+    """Raise an InvalidRequestError that tells the client, by row and field, what is wrong.
+
+    `problem` is the decoder's message: `Expected ... - at `$[3].data.relative_time``.
+    """
     if problem.startswith("Expected `array`"):
         raise InvalidRequestError("the request must be an object or a list of objects")
     found = _PATH.search(problem)

@@ -56,8 +56,8 @@ class FairSlots:
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
     request by one slot. The queue is bounded, as a whole and per client. Clients behind one
-    untrusted proxy together get at most half of the queue. The bound of the whole queue ignores
-    waiting callers of a later priority than the new caller's.
+    untrusted proxy together get at most half of the queue. For the bound of the whole queue, only
+    waiting callers of the new caller's priority or an earlier one count.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
     refused at once if it would wait longer than its timeout, assuming that turns take as long as
@@ -74,7 +74,7 @@ class FairSlots:
         estimates: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reason` is the reason of all refusals."""
+        """`reason` is the `reason` of each `TooManyRequestsError` that is raised."""
         self._slots = self._free = slots
         self._max_waiting = max_waiting
         self._max_per_client = max_waiting_per_client
@@ -110,8 +110,8 @@ class FairSlots:
         With 0 seconds, take a slot only if one is free now.
 
         Raises:
-            TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
-                estimate says that none will. `refusal` is the message.
+            TooManyRequestsError: the queue is full, no slot became free within `seconds`, or (with
+                `estimates`) the expected wait is longer. `refusal` is the message.
         """
         self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()
@@ -221,7 +221,8 @@ class FairSlots:
 def _take_next(groups: OrderedDict[str, _Group]) -> _Waiter:
     """Remove the caller to serve next from the queue and return it.
 
-    Its client moves behind the other clients of the group, and the group behind the other groups.
+    The caller's client moves behind the other clients of its group, and the group behind the
+    other groups.
     """
     name, group = groups.popitem(last=False)
     client, queue = group.popitem(last=False)

@@ -1,6 +1,6 @@
 """The guess limit: how many unknown passwords a client may send in a minute.
 
-A password is unknown if a read finds no vault for it, or a PUT creates one.
+A password is unknown if a read finds no vault for it, or if a PUT creates its vault.
 """
 
 import math
@@ -63,5 +63,7 @@ class GuessLimit(MinuteLimit):
             self._new_vaults.count(client)
 
     def suspects(self, client: Client) -> bool:
-        """Return whether the sender sent this process an unknown password in the last minute."""
+        """Return whether the client is a suspect: whether its `sender` sent an unknown password to
+        this process in the last minute.
+        """
         return self._suspects.get(client.sender, -math.inf) > self._clock()

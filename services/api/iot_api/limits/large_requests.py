@@ -1,4 +1,4 @@
-"""Large requests: one at a time in a process, with a tenth of the CPU under contention."""
+"""Large requests: one at a time in a process. Under contention, they get a tenth of the time."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

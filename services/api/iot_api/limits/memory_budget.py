@@ -42,7 +42,7 @@ class _Account:
     bytes: int = 0
 
     def weight(self, now: float) -> float:
-        """Return bytes times seconds: the memory that the holder has kept from other requests."""
+        """Return the product of the charged bytes and the seconds since the first charge."""
         return self.bytes * (now - self.since)
 
     def is_slow(self, now: float) -> bool:
@@ -53,9 +53,9 @@ class _Account:
 class MemoryBudget:
     """Bytes that all requests of a process share.
 
-    When they are used up, the slow request with the most bytes times seconds is dropped, so that
-    slow clients can't keep the budget from fast ones. If no request may be dropped, the request
-    that asks for bytes is refused.
+    When they are used up, the slow request with the largest product of bytes and seconds is
+    dropped, so that slow clients can't keep the budget from fast ones. If there is none, or if it
+    is itself the request that asks for bytes, the request that asks is refused.
     """
 
     def __init__(self, limit: int) -> None:
@@ -68,7 +68,7 @@ class MemoryBudget:
         """Charge `count` bytes.
 
         Raises:
-            UnavailableError: the budget is used up, and no slow request can be dropped.
+            UnavailableError: the budget is used up, and no other slow request can be dropped.
         """
         if self.used + count > self._limit:
             self._make_room(holder, count)

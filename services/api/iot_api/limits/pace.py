@@ -16,7 +16,7 @@ _SCHEDSTAT = Path("/proc/self/schedstat")
 
 
 def seconds_waited_for_cpu() -> float:
-    """Return how long this process was runnable and did not run; 0.0 without `/proc`."""
+    """Return how many seconds this process was runnable but did not run; 0.0 without `/proc`."""
     try:
         return int(_SCHEDSTAT.read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
@@ -67,7 +67,7 @@ class Pace:
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Wait until the rest after the last piece is over; the block is the next piece.
 
-        `others_came` returns whether other requests were served meanwhile.
+        `others_came` returns whether other requests were served since the piece before ended.
         """
         rest = self.rest
         if rest:

@@ -117,7 +117,7 @@ class RateLimit:
             )
 
     def headers(self, environ: dict[str, Any]) -> Headers:
-        """Return the rate-limit headers for the response to a counted request, and none for others.
+        """Return the rate-limit headers for the response to a request; none if it was not counted.
 
         The syntax is that of draft-ietf-httpapi-ratelimit-headers-10.
         """

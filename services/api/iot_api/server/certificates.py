@@ -145,7 +145,7 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
     """Raise SettingsError for a certificate that has expired or is not valid yet.
 
-    Not called at the start, when there is no better certificate.
+    Not called at the start: then there is no earlier certificate that could stay in use.
     """
     if validity is None:
         return

@@ -132,7 +132,7 @@ class Connection:
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
     def end(self, failure: Exception) -> None:
-        """Close the connection from another greenlet; answer a cut body with `failure`."""
+        """Close the connection; other greenlets call this. Answer a cut-off body with `failure`."""
         self.closing = True
         self.end_delay()
         if self.phase is Phase.SENDING:
@@ -178,7 +178,7 @@ class Connection:
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
-    """The byte source of gunicorn's parser. Takes turns with other connections, charges bodies."""
+    """The parser's source of bytes. Lets other greenlets run, charges bodies to `memory`."""
 
     # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies all that it has
     # received ahead. With gunicorn's own value, 1 MiB, that takes half a second.
@@ -245,7 +245,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             self._turn_began = time.monotonic()
 
     def chunk(self, size_hint: int | None = None) -> Any:
-        """Receive bytes of a head or a body; none at the end of the stream.
+        """Return the next bytes of a head or a body; b"" at the end of the stream.
 
         Raises:
             LimitRequestHeaders: the head is too long.
@@ -296,7 +296,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a failed body now: to discard the rest takes seconds."""
+        """Free the received part of a failed body now. Discarding the rest may take seconds."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""

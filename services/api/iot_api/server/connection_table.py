@@ -80,7 +80,7 @@ class ConnectionTable:
         return iter(list(self._all))
 
     def export(self) -> None:
-        """Export the number of connections, and of those with a request, as metrics."""
+        """Export as metrics the number of connections, and of requests except live streams."""
         requests = sum(
             connection.request is not None and not connection.is_stream for connection in self._all
         )

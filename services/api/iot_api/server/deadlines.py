@@ -25,8 +25,8 @@ RESERVE_SECONDS = 1.0
 def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
     """Return whether a connection has missed a deadline.
 
-    `keepalive` is the deadline of an idle connection. If it is shorter than `FIRST_BYTE_SECONDS` or
-    `HEAD_SECONDS`, it replaces them.
+    `keepalive` is the deadline of an idle connection, in seconds. The deadlines of the first byte
+    and of the head are `FIRST_BYTE_SECONDS` and `HEAD_SECONDS`, or `keepalive` if it is shorter.
     """
     age = now - connection.since
     match connection.phase:

@@ -57,7 +57,7 @@ _ENFORCE_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of all clients of one worker together."""
+    """Limits on the connections and the memory that all clients of one worker use together."""
 
     connections: int = 1000
     connections_per_network: int | None = None

@@ -47,7 +47,9 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Serve the connections that wait at the listener, then close it: Linux would reset them."""
+    """Close the listener, after serving the connections that wait at it. Otherwise Linux would
+    reset them.
+    """
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

@@ -62,8 +62,7 @@ class Client:
                 attempt, so that a token that is replaced meanwhile is used. Empty: no token.
             retry: when to retry. Default: `RetryPolicy()`.
             timeout: longest time without a byte from the service, in seconds.
-            connect_timeout: longest time for a connection and its TLS handshake, in seconds.
-                Default: `timeout`.
+            connect_timeout: seconds for a connection and its TLS handshake. Default: `timeout`.
             ca_file: PEM file of the certificate authorities to trust. Default: those of the system.
             cert_file: PEM file of a client certificate, with which the service identifies this
                 client instead of a token. It is read now.

@@ -202,9 +202,9 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Add the cache keys of passwords that a client has proven to know to `proven`.
+    """Add to `proven` the cache keys of passwords, after the client has proven to know these.
 
-    If `proven` has more than `_MAX_PROVEN` keys, remove these first.
+    If `proven` has more than `_MAX_PROVEN` keys already, first remove all of them.
     """
     if len(proven) > _MAX_PROVEN:
         proven.clear()

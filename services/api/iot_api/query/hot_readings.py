@@ -148,8 +148,8 @@ class Readings(StoredReadings):
         """Read from the hot window up to the first segment that is missing or can't be opened, and
         all the rest from Postgres.
 
-        Not only the evicted segment comes from Postgres, because a compaction may have merged it
-        with later ones. A segment that can't be opened is damaged or was overwritten: after
+        All later segments come from Postgres, too, because a compaction may have merged them with
+        the missing one. A segment that can't be opened is damaged or was overwritten: after
         Postgres has lost a drain, the repeated drain writes a segment with the same first id, while
         the index still has the bounds of the lost one.
         """

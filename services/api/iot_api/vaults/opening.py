@@ -261,8 +261,8 @@ class Vaults:
     ) -> PasswordSearch:
         """Return a search whose scrypts wait for their turn.
 
-        If `missed` is given, the lookups of the password as sent, which found nothing, the search
-        is for the normal form of the password.
+        `missed` are the lookups of the password as sent, if they found nothing. If `missed` is
+        given, the search is for the normal form of the password.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:

@@ -79,8 +79,8 @@ class PasswordSearch:
     ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
         """Create a vault for the password, and record that in the audit log.
 
-        Return its record, the record that is stored, and the open vault. Both records are the same
-        unless another process created a vault first.
+        Return the record of the created vault, the record that is stored, and the open vault. The
+        two records differ only if another process created a vault for the password first.
 
         Raises the errors of `VaultRecords.add`.
         """

@@ -129,7 +129,7 @@ class VaultRestorer:
         self._wake_up()
 
     def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Stop watching the record of an old password. `lookup` is the new password's."""
+        """Stop watching a vault's old record. `lookup` is the lookup of the new password."""
         with self._lock:
             watched = self._watched.get(vault_id)
             if watched is not None and watched.lookup != lookup:

@@ -215,7 +215,7 @@ class LiveHub:
         return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """End the streams whose password no longer opens the vault, even if not announced."""
+        """End the streams whose password no longer opens the vault, announced or not."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():

@@ -77,7 +77,7 @@ class Overlap(Enum):
 
 
 class IdRanges:
-    """Ranges of ids of the segments read so far. Takes O(log n) a segment."""
+    """The ranges of ids of the segments read so far. To add a segment takes O(log n)."""
 
     def __init__(self) -> None:
         self._dense: dict[int, _Ranges] = {}

@@ -167,7 +167,7 @@ class CsvForm(CuttingForm):
         return self.encode([replace(reading, freeform=part)])[: -len(b'"\r\n')]
 
     def more_text(self, part: str) -> bytes:
-        """Double the quotes."""
+        """Encode a further part of the text, with each quote doubled."""
         return part.replace(_QUOTE, _QUOTES).encode("ascii")
 
     def end_text(self, reading: Reading) -> bytes:

@@ -87,7 +87,7 @@ class _Mean:
 
 
 class _Stdev:
-    """The sample standard deviation, with n - 1."""
+    """The sample standard deviation, with the divisor n - 1."""
 
     __slots__ = ("count", "mean", "squares")
 
@@ -130,7 +130,7 @@ class _Best:
 
 
 class _BestPlaced(_Best):
-    """The first or last of (time, id, value)."""
+    """The value of the first or the last reading, in the order of (time, id)."""
 
     __slots__ = ()
 

@@ -19,7 +19,7 @@ _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000
 
 
 class TimeOf(StrEnum):
-    """The times that a range may mean."""
+    """Which time of a reading must be in the range."""
 
     RECEIVED = "received"
     """The time of receipt, in ms."""

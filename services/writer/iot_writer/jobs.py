@@ -155,7 +155,10 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger, in seconds, after a drain of `entries` that gathered for `seconds`."""
+    """Return the linger in seconds: the pause from the start of a drain to the start of the next.
+
+    The drain took `entries` entries, which arrived within `seconds`.
+    """
     rate = entries / max(seconds, LINGER_SECONDS)
     busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))
     return LINGER_SECONDS + busy * (MAX_LINGER_SECONDS - LINGER_SECONDS)

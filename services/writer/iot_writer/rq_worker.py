@@ -165,8 +165,8 @@ def work(writer: Writer) -> None:
 def _hand_over(writer: Writer) -> None:
     """Queue the drains of all shards with waiting entries, for the other writers.
 
-    When RQ shuts down, it drops a job that it took and did not start. Without this function, only
-    the sweep would queue that job again, up to 3 s later.
+    When RQ shuts down, it drops a job that it has taken from the queue and not started. Without
+    this function, only the sweep would queue that job again, up to 3 s later.
     """
     try:
         writer.watch.require_ownership()

@@ -95,7 +95,7 @@ class Writer:
     def postgres(self) -> Connection:
         """Return the connection to Postgres. Open one at the first call, or if it is broken.
 
-        No query tests an open connection.
+        Whether an open connection still works is not tested with a query.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.

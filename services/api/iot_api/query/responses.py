@@ -64,7 +64,7 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response. If `paged`, it says whether there is a next page."""
+        """Encode the end of the response. If `paged`, it tells whether a next page exists."""
 
 
 class CuttingForm(ReadingForm):

@@ -161,7 +161,8 @@ def _text_of_container(content: Any) -> Value:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return the values for comparison: true and 1 are equal in Python, and differ here."""
+    """Return keys that are equal if the values are. True and 1, equal in Python, have different
+    keys."""
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values

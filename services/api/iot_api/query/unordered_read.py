@@ -29,7 +29,8 @@ _KEPT = 64
 
 
 class SharedReadingError(Exception):
-    """Two stored segments hold readings with the same id. Only an ordered read compares these."""
+    """Two stored segments hold readings with the same id. Only an ordered read compares these
+    readings."""
 
 
 @dataclass(frozen=True, slots=True)

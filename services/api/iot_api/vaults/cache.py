@@ -95,8 +95,8 @@ class VaultCache:
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
         """Return the open vault of a password if its cache key is in `proven`.
 
-        Return None if it is not, if the vault is not open, or if the record is due to be read
-        again, which `Vaults.find` does.
+        Return None if the key is not there, if the vault is not open, or if its record is due to be
+        read again, which `Vaults.find` does.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None

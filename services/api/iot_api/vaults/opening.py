@@ -127,7 +127,7 @@ class Vaults:
         return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
-        """Make the next use of the lookup policy read it again."""
+        """Make the next lookup read the policy for lookups (`vault_lookups`) again."""
         self._policy = None
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
@@ -312,9 +312,10 @@ class Vaults:
     def _look_up_forms(
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
-        """Look a password up as sent, then in its normal form, in which vaults are created.
+        """Return the vault of a password as sent, else of its normal form; None if neither has one.
 
-        The form as sent goes first: it may have a vault of an earlier version.
+        With `create`, create a vault for the normal form then. Only old versions created vaults for
+        passwords as sent.
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
@@ -431,8 +432,7 @@ class Vaults:
         return record
 
     def current_policy(self) -> LookupPolicy:
-        """Return the policy of the lookups in use. While Postgres is away and the policy is
-        unknown, return one with all lookups.
+        """Return the policy for lookups, or one with all lookups if Postgres is away at first.
 
         Raises:
             UnavailableError: the stored policy is invalid, or its scrypt cost stays below the

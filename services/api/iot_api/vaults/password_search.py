@@ -93,14 +93,14 @@ class PasswordSearch:
     def find(
         self, records: VaultRecords, policy: LookupPolicy, *, ask_both: bool = False
     ) -> tuple[FoundVault, bool]:
-        """Look the password up; return the record, and whether it comes from Redis.
+        """Look the password up. Return what was found, and whether it comes from Redis.
 
         If the policy has several lookups, the newest is tried alone first, because each lookup
-        costs a scrypt.
+        costs a scrypt. With `ask_both`, an error of Redis is raised if Postgres has no record.
 
         Raises:
-            RedisError: only with `ask_both`: Redis can't serve, and Postgres has no record. Redis
-                may have a record that Postgres lost, so no vault may be created.
+            RedisError: with `ask_both`, Redis can't serve, and Postgres has no record. Redis may
+                have a record that Postgres lost, so the caller must not create a vault.
             POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)

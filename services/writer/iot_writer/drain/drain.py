@@ -191,7 +191,8 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        """Try each entry of a batch in a transaction that is rolled back, then store the good ones.
+        """Try to store each entry of a batch, in a transaction that is rolled back. Then store the
+        entries that succeeded.
 
         Refused entries become dead letters.
         """
@@ -238,7 +239,7 @@ class Drain:
         """Open an entry into its batch. Return its approximate size, decompressed."""
         try:
             if not waiting.has_valid_time:
-                raise ImpossibleTimeError("its id in the stream is a time after the year 9999")
+                raise ImpossibleTimeError("the entry's id is a time after the year 9999")
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
             if entry.readings.received:
@@ -442,5 +443,5 @@ def _refuse_impossible_imports(received: Sequence[int]) -> None:
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
         raise ImpossibleTimeError(
-            "the entry's imported times of receipt are not all on one day (UTC), or out of range"
+            "the entry's imported times of receipt are out of range, or not all on one day (UTC)"
         )

@@ -80,15 +80,19 @@ def log_uncaught() -> None:
     """Log Python's warnings and uncaught errors as events."""
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
-    threading.excepthook = lambda raised: _log_uncaught(
-        raised.exc_type, raised.exc_value, raised.exc_traceback
-    )
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _log_uncaught_in_thread(raised: threading.ExceptHookArgs) -> None:
+    # `sys.exit` ends a thread silently, also when a signal handler calls it while the thread runs.
+    if not issubclass(raised.exc_type, SystemExit):
+        _log_uncaught(raised.exc_type, raised.exc_value, raised.exc_traceback)
 
 
 def _log_uncaught(
     kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None
 ) -> None:
-    if issubclass(kind, KeyboardInterrupt | SystemExit) or error is None:
+    if issubclass(kind, KeyboardInterrupt) or error is None:
         sys.__excepthook__(kind, error or kind(), traceback)
         return
     logging.getLogger("python").critical("an error was not caught", exc_info=error)

@@ -100,6 +100,23 @@ def test_errors_that_nothing_catches_are_events() -> None:
     assert "KeyError: 'at the end'" in end["traceback"]
 
 
+EXITING = """
+import gevent.monkey
+if {greenlets}: gevent.monkey.patch_all()
+import sys, threading
+from iot_models import logs
+logs.start("json", "INFO")
+thread = threading.Thread(target=sys.exit, args=[1]); thread.start(); thread.join()
+"""
+
+
+@pytest.mark.parametrize("greenlets", [True, False])
+def test_an_exit_of_a_thread_writes_nothing(greenlets: bool) -> None:
+    code = EXITING.format(greenlets=greenlets)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("form", ["text", "json", "LOUD"])
 def test_the_last_line_has_the_format(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.last_line("iot-api", "IOT_SHARDS is wrong", form)

@@ -63,5 +63,5 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
         raise ValueError("a chain key or a link has the wrong length")
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("the sequence of a retired key is not a number")
+        raise ValueError("'sequence' of a retired chain key is not a number")
     return RetiredKey(chain_key, sequence, link)

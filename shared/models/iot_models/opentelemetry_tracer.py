@@ -135,7 +135,7 @@ class RequestSpan:
             self._span.set_status(StatusCode.ERROR)
 
     def fail(self, error: BaseException) -> None:
-        """Note the class of an error, and not its message, which may quote the request."""
+        """Record the class of an error, and not its message, which may quote the request."""
         _fail(self._span, error)
 
     def end(self) -> None:

@@ -161,12 +161,12 @@ def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
 
 
 def note(connection: Connection, vault_id: uuid.UUID) -> bool:
-    """Note that the first deletion of a vault is done. Return False if another writer noted it."""
+    """Record that the first deletion of a vault is done. Return False if it is recorded already."""
     return connection.execute(_NOTE, (vault_id,)).rowcount > 0
 
 
 def finish(connection: Connection, vault_id: uuid.UUID) -> None:
-    """Note that nothing of a vault is left."""
+    """Record that nothing of a vault is left."""
     connection.execute(_FINISH, (vault_id,))
 
 

@@ -272,9 +272,9 @@ def save(
     shards: int,
     commit: bool = True,
 ) -> None:
-    """Write the stored numbers of sessions, and the states of shards; then end the transaction.
+    """Write which entries of each session are stored, and the offset of each shard; then commit.
 
-    With `commit=False`, the transaction is rolled back. Takes one round trip.
+    With `commit=False`, roll back instead. Takes one round trip.
 
     `received` is the time of receipt of the latest entry, in Unix milliseconds. The column
     `seen_at` of a session gets the later of this time and Postgres's time, so that no session is

@@ -48,7 +48,7 @@ def _change_password(parsed: argparse.Namespace) -> int:
     old = _password(parsed.password_file, "present password")
     new = _password(parsed.new_password_file, "new password")
     if parsed.new_password_file is None and new != _ask("new password again"):
-        raise SettingsError("the two entries of the new password differ; nothing was changed")
+        raise SettingsError("the new password was not the same both times; nothing was changed")
     unknown = "the password may have been changed: read with the new password to find out"
     with _client(parsed, old, token) as client:
         try:

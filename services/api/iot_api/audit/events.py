@@ -18,7 +18,7 @@ class AuditEvents:
         If the session to Postgres ends during the commit, the event may be recorded twice.
 
         Raises:
-            UnavailableError: the database can't append to the audit log.
+            UnavailableError: Postgres is there, but refuses to append to the audit log.
             PoolBusyError: all connections are in use.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """

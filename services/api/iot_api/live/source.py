@@ -88,14 +88,14 @@ class Watched:
         ]
 
     def reach(self, drained: DrainedShards) -> None:
-        """Note that readings of drains up to `drained` are about to be read."""
+        """Record that the next read covers all drains up to `drained`."""
         for shard, position in drained.positions.items():
             known = self.reached.get(shard)
             if known is None or stream_order(position) > stream_order(known):
                 self.reached[shard] = position
 
     def complete(self, drained: DrainedShards) -> None:
-        """Note that all readings of drains up to `drained` are read."""
+        """Record that all readings of drains up to `drained` have been read."""
         self.position = self.position.advanced(_last_ids(drained), since=unseen_since(drained))
         self.checked = drained
 

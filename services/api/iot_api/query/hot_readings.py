@@ -63,7 +63,7 @@ class Readings(StoredReadings):
 
         `within`: return only the readings that pass this filter.
 
-        Later pages use the window of the first page.
+        Later pages count the seconds back from the time of the first page.
         """
         return self._read(
             client, lambda read: self._last_seconds(read, vault, seconds, within, page)

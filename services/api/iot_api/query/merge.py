@@ -60,7 +60,7 @@ class Order:
         return bounds.interrogator_min, bounds.first_id
 
     def end(self, bounds: SegmentBounds) -> Position:
-        """Return a key at or after the key of the last reading of a segment."""
+        """Return a sort key that is not before the sort key of any reading of a segment."""
         if self.descending:
             return -bounds.interrogator_min, -bounds.first_id
         return bounds.interrogator_max, bounds.last_id

@@ -67,7 +67,7 @@ def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
     """
     by = arguments.get("by", TimeOf.RECEIVED)
     if by not in set(TimeOf):
-        raise InvalidRequestError("by: must be received or interrogator", field="by")
+        raise InvalidRequestError("by: must be 'received' or 'interrogator'", field="by")
     begin, end = (
         None if text is None else _moment(field, text)
         for field, text in ((field, arguments.get(field)) for field in ("from", "to"))

@@ -135,4 +135,4 @@ def _in_ascii(host: str) -> str:
             return encoded.decode("ascii").lower()
     except UnicodeError:
         pass
-    raise ValueError("its host must be written as browsers send it, with xn--")
+    raise ValueError("its host must be written as browsers send it: non-ASCII characters as xn--")

@@ -87,7 +87,7 @@ def costs_rows() -> list[Sequence[str]]:
 
 
 def amount(need: Need) -> str:
-    """Return a need's figure for people: three digits, and a letter for thousands."""
+    """Return the figure of a need as text, rounded and with a suffix, such as `12.3k`."""
     if need.unit == "" or need.value < 1000:
         digits = 0 if need.unit == "" or need.value >= 100 else 1 if need.value >= 10 else 2
         return f"{need.value:,.{digits}f} {need.unit}".rstrip()

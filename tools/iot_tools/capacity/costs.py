@@ -117,7 +117,8 @@ class Costs:
 
 
 def described() -> list[tuple[str, float, str, str, str]]:
-    """Return every constant, in order: name, value, unit, meaning, how it was measured."""
+    """Return a tuple for each constant, in the order of `Costs`: its name, value, unit and meaning,
+    and how it was measured."""
     return [
         (cost.name, cost.default, *(cost.metadata[key] for key in ("unit", "meaning", "how")))
         for cost in fields(Costs)

@@ -38,9 +38,9 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def client_of(parsed: argparse.Namespace) -> Client:
-    """Return a client of the service of the options.
+    """Return a client for the service that the options name, after one request was answered.
 
-    It retries for minutes. So a service that gives no answer is reported here.
+    Without this request, the client would retry for minutes before it reports that nothing answers.
 
     Raises:
         SettingsError: an option can't be used.

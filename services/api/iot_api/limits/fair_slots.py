@@ -110,8 +110,8 @@ class FairSlots:
         With 0 seconds, take a slot only if one is free now.
 
         Raises:
-            TooManyRequestsError: the queue is full, no slot became free within `seconds`, or (with
-                `estimates`) the expected wait is longer. `refusal` is the message.
+            TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
+                slots estimate that none will. `refusal` is the message.
         """
         self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()

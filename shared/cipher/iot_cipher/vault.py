@@ -101,7 +101,10 @@ class PasswordSecret(SecretHolder):
 def scrypt_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """Return the secret of a password in format 2. Costs one scrypt, even if no vault exists."""
+    """Return the lookup and the inner key of a password for vaults of format 2.
+
+    The call costs one scrypt, whether or not the password has a vault.
+    """
     root = (slow_key or password_key)(password, keyring.scrypt_salt(), log2_n)
 
     def inner_key(salt: bytes, _log2_n: int) -> bytes:
@@ -114,7 +117,10 @@ def scrypt_secret(
 def fast_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """Return the secret of a password in format 1. Only `inner_key` costs a scrypt."""
+    """Return the lookup and the inner key of a password for vaults of format 1.
+
+    Only a call of `inner_key` costs a scrypt.
+    """
     return PasswordSecret(
         VaultFormat.FAST_LOOKUP,
         keyring.lookup(password),

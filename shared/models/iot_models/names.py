@@ -193,7 +193,7 @@ class KeyNames:
         return f"{self.prefix}iot:loaded:heartbeats"
 
     def new_vaults(self, client: str) -> str:
-        """Return the counter of vaults that a client created in the current minute."""
+        """Return the key of the counter of vaults that a client created in this minute."""
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:

@@ -26,8 +26,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """A set of origins. Scheme, host and port are compared exactly, without patterns other than
-    `wildcards`."""
+    """A set of origins. Scheme, host and port must be equal; only `wildcards` are patterns."""
 
     every: bool = False
     null: bool = False

@@ -109,7 +109,10 @@ def current_head(connection: Connection) -> AuditHead | None:
         return None
     head = AuditHead(*cast("tuple[int, bytes]", row))
     if head.sequence < 1 or len(head.link) != LINK_BYTES:
-        raise FormatError(f"link {head.sequence} of the audit log has a wrong number or length")
+        raise FormatError(
+            f"the last link of the audit log is damaged: number {head.sequence}, "
+            f"{len(head.link)} bytes"
+        )
     return head
 
 

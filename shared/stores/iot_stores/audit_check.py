@@ -141,7 +141,10 @@ class _Check:
             self._compare(self._published)
 
     def end_of_chain(self) -> AuditHead | None:
-        """Check that the chain was not cut before a known head. Return the head of the chain."""
+        """Check that the chain reaches the published head, and its end at each retirement of a key.
+
+        Return the last link of the chain; None if the chain is empty.
+        """
         head = self._head if self._head.sequence else None
         for key_id, key in self._keys.retired.items():
             if key.sequence > self._head.sequence:

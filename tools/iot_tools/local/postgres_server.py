@@ -58,7 +58,7 @@ def server_user() -> int:
         except KeyError:
             continue
     raise LaunchError(
-        "PostgreSQL refuses to run as root, and there is no user `nobody`: use another user"
+        "PostgreSQL refuses to run as root, and this machine has no user `nobody`: do not use root"
     )
 
 

@@ -70,7 +70,7 @@ class _Views:
 
     @needs(Scope.INGEST)
     def put(self) -> Response:
-        raise AssertionError("the ingest endpoint in front of Flask answers every PUT")
+        raise AssertionError("a PUT reached Flask: the ingest endpoint should have answered it")
 
     @needs(Scope.INGEST)
     def stored(self, receipt: str) -> Response:

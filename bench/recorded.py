@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iot_tools.capacity.command import table
+
 from .results import Bar, Results, Row
 from .scale import Scale
 from .spread import Spread
@@ -106,20 +108,19 @@ class Recorded:
     def missed(self) -> list[str]:
         """Return a table of Markdown with a row for each limit that its figure does not keep."""
         rows = [
-            f"| {figure} | {found['value']} {found['unit']} | {bar} | "
-            + (f"{kept['ratio']} x |" if kept["ratio"] != found["value"] else "|")
+            (figure, f"{found['value']} {found['unit']}", bar,
+             f"{kept['ratio']} x" if kept["ratio"] != found["value"] else "")
             for figure, found in self.content["figures"].items()
             for bar, kept in found["bars"].items()
             if kept["held"] is False
-        ]
-        head = ["| figure | result | limit | ratio that the limit is about |", "|---|---|---|---|"]
-        return head + rows if rows else []
+        ]  # fmt: skip
+        head = ("figure", "result", "limit", "ratio that the limit is about")
+        return table(head, rows) if rows else []
 
     def table(self, name: str) -> list[str]:
         """Return a recorded table as lines of Markdown."""
-        rows: list[list[str]] = self.content["tables"][name]["rows"]
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-        return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+        head, *rows = self.content["tables"][name]["rows"]
+        return table(head, rows)
 
 
 def recorded(path: Path = RECORDED) -> Recorded:

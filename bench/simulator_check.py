@@ -17,6 +17,7 @@ from typing import cast
 from redis import Redis
 
 from iot_sensor_client import Client
+from iot_tools.capacity.command import aligned
 from iot_tools.local.ports import free_port
 
 from .load import send
@@ -24,7 +25,6 @@ from .processes import CpuWatch
 from .readings import vault_name
 from .service import KEYS, Service, running_service
 from .simulator import Load, Plant, quantile, simulate
-from .tables import aligned
 
 LOADS = (
     Load(20, 1), Load(600, 1), Load(60, 1000),

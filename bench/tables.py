@@ -1,7 +1,9 @@
 """Results as text for the terminal and as Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+
+from iot_tools.capacity.command import aligned, table
 
 from .results import Bar, Results, Row
 
@@ -45,26 +47,8 @@ def plain(results: Results) -> str:
 
 def markdown(results: Results) -> str:
     """Return the results for RESULTS.md."""
-    lines = _table(_HEAD, figures(results))
+    lines = table(_HEAD, figures(results))
     for section, details in groupby(results.details, key=lambda each: each.section):
         lines += ["", f"### {section}", ""]
-        lines += _table(("", ""), [(each.name, each.value) for each in details])
+        lines += table(("", ""), [(each.name, each.value) for each in details])
     return "\n".join(lines)
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return rows as lines with aligned columns."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]

@@ -102,7 +102,7 @@ def test_limits_that_are_not_kept_are_listed(tmp_path: Path) -> None:
         "| figure | result | limit | ratio that the limit is about |",
         "|---|---|---|---|",
         "| speed | 3.00 /s | aim: 2 x peer | 1.50 x |",
-        "| wait | 90.0 ms | aim: at most 50.0 ms | |",
+        "| wait | 90.0 ms | aim: at most 50.0 ms |  |",
     ]
 
 

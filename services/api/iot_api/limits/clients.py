@@ -16,7 +16,7 @@ class Client:
     name: str
     """`<token name>@<address>`, or the address if the request has no token."""
     proxy: str = ""
-    """The address of the untrusted proxy that named the client's address, "" if there is none. Each
+    """The address of an untrusted proxy, if it named the client's address; otherwise "". Each
     client behind the proxy has its own limits, and all of them share a wider limit."""
     token: str = ""
     """The name of the request's token, "" if it has none."""

@@ -54,8 +54,8 @@ class MemoryBudget:
     """Bytes that all requests of a process share.
 
     When they are used up, the slow request with the largest product of bytes and seconds is
-    dropped, so that slow clients can't keep the budget from fast ones. If there is none, or if it
-    is itself the request that asks for bytes, the request that asks is refused.
+    dropped, so that fast clients get the bytes. If no other request is slow, the request that asks
+    for bytes is refused. It is also refused if its own product is the largest.
     """
 
     def __init__(self, limit: int) -> None:

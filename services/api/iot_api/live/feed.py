@@ -46,7 +46,8 @@ class Feed(Watched):
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
         """Offer readings behind `before` to listeners, event by event.
 
-        Each event is encoded once for all listeners, except those that joined beyond `before`.
+        Each event is encoded once for all listeners, but listeners that joined after `before` get
+        events of their own.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes

@@ -188,8 +188,9 @@ class SeriesWindows:
         """
         self.readings += len(readings)
         if self.readings > MAX_READINGS:
-            problem = f"the range has more than {MAX_READINGS} readings: choose a shorter range"
-            raise InvalidRequestError(problem, field="from")
+            raise _too_large(
+                f"the range has more than {MAX_READINGS} readings", "from", "a shorter range"
+            )
         columns = self._reader.columns(readings.texts, len(readings))
         by_receipt = self._query.by_receipt
         times = readings.received if by_receipt else readings.interrogator
@@ -352,7 +353,7 @@ def _values_of(group: Group) -> tuple[Any, ...]:
     return group if isinstance(group, tuple) else (group,)
 
 
-def _too_large(problem: str, field: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{problem}: choose a longer step, fewer groups or a shorter range", field=field
-    )
+def _too_large(
+    problem: str, field: str, remedy: str = "a longer step, fewer groups or a shorter range"
+) -> InvalidRequestError:
+    return InvalidRequestError(f"{problem}: choose {remedy}", field=field)

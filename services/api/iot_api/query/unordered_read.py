@@ -25,7 +25,7 @@ from .readings import IdRanges, Overlap, opener
 _ID_BYTES = 40
 """Memory of an id that is kept."""
 _KEPT = 64
-"""With this many kept segments, the read first drops those that no later segment can overlap."""
+"""Number of kept segments at which the read drops the segments that no later one can overlap."""
 
 
 class SharedReadingError(Exception):

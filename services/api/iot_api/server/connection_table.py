@@ -15,8 +15,8 @@ STALLED_SECONDS = 1.0
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings while almost all connections are busy."""
 _SHARE = 16
-"""Each ranking chooses at least 1/16 of the connections, if so many are silent. So a flood of new
-connections needs few rankings."""
+"""If 1/16 of the connections or more are silent, a ranking chooses at least 1/16 of all. So a flood
+of new connections needs few rankings."""
 
 
 class _Group:

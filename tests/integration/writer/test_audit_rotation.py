@@ -144,8 +144,8 @@ def forge(log: Log, count: int) -> None:
     ("count", "fault"),
     [
         (2, "the chain ends at link 2, and had 3 links when master key 1 was retired"),
-        (3, "the link that it had when master key 1 was retired"),
-        (4, "the link that it had when master key 1 was retired"),
+        (3, "does not have the link that it had when master key 1 was retired"),
+        (4, "does not have the link that it had when master key 1 was retired"),
     ],
 )
 def test_a_thief_of_the_retired_key_makes_no_valid_chain(log: Log, count: int, fault: str) -> None:

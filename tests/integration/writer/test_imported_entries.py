@@ -35,7 +35,8 @@ def test_times_that_fit_no_partition_are_set_aside(
     drain_all(writer)
     assert sender.texts(PASSWORD) == ["0"], "the shard continues behind the bad entry"
     (dead,) = sender.service.stores.dead_letters.all()
-    assert "times of receipt are out of range, or not all on one day (UTC)" in dead.reason
+    wrong = "the entry's imported times of receipt are out of range, or not all on one day (UTC)"
+    assert wrong in dead.reason
 
 
 def test_old_and_new_readings_of_one_drain_are_stored_once(sender: Sender, writer: Writer) -> None:

@@ -1,4 +1,5 @@
 """The writer: RQ jobs that encrypt the readings of the backlog and store them.
 
-This level runs jobs: worker, jobs, ticker, schema. The work of a job is in a package.
+The modules `rq_worker`, `jobs` and `ticker` run the jobs. The packages do the work of the jobs.
+`schema` migrates the database.
 """

@@ -8,7 +8,7 @@ from . import shutdown
 
 
 def main() -> int:
-    """Run until SIGTERM. Return 2 when a setting is wrong."""
+    """Run a writer until SIGTERM. Return the exit code: 0, or 2 when a setting is wrong."""
     shutdown.install_signal_handlers()
     gc.disable()  # imports make no garbage; collecting takes a sixth of their time
     # Imported after the handlers are installed: the imports take a second, in which SIGTERM would

@@ -62,8 +62,8 @@ def _waiting_for_stores(
 ) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
     """Return a decorator that lets a job end without an error when a store can't serve.
 
-    The same applies if the database has the wrong schema. The sweep or the ticker queues the job
-    again. The log shows the `consequence`.
+    The same applies if the database has the wrong schema. The log shows the `consequence` and the
+    reason. The sweep or the ticker queues the job again.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
@@ -91,9 +91,9 @@ def _waiting_for_stores(
 
 @_waiting_for_stores("nothing is drained")
 def drain(shard: int) -> str:
-    """Drain a shard and all shards whose drains wait. Return the outcome for the shard.
+    """Drain `shard`, and all shards whose drains wait in the queue. Return the outcome of `shard`.
 
-    The job continues for `JOB_SECONDS` with drains that are queued meanwhile.
+    For `JOB_SECONDS`, continue with drains that are queued meanwhile.
     """
     writer = current()
     until = time.monotonic() + JOB_SECONDS
@@ -139,7 +139,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def _counting_failures(counter: str) -> Iterator[None]:
-    """Count an error of the enclosed work by its kind."""
+    """Count an error of the `with` block in the metric `counter`, by its kind."""
     try:
         yield
     except POSTGRES_UNAVAILABLE:
@@ -155,10 +155,7 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger in seconds: the pause from the start of a drain to the start of the next.
-
-    The drain took `entries` entries, which arrived within `seconds`.
-    """
+    """Return the linger in seconds after a drain of `entries` that arrived within `seconds`."""
     rate = entries / max(seconds, LINGER_SECONDS)
     busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))
     return LINGER_SECONDS + busy * (MAX_LINGER_SECONDS - LINGER_SECONDS)
@@ -172,7 +169,10 @@ def _linger() -> None:
 
 @_waiting_for_stores("nothing is compacted")
 def compact() -> str:
-    """Execute one compaction order and queue the next. Do nothing while the drains are behind."""
+    """Execute one compaction order. Queue this job again if orders are left. Return the outcome.
+
+    Do nothing while the drains are behind.
+    """
     writer = current()
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest_ages().values()):
         return "later"  # the sweep queues the job again
@@ -186,12 +186,12 @@ def compact() -> str:
 
 @_waiting_for_stores("the shards are not swept")
 def sweep_shards() -> int:
-    """Recount damaged counters, queue lost jobs, and release held entries whose vaults are back.
+    """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Then carry out orders for dead letters, chain the new records of the audit log, and delete what
-    is left of erased vaults. This takes no lock that a drain waits for.
+    Also recount damaged counters, carry out orders for dead letters, chain the new records of the
+    audit log, and delete what is left of erased vaults. No drain waits for a lock of this job.
 
-    The job of a drain is lost when its writer dies, or when the number of shards changes.
+    A drain is lost when its writer dies, or when the number of shards changes.
     """
     writer = current()
     sweep.recount(writer.counters)
@@ -213,7 +213,7 @@ def sweep_shards() -> int:
 
 @_waiting_for_stores("no partitions are created")
 def make_partitions() -> int:
-    """Create the partitions of the next months."""
+    """Create the partitions of the next months. Return how many were created."""
     writer = current()
     created = ensure_months_ahead(writer.postgres(), writer.backlog.now())
     _note_success(names.PARTITIONS_JOB)
@@ -222,7 +222,7 @@ def make_partitions() -> int:
 
 @_waiting_for_stores("no old readings are deleted")
 def enforce_retention() -> int:
-    """Delete readings that are older than the retention allows."""
+    """Delete readings older than the retention allows. Return the number of deleted segments."""
     writer = current()
     days = writer.settings.retention_days
     deleted = retention.enforce(
@@ -240,7 +240,7 @@ def rebuild_indexes() -> str:
 
 @_waiting_for_stores("the upgrade from version 0.1 is not finished")
 def advance_upgrade() -> str:
-    """Finish an upgrade from version 0.1 after its processes have had time to shut down."""
+    """Finish an upgrade from version 0.1, once the old processes have had time to shut down."""
     writer = current()
     seconds = writer.settings.upgrade_after_seconds
     done = lookup_upgrade.advance(writer.postgres(), after_seconds=seconds)
@@ -323,7 +323,7 @@ class KnownJob(Job):
         connection: "Redis",  # noqa: ARG003
         serializer: object = None,  # noqa: ARG003
     ) -> list[Job | None]:
-        """Return no jobs. RQ fetches dependent jobs with this method, and these jobs have none."""
+        """Return None for each id. RQ asks for dependent jobs, which no job of the writer has."""
         return [None for _ in job_ids]
 
     def refresh(self) -> None:
@@ -340,7 +340,10 @@ class KnownJob(Job):
 def job_queue(client: "Redis", key_names: names.KeyNames) -> Queue:
     """Return the queue of all jobs. Its serializer is JSON, because a pickle could run code."""
     if key_names.rq != RQ_KEY_PREFIX:
-        raise RuntimeError(f"RQ was imported with RQ_KEY_PREFIX={RQ_KEY_PREFIX}")
+        raise RuntimeError(
+            f"RQ uses the key prefix {RQ_KEY_PREFIX}: set RQ_KEY_PREFIX={key_names.rq} before "
+            "importing RQ"
+        )
     return Queue(
         names.JOB_QUEUE,
         connection=client,

@@ -46,7 +46,7 @@ class DrainWorker(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Longest blocking wait for a job, in seconds. Then the worker notices a lost Redis."""
+        """Longest blocking wait for a job, in seconds. It is short, to notice a lost Redis soon."""
         return 4
 
     @property
@@ -57,7 +57,7 @@ class DrainWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> "tuple[Job, Queue] | None":
-        """Take a job. End RQ's loop if Redis now belongs to another installation."""
+        """Take a job. End RQ's loop unless Redis is known to belong to this installation."""
         try:
             self.watch.require_ownership()
         except (UnfitRedisError, *POSTGRES_UNAVAILABLE):
@@ -65,7 +65,7 @@ class DrainWorker(SimpleWorker):
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Set the shutdown flag too, because RQ's loop may end for another reason first."""
+        """Stop after the current job. Set the shutdown flag, so that `work` does not continue."""
         shutdown.requested.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
@@ -79,10 +79,9 @@ class DrainWorker(SimpleWorker):
         """Do nothing, because there are no groups."""
 
     def clean_registries(self) -> None:
-        """Remove dead workers and their executions.
+        """Remove dead workers and their executions from Redis. The sweep queues their jobs again.
 
-        RQ's own cleanup restores jobs as plain `Job`, which trusts their hashes. The sweep queues
-        the jobs of a dead writer again.
+        RQ's own cleanup would load the jobs as `rq.job.Job`, and run code that their hashes name.
         """
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)
@@ -102,7 +101,7 @@ class DrainWorker(SimpleWorker):
             pipeline.execute()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log why a job failed. Log an error that reports a state of Redis without a traceback."""
+        """Log why a job failed: in one line if Redis can't serve, else with a traceback."""
         error = exc_info[1]
         if isinstance(error, RedisError) and state_of(error) is not None:
             report(_log, "the writer waits for Redis", error)
@@ -116,7 +115,7 @@ class DrainWorker(SimpleWorker):
 
 
 class _RedisStates(logging.Filter):
-    """A filter that logs a state of Redis in one line, where RQ logs a traceback every second."""
+    """A log filter: while Redis can't serve, one line replaces the tracebacks that RQ logs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether RQ's own record is logged."""
@@ -130,7 +129,7 @@ class _RedisStates(logging.Filter):
 
 
 def work(writer: Writer) -> None:
-    """Run jobs until SIGTERM or SIGINT. RQ's loop ends when Redis is lost, and is started again."""
+    """Run jobs until SIGTERM or SIGINT. Start RQ's loop again after Redis was lost."""
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("rq.worker").addFilter(_RedisStates())
     if writer.keys.current().from_keyring:

@@ -51,19 +51,20 @@ _MARK = """
 
 
 def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
-    """Migrate the database at a libpq URL to the newest schema, in one transaction.
+    """Migrate the database to the newest schema or to `revision`, in one transaction.
 
-    A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
-    of that version work. A writer does the rest later (`lookup_upgrade`). Each call restarts the
-    time that processes of version 0.1 have to shut down.
+    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges.
+    The first call creates the id of the installation.
 
-    A schema one revision ahead is not changed, because this version works on it. This allows a
-    rollback by one version. With `grant`, the roles of API and writers get their privileges.
+    A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, because processes
+    of version 0.1 work on this revision. Once they have had time to shut down, a writer does the
+    last step (`lookup_upgrade`). Each call of `migrate` restarts that time.
 
-    The first call creates the id of the installation, with which Redis is marked.
+    A schema one revision newer than this code is not changed, because this code works on it. So a
+    rollback by one version is possible.
 
     Raises:
-        SettingsError: the schema is more than one revision ahead, or there is no such revision.
+        SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
     """
     with psycopg.connect(postgres_url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
@@ -106,7 +107,7 @@ def _upgrade_to(connection: Connection, revision: str) -> None:
 
 
 def _scripts() -> dict[str, Traversable]:
-    """Return the SQL files by revision, in order."""
+    """Return the SQL file of each revision, the oldest revision first."""
     names = {file.name.removesuffix(".sql"): file for file in _MIGRATIONS.iterdir()}
     return {name: names[name] for name in sorted(names) if name.isdecimal()}
 

@@ -44,7 +44,7 @@ requested = ShutdownFlag()
 def install_signal_handlers() -> None:
     """Install handlers for SIGTERM and SIGINT that set `requested`.
 
-    While RQ's loop runs, RQ's own handlers are installed; `DrainWorker` makes them set it, too.
+    RQ installs its own handlers while its loop runs. They set `requested` too: see `DrainWorker`.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: requested.set())

@@ -50,6 +50,7 @@ class Ticker(threading.Thread):
 
         Raises:
             UnfitRedisError: Redis belongs to another installation.
+            RedisError, POSTGRES_UNAVAILABLE: a store can't serve.
         """
         self._writer.watch.require_ownership()
         keys = [self._writer.names.tick(job) for job in EVERY_SECONDS]

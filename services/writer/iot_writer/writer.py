@@ -80,7 +80,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:
-        """Yield the functions that report to Redis: the keys of this process, and its heartbeat."""
+        """Yield two functions: one reports the loaded keys to Redis, one sends a heartbeat."""
         reported = self.redis, self.names, "writer", self.keys.current
         require_ownership, drained = self.watch.require_ownership, self._seconds_since_drains
         yield LoadedKeysReporter(*reported, require_ownership=require_ownership).report
@@ -93,9 +93,9 @@ class Writer:
         return {shard: now - at for shard, at in dict(self._drained_at).items()}
 
     def postgres(self) -> Connection:
-        """Return the connection to Postgres. Open one at the first call, or if it is broken.
+        """Return the connection to Postgres. Open it at the first call, and when it is broken.
 
-        Whether an open connection still works is not tested with a query.
+        An open connection is not tested with a query.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -114,10 +114,10 @@ class Writer:
         return self._connection
 
     def drop_postgres(self) -> None:
-        """Close the connection after an error that reports a state of Postgres.
+        """Close the connection. To be called after an error that says that Postgres can't serve.
 
-        After a failover, the connected server may be a standby. A new connection resolves the name
-        in the URL again and reaches the new primary.
+        After a failover, the connected server may be a standby. The next connection resolves the
+        name in the URL again and reaches the new primary.
         """
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -137,7 +137,7 @@ class Writer:
         )
 
     def drain_shards(self, shards: Sequence[int]) -> DrainResult:
-        """Drain shards once.
+        """Drain shards once. Return how the drain ended.
 
         Raises:
             UnfitRedisError: Redis belongs to another installation.

@@ -1,4 +1,4 @@
-"""Compaction: merge the small segments of a vault with the keys of an order from the API.
+"""Compaction: merge the small segments that an order of an API process names.
 
-The API plans (`iot_api.vaults.compaction_planner`); only a writer changes the history.
+`iot_api.vaults.compaction_planner` plans the orders.
 """

@@ -1,6 +1,6 @@
-"""Compactor: merges small segments of a vault into large ones, with the keys of an order.
+"""Compactor: merges the small segments of a vault that an order names into larger ones.
 
-The writer has the keys of these segments only, and only during the merge.
+The order holds the keys of these segments. The writer keeps no key after the merge.
 """
 
 import logging
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class CompactionOutcome(StrEnum):
-    """How an order ended."""
+    """How a compaction order ended."""
 
     MERGED = "merged"
     DAMAGED = "damaged"
@@ -47,7 +47,7 @@ class CompactionOutcome(StrEnum):
 
 
 class Compactor:
-    """Executes orders, one at a time."""
+    """Executes compaction orders, one at a time."""
 
     def __init__(self, orders: CompactionOrders, keys: Callable[[], TransitKeys]) -> None:
         self._orders = orders
@@ -58,8 +58,8 @@ class Compactor:
 
         One transaction replaces the small segments by merged ones, so a read sees either all
         of the old or all of the new segments. All readings keep their ids and times. If the writer
-        is killed, nothing is lost or doubled, and the API sends the order again. A segment that
-        can't be decrypted is not touched.
+        is killed, no reading is lost or doubled, and the API sends the order again. A segment that
+        can't be decrypted stays as it is.
 
         Raises:
             psycopg.Error, RedisError: a store is away; the history is unchanged.
@@ -92,11 +92,11 @@ def _execute(connection: Connection, order: CompactionOrder) -> CompactionOutcom
 def _decrypt_all(
     connection: Connection, order: CompactionOrder
 ) -> tuple[list[SealedSegment], list[SegmentColumns], int]:
-    """Decrypt the segments of an order, up to `CONTENT_BYTES`.
+    """Decrypt the segments of an order, up to `CONTENT_BYTES` in total.
 
-    Return the decrypted segments, their content, and how many can't be decrypted. Return no segment
-    if one is missing: a failover of Redis may bring back an order that was executed, and a key for
-    a merged segment must not be used twice.
+    Return the decrypted segments, their content, and the number of segments that can't be
+    decrypted. If a segment no longer exists, decrypt none: the order may have been executed before
+    a failover of Redis brought it back, and the order's new keys must not be used twice.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}
@@ -128,7 +128,10 @@ def _decrypt_all(
 def _merge(
     order: CompactionOrder, old: Sequence[SealedSegment], opened: Sequence[SegmentColumns]
 ) -> list[SealedSegment]:
-    """Merge and encrypt segments, each with its own key; [] if the order has too few keys."""
+    """Merge `opened`, the content of the segments `old`. Return the merged segments, encrypted.
+
+    Return [] if the order has too few keys for them.
+    """
     vault_id = uuid.UUID(bytes=order.vault_id)
     pieces = list(merge_segments(opened))
     targets = order.targets * len(pieces) if order.one_key else order.targets
@@ -145,6 +148,7 @@ def _merge(
     before, after = (sum(segment.bounds.count for segment in segments) for segments in (old, new))
     if before != after:
         raise RuntimeError(
-            f"compaction of vault {vault_id} must keep all readings: {before} before, {after} after"
+            f"merged segments of vault {vault_id} have {after} readings instead of {before}: they "
+            "are not stored"
         )
     return new

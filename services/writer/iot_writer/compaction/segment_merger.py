@@ -13,10 +13,10 @@ that it merges."""
 
 
 def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
-    """Merge segments. Yield the readings of each day of receipt, sorted by (interrogator, id).
+    """Merge segments. Yield a segment for each day of receipt (UTC), or several for a large day.
 
-    A day with more than `MAX_READINGS` readings is split into pieces of equal size. So the times of
-    the pieces do not overlap, and no piece is so small that it would be merged again.
+    Readings are sorted by interrogator timestamp, then id. A day with more than `MAX_READINGS`
+    readings is cut into segments of equal size, so none is so small that it would be merged again.
     """
     whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))

@@ -45,7 +45,10 @@ class Batch:
         return {(self.shard, opened.session) for _, opened, _ in self.opened}
 
     def months(self) -> set[int]:
-        """Return the starts of the months in which the readings to store were received."""
+        """Return the months in which the readings to store were received.
+
+        Each month is given by its start in Unix milliseconds.
+        """
         if not self.opened:
             return set()
         imported = {
@@ -87,7 +90,7 @@ class StoredBatch:
     """When the transaction was committed, by `time.monotonic`."""
 
     def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
-        """Yield the segments with the names of their entries."""
+        """Yield each segment with the names of its entries."""
         entries = {id(each.entry): each.opened for each in self.stored}
         arrivals = [Arrival(each.waiting.received, each.entry) for each in self.stored]
         for segment, group in zip(self.segments, group_arrivals(arrivals), strict=True):
@@ -105,10 +108,10 @@ def build_batch(
     missing_vaults: set[uuid.UUID],
     erased_vaults: set[uuid.UUID],
 ) -> StoredBatch:
-    """Build the segments of a batch's new entries, and mark these entries in `sessions`.
+    """Build the segments of a batch's new entries. Update the entry numbers in `sessions`.
 
-    `before` is the shard's state in the ledger. Entries of missing vaults are held instead. Those
-    of erased vaults are dropped and marked as stored, so that nobody waits for them.
+    `before` is the state of the shard in the ledger. An entry whose vault is missing is held. An
+    entry whose vault was erased is dropped, but counts as stored: clients do not wait for it.
     """
     shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
     erased = {vault_id.bytes for vault_id in erased_vaults}
@@ -144,10 +147,10 @@ def build_batch(
 def raise_next_ids(
     offsets: dict[int, Offset], progress: Mapping[int, ShardProgress]
 ) -> dict[int, Offset]:
-    """Return the states of shards, with next ids above all ids that Redis knows.
+    """Raise the next ids in `offsets` above all ids that Redis knows. Return `offsets`.
 
-    If Postgres was restored, or failed over to a replica without the newest transactions, its next
-    ids are too low: readings would get ids that are in the hot window and known to clients.
+    The next ids in Postgres are too low after a restore, or after a failover to a replica without
+    the newest transactions: new readings would get ids of readings that clients have seen.
     """
     for shard, offset in offsets.items():
         position, next_id = progress[shard].position, progress[shard].next_id

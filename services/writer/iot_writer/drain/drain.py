@@ -1,19 +1,21 @@
 """The drain: store the waiting entries of shards in Postgres, exactly once.
 
-A drain has four steps. If the writer is killed between two steps, the next drain of the shard, by
-any writer, finishes the work:
+A drain has four steps:
 
-1. Read the oldest entries of the streams and open them. Entries that can't be opened are copied to
-   the dead letters. Killed here: nothing is stored, and the copy is not repeated.
+1. Read the oldest entries of the streams and open them. Copy entries that can't be opened to the
+   dead letters, unless an earlier drain has copied them.
 2. In one transaction of Postgres: lock the shards in the ledger, skip entries that the ledger has,
-   insert the segments, write the ledger. Killed here: Postgres rolls back all of it.
-3. Add the segments to the hot window. Killed before: the entries are still in the stream. The next
-   drain finds them in the ledger, stores nothing, and lets the hot window start after the gap.
-4. Remove the entries from their streams. Killed before: as in step 3.
+   insert the segments, write the ledger.
+3. Add the segments to the hot window.
+4. Remove the entries from their streams.
 
-Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It tells
-clients that wait for `ack=stored` that their readings are stored. It moves the position up to which
-the hot window must reach to serve a read.
+If the writer is killed before the commit of step 2, nothing is stored. If it is killed later, the
+entries are still in the stream. The next drain finds them in the ledger and does not store them
+again. It moves the start of the hot window's cover behind any segments that step 3 did not add.
+
+Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
+wait of clients that sent `ack=stored`. From then on, reads use the hot window only if it has the
+segments of this drain.
 """
 
 import logging
@@ -84,7 +86,7 @@ class DrainOutcome(StrEnum):
 
 
 class EntryTooOldError(IotError):
-    """The entry is too old to tell whether it is stored."""
+    """The entry is so old that the ledger can't tell whether it is stored."""
 
 
 class ImpossibleTimeError(IotError):
@@ -116,7 +118,7 @@ class Drain:
         shards: int,
         hot_window_pause: float = 0.0,
     ) -> None:
-        """`hot_window_pause`: seconds without the hot window after an error of the hot window."""
+        """After an error of the hot window, drains skip it for `hot_window_pause` seconds."""
         self.on_stored: list[Callable[[StoredBatch, Sequence[Phase]], None]] = []
         """Called with each batch, after its entries are removed from their stream."""
         self._hot_window_pause = hot_window_pause
@@ -133,10 +135,10 @@ class Drain:
         self._shards = shards
 
     def run(self, connection: Connection, shards: Sequence[int]) -> DrainResult:
-        """Store the oldest entries of shards, in one transaction.
+        """Store the oldest entries of shards, in one transaction. Return how the drain ended.
 
-        Reads shard after shard until there is enough for one drain. The other shards go back to
-        the queue. A shard that another writer drains is left alone.
+        Reads shard after shard until there is enough for one drain, and queues the drains of the
+        remaining shards again. Skips shards that another writer drains.
 
         A bad entry does not stop the others: an entry that can't be opened, or that Postgres
         refuses, becomes a dead letter. An entry whose vault Postgres lacks is held.
@@ -177,7 +179,7 @@ class Drain:
         return result
 
     def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
-        """Store batches. If Postgres refuses a value, store all entries but the refused ones."""
+        """Store batches, without entries that Postgres refuses. Return the stored batches."""
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
@@ -191,11 +193,7 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        """Try to store each entry of a batch, in a transaction that is rolled back. Then store the
-        entries that succeeded.
-
-        Refused entries become dead letters.
-        """
+        """Store the entries that Postgres accepts, and make dead letters of the refused entries."""
         refused: list[tuple[WaitingEntry, Exception]] = []
         for entry in batch.opened:
             try:
@@ -211,7 +209,7 @@ class Drain:
         return stored
 
     def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
-        """Return the waiting entries of shards, enough for a drain, and the shards not reached."""
+        """Read entries until they suffice for a drain. Return them, and the unread shards."""
         wanted = list(dict.fromkeys(shards))
         batches: list[Batch] = []
         content_bytes = DRAIN_CONTENT_BYTES
@@ -236,7 +234,10 @@ class Drain:
         return batches, wanted[len(batches) :]
 
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
-        """Open an entry into its batch. Return its approximate size, decompressed."""
+        """Open an entry and add it to its batch, or set it aside.
+
+        Return its approximate size in decompressed bytes.
+        """
         try:
             if not waiting.has_valid_time:
                 raise ImpossibleTimeError("the entry's id is a time after the year 9999")
@@ -287,9 +288,9 @@ class Drain:
     def _store(
         self, connection: Connection, batches: Sequence[Batch], *, commit: bool = True
     ) -> list[StoredBatch]:
-        """Store the new entries of batches, except for shards that other writers have locked.
+        """Store the new entries of batches. Return the stored batches.
 
-        With `commit=False`, the transaction is rolled back.
+        Skips shards that other writers have locked. `commit=False` rolls the transaction back.
         """
         wanted = {batch.shard for batch in batches}
         # Rows of shards, and partitions, are created before the transaction. Within it, other
@@ -312,9 +313,9 @@ class Drain:
         *,
         commit: bool,
     ) -> list[StoredBatch]:
-        """Store batches whose readings were received in these months.
+        """Store batches, whose readings were all received in `months`.
 
-        The partitions are looked up each time, because retention may have dropped one.
+        Raises `MissingPartitionError`: a month is new, or retention has dropped its partition.
         """
         partitions = [partition_name(month) for month in months]
         # From Redis before Postgres: if another writer drains a shard in between, Postgres is ahead
@@ -361,7 +362,7 @@ class Drain:
         *,
         commit: bool,
     ) -> None:
-        """Write what is new, and end the transaction; leave it open if nothing is new."""
+        """Write the changes, and end the transaction. Do neither if nothing has changed."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return
@@ -381,8 +382,7 @@ class Drain:
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.
 
-        After a restore of Postgres, the ledger lacks the numbers of all entries stored since the
-        backup.
+        After a restore of Postgres, the old sessions have many missing numbers (`MANY_MISSING`).
         """
         if time.monotonic() < self._next_renewal_at:
             return
@@ -394,11 +394,10 @@ class Drain:
         )
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> None:
-        """Add the stored segments to the hot window, if its Redis can serve.
+        """Add the stored segments to the hot window. Log an error of its Redis.
 
-        An error must not stop the drain: removing entries is what makes room in a full backlog or
-        a full Redis. The hot window then ends before the position up to which the shard is drained,
-        so reads use Postgres until a later drain reaches the hot window again.
+        Such an error does not stop the drain: the entries must be removed to make room in a full
+        backlog or a full Redis. Reads use Postgres until a later drain writes to the hot window.
         """
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
@@ -417,7 +416,7 @@ class Drain:
 
 
 def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
-    """Return the name of an entry, as a field of the log; nothing if its bytes have no name."""
+    """Return the log field `entry` with the name of an entry; {} if its bytes have no name."""
     try:
         return {"entry": str(entry_name(shard, waiting.sealed))}
     except struct.error:
@@ -438,8 +437,10 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 
 
 def _refuse_impossible_imports(received: Sequence[int]) -> None:
-    """Raise unless imported readings are of one day: an entry becomes one segment, which is in one
-    partition, and which retention deletes as a whole."""
+    """Raise `ImpossibleTimeError` unless the imported readings of an entry are of one day (UTC).
+
+    An entry becomes one segment. It is in one partition, and retention deletes it as a whole.
+    """
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
         raise ImpossibleTimeError(

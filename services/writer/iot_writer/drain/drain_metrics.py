@@ -33,7 +33,7 @@ def _observe(name: str, step: str, began: float) -> None:
 
 
 def count_stored(stored: StoredBatch) -> None:
-    """Count a batch whose entries have left the stream: all reads find its readings now."""
+    """Count a stored batch whose stream was trimmed, so that all reads find its readings."""
     sizes = [len(segment.payload) for segment in stored.segments]
     counts = [segment.bounds.count for segment in stored.segments]
     metrics.observe_all("iot_segment_bytes", sizes)
@@ -54,9 +54,9 @@ def count_stored(stored: StoredBatch) -> None:
 
 
 def _observe_age(name: str, stored: StoredBatch, now: float) -> None:
-    """Observe the age of the batch's oldest entry at `now` (`time.monotonic`) in the metric `name`.
+    """Observe in the metric `name` how old the batch's oldest entry is at `now` (`time.monotonic`).
 
-    If the request of the entry was traced, the exemplar leads to its trace.
+    If the PUT of this entry was traced, the exemplar holds the id of the trace.
     """
     first = stored.batch.taken[0]
     age = (first.read_at - first.received) / 1000 + now - stored.batch.started_at

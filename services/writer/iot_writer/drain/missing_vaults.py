@@ -20,7 +20,7 @@ class MissingVaultLog:
         self._logged: set[uuid.UUID] = set()
 
     def report(self, held_entries: Sequence[HeldEntry]) -> None:
-        """Count entries that were held, and log their vaults unless they were logged before."""
+        """Count held entries. Log each of their vaults that was not logged before."""
         metrics.counter("iot_entries_held_total").inc(len(held_entries))
         vaults = {uuid.UUID(bytes=held.vault_id) for held in held_entries}
         for vault_id in vaults - self._logged:

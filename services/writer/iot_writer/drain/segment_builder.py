@@ -45,7 +45,7 @@ def build_segments(
 
 
 def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
-    """Yield the arrivals of each segment, in the order of the segments."""
+    """Yield groups of arrivals, one for each segment of `build_segments`, in the same order."""
     vaults: dict[bytes | tuple[bytes, int], list[Arrival]] = {}
     for arrival in arrivals:
         entry = arrival.entry

@@ -1,4 +1,4 @@
-"""The log of stored segments: an event leads from the name of an entry to its segment."""
+"""The log of stored segments. It tells in which segment an entry was stored."""
 
 import logging
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def log_stored(stored: StoredBatch, _: Sequence[Phase]) -> None:
-    """Log each segment with the names of its entries, which the API logs with their requests."""
+    """Log each segment with the names of its entries. The API logs these names for each PUT."""
     for segment, entries in stored.entries_by_segment():
         fields = {
             "vault": str(segment.vault_id),

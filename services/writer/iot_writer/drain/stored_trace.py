@@ -1,4 +1,4 @@
-"""The traces of stored entries: each entry adds the drain to the trace of its request."""
+"""Traces of drains: a drain appears in the trace of each PUT whose entries it stores."""
 
 import uuid
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .batch import StoredBatch
 
 
 def trace_stored(stored: StoredBatch, phases: Sequence[Phase]) -> None:
-    """Record the phases of the drain in the trace of each entry that was appended within one."""
+    """Record the phases of the drain in the trace of each entry whose PUT was traced."""
     shard = stored.batch.shard
     traced = [each for each in stored.batch.opened if each.waiting.traceparent]
     if not traced:

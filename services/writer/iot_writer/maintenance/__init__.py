@@ -1,4 +1,4 @@
-"""Periodic jobs that open no readings: sweep, partitions, retention, indexes, upgrade.
+"""The work of the periodic jobs: sweep, partitions, retention, indexes, upgrade.
 
-A job is listed in `iot_writer.jobs` and queued by `iot_writer.ticker`.
+`iot_writer.jobs` lists the jobs. `iot_writer.ticker` queues them.
 """

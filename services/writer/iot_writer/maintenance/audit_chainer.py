@@ -40,7 +40,8 @@ class AuditChainer:
     def run(self, connect: Callable[[], Connection], disconnect: Callable[[], None]) -> int:
         """Chain new records and publish the head. Return the number of chained records.
 
-        Errors of the stores are logged. A later run does what this run could not.
+        `connect` returns the connection to Postgres; `disconnect` closes it after an error. Errors
+        of the stores are logged, and a later run continues.
         """
         if time.monotonic() < self._paused_until:
             return 0
@@ -84,7 +85,7 @@ class AuditChainer:
             self._show(head)
 
     def _read_published(self) -> tuple[AuditHead | None, bool]:
-        """Return the published head, and whether it has the form of a head."""
+        """Return the published head or None. The second value is False if the head is invalid."""
         try:
             return self._published.read(), True
         except ValueError:

@@ -42,7 +42,7 @@ class LetterOrders:
         audit: AuditLog,
         require_ownership: Callable[[], None],
     ) -> None:
-        """Take the parts. `require_ownership` raises unless Redis belongs to this installation."""
+        """`require_ownership` raises an error unless Redis belongs to this installation."""
         self._orders = orders
         self._letters = letters
         self._backlog = backlog

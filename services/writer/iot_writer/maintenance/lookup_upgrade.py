@@ -9,11 +9,12 @@ _log = logging.getLogger(__name__)
 
 
 def advance(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004, `after_seconds` after the last call of `migrate`.
+    """Migrate schema 0003 to 0004 if `migrate` was last called at least `after_seconds` ago.
 
-    Return True if this call did it. From then on, processes of version 0.1 are not ready
-    and can't create vaults. Every vault of format 1 moves to format 2 at its next use. Lookups
-    without a vault are deleted.
+    Return whether this call migrated the schema. From then on, processes of version 0.1 are not
+    ready and can't create vaults. Every vault of format 1 moves to format 2 at its next use.
+
+    Each call also removes unused scrypt costs from the policy for lookups (`vault_lookups`).
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:

@@ -32,10 +32,9 @@ def partition_begins(connection: Connection) -> list[int]:
 
 
 def ensure_partition(connection: Connection, begin: int) -> bool:
-    """Create the partition of a month unless it exists. Return True if it was created.
+    """Create the partition of the month that begins at `begin` (Unix milliseconds).
 
-    The table is created first and attached then: ATTACH PARTITION neither blocks reads nor waits
-    for them. CREATE TABLE ... PARTITION OF does both.
+    Return False if the partition exists already.
     """
     name = partition_name(begin)
     if connection.execute(_EXISTS, (name,)).fetchone():
@@ -45,6 +44,7 @@ def ensure_partition(connection: Connection, begin: int) -> bool:
         connection.execute(_LOCK)
         if connection.execute(_EXISTS, (name,)).fetchone():
             return False
+        # CREATE TABLE ... PARTITION OF would block reads and wait for them. ATTACH does neither.
         create = "CREATE TABLE {} (LIKE segments INCLUDING DEFAULTS INCLUDING STORAGE)"
         attach = "ALTER TABLE segments ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})"
         connection.execute(psycopg.sql.SQL(create).format(table))
@@ -62,9 +62,9 @@ MONTHS_AHEAD = 3
 
 
 def ensure_months_ahead(connection: Connection, now: int) -> int:
-    """Create the partitions of this month and the next ones. Return how many were created.
+    """Create the missing partitions of `MONTHS_AHEAD` months. Return how many were created.
 
-    `now` is the time in Unix milliseconds by Redis's clock, which stamps readings.
+    The first month is that of `now` (Unix milliseconds by Redis's clock, which stamps readings).
     """
     begin, created = month_begin(now), 0
     for _ in range(MONTHS_AHEAD):

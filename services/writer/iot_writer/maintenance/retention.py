@@ -36,13 +36,14 @@ _DELETE: LiteralString = """
 
 
 def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: int) -> int:
-    """Delete segments whose readings were all received more than `days` ago. Return how many.
+    """Delete segments whose readings were all received more than `days` days ago.
 
-    0 days deletes nothing. Months that are too old as a whole are dropped as partitions. The call
-    may be interrupted and repeated: every transaction adds its own record to the audit log.
+    0 days deletes nothing. Return how many segments were deleted. Each transaction records its
+    deletions in the audit log, so the call may be interrupted and repeated. Also make the ledger
+    forget idle sessions.
 
-    `redis_now` is the time by Redis's clock. A clock that is ahead deletes nothing too early, see
-    `earliest_now`.
+    `redis_now` is the time in Unix milliseconds by Redis's clock. The earliest of the clocks of
+    Redis, Postgres and this process counts, so a clock that is ahead deletes nothing early.
     """
     now = earliest_now(redis_now, connection)
     ledger.forget_sessions(connection, now - SESSION_DAYS * DAY_MS)
@@ -65,10 +66,10 @@ Account = Callable[[int], None]
 
 
 def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
-    """Drop the partitions of months that ended before `cutoff`.
+    """Drop the partitions of months that ended before `cutoff`. Return the number of segments.
 
-    A partition that is being read is skipped, because waiting for the lock would block all other
-    reads. `_delete_rows` deletes its rows, and a later call drops it.
+    Stops at a partition that is being read, because waiting for its lock would block all other
+    reads. `_delete_rows` then deletes the rows, and a later call drops the partition.
     """
     deleted = 0
     for begin in partition_begins(connection):

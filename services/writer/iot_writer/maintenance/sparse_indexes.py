@@ -2,8 +2,8 @@
 
 Compaction replaces hundreds of small segments by one. The index page that held all their entries
 then holds one entry, and Postgres frees empty pages only. REINDEX CONCURRENTLY blocks neither
-drains nor reads, but waits for the end of all running reads. So it runs in a thread, on
-its own connection.
+drains nor reads, but waits for the end of all running reads. It therefore runs in a thread, on a
+connection of its own.
 """
 
 import logging
@@ -69,7 +69,7 @@ class SparseIndexes:
         self._thread: threading.Thread | None = None
 
     def start(self) -> bool:
-        """Start a run. Return False while the last run continues."""
+        """Start a run, unless a run is in progress. Return whether a run was started."""
         if self._thread is not None and self._thread.is_alive():
             return False
         self._thread = threading.Thread(target=self._run, name="sparse indexes", daemon=True)

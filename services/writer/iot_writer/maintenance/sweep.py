@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 def sweep(backlog: Backlog) -> int:
-    """Queue a drain for each shard with stale entries. Return the number of queued drains.
+    """Queue a drain for each shard with an entry older than `STALE_SECONDS`.
 
-    A drain is lost when its writer dies. A needless drain is harmless: it finds the shard empty or
-    locked.
+    Return the number of queued drains. An old entry suggests that a drain was lost, for example
+    because its writer died. A needless drain is harmless: it finds the shard empty or locked.
     """
     # An age is negative if Redis's clock was set back: the entry may be stale.
     stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]

@@ -174,7 +174,7 @@ def test_commands_refuse_an_invalid_url(
     with pytest.raises(SystemExit) as ended_with:
         sys.exit(main([command, "--url", url]))
     assert ended_with.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("--url is ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("--url: ")
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b"\n\n", b" \t\r\n"])

@@ -1,7 +1,7 @@
 """Client of the iot-sensor HTTP API.
 
 `Client` sends readings and reads them back. `Outbox` keeps readings on the disk until the service
-has them. It needs the standard library only.
+has them. The package needs the standard library only.
 """
 
 from .asynchronous import AsyncClient

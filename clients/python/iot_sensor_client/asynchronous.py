@@ -20,7 +20,7 @@ class AsyncClient:
     """
 
     def __init__(self, client: Client) -> None:
-        """Use a client, which stays open."""
+        """Send requests with `client`, which the caller closes."""
         self._client = client
 
     async def send(self, readings: Iterable[Mapping[str, Any]], **options: Any) -> int:
@@ -32,13 +32,13 @@ class AsyncClient:
         return await asyncio.to_thread(partial(self._client.read, **options))
 
     async def readings(self, **options: Any) -> AsyncIterator[Row]:
-        """Return an iterator over readings, which holds one page. See `Client.readings`."""
+        """Return an iterator over readings, with one page in memory. See `Client.readings`."""
         async for page in _in_threads(self._client.readings(**options).pages()):
             for row in page:
                 yield row
 
     async def follow(self, **options: Any) -> AsyncIterator[Row]:
-        """Return an iterator over new readings. See `Client.follow`. A cancelled task ends it."""
+        """Return an iterator over new readings. Cancel its task to end it. See `Client.follow`."""
         stop = options.setdefault("stop", threading.Event())
         try:
             async for row in _in_threads(self._client.follow(**options)):

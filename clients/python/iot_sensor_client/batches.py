@@ -12,7 +12,7 @@ MAX_BYTES = 1024 * 1024
 
 
 def encode_reading(reading: Mapping[str, Any], number: int) -> str:
-    """Return a reading as JSON text, in ASCII. `number` is its position, for the message.
+    """Return a reading as JSON text, in ASCII. Error messages call it `reading <number>`.
 
     Raises:
         ValueError: JSON can't represent the reading, or it is not a mapping with names.

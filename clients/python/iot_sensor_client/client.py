@@ -52,7 +52,7 @@ class Client:
         gzip: bool = False,
         keep_alive: bool = True,
     ) -> None:
-        """Open no connection yet.
+        """Create a client. The first request opens a connection.
 
         Args:
             url: the URL of the service, such as `https://iot.example.org` or `http://host:5000/prefix`.
@@ -65,7 +65,7 @@ class Client:
             connect_timeout: seconds for a connection and its TLS handshake. Default: `timeout`.
             ca_file: PEM file of the certificate authorities to trust. Default: those of the system.
             cert_file: PEM file of a client certificate, with which the service identifies this
-                client instead of a token. It is read now.
+                client instead of a token. The file is read once, at creation.
             key_file: PEM file of the certificate's private key. Default: `cert_file`.
             tls_context: used instead of one made from `ca_file`, `cert_file` and `key_file`.
             gzip: compress bodies of requests.
@@ -128,7 +128,7 @@ class Client:
             method: GET, PUT, ...
             path: path and query, below the URL of the client.
             body: the body of the request. A `str` is sent as UTF-8.
-            headers: replace the client's headers of the same names.
+            headers: more headers. They replace the client's headers of the same names.
             json: a value to send as the body, in JSON, with the Content-Type of JSON.
             repeatable: whether the request may reach the service more than once. Default: yes,
                 except a PUT without `Idempotency-Key`, which could store its readings twice.
@@ -166,7 +166,7 @@ class Client:
         """Store readings. On return they are acknowledged: the service stores each exactly once.
 
         Args:
-            readings: with `relative_time`, `interrogator_time` and `freeform`.
+            readings: mappings with `relative_time`, `interrogator_time` and `freeform`.
             idempotency_key: names these readings. Requests with the same key are stored once, so a
                 caller that keeps readings can send them again after an error or a restart. The
                 service rejects the key with other readings. Default: a random key, which protects
@@ -189,7 +189,7 @@ class Client:
         batch_size: int = MAX_READINGS,
         idempotency_key: str | None = None,
     ) -> int:
-        """Store any number of readings, in compressed batches. Return how many.
+        """Store any number of readings, in compressed batches. Return their number.
 
         On return all are acknowledged, and the service stores each exactly once, in their order
         within a password. The readings are taken one batch at a time, so a generator of any length
@@ -224,7 +224,7 @@ class Client:
     def send_batch(
         self, rows: Sequence[str], *, idempotency_key: str, retry: bool = True
     ) -> Response:
-        """Send readings that are JSON texts in one compressed request, once without `retry`.
+        """Send readings, given as JSON texts, in one PUT. Without `retry`, make one attempt.
 
         Raises the errors of `put_readings`.
         """
@@ -249,7 +249,7 @@ class Client:
 
         Args:
             last: only the last readings, this many.
-            seconds: only those received in the last seconds.
+            seconds: only those received in the last seconds, this many.
             start: only those with at least this relative timestamp.
             end: only those with at most this relative timestamp; needs `start`.
 
@@ -273,7 +273,7 @@ class Client:
         order: Literal["asc", "desc"] = "asc",
         page_size: int = PAGE_SIZE,
     ) -> Readings:
-        """Return readings, of any number: as an iterator, or as a table. See `Readings`.
+        """Return any number of readings, to iterate over or as a table. See `Readings`.
 
         `for reading in client.readings()` reads one page at a time.
 
@@ -305,13 +305,13 @@ class Client:
         """Return an iterator over the readings that the service receives from the first `next` on.
 
         It waits until `stop` is set. Each reading comes exactly once, in the order of ids, even if
-        it is stored late. Readings received up to `overlap` seconds before the first `next` come
-        too if they are stored after it. Imported readings and readings that the service held do
-        not come. The client uses a live stream, or polls if the service has no free one.
+        it is stored late. Readings received up to `overlap` seconds before the first `next`, but
+        stored after it, come too. Imported readings and readings that the service held do not
+        come. The client uses a live stream, or polls if the service has no free one.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.
-            overlap: seconds of known readings that a poll reads again, beyond any clock skew.
+            overlap: seconds of known readings that a poll reads again. Must exceed the clock skew.
             stop: ends the iterator when it is set.
 
         Raises:
@@ -369,8 +369,8 @@ class Client:
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
 
-        All readings of the window that were acknowledged before are erased, even if they are
-        not stored yet. The request may be repeated.
+        All readings of the window that were acknowledged before the call are erased, even if they
+        are not stored yet. The request may be repeated.
 
         Returns:
             The number of readings that this request erased.
@@ -434,7 +434,7 @@ class Client:
         return Request(method, path, body, own | given)
 
     def open_stream(self, path: str, json: object, headers: Mapping[str, str]) -> Stream:
-        """Send a POST once. The body of its response is read while it arrives."""
+        """Send a POST once. Return its response, whose body is read while it arrives."""
         request = self._with_token(self._request("POST", path, None, headers, json))
         return self._pool.open_stream(request, STREAM_SECONDS)
 

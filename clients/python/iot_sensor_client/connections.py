@@ -208,12 +208,12 @@ def _parse(url: str) -> SplitResult:
     except ValueError:  # raised by `port`
         valid = False
     if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("not an http(s) URL without user, query and fragment")
+        raise ValueError("the URL must be http or https, without user, query and fragment")
     return parts
 
 
 def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
-    """Return whether an idle connection is readable: nothing was requested, so this is its end."""
+    """Return whether the server closed an idle connection, which makes the connection readable."""
     with DefaultSelector() as selector:
         selector.register(connection.sock, EVENT_READ)
         return bool(selector.select(0))

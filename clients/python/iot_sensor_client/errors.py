@@ -1,4 +1,4 @@
-"""Errors of a request."""
+"""Errors of requests and outboxes."""
 
 from contextlib import suppress
 from http import HTTPStatus

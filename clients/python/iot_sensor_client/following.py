@@ -1,4 +1,4 @@
-"""Live readings: those received from now on, as they can be read."""
+"""Poll for the readings that the service receives from now on."""
 
 import logging
 import threading
@@ -22,11 +22,11 @@ _log = logging.getLogger("iot_sensor_client")
 
 
 class Follower:
-    """Polls for readings.
+    """Polls for new readings.
 
-    The service stores readings of one password in the order of their receipt. So each poll reads
-    from some seconds before the receipt of the newest reading it knows, however long ago that is:
-    readings that could not be stored for an hour are in it. Ids tell which are new.
+    The service stores the readings of one password in the order of their receipt. Each poll reads
+    all readings since some seconds before the newest known reading, and leaves out known ids. So a
+    reading that is stored an hour late is found, too.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Follower:
             cursor = f"&cursor={following}"
 
     def _now(self) -> datetime:
-        """Return the service's clock now, or a little later."""
+        """Return the time by the service's clock, or a little later."""
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 
     def _learn(self, row: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Follower:
 
 
 def is_temporary(error: RetryableError) -> bool:
-    """Return whether a follower waits for the end of an error."""
+    """Return whether an error may pass, so that a follower waits and tries again."""
     return error.status is None or error.status in {408, 429} or error.status >= 500
 
 

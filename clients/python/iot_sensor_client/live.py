@@ -134,7 +134,7 @@ class LiveFollower:
         return new
 
     def _left_out(self, begin: int, end: int) -> Iterator[_Rows]:
-        """Read what the stream left out, by its time of receipt."""
+        """Yield what the stream left out: readings received from `begin` to `end` (Unix ms)."""
         since = datetime.fromtimestamp(begin / 1000, UTC)
         until = datetime.fromtimestamp(end / 1000, UTC) + timedelta(milliseconds=1)
         for page in self._client.readings(since=since, until=until).pages():
@@ -164,7 +164,10 @@ class LiveFollower:
                 self._wait(error)
 
     def _wait(self, error: RetryableError) -> None:
-        """Wait before the next attempt. Raise the error if it will not pass, or at the start."""
+        """Wait before the next attempt. Raise the error if it will not pass.
+
+        Before the first connection, also raise the error when the retry policy gives up.
+        """
         if not is_temporary(error):
             raise error
         pause: float | None = max(self._interval, error.retry_after or 0.0)

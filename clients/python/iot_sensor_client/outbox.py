@@ -70,9 +70,9 @@ class Outbox:
     Readings that the service refuses for good are set aside, one by one; the other readings of
     their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
 
-    A batch whose fate is unknown for 23 hours is set aside too, because the service remembers the
-    keys of batches for 24 hours: sent again, it could be stored twice. With `in_doubt="send"` it is
-    sent again.
+    A batch is also set aside if it is not known for 23 hours whether the service has stored it:
+    after 24 hours the service forgets the key of the batch, and could store the batch twice. With
+    `in_doubt="send"`, such a batch is sent again.
 
     The file holds readings unencrypted, with permissions for its owner alone. It holds no password
     and no token: these stay in the client. Use one file for each password.
@@ -94,10 +94,10 @@ class Outbox:
         Args:
             client: sends the readings, under its password. It stays open when the outbox is closed.
             path: the path of the file, on a local disk. SQLite adds a file `<path>-wal`.
-            max_bytes: limit of the texts of all readings in the file, with 32 bytes for each. The
-                file may be some MiB larger.
+            max_bytes: limit for all readings in the file: the bytes of their texts, and 32 bytes
+                for each reading. The file may be some MiB larger.
             batch_size: readings of a request.
-            linger: seconds that a new reading waits for others to be sent with.
+            linger: seconds that a new reading waits, so that later ones can join its batch.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
             in_doubt: what to do with a batch that may be stored, and whose key the service may have
                 forgotten.
@@ -175,7 +175,7 @@ class Outbox:
         """Flush for up to `timeout` seconds, then stop. The remaining readings wait until the file
         is opened again.
 
-        A request under way is completed, which takes up to the timeout of the client more.
+        A request under way is completed, even if this takes longer than `timeout`.
         """
         with self._changed:
             if self._closed:
@@ -271,9 +271,9 @@ class Outbox:
             return None
 
     def _attempt(self, batch: Batch) -> Callable[[], None]:
-        """Send a batch once. Return the change to make in the file; it may have to be repeated.
+        """Send a batch once. Return a function that makes the resulting change in the file.
 
-        Raises an error if the batch is to be sent again.
+        If the function fails, call it again. Raises an error if the batch is to be sent again.
         """
         if batch.tried is not None and self._is_in_doubt(batch.tried):
             reason = (
@@ -295,7 +295,10 @@ class Outbox:
         return self._in_doubt != "send" and not 0 <= time.time() - tried <= KEY_SECONDS
 
     def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
-        """Narrow a refusal down to single readings. Raise the error if it is not about readings."""
+        """Return a function that sets a refused batch aside, or splits it to find bad readings.
+
+        Raise `error` if it does not blame the readings.
+        """
         code = _error_code(error)
         if code == "idempotency_key_reused" or (
             len(batch.rows) == 1 and (code in _BAD_READINGS or error.status == _TOO_LARGE)
@@ -341,14 +344,14 @@ class Outbox:
 def _encode(reading: Mapping[str, Any], number: int) -> str:
     if isinstance(reading, Mapping) and "db_password" in reading:
         raise ValueError(
-            f"reading {number} has a db_password: the file of an outbox holds no password; give it"
-            " to the client"
+            f"reading {number} has a db_password: give the password to the client instead, because"
+            " the file of an outbox holds none"
         )
     return encode_reading(reading, number)
 
 
 def _error_code(error: RejectedError) -> str:
-    """Return the code of an error of iot-sensor, and "" for that of a proxy."""
+    """Return the error code that iot-sensor gave; "" for an error of a proxy."""
     try:
         code = error.response.json()["code"] if error.response else ""
     except (ValueError, KeyError, TypeError):

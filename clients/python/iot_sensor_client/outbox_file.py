@@ -66,8 +66,8 @@ class OutboxFile:
     A change is on the disk (WAL, `synchronous=FULL`) when its method returns, and otherwise has
     not happened. All methods raise `OutboxError` if the file can't be read or written.
 
-    The contents of a batch are fixed when the batch is first taken, or when the file is opened
-    again. To fix them needs no write to the file, except before the first attempt of a process.
+    The contents of a batch are fixed when `take` first returns it, or when the file is opened
+    again.
     """
 
     def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:
@@ -114,9 +114,9 @@ class OutboxFile:
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
-        """Record that attempts begin: after a crash, the oldest batch may have been sent.
+        """Record that attempts begin. This needs space on the disk; opening the file does not.
 
-        This needs space on the disk; opening the file does not.
+        If the last process crashed, note an attempt for the oldest batch, which may have been sent.
         """
         if self._attempts:
             return
@@ -188,7 +188,7 @@ class OutboxFile:
         return int(inserted.lastrowid or 0)
 
     def take(self) -> Batch | None:
-        """Return the oldest batch, None if no reading waits. It stays until it is removed."""
+        """Return the oldest batch, which stays in the file; None if no reading waits."""
         with self._lock, self._reported():
             self._before_first_attempt()
             rows: list[str] = []
@@ -214,7 +214,7 @@ class OutboxFile:
     def note_attempt(self, batch: Batch, at: float) -> None:
         """Record the time of an attempt whose result is unknown.
 
-        If that fails, `take` returns the time nevertheless, and `close` records it.
+        If the file can't be written, `take` still returns the time, and `close` records it.
         """
         with self._lock, self._reported():
             self._unrecorded = (batch.id, at)
@@ -278,7 +278,7 @@ class OutboxFile:
         """Remove rejected readings, and append them to the waiting ones if `send`.
 
         Returns:
-            The number of readings with these ids that were there.
+            How many of these readings the file had.
         """
         with self._lock, self._reported():
             with self._transaction() as counts:

@@ -39,8 +39,8 @@ class _Pages:
 
 
 class OutboxSpace:
-    """Leaves so much space on the disk that readings can always be removed, and returns the space
-    of removed readings to the disk.
+    """Leaves enough free space on the disk to remove readings at any time, and returns the space of
+    removed readings to the disk.
 
     SQLite keeps the pages of deleted rows: without this, an outbox that has filled its disk would
     stay full after all its readings are acknowledged.
@@ -52,14 +52,14 @@ class OutboxSpace:
         self._folder = -1 if sys.platform == "win32" else os.open(path.parent, os.O_RDONLY)
 
     def close(self) -> None:
-        """Close the folder. Do nothing if it is closed."""
+        """Close the file descriptor of the folder. Idempotent."""
         folder, self._folder = self._folder, -1
         if folder >= 0:
             os.close(folder)
 
     @contextmanager
     def room_for(self, added: int) -> Iterator[None]:
-        """Run a transaction that adds `added` bytes.
+        """Make room on the disk for the enclosed transaction, which adds `added` bytes.
 
         Raises:
             OutboxFullError: there is no room on the disk.
@@ -117,8 +117,8 @@ class OutboxSpace:
     def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
         """Return the file's free pages to the disk, so that others can use the space.
 
-        Do nothing if the file would keep these pages anyway (`kept_pages`), or if a page in use
-        would be copied for fewer than `free_per_used` free ones.
+        Do nothing if the file has at most `kept_pages` free pages, or at most `free_per_used` free
+        pages for each page in use, which would have to be copied.
         """
         # A failure leaves the file as before. It must not become one of the caller, who has just
         # removed readings; the file shrinks another time.

@@ -19,8 +19,8 @@ Row = dict[str, Any]
 class Readings:
     """A query. Each iteration reads the service anew, and holds one page in memory.
 
-    Every reading present at the first page comes exactly once, even if readings are stored
-    meanwhile. Readings that arrive later may come too.
+    Every reading that is present when the first page is read comes exactly once, even if readings
+    are stored meanwhile. Readings that arrive later may come too.
     """
 
     def __init__(self, client: "Client", path: str, query: Mapping[str, object]) -> None:
@@ -49,9 +49,9 @@ class Readings:
         """Return a `pyarrow.Table`. It needs the extra `arrow`.
 
         `absolute_timestamp` is a UTC time; the other times are whole microseconds. `freeform` is
-        the JSON text, or with `flatten` a column for each of its members: `freeform.rssi`. A
-        `freeform` that is not an object is then in the column `freeform`. Members whose values have
-        different types are JSON texts.
+        the JSON text. With `flatten`, each member has its own column, such as `freeform.rssi`, and
+        only a `freeform` that is not an object is in the column `freeform`. Members whose values
+        have different types are JSON texts.
 
         Raises:
             ImportError: pyarrow is not installed.

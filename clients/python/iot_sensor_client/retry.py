@@ -24,9 +24,9 @@ class RetryPolicy:
     """Statuses of responses that are retried."""
 
     def pause(self, attempt: int, elapsed: float, retry_after: float | None) -> float | None:
-        """Return the seconds to wait after an attempt (the first is 1), None to give up.
+        """Return the seconds to wait after an attempt, at least `retry_after`; None to give up.
 
-        A client waits at least `retry_after` seconds, or gives up.
+        `attempt`: number of the attempt, from 1. `elapsed`: seconds since the first attempt began.
         """
         if attempt >= self.max_attempts:
             return None

@@ -1,14 +1,14 @@
-"""Links of the audit log's hash chain.
+"""Links of the audit log's hash chain. A link has these fields, with their lengths in bytes:
 
-    version 1 | key id 4 | HMAC-SHA-256 32
+    version (1) | key id (4) | HMAC-SHA-256 (32)
 
-(The figures are lengths in bytes.) The HMAC covers version and key id, the previous link, and the
-record with its place. The key of the HMAC is the chain key with this key id. All numbers are
-big-endian. The link covers the line of the record, not the sealed bytes: a rotation of the master
-keys encrypts the record again, and the link stays.
+The HMAC covers version and key id, the previous link, and the record with its place. The key of the
+HMAC is the chain key with this key id. All numbers are big-endian. The link covers the text of the
+record, not the sealed bytes, so it stays valid when a rotation of the master keys seals the record
+again.
 
-The version is 2. Links of version 1 cover the sealed bytes. A rotation replaces these links first
-(`iot_stores.audit_reseal`).
+New links have version 2. Links of version 1 cover the sealed bytes. A rotation replaces these links
+first (`iot_stores.audit_reseal`).
 """
 
 import hmac
@@ -31,7 +31,7 @@ _PLACE = struct.Struct(">qq")
 
 
 class ChainedRecord(NamedTuple):
-    """What a link covers, besides the previous link. Only the last field has no fixed length."""
+    """What a link covers, besides the previous link."""
 
     sequence: int
     """Place in the chain: 1, 2, ..."""
@@ -51,7 +51,7 @@ def make_link(keys: AuditKeys, previous: bytes, record: ChainedRecord) -> bytes:
 
 
 def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedRecord) -> bool:
-    """Return whether a link belongs to this record behind the link `previous`.
+    """Return whether `link` is valid for a record that follows the link `previous`.
 
     Raises:
         DecryptionError: the key that the link names is unknown.
@@ -72,5 +72,6 @@ def _code(chain_key: bytes, head: bytes, previous: bytes, record: ChainedRecord)
     if len(previous) != LINK_BYTES or len(record.at) != 8:
         raise DecryptionError("the previous link or the time of an audit record has a wrong length")
     place = _PLACE.pack(record.sequence, record.record_id)
+    # Only the last part has no fixed length, so different records never give the same message.
     message = head + previous + place + record.at + record.content
     return hmac.digest(chain_key, message, "sha256")

@@ -4,8 +4,8 @@ The chain keys of retired master keys stay in the keyring, because links are nev
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
-`sequence` and `link` are the end of the chain when the key was retired. So a link that was made
-with a stolen retired key is refused: links of that key are valid up to this end only.
+`sequence` and `link` are those of the last record when the key was retired. Links of the key are
+valid only up to this record, so a thief of the key can't extend the chain.
 """
 
 import base64
@@ -28,7 +28,7 @@ class RetiredKey(SecretHolder):
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link`: the end of the chain; 0 and `BEFORE_FIRST` for an empty chain."""
+        """`sequence` and `link` of the last record; 0 and `BEFORE_FIRST` if the chain is empty."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link

@@ -1,18 +1,17 @@
 """The encryption of readings: AES-256-GCM and HKDF-SHA256, open vaults, segments and entries.
 
-An entry holds readings on their way from the API to a writer. It is sealed with a key of the
-keyring:
+An entry holds readings on their way from the API to a writer. It is sealed with a transit key,
+and has these fields, with their lengths in bytes:
 
-    version 1 | key id 4 | session 16 | number 8 | nonce 12 | ciphertext and tag
+    version (1) | key id (4) | session (16) | number (8) | nonce (12) | ciphertext and tag
 
 A segment holds readings as they are stored in Postgres and in the hot window. It is encrypted with
 a chunk key, which is derived from the vault's data key and a salt:
 
-    version 1 | salt 16 | nonce 12 | ciphertext and tag
+    version (1) | salt (16) | nonce (12) | ciphertext and tag
 
-(The figures are lengths in bytes.) The place to which a ciphertext belongs is authenticated with
-it, so nobody can move it unnoticed: an entry to another shard, a segment to another vault or to
-other bounds.
+A ciphertext is authenticated together with its place. So nobody can move an entry to another
+shard, or a segment to another vault or other bounds, without being noticed.
 """
 
 import hmac
@@ -281,7 +280,7 @@ class FollowedKeys(Protocol):
 
     @property
     def loaded(self) -> TransitKeys:
-        """The keys of the last check."""
+        """The keys as of the last check."""
 
     @property
     def check_at(self) -> float:
@@ -311,10 +310,10 @@ class Sealer:
     def abandon_numbers(self, count: int) -> None:
         """Record that `count` sealed entries will not be in the backlog.
 
-        Their numbers are gaps in the session, and the ledger stores each gap. So a session with
-        many gaps ends. It does not end with the first gap, because the ledger also stores each
-        session, and a full backlog refuses many requests.
+        After `MAX_ABANDONED_NUMBERS` such entries, begin a new session.
         """
+        # The ledger stores each gap in a session, so a session must not have many. But the ledger
+        # also stores each session, and a full backlog refuses many requests.
         self._abandoned += count
         if self._abandoned >= MAX_ABANDONED_NUMBERS:
             self.renew()

@@ -75,7 +75,7 @@ class Keyring(SecretHolder):
         return derive(self._pepper, salt=b"", info=_SCRYPT_SALT)
 
     def mark(self, installation: uuid.UUID) -> bytes:
-        """Return 32 bytes that distinguish keyrings of different pepper in an installation."""
+        """Return the mark of the keyring in an installation: 32 bytes derived from the pepper."""
         return derive(self._pepper, salt=installation.bytes, info=_MARK)
 
     def transit_key(self, key_id: KeyId) -> bytes:
@@ -95,7 +95,7 @@ class Keyring(SecretHolder):
         return self._derived(key_id, _AUDIT)
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of the links of the audit log, even of a retired key. Raises
+        """Return the key of the links of the audit log, also for a retired master key. Raises
         `DecryptionError` for an unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key
@@ -159,7 +159,7 @@ def is_for_writers(text: str) -> bool:
 def _parsed(
     text: str,
 ) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
-    """Return version, primary id, keys, pepper and retired keys, or None for another form.
+    """Return version, primary id, keys, pepper and retired keys; None if the text has another form.
 
     A typing error must not lose a key, so a repeated name or an id such as 01 is refused.
     """

@@ -17,7 +17,7 @@ MAX_KEY_ID = 2**32 - 1
 
 
 def with_new_key(text: str) -> tuple[str, KeyId]:
-    """Return the keyring with another random master key, which is not primary, and its id.
+    """Add a random master key that is not primary. Return the new text and the id of the key.
 
     Raises:
         SettingsError: the keyring is invalid, or has no free id.
@@ -31,7 +31,7 @@ def with_new_key(text: str) -> tuple[str, KeyId]:
 
 
 def with_primary(text: str, key_id: KeyId) -> str:
-    """Return the keyring with another primary key.
+    """Return the keyring with the master key `key_id` as its primary key.
 
     Raises:
         SettingsError: the keyring is invalid, or lacks the key.
@@ -43,7 +43,7 @@ def with_primary(text: str, key_id: KeyId) -> str:
 def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
     """Return the keyring without a master key. The key is lost, except for its chain key.
 
-    `sequence` and `link`: the end of the audit log's chain, see `RetiredKey`.
+    `sequence` and `link` of the audit log's last record: see `RetiredKey`.
 
     Raises:
         SettingsError: the keyring is invalid, lacks the key, or the key is primary.
@@ -59,7 +59,7 @@ def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
 
 
 def require_removable(text: str, key_id: KeyId) -> None:
-    """Raise `SettingsError` unless the keyring has this key, and another one is primary."""
+    """Raise `SettingsError` unless the keyring has this key, and the key is not primary."""
     _require_key(text, key_id)
     if key_id == parse_keyring(text).primary_id:
         raise SettingsError(f"master key {key_id} is primary: promote another key first")

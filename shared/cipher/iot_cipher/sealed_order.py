@@ -1,12 +1,13 @@
 """Sealed orders of API processes to writers.
 
 A compaction order gives a writer the keys of the segments to merge. A dead letter order tells a
-writer to replay or drop a dead letter.
+writer to replay or drop a dead letter. A sealed order has these fields, with their lengths in
+bytes:
 
-    version 1 | key id 4 | salt 16 | nonce 12 | ciphertext and tag
+    version (1) | key id (4) | salt (16) | nonce (12) | ciphertext and tag
 
-(The figures are lengths in bytes.) Entries and each kind of orders have different keys, derived
-from the same transit key, so an order does not open as an entry or an order of the other kind.
+Entries, compaction orders and dead letter orders have different keys, derived from the same transit
+key. So an order does not open as an entry, or as an order of the other kind.
 """
 
 import os

@@ -62,7 +62,7 @@ class Tokens:
         return found
 
     def named(self, name: str) -> Grant | None:
-        """Return the grant of the token with this name. A client certificate proves the name."""
+        """Return the grant of the token that a client certificate names, or None."""
         return self._named.get(name)
 
 

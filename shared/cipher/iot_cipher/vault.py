@@ -1,10 +1,11 @@
 """Vaults: the data key of the readings of one password, wrapped twice.
 
-    format 1 | key id 4 | nonce 12 | ciphertext and tag of (nonce 12 | ciphertext and tag)
+A wrapped key has these fields, with their lengths in bytes:
 
-(The figures are lengths in bytes.) The outer wrap uses a key derived from a master key. The inner
-wrap uses a key derived from the password. The lookup, by which the vault of a password is found, is
-derived from the password too. There are two formats (`VaultFormat`).
+    format (1) | key id (4) | nonce (12) | ciphertext and tag of [nonce (12) | ciphertext and tag]
+
+The outer wrap uses a key derived from a master key. The inner wrap uses a key derived from the
+password. The lookup is derived from the password too. There are two formats (`VaultFormat`).
 """
 
 import os
@@ -42,7 +43,7 @@ PasswordKey = Callable[[bytes, bytes, int], bytes]
 
 
 class VaultFormat(IntEnum):
-    """How lookup and inner key are derived from a password: the first byte of a wrapped key."""
+    """The first byte of a wrapped key: how lookup and inner key are derived from the password."""
 
     FAST_LOOKUP = 1
     """The lookup is `HMAC(pepper, password)`, so the pepper suffices to test passwords without
@@ -103,7 +104,8 @@ def scrypt_secret(
 ) -> PasswordSecret:
     """Return the lookup and the inner key of a password for vaults of format 2.
 
-    The call costs one scrypt, whether or not the password has a vault.
+    The call costs one scrypt, whether or not the password has a vault. `slow_key` computes it;
+    default: `password_key`.
     """
     root = (slow_key or password_key)(password, keyring.scrypt_salt(), log2_n)
 
@@ -119,7 +121,7 @@ def fast_secret(
 ) -> PasswordSecret:
     """Return the lookup and the inner key of a password for vaults of format 1.
 
-    Only a call of `inner_key` costs a scrypt.
+    Only a call of `inner_key` costs a scrypt. `slow_key` computes it; default: `password_key`.
     """
     return PasswordSecret(
         VaultFormat.FAST_LOOKUP,
@@ -136,13 +138,13 @@ def password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
 
 
 def create_vault(keyring: Keyring, secret: PasswordSecret) -> tuple[VaultRecord, OpenVault]:
-    """Create a vault with a random id and data key. Return the record to store and the vault."""
+    """Create a vault with a random id and data key. Return the record and the open vault."""
     vault = OpenVault(uuid.uuid4(), os.urandom(KEY_BYTES))
     return wrap_vault(keyring, vault, secret), vault
 
 
 def wrap_vault(keyring: Keyring, vault: OpenVault, secret: PasswordSecret) -> VaultRecord:
-    """Wrap an open vault again. Id and data key stay, so its segments stay readable."""
+    """Return a new record for an open vault, with the same id and data key."""
     salt = os.urandom(SALT_BYTES)
     associated = _associated(vault.vault_id, secret.lookup, salt, secret.log2_n)
     data_key = vault.data_key
@@ -189,11 +191,9 @@ def rewrap_vault(keyring: Keyring, record: VaultRecord) -> VaultRecord:
 
 
 def is_rewrapped(keyring: Keyring, old: VaultRecord, new: VaultRecord) -> bool:
-    """Whether two records differ only in the outer wrap, so that both hold the same data key.
-
-    Each inner wrap has a random salt of its own. So an authentic record with the vault and the salt
-    of `old` has the inner wrap of `old`.
-    """
+    """Return whether two records differ only in the outer wrap, so both hold the same data key."""
+    # Each inner wrap has a random salt of its own. So an authentic record with the vault and the
+    # salt of `old` has the inner wrap of `old`.
     return (
         old.format == new.format
         and replace(old, wrapped_key=new.wrapped_key) == new

@@ -43,8 +43,8 @@ class AuditKeys(Protocol):
         """Return a key. Raises `DecryptionError` for an unknown id."""
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, even of a retired key. Raises `DecryptionError` for an unknown
-        id."""
+        """Return the key of links, also for a retired master key. Raises `DecryptionError` for an
+        unknown id."""
 
 
 class KeySet(TransitKeys, Protocol):
@@ -108,8 +108,8 @@ class WriterKeys(SecretHolder):
         return self._of(key_id).audit
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, even of a retired key. Raises `DecryptionError` for an unknown
-        id."""
+        """Return the key of links, also for a retired master key. Raises `DecryptionError` for an
+        unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key
         return derive_chain_key(self.audit_key(key_id))

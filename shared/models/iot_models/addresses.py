@@ -9,10 +9,11 @@ _UNIX_SOCKET_OR_FD = re.compile(r"unix:.+|fd://\d+")
 
 
 def parse_bind(text: str) -> tuple[str, int] | None:
-    """Parse a list of addresses, separated by commas, and return host and port of the first one.
+    """Check addresses separated by commas. Return the host and the port of the first address.
 
-    The host has no brackets. For a Unix socket, return None. Every address is checked, and must
-    have a port: without a port, gunicorn would listen on port 8000.
+    An IPv6 host is returned without brackets. Return None if the first address is a Unix socket
+    or a file descriptor. Every TCP address must have a port: without it, gunicorn would listen on
+    port 8000.
 
     Raises:
         SettingsError: an address is invalid.
@@ -47,7 +48,7 @@ def parse_metrics_address(text: str) -> str:
         SettingsError: the address has a port or brackets.
     """
     if "[" in text:
-        raise SettingsError(f"{text}: write an IPv6 address without brackets here: ::")
+        raise SettingsError(f"{text}: write an IPv6 address without brackets, such as ::")
     if text.count(":") == 1:
         raise SettingsError(
             f"{text} has a port: set the port in IOT_API_METRICS_PORT or IOT_WRITER_METRICS_PORT"

@@ -78,7 +78,7 @@ class AuditEvent:
     time: str = field(default_factory=_now)
 
     def encode(self) -> str:
-        """Return the JSON of a record."""
+        """Return the event as JSON, the text of a record."""
         cut = {
             name: value[:_MAX_CHARACTERS] if isinstance(value, str) else value
             for name, value in self.fields.items()
@@ -93,7 +93,7 @@ def audit_event(kind: AuditKind, **fields: Value) -> AuditEvent:
 
 
 def parse_event(line: str) -> dict[str, Value] | None:
-    """Return the fields of a record, with `event` and `time`. None: the record is a sentence."""
+    """Return the fields of a record, including `event` and `time`; None if it is a sentence."""
     if not line.startswith('{"event":'):
         return None
     try:
@@ -104,7 +104,7 @@ def parse_event(line: str) -> dict[str, Value] | None:
 
 
 def describe(line: str) -> str:
-    """Return the sentence of a record, for people.
+    """Return a record as a sentence.
 
     A kind that this version does not know is described by its name and its fields.
     """
@@ -121,7 +121,7 @@ def describe(line: str) -> str:
 
 
 def _orderer(fields: Mapping[str, Value]) -> str:
-    """Return who ordered the event over HTTP, in parentheses; "" if the event has no client."""
+    """Return " (ordered by <token>@<client>)"; "" if the event has no client."""
     client, token = fields.get("client"), fields.get("token")
     if client is None:
         return ""

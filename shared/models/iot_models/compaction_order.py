@@ -1,4 +1,4 @@
-"""A compaction order: which segments of a vault to merge, and the keys for it."""
+"""A compaction order: which segments of a vault to merge, and with which keys."""
 
 import struct
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ def decode_order(data: bytes) -> CompactionOrder:
     values = _TARGET.iter_unpack(data[_HEADER.size : targets_end])
     targets = tuple(Target(*fields) for fields in values)
     if len({target.salt for target in targets}) != len(targets):
-        raise FormatError("the compaction order has a key twice")
+        raise FormatError("the compaction order has the same key twice")
     return CompactionOrder(vault_id, targets, _sources(data[targets_end:], count))
 
 

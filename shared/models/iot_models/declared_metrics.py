@@ -1,4 +1,4 @@
-"""The declarations of all metrics. `iot_models.metrics` makes them."""
+"""The declarations of all metrics. `iot_models.metrics` creates the metrics from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

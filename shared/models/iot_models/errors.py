@@ -69,8 +69,8 @@ class InvalidRequestError(IotError):
 
 
 class UnauthorizedError(IotError):
-    """The request needs a valid token. `presented`: True if its token is unknown, False if it has
-    no token."""
+    """The request has no token (`presented` is False), or an invalid token or client certificate
+    (`presented` is True)."""
 
     code = ErrorCode.UNAUTHORIZED
 
@@ -145,8 +145,8 @@ class UnavailableError(IotError):
 class DecryptionError(IotError):
     """A ciphertext was changed, moved or cut, or its key is unknown.
 
-    All decryption failures raise this error. Where authentication fails, the message does not say
-    which of these happened, so that it reveals nothing about the key.
+    All decryption failures raise this error. If the ciphertext is not authentic, the message does
+    not say why, so that it reveals nothing about the key.
     """
 
     code = ErrorCode.DAMAGED

@@ -1,4 +1,4 @@
-"""The figures of `GET /api/status`, each with the same figure as an expression of PromQL."""
+"""The figures of `GET /api/status`, each with the PromQL expression of the same figure."""
 
 from collections.abc import Mapping
 

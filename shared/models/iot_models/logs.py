@@ -49,7 +49,7 @@ def _shown(value: object) -> str:
 
 
 def formatter(form: str) -> logging.Formatter:
-    """Return the formatter of `text` or `json`."""
+    """Return the formatter for `form`: `text` or `json`."""
     if form == JSON:
         # The import takes a sixth of the time of a short command, which logs text.
         from .json_log import JsonFormatter  # noqa: PLC0415
@@ -99,7 +99,7 @@ def _log_uncaught(
 
 
 def last_line(program: str, error: object, form: str) -> None:
-    """Write why a program ends, even if its log is not set up yet."""
+    """Write to stderr why a program ends, even if its log is not set up yet."""
     if form != JSON:
         print(f"{program}: {error}", file=sys.stderr, flush=True)
         return
@@ -118,8 +118,9 @@ class EventLimit:
         """By kind: the end of the period, and the number of its events so far."""
 
     def admit(self, kind: Hashable) -> int | None:
-        """Count an event. Return how many events of its kind were left out before it; None if this
-        event must be left out too.
+        """Count an event. Return None if it must be left out.
+
+        Otherwise return how many events of its kind were left out since the last admitted one.
         """
         now = time.monotonic()
         until, count = self._kinds.get(kind, (0.0, 0))

@@ -156,7 +156,7 @@ REGISTRY.register(_FlushWhenRead())  # first: collectors are read in the order o
 
 
 def value_of(name: str) -> float:
-    """Return the value of a counter in this process, or the sum of a histogram, over all labels."""
+    """Return the value of a counter, or the sum of a histogram, over all labels in this process."""
     flush()
     is_counter = spec_of(name).kind == "counter"
     (family,) = (counter(name) if is_counter else histogram(name)).collect()
@@ -181,10 +181,10 @@ def create_metrics(service: str) -> None:
 
 
 def build_labels() -> tuple[str, str]:
-    """Return the values of the labels of `..._build_info`."""
+    """Return the versions of iot-sensor and of Python."""
     return version("iot-models"), python_version()
 
 
 def export_build(name: str) -> None:
-    """Export the versions of this process as the gauge `name`."""
+    """Export the versions of iot-sensor and of Python as labels of the gauge `name`."""
     gauge(name).labels(*build_labels()).set(1)

@@ -29,7 +29,7 @@ def drain_job(shard: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyNames:
-    """The names of all Redis keys of a release."""
+    """The names of all Redis keys of a release. Each docstring says what the key holds."""
 
     prefix: str
     """Prefix of all names (`IOT_REDIS_KEY_PREFIX`), so that releases can share a Redis."""
@@ -66,7 +66,7 @@ class KeyNames:
 
     @property
     def unused_stream(self) -> str:
-        """A stream that never exists. Readiness tries writes on it that change nothing."""
+        """A stream that never exists. Readiness checks send it writes that have no effect."""
         return f"{self.prefix}iot:ingest:unused"
 
     @property
@@ -86,7 +86,7 @@ class KeyNames:
 
     @property
     def dead_letter_orders(self) -> str:
-        """Hash: by the id of a dead letter, the sealed order to replay or drop the letter."""
+        """Hash: the sealed order to replay or drop a dead letter, by the id of the dead letter."""
         return f"{self.prefix}iot:dead:orders"
 
     @property
@@ -101,7 +101,7 @@ class KeyNames:
 
     @property
     def remembered_counts(self) -> str:
-        """Hash: number of requests with an Idempotency-Key, by time."""
+        """Hash: number of remembered requests with an Idempotency-Key, by time of arrival."""
         return f"{self.prefix}iot:requests"
 
     def stream(self, shard: int) -> str:
@@ -117,7 +117,10 @@ class KeyNames:
         return f"{self.prefix}iot:vault:{lookup.hex()}"
 
     def replaced_vault_record(self, vault_id: bytes) -> str:
-        """Return the key of the record of a vault that another vault replaced. Does not expire."""
+        """Return the key of the record of a replaced vault. The key does not expire.
+
+        A vault is replaced if Postgres loses it, and then a new vault is created for its password.
+        """
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
@@ -148,8 +151,7 @@ class KeyNames:
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
     def hot_cover(self, shard: int) -> str:
-        """Return the hash with the cover of a shard: the hot window has all of its segments from
-        `since` to `position`."""
+        """Return the hash with the cover of a shard."""
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
@@ -177,7 +179,7 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:{client}"
 
     def loaded_keys(self, process: str) -> str:
-        """Return the key of a process's report of the master keys that it has loaded.
+        """Return the key under which a process reports the master keys that it has loaded.
 
         The report expires a few seconds after the process ends.
         """
@@ -187,8 +189,8 @@ class KeyNames:
     def heartbeats(self) -> str:
         """Stream of the heartbeats of all processes.
 
-        The name begins like the names of `loaded_keys`, so that Redis users that have only the
-        rights of earlier versions may write the stream.
+        The name begins like the names of `loaded_keys`, so that Redis users with the rights of
+        an earlier version may write to the stream.
         """
         return f"{self.prefix}iot:loaded:heartbeats"
 
@@ -197,22 +199,23 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:
-        """Return the counter of requests of an address or a token in a minute, which is numbered
-        since 1970."""
+        """Return the counter of the requests that came in one minute from an address or a token.
+
+        `minute`: minutes since 1970. `policy`: `address` or `token`. `name`: the address, or the
+        name of the token.
+        """
         return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
 
     def tick(self, job: str) -> str:
-        """Return the key of the time when a periodic job was queued: Unix seconds, Redis's clock.
-
-        The key expires when the job is due.
-        """
+        """Return the key of the time when a periodic job was last queued: Unix seconds, by Redis's
+        clock. The key expires when the job is due again."""
         return f"{self.prefix}iot:tick:{job}"
 
 
 def parse_key_prefix(text: str) -> KeyNames:
-    """Return the key names with a prefix.
+    """Return the key names with a prefix, such as `berlin:`.
 
-    No part of a prefix may be `iot` or `rq`. In a key, the first such part ends the prefix, so
+    In every key, `iot` or `rq` follows the prefix. No part of a prefix is `iot` or `rq`, so
     releases with different prefixes never share a key.
 
     Raises:
@@ -226,7 +229,7 @@ def parse_key_prefix(text: str) -> KeyNames:
         or {"iot", "rq"} & set(parts)
     ):
         raise SettingsError(
-            "a prefix must consist of letters, digits, _, . and -, and end with a colon, such as "
-            f"berlin: (at most {_MAX_PREFIX_LENGTH} characters; iot: and rq: are reserved)"
+            f"a prefix must have at most {_MAX_PREFIX_LENGTH} letters, digits, _, ., - and colons, "
+            "and end with a colon, such as 'berlin:'; iot: and rq: are reserved"
         )
     return KeyNames(text)

@@ -63,7 +63,7 @@ class OpenTelemetryTracer:
     ) -> "RequestSpan | None":
         """Begin the span of a request, in the trace of its `traceparent` if it has one.
 
-        None if the request is not sampled.
+        Return None if the request is not sampled.
         """
         span = self._tracer.start_span(
             name, context=_remote(traceparent), kind=SpanKind.SERVER, attributes=attributes
@@ -87,7 +87,7 @@ class OpenTelemetryTracer:
         phases: Sequence[Phase],
         attributes: Mapping[str, object],
     ) -> None:
-        """Add finished work to the trace of a `traceparent`, if the `traceparent` is valid."""
+        """Add finished work to the trace of a `traceparent`. Do nothing if it is invalid."""
         parent = _remote(traceparent.decode("ascii", "replace"))
         if not trace.get_current_span(parent).get_span_context().is_valid:
             return
@@ -105,10 +105,8 @@ class OpenTelemetryTracer:
         span.end(phases[-1].end)
 
     def traceparent(self) -> str:
-        """Return the `traceparent` of the current span; "" if it is not sampled, or has ended.
-
-        The current span may have ended: a greenlet keeps the span of the request that started it.
-        """
+        """Return the `traceparent` of the current span; "" if it is not sampled or ended."""
+        # A greenlet keeps the span of the request that started it, even after the span has ended.
         span = trace.get_current_span()
         context = span.get_span_context()
         if not (span.is_recording() and context.trace_flags.sampled):

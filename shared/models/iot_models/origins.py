@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """A set of origins. Scheme, host and port must be equal; only `wildcards` are patterns."""
+    """The origins that are allowed: all (`every`), `null`, the `exact` ones, and `wildcards`."""
 
     every: bool = False
     null: bool = False
@@ -35,7 +35,7 @@ class Origins:
     """Origins whose host may have exactly one more label in front."""
 
     def allows(self, text: str) -> bool:
-        """Return whether the value of an `Origin` header is in the set."""
+        """Return whether the value of an `Origin` header is allowed."""
         if self.every:
             return True
         if text == NULL:
@@ -84,7 +84,7 @@ def parse_origins(text: str) -> Origins:
 def _parse(text: str, *, is_wildcard: bool = False) -> Origin:
     """Parse an origin. Raises `ValueError` with the reason for an invalid one."""
     if len(text) > _MAX_LENGTH:
-        raise ValueError("it is too long")
+        raise ValueError(f"it is longer than {_MAX_LENGTH} characters")
     form = _FORM.fullmatch(text)
     if form is None:
         raise ValueError(_malformation(text))
@@ -123,15 +123,13 @@ def _host(text: str) -> str:
 
 
 def _in_ascii(host: str) -> str:
-    """Return the host as browsers send it.
-
-    Browsers use IDNA 2008, and Python's codec IDNA 2003. Both encode a host in the same way if the
-    codec decodes it to the same host again.
-    """
+    """Return the host in ASCII. Raises `ValueError` if browsers may encode it differently."""
+    # Browsers use IDNA 2008, and Python's codec uses IDNA 2003. They encode a host in the same way
+    # if the codec decodes the encoded host to the original.
     try:
         encoded = host.encode("idna")
         if encoded.decode("idna") == host:
             return encoded.decode("ascii").lower()
     except UnicodeError:
         pass
-    raise ValueError("its host must be written as browsers send it: non-ASCII characters as xn--")
+    raise ValueError("its host must be encoded as browsers send it, as xn--...")

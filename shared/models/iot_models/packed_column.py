@@ -38,15 +38,14 @@ _kept = _masks(0)
 
 
 def _masks_of(count: int) -> _Masks:
-    """Return the masks of `count` integers. To shift kept masks of more integers takes a tenth of
-    the time of making masks.
-    """
+    """Return the masks of `count` integers."""
     global _kept  # noqa: PLW0603 - replaced as a whole, so threads may share it
     kept = _kept
     if count > kept.numbers:
         kept = _masks(count)
         if count <= _KEPT_MASKS:
             _kept = kept
+    # Shifting masks of more integers takes a tenth of the time of making masks.
     shift = 64 * (kept.numbers - count)
     return _Masks(count, kept.signs >> shift, kept.others >> shift)
 

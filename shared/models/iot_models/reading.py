@@ -29,11 +29,9 @@ _LONG_TEXT_BYTES = 32
 
 
 def count_texts(freeform: bytes, expected: int) -> int:
-    """Return the number of texts in a column that should have `expected` texts.
-
-    CPython 3.11 counts a byte in a loop over all bytes, but `replace` finds the byte with `memchr`.
-    For a thousand texts of usual length, `replace` takes 13 µs, and `count` 29 µs.
-    """
+    """Return the number of texts in a column. If `expected` is right, counting is fast."""
+    # CPython 3.11 counts a byte in a loop over all bytes, but `replace` finds it with `memchr`. For
+    # a thousand texts of usual length, `replace` takes 13 µs, and `count` 29 µs.
     if len(freeform) < _LONG_TEXT_BYTES * expected:
         return freeform.count(SEPARATOR) + 1
     return len(freeform) - len(freeform.replace(SEPARATOR, b"")) + 1

@@ -7,9 +7,9 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If the order of receipt
-differs from the order of the readings, the segment also has their positions in the order of
-receipt. A merged segment has ids and times of receipt as differences, too.
+The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If the readings
+were received in another order, the segment also has the position of each reading in the order of
+receipt. A merged segment has ids and times of receipt as differences.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -54,7 +54,7 @@ _MAX_RATIO = 2**15
 
 @dataclass(frozen=True, slots=True)
 class SegmentBounds:
-    """The lowest and highest ids and times of a segment, which the database knows unencrypted.
+    """The lowest and highest ids and times of a segment. The database has them unencrypted.
 
     All bounds are inclusive. Ids in between may belong to other segments. Times of receipt are in
     Unix milliseconds, the other times in µs of the device's clock.
@@ -94,7 +94,7 @@ class PackedNumbers(Sequence[int]):
     __slots__ = ("_count", "_data", "_numbers")
 
     def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
-        """`data`: a column that `pack_column` returned. `allowed`: its numbers; None: any numbers.
+        """`data`: a column that `pack_column` returned. `allowed`: its possible numbers; None: all.
 
         Raises `FormatError` if the column has an unknown form, or a number that is not allowed.
         """
@@ -167,7 +167,7 @@ class PackedNumbers(Sequence[int]):
 
 
 def _interleaved(planes: Sequence[bytes], code: str) -> "array[int]":
-    """Return the numbers whose first bytes are the first plane, and so on."""
+    """Return the numbers, of the array type `code`, whose first bytes are the first plane, etc."""
     width = len(planes)
     joined = bytearray(width * len(planes[0]))
     for i, plane in enumerate(planes):
@@ -227,7 +227,7 @@ class Texts(Sequence[str]):
         return len(self._content) - self._offsets[0]
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
-        """Yield (indexes, texts) for each run of the texts from index `begin` up to `end`."""
+        """Yield (indexes, texts) for each run of the texts from `begin` to `end - 1`."""
         for places, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
             yield places, texts
@@ -236,7 +236,7 @@ class Texts(Sequence[str]):
     def runs(
         self, begin: int, end: int, *, descending: bool = False
     ) -> Iterator[tuple[slice, memoryview]]:
-        """Yield the same runs as `split`, with `SEPARATOR` between the texts.
+        """Yield (indexes, texts joined by `SEPARATOR`) for the same runs as `split`.
 
         `descending`: the last run first; within a run, the texts are in order.
         """
@@ -248,8 +248,8 @@ class Texts(Sequence[str]):
                 yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
-        """Return for each run: the indexes of the wanted texts, the bytes of the run, and which of
-        the run's texts are wanted; None: all."""
+        """Return for each run: the indexes of the wanted texts; the bytes of the run; and which
+        part of the run is wanted (None: all)."""
         found: list[tuple[slice, memoryview, slice | None]] = []
         number = bisect_right(self._firsts, begin) - 1
         while begin < end:
@@ -298,7 +298,7 @@ class SegmentColumns:
         return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
     def readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
-        """Return the readings of a slice, whose texts are given."""
+        """Return the readings at `places`, with the given `freeform` texts."""
         stamps: Iterable[str]
         if self.second is not None:
             stamps = itertools.repeat(absolute_timestamp(self.second))
@@ -311,7 +311,7 @@ class SegmentColumns:
         return map(Reading, stamps, texts, *numbers)
 
     def selected(self, kept: Sequence[bool]) -> "SegmentColumns":
-        """Return the columns of the readings that are to be kept."""
+        """Return the columns of the readings for which `kept` is True."""
         return SegmentColumns(
             list(itertools.compress(self.ids, kept)),
             list(itertools.compress(self.received, kept)),
@@ -380,7 +380,7 @@ def _check_order(
 
 
 def _second(bounds: SegmentBounds) -> int | None:
-    """Return the time of receipt that all readings share, in Unix seconds; None if they differ."""
+    """Return the Unix second in which all readings were received; None if there are several."""
     if bounds.received_min not in RECEIPTS or bounds.received_max not in RECEIPTS:
         raise FormatError("the segment has a time of receipt out of range")
     first, last = bounds.received_min // 1000, bounds.received_max // 1000

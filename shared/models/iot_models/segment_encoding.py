@@ -127,8 +127,9 @@ def _range(column: bytes, *, is_sorted: bool) -> tuple[int, int]:
 def _encode_unsorted(
     batches: Sequence[tuple[int, ReadingColumns]], bounds: SegmentBounds
 ) -> bytes | None:
-    """Return the content of a segment whose readings arrived in another order than that of their
-    interrogator timestamps; None if the orders are the same.
+    """Sort the readings by interrogator timestamp, and return the content of their segment.
+
+    Return None if the readings are sorted already.
     """
     count, first_id = bounds.count, bounds.first_id
     if count >= max(SMALL_READINGS, _BATCH_READINGS * len(batches)) and bounds.received_min >= 0:
@@ -157,9 +158,9 @@ def _encode_unsorted(
 def _in_time_order(
     batches: Sequence[tuple[int, ReadingColumns]], first_id: int
 ) -> list[_PlacedBatch] | None:
-    """Return the batches with their first ids, sorted by interrogator timestamp.
+    """Return the batches, with the first id of each, sorted by interrogator timestamp.
 
-    None if the readings are not sorted then, because batches overlap or are not sorted themselves.
+    Return None if this does not sort the readings: batches overlap, or a batch is not sorted.
     """
     counts = [len(readings.interrogator) for _, readings in batches]
     firsts = accumulate(counts[:-1], lambda at, count: at + count * ID_STRIDE, initial=first_id)
@@ -174,11 +175,9 @@ def _in_time_order(
 
 
 def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
-    """Return the content of a segment with batches in an order other than that of their receipt.
-
-    The content has the ids as differences, which take nearly no space. The positions of form
-    `SORTED` would take two bytes per reading.
-    """
+    """Return the content of a segment whose batches are not in the order of receipt."""
+    # Differences of ids take nearly no space. The positions of the form `SORTED` would take two
+    # bytes per reading.
     ids, received = list[bytes](), list[bytes]()
     last_id = last_received = 0
     for batch in batches:

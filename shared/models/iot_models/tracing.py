@@ -88,7 +88,7 @@ class Phases:
 
 
 def start(service: str, processor: "SpanProcessor | None" = None) -> None:
-    """Start tracing in this process, after its fork: the spans are sent from a thread.
+    """Start tracing in this process. Call it after a fork, because a thread sends the spans.
 
     `service` names the process, unless OTEL_SERVICE_NAME does. `processor` replaces the OTLP
     exporter.
@@ -124,7 +124,7 @@ def request_span(
 ) -> "RequestSpan | None":
     """Begin the span of a request, in the trace of its `traceparent` if it has one.
 
-    None if the request is not sampled, or while tracing is off.
+    Return None if the request is not sampled, or while tracing is off.
     """
     return None if _tracer is None else _tracer.request_span(name, traceparent, attributes)
 
@@ -135,7 +135,7 @@ def record(
     phases: Sequence[Phase],
     attributes: Mapping[str, object],
 ) -> None:
-    """Add finished work to the trace of a `traceparent`: a span with a part for each phase."""
+    """Add finished work to the trace of a `traceparent`: a span with a child for each phase."""
     if _tracer is not None and phases:
         _tracer.record(name, traceparent, phases, attributes)
 

@@ -248,7 +248,7 @@ def test_a_response_of_another_server_is_reported(faulty: FaultyService, capsys:
     [
         (
             ["--url", "x"],
-            "--url is not an http(s) URL without user, query and fragment",
+            "--url: the URL must be http or https, without user, query and fragment",
         ),
         (["--url", "http://x", "--password-file", "/nowhere"], "/nowhere can't be read: No such"),
         (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null holds no password"),

@@ -52,7 +52,7 @@ class Soak:
         try:
             self._client(keep_alive=True)
         except ValueError as error:
-            raise SettingsError(f"--url is {error}") from None
+            raise SettingsError(f"--url: {error}") from None
 
     def wait_for_service(self) -> None:
         """Return at the first response, or after `begin` seconds. Failures are not counted.

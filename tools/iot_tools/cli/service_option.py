@@ -33,7 +33,7 @@ def checked_url() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise SettingsError(f"--url is {error}") from None
+        raise SettingsError(f"--url: {error}") from None
 
 
 def service_client(

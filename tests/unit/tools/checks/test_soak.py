@@ -167,7 +167,10 @@ def test_an_answer_after_the_timeout_is_a_failure() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--url", "ftp://x"], "--url is not an http(s) URL without user, query and fragment\n"),
+        (
+            ["--url", "ftp://x"],
+            "--url: the URL must be http or https, without user, query and fragment\n",
+        ),
         (["--url", "http://x", "--devices", "0"], "--devices must be 1 or more"),
         (["--url", "http://x", "--rate", "nan"], "--rate from above 0"),
     ],

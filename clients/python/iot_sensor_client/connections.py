@@ -208,7 +208,7 @@ def _parse(url: str) -> SplitResult:
     except ValueError:  # raised by `port`
         valid = False
     if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("the URL must be http or https, without user, query and fragment")
+        raise ValueError("the URL must have the form http(s)://host[:port][/path]")
     return parts
 
 

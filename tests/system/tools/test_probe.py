@@ -246,10 +246,7 @@ def test_a_response_of_another_server_is_reported(faulty: FaultyService, capsys:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (
-            ["--url", "x"],
-            "--url: the URL must be http or https, without user, query and fragment",
-        ),
+        (["--url", "x"], "--url: the URL must have the form http(s)://host[:port][/path]"),
         (["--url", "http://x", "--password-file", "/nowhere"], "/nowhere can't be read: No such"),
         (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null holds no password"),
         (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null holds no token"),

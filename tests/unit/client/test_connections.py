@@ -27,7 +27,7 @@ ONE_ATTEMPT = RetryPolicy(max_attempts=1)
     ],
 )  # fmt: skip
 def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(ValueError, match="not an http"):
+    with pytest.raises(ValueError, match=r"^the URL must have the form http\(s\)://host"):
         Client(url)
 
 

@@ -167,10 +167,7 @@ def test_an_answer_after_the_timeout_is_a_failure() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (
-            ["--url", "ftp://x"],
-            "--url: the URL must be http or https, without user, query and fragment\n",
-        ),
+        (["--url", "ftp://x"], "--url: the URL must have the form http(s)://host[:port][/path]\n"),
         (["--url", "http://x", "--devices", "0"], "--devices must be 1 or more"),
         (["--url", "http://x", "--rate", "nan"], "--rate from above 0"),
     ],

@@ -151,7 +151,7 @@ def test_invalid_arguments_are_refused(
         (["run", "--port", "http"], "PORT must be an integer from 1 to 65535, not 'http'\n"),
         (
             ["simulate", "--url", "x"],
-            "--url: the URL must be http or https, without user, query and fragment\n",
+            "--url: the URL must have the form http(s)://host[:port][/path]\n",
         ),
     ],
 )

@@ -30,7 +30,7 @@ class EvictedError(Exception):
 
 
 class Readings(StoredReadings):
-    """The readings of vaults, including those of the last seconds."""
+    """Reads of vaults, from Postgres and from the hot window."""
 
     def __init__(
         self,
@@ -41,8 +41,8 @@ class Readings(StoredReadings):
         postgres_now: Callable[[], int],
         slots: ReadSlots,
     ) -> None:
-        """Take the stores. `postgres_now` returns the time of Postgres in Unix milliseconds. While
-        Redis is away, this time replaces the clock of Redis, which stamps times of receipt.
+        """`postgres_now` returns the time of Postgres in Unix milliseconds. While Redis is away,
+        `last_seconds` counts back from this time instead of the time of Redis.
         """
         super().__init__(pool, slots)
         self._hot_window = hot_window
@@ -102,10 +102,10 @@ class Readings(StoredReadings):
     ) -> Batches:
         """Produce a page from the hot window, within one turn.
 
-        `window` is the start of the window of receipt in Unix milliseconds, and its length in
-        seconds. `found` has the bounds for the first turn only, because a paused read keeps
-        nothing. After a pause the hot window may not cover the page any more; then the page comes
-        from Postgres.
+        `window` is the earliest time of receipt, in Unix milliseconds, and the number of seconds
+        that the client asked for. `found` holds the bounds of the segments for the first turn. A
+        later turn looks them up again. If the hot window does not cover the page any more, the
+        page comes from Postgres.
         """
         begin, seconds = window
         if not found:
@@ -120,10 +120,11 @@ class Readings(StoredReadings):
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, list[SegmentBounds] | None]:
-        """Return the start of the window of receipt, and the bounds of its segments.
+        """Return when the last `seconds` begin, in Unix milliseconds, and the bounds of the
+        segments since then.
 
-        While Redis is away, the start is `fixed_begin`, or 0 if that is None. The bounds are None
-        if the hot window does not have the whole window of receipt.
+        `fixed_begin` is this time if an earlier page has fixed it. Otherwise the time is 0 while
+        Redis is away. The bounds are None if the hot window does not cover all of the seconds.
         """
         begin = fixed_begin or 0
         try:
@@ -146,12 +147,7 @@ class Readings(StoredReadings):
         found: list[SegmentBounds],
     ) -> Generator[Sequence[Reading], None, None]:
         """Read from the hot window up to the first segment that is missing or can't be opened, and
-        all the rest from Postgres.
-
-        All later segments come from Postgres, too, because a compaction may have merged them with
-        the missing one. A segment that can't be opened is damaged or was overwritten: after
-        Postgres has lost a drain, the repeated drain writes a segment with the same first id, while
-        the index still has the bounds of the lost one.
+        the rest from Postgres.
         """
         reached = page_range.after
         try:
@@ -166,6 +162,10 @@ class Readings(StoredReadings):
                 yield batch
                 del batch  # free its memory before the next one is produced
         except (EvictedError, DecryptionError, FormatError) as error:
+            # Later segments come from Postgres, too: a compaction may have merged them with the
+            # missing one. A segment that can't be opened is damaged, or was overwritten after
+            # Postgres had lost a drain: the repeated drain writes a segment with the same first id,
+            # and the index still has the bounds of the lost segment.
             _log.info("a read continues from Postgres: %s", error)
         else:
             return

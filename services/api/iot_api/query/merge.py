@@ -1,8 +1,8 @@
-"""Decrypted segments in the order of a read: their rows, and the merge of many segments.
+"""The merge of decrypted segments in the order of a read.
 
 `Order` gives keys that increase in the order of the read. `Rows` are rows of a decrypted segment;
-`Reading` objects are created only for rows that are returned. `merge` yields the rows of segments
-that may overlap, in one order and in bounded memory.
+`Reading` objects are created only for rows that are returned. `merge` yields the rows of all
+segments in order and in bounded memory, even if the segments overlap.
 """
 
 from bisect import bisect_left, bisect_right
@@ -36,9 +36,10 @@ position = attrgetter("interrogator_timestamp", "id")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Keys of readings and of segments that increase in this order.
+    """The order of a read by position (interrogator timestamp, id): ascending or descending.
 
-    A key is the position, with both numbers negated for the descending order.
+    Keys increase in this order: the key of a position is the position itself, or in descending
+    order the position with both numbers negated.
     """
 
     descending: bool
@@ -49,7 +50,7 @@ class Order:
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
-        """Return the position directly before the position with this key."""
+        """Return the position that comes directly before the position of a key in this order."""
         at, number = self.key_of(key)
         return at, number + 1 if self.descending else number - 1
 
@@ -60,7 +61,7 @@ class Order:
         return bounds.interrogator_min, bounds.first_id
 
     def end(self, bounds: SegmentBounds) -> Position:
-        """Return a sort key that is not before the sort key of any reading of a segment."""
+        """Return a key at or after the key of the last reading of a segment."""
         if self.descending:
             return -bounds.interrogator_min, -bounds.first_id
         return bounds.interrogator_max, bounds.last_id
@@ -75,9 +76,9 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 class Run(list[Reading]):
-    """A batch whose texts together have at most about `RUN_CHARACTERS`.
+    """A batch whose texts together have at most about `RUN_CHARACTERS` characters.
 
-    Only the first or the last text may be longer, so the encoder measures only these two.
+    Only the first or the last text may exceed this limit, so the encoder measures only these two.
     """
 
 
@@ -106,7 +107,7 @@ class Rows:
 
     @property
     def bytes(self) -> int:
-        """Approximate memory of all rows as readings."""
+        """Approximate memory of all rows as `Reading` objects, in bytes."""
         texts = self.columns.freeform
         size = texts.size if isinstance(texts, Texts) else sum(map(len, texts))
         return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
@@ -142,7 +143,7 @@ class Rows:
         )
 
     def selected(self, kept: Sequence[bool]) -> Self:
-        """Return the rows to keep. `kept` has a value for each index of the columns."""
+        """Return the rows to keep. `kept[i]` says whether to keep index i of the columns."""
         begin, end = sum(kept[: self.begin]), sum(kept[: self.end])
         return replace(self, columns=self.columns.selected(kept), begin=begin, end=end)
 
@@ -195,13 +196,13 @@ def merge(
     may_repeat: Callable[[SegmentBounds], bool] = lambda _: True,
     report_overlap: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Sequence[Reading]]:
-    """Yield the readings of all segments in order, in batches of about `batch` (0: `BATCH`).
+    """Yield the readings of all segments in order, about `batch` at a time (0: `BATCH`).
 
     `segments` must be ordered by where they begin, so that all readings before the start of the
     next segment are known. The buffer holds the segments that overlap the current position: their
-    encrypted payloads, and their decrypted readings up to `max_bytes`. Readings beyond that are
-    dropped, and their segment is opened again when the merge reaches them. The readings of a single
-    segment are never dropped.
+    encrypted payloads, and their decrypted readings up to `max_bytes`. If more than two segments
+    overlap, readings beyond `max_bytes` are dropped. Their segments are opened again when the merge
+    reaches these readings.
 
     A reading that is in two segments is yielded once. Two different readings with the same id are
     both yielded. `may_repeat` returns whether a segment may hold readings of earlier segments.
@@ -232,12 +233,12 @@ class MergeBuffer:
 
     Two states make this more than a sorted list:
 
-    - The part of a segment that is behind all readings of the buffer waits in `_single` and is
-      emitted straight from its columns. Most segments overlap no other, or only at their ends, and
-      the columns need less memory than readings.
-    - When the buffer is full, `_spill` drops the later half of the readings and remembers from
-      which key each segment has to be opened again. Until the merge reaches the key `_cut`,
-      readings from `_cut` on are not buffered at all.
+    - The rows of the newest segment that are behind all other buffered readings wait in `_single`,
+      as columns, and are emitted from there. Columns need less memory than readings, and most
+      segments overlap others only at their ends or not at all.
+    - When the buffer is full, `_spill` drops the later half of the readings and notes from which
+      key each segment must be opened again. `_cut` is the first of these keys: until the merge
+      reaches it, no readings from this key on are buffered.
     """
 
     def __init__(
@@ -271,7 +272,7 @@ class MergeBuffer:
         self._may_repeat = True
 
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
-        """Yield readings before `begin`, the start of the next segment; None: yield all.
+        """Yield the readings before `begin`, the start of the next segment; None: all readings.
 
         Yields nothing while there are too few readings for a batch.
         """
@@ -298,9 +299,10 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep the rows behind all readings of the buffer as columns, if there are enough.
+        """Keep the rows that are behind all buffered readings as columns, and buffer the others.
 
-        Buffer the rows before them. Return False if nothing was done.
+        If too few rows would be kept as columns, or the others do not fit into the buffer, do
+        nothing and return False.
         """
         if not self._is_enough(rows):
             return False
@@ -342,7 +344,7 @@ class MergeBuffer:
         heappush(self._spilled, (key, id(buffered), buffered))
 
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """Return the next segment to open again, with its key, if the key is not after `begin`."""
+        """Return the next segment to open again, and from which key; None if after `begin`."""
         while self._spilled and (begin is None or self._spilled[0][0] <= begin):
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:

@@ -66,7 +66,7 @@ _ORDERS = {"asc": False, "desc": True}
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """The paging arguments of a request. A cursor is decoded once the vault is known."""
+    """The paging arguments of a request. `cursor` stays encoded until the vault is known."""
 
     limit: int | None
     order: str | None

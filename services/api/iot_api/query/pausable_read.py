@@ -1,11 +1,11 @@
 """Reads that hold a Postgres connection and memory only while they produce readings.
 
-A client may stop reading in the middle of a response for any time. So a read produces its readings
-in turns. A turn holds a slot, a Postgres connection with its transaction, and the merge buffer. The
-turn ends when the client stops reading (`PausableRead.pause`), or after a time limit. The next turn
-opens a new transaction and continues behind the last reading that was sent, as the next page of a
-paged read does. Readings that are stored between two turns appear if their position is still ahead.
-Every other reading appears exactly once.
+A client may stop reading in the middle of a response, and continue at any later time. So a read
+produces its readings in turns. A turn holds a slot, a Postgres connection with its transaction, and
+the merge buffer. The turn ends when the client stops reading (`PausableRead.pause`), or after a
+time limit. The next turn opens a new transaction and continues behind the last reading that was
+sent, as the next page of a paged read does. Readings that are stored between two turns appear if
+their position is still ahead. Every other reading appears exactly once.
 """
 
 import logging
@@ -99,7 +99,7 @@ class LargeSegmentBusyError(Exception):
 
 
 class NothingFoundError(Exception):
-    """A turn has reached its time limit and found nothing; the next begins behind `position`."""
+    """A turn should end, and no reading was found. The next turn begins behind `position`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__("nothing was found so far")
@@ -132,9 +132,9 @@ def _slots(count: int) -> FairSlots:
 
 
 class PausableRead:
-    """The batches of one response. Iterate once; pause between two batches.
+    """The readings of one response, as batches. Iterate over them once.
 
-    Not safe for concurrent use: `pause` must not be called while a batch is produced.
+    `pause` may be called between two batches, but not while a batch is produced.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class PausableRead:
         plan: Callable[["PausableRead"], Batches],
         rows: type[Rows] = Rows,
     ) -> None:
-        """`plan` returns the generator of all batches, which uses `through`. `rows` is the class of
-        the rows of opened segments.
+        """`plan` takes this read and returns its batches, which it produces with `through`. `rows`
+        is the class of the rows of opened segments.
         """
         self.rows = rows
         self._slots = slots
@@ -181,10 +181,10 @@ class PausableRead:
         return lasted > TURN_SECONDS or any(slots.waiting for slots in self._turns)
 
     def pause(self, used: int | None = None) -> None:
-        """End the turn. The next batch begins behind the first `used` readings of the last one.
+        """End the turn. The next turn continues behind the last used reading.
 
-        None: the whole last batch was used. Idempotent. Never raises: a read that can't continue
-        raises when the next batch is requested.
+        `used` says how many readings of the last batch were used; None: all. Idempotent. Never
+        raises: a read that can't continue raises when the next batch is requested.
         """
         try:
             self._pause(len(self._batch) if used is None else used)
@@ -192,7 +192,10 @@ class PausableRead:
             _log.exception("a read could not be paused cleanly")
 
     def through(self, produce: Produce, page: Page, fix_end: FixEnd | None = None) -> Batches:
-        """Produce a page in as many turns as needed."""
+        """Produce a page in as many turns as needed.
+
+        Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`.
+        """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
             while True:
@@ -219,7 +222,7 @@ class PausableRead:
             self._end_turn()
 
     def _turn(self) -> Generator[Sequence[Reading], None, tuple[bool, Cursor | None]]:
-        """Yield the batches of one turn; return whether the page is complete, and its cursor."""
+        """Yield the batches of a turn; return whether the page is complete, and the next cursor."""
         self._turn_began = time.monotonic()
         first = True
         while self._producer is not None:
@@ -312,18 +315,18 @@ class PausableRead:
 
 
 class ColumnRun(Sequence[Reading]):
-    """A batch like `Run` that exists as columns until a reading is asked for."""
+    """A batch like `Run`, but of columns: a `Reading` is created only when it is accessed."""
 
     @abstractmethod
     def position_of(self, place: int) -> Position:
-        """Return the position of a reading."""
+        """Return the position of the reading at index `place`."""
 
 
 class SegmentBatch(Sequence[Reading]):
     """A batch of all wanted rows of one segment. The next batch may hold earlier readings."""
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """After this batch, all readings up to position `after` were produced."""
+        """This batch and the earlier ones hold all readings up to position `after`."""
         self.rows = rows
         self.after = after
 
@@ -370,8 +373,8 @@ class Scan:
         """Yield the segments.
 
         Raises:
-            NothingFoundError: the turn is due and nothing was found. A turn ends only after most of
-                its segments were new: otherwise a scan would make no progress.
+            NothingFoundError: the turn should end, and no reading was found. Not raised before most
+                segments of the turn were new, so that each turn makes progress.
         """
         for segment in segments:
             begin = self._order.begin(segment.bounds)

@@ -77,7 +77,7 @@ class Overlap(Enum):
 
 
 class IdRanges:
-    """The ranges of ids of the segments read so far. To add a segment takes O(log n)."""
+    """The ranges of ids of the segments read so far."""
 
     def __init__(self) -> None:
         self._dense: dict[int, _Ranges] = {}
@@ -109,7 +109,7 @@ class _Ranges:
         return bisect_left(self._lasts, first) < bisect_right(self._firsts, last)
 
     def add(self, first: int, last: int) -> bool:
-        """Add a range; return whether it has ids in common with another one."""
+        """Add a range; return whether it has ids in common with an earlier one."""
         firsts, lasts = self._firsts, self._lasts
         overlapped = self.overlaps(first, last)
         begin = bisect_left(lasts, first - ID_STRIDE)
@@ -125,8 +125,8 @@ class _Ranges:
 
 
 class StoredReadings:
-    """The readings of vaults in Postgres, by (interrogator timestamp, id), in batches of some
-    thousands.
+    """Reads of vaults from Postgres. A read yields batches of some thousands of readings, in the
+    order of (interrogator timestamp, id).
 
     Every read raises while it is iterated:
         DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
@@ -161,7 +161,7 @@ class StoredReadings:
         client: Client = NOBODY,
         rows: type[Rows] = Rows,
     ) -> PausableRead:
-        """Read like `select`, with the batches that `combine` produces from the segments."""
+        """Read like `select`, but yield the batches that `combine` produces from the segments."""
         plan = partial(self._select, vault=vault, read_filter=read_filter, combine=combine)
         return self._read(client, plan, rows)
 
@@ -174,7 +174,8 @@ class StoredReadings:
         within: ReadFilter = ALL,
         client: Client = NOBODY,
     ) -> PausableRead:
-        """Read the last `count` readings in the vault's order that pass the filter `within`.
+        """Of the readings that pass `within`, read the last `count` in the order of (interrogator
+        timestamp, id).
 
         The first page fixes the positions of the first and the last of these readings. Later pages
         return all readings between the two positions, including readings stored since.
@@ -182,7 +183,7 @@ class StoredReadings:
         return self._read(client, lambda read: self._latest(read, vault, count, within, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """Return the greatest relative timestamp of one vault or of all; None if there is none."""
+        """Return the greatest relative timestamp of a vault, or of all; None without readings."""
         vault_id = None if vault is None else vault.vault_id
         return self._pool.run_idempotent(
             lambda connection: history.max_relative_timestamp(connection, vault_id)
@@ -297,7 +298,8 @@ class StoredReadings:
 
     @contextmanager
     def _merge_buffer_share(self) -> Iterator[Callable[[], int]]:
-        """Yield the size of the merge buffer. All reads of a process share `BUFFER_BYTES`."""
+        """Yield a function that returns how many bytes this read may buffer: an equal part of
+        `BUFFER_BYTES` for each running read, and at least `MIN_BYTES`."""
         self._running += 1
         try:
             yield lambda: max(MIN_BYTES, BUFFER_BYTES // max(1, self._running))
@@ -312,13 +314,12 @@ def opener(
     page_range: PageRange,
     order: Order,
 ) -> Callable[[SealedSegment], Rows]:
-    """Return a function that opens one segment, and returns its first `page_range.limit` readings.
+    """Return a function that opens a segment and returns its wanted rows, up to `page_range.limit`.
 
-    Bounds of the interrogator timestamp must be in `page_range` already (`ReadFilter.narrow`).
+    `page_range` must be limited to the filter's interrogator timestamps (`ReadFilter.narrow`).
 
-    Before the returned function fetches or decompresses a large segment, it claims the read's slot
-    for large segments, which may raise LargeSegmentBusyError. It raises DecryptionError or
-    FormatError if the segment is damaged.
+    The function raises DecryptionError or FormatError if the segment is damaged, and
+    LargeSegmentBusyError if the segment is large and another read holds the slot for such segments.
     """
     behind = None if page_range.after is None else _next(order.key_of(page_range.after))
     beyond = None if page_range.until is None else _next(order.key_of(page_range.until))
@@ -389,7 +390,7 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return the page bounded by the position of its last reading instead of its limit."""
+    """Return the page with the position of its last reading as its end, and no limit."""
     last = batch[-1]
     try:
         for later in rest:
@@ -418,7 +419,7 @@ class _Tail:
 
 
 def _tail(batches: Batches, count: int) -> _Tail | None:
-    """Collect the last readings of a vault, from batches that begin with the newest reading."""
+    """Return the bounds of the readings in `batches` (newest first); None if there are none."""
     readings: list[Reading] | None = [] if count <= MAX_BUFFERED else None
     first = last = None
     size = 0

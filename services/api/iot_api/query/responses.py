@@ -45,7 +45,7 @@ class ReadingForm(ABC):
     media_type: str
 
     def __init__(self, lead: bytes = b"", between: bytes = b"") -> None:
-        """`lead` precedes the first reading, `between` each other reading."""
+        """`lead` precedes the first piece of readings, `between` each later one."""
         self._lead = lead
         self._between = between
         self._buffer = bytearray()
@@ -248,10 +248,10 @@ class ReadingsStream:
         self._read.pause(used)
 
     def begin(self) -> None:
-        """Record that the first piece is about to be sent, and is not the last one.
+        """Record in the audit log that a response of several pieces begins.
 
         Raises:
-            UnavailableError: the read can't be recorded.
+            UnavailableError: the read can't be recorded, so nothing may be sent.
         """
         if self._record is not None:
             self._record.begin()

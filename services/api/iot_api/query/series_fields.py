@@ -1,8 +1,7 @@
 """The values of fields of `freeform`, column by column.
 
-A field names a member of the object, or gives the path to a member of an inner object.
-`engine.speed` is the member with this name. If no member has this name, it is the member `speed` of
-the object `engine`.
+A field is the name of a member of `freeform`, or the path to a member of an inner object:
+`engine.speed` is the member of this name, or else the member `speed` of the object `engine`.
 
 A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
 A member that is missing, null, NaN or infinite has no value. If `freeform` is not an object, no
@@ -51,7 +50,7 @@ class Column:
         return Column(self.values[places], self.types)
 
     def selected(self, kept: Iterable[bool]) -> "Column":
-        """Return the values that are to be kept."""
+        """Return the values for which `kept` is true."""
         return Column(list(compress(self.values, kept)), self.types)
 
 
@@ -73,7 +72,7 @@ class FieldReader:
         self._many = msgspec.json.Decoder(list[row])
 
     def columns(self, texts: bytes, count: int) -> dict[str, Column]:
-        """Return the values of each field, of `count` texts that `SEPARATOR` joins."""
+        """Return the column of each field. `texts` are `count` texts, joined by `SEPARATOR`."""
         if not self._paths:
             return {}
         rows = self._rows(texts, count)
@@ -123,7 +122,7 @@ class FieldReader:
 
 
 def _without_surrogates(content: Any) -> Any:
-    """Return a JSON value with U+FFFD for each half of a surrogate pair, which UTF-8 lacks."""
+    """Return a JSON value with U+FFFD for each lone surrogate: UTF-8 can't encode surrogates."""
     if isinstance(content, str):
         return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(content, list):
@@ -161,8 +160,7 @@ def _text_of_container(content: Any) -> Value:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return keys that are equal if the values are. True and 1, equal in Python, have different
-    keys."""
+    """Return a key for each value. Equal values have equal keys, but those of True and 1 differ."""
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values
@@ -189,7 +187,7 @@ def _number(value: Value) -> int | float | None:
 
 
 def passing(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> list[bool] | None:
-    """Return which rows pass all conditions; None if all rows do.
+    """Return for each row whether it passes all conditions; None if all rows do.
 
     A value passes if it is the string of the condition, or the same number.
     """

@@ -22,7 +22,7 @@ _PASSWORDS = {"password", "db_password", "x-iot-password", "passwd", "pwd"}
 
 
 class Aggregate(StrEnum):
-    """What a window says about the values of a field."""
+    """How the values of a field in a window become one value."""
 
     COUNT = "count"
     MEAN = "mean"
@@ -43,7 +43,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class SeriesQuery:
-    """A series: the readings of a range of time, or windows of them."""
+    """The request for a series: one row for each reading in a range of time, or for each window."""
 
     time_range: TimeRange
     fields: tuple[str, ...]
@@ -86,7 +86,7 @@ def _query(arguments: "MultiDict[str, str]") -> SeriesQuery:
     if aggregate is None:
         aggregate = Aggregate.MEAN if fields else Aggregate.COUNT
     elif step is None:
-        raise _invalid("agg", "needs step, the length of a window")
+        raise _invalid("agg", "also send step, the length of a window, such as step=1m")
     if aggregate not in set(Aggregate):
         raise _invalid("agg", f"must be one of {', '.join(Aggregate)}")
     if not fields and aggregate != Aggregate.COUNT:
@@ -100,8 +100,10 @@ def _query(arguments: "MultiDict[str, str]") -> SeriesQuery:
         Aggregate(aggregate),
         _form(arguments.get("format")),
     )
-    if len(set(query.columns)) < len(query.columns):
-        raise _invalid("fields", "each column needs its own name; time (and count) are taken")
+    for name in query.columns:
+        if query.columns.count(name) > 1:
+            problem = f"two columns would be named {name}: leave out a field or a group"
+            raise _invalid("fields", problem)
     return query
 
 

@@ -163,7 +163,9 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`charge` is called with the bytes of memory of new windows; it may raise."""
+        """`step` is in milliseconds. `charge` is called with the memory of new windows, in bytes,
+        and may raise.
+        """
         self._charge = charge
         self._query = query
         self._step = step
@@ -213,7 +215,7 @@ class SeriesWindows:
             self._flush()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows in the order of time and groups: time, groups, fields."""
+        """Yield the rows, ordered by time and groups. A row is its time, groups and fields."""
         self._flush()
         try:
             keys = sorted(self._keys)
@@ -231,8 +233,8 @@ class SeriesWindows:
         ids: Sequence[int],
         columns: dict[str, Column],
     ) -> None:
-        """Add readings to the pending values. `numbers` is the step of all these readings, or a
-        list with the step of each."""
+        """Add readings to the pending values. `numbers` is the number of the step of all these
+        readings, or a list with the number of each reading's step."""
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
@@ -305,7 +307,7 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the step of all times with the slice of all; None if the times are in several steps.
+    """Return the number of the step and the slice of all times; None if there are several steps.
 
     Times of receipt have few distinct values, so this is fast.
     """
@@ -314,7 +316,7 @@ def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | Non
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return each step of ascending times with its slice; None if there are too many steps."""
+    """Return the number and the slice of each step of ascending times; None for too many steps."""
     if not times:
         return []
     if (times[-1] // step - times[0] // step) * _FEW > len(times):

@@ -37,7 +37,7 @@ class TimeRange:
 
     @property
     def name(self) -> str:
-        """The range as a part of the name of a read; "" for all times."""
+        """The range as text, for cursors and the audit log; "" for all times."""
         if self.begin is None and self.end is None:
             return ""
         begin, end = ("" if at is None else at for at in (self.begin, self.end))
@@ -99,5 +99,5 @@ def _moment(field: str, text: str) -> int:
 
 
 def _milliseconds(moment: int) -> int:
-    """Return the first millisecond that is not before a moment in µs."""
+    """Convert a moment from µs to milliseconds, rounded up."""
     return -(-moment // 1000)

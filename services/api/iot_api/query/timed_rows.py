@@ -24,7 +24,7 @@ class TimedColumns:
     """Columns of equal length, in the order of the read."""
 
     def __init__(self, whole: SegmentColumns, places: slice, texts: bytes) -> None:
-        """Take the readings at `places`, and their texts, joined by `SEPARATOR`."""
+        """Take the readings at `places` of a segment. `texts` are joined by `SEPARATOR`."""
         self._whole = whole
         self._places = places
         self.texts = texts
@@ -48,8 +48,8 @@ class TimedColumns:
         return self._whole.interrogator[self._places]
 
     def times(self, query: SeriesQuery) -> Sequence[int]:
-        """Return the column `time`: when readings were received, or the interrogator timestamp, in
-        whole ms.
+        """Return the column `time`, in whole ms: the times of receipt, or the interrogator
+        timestamps.
         """
         if query.by_receipt:
             return self.received
@@ -60,7 +60,7 @@ class TimedRun(ColumnRun):
     """A run of `TimedReading`."""
 
     def __init__(self, columns: SegmentColumns, places: slice, texts: memoryview) -> None:
-        """Take the columns of a segment, and the texts at `places`, joined by `SEPARATOR`."""
+        """Take the readings at `places` of a segment. `texts` are joined by `SEPARATOR`."""
         self._columns = columns
         self._places = range(places.start, places.stop)
         self._texts = texts
@@ -87,7 +87,7 @@ class TimedRun(ColumnRun):
         return TimedRun(self._columns, slice(places.start, places.stop), memoryview(texts))
 
     def position_of(self, place: int) -> Position:
-        """Return the position of a reading."""
+        """Return the position of the reading at index `place`."""
         at = self._places[place]
         return self._columns.interrogator[at], self._columns.ids[at]
 

@@ -3,9 +3,9 @@
 An unordered read opens each segment once, however many of them overlap. An ordered read sorts the
 readings of segments that overlap in time, and opens segments again if its buffer is too small.
 
-Each reading is produced once, although two segments may hold the same one: a row was put back, or a
-compaction replaced segments between two turns of the read. Two segments share readings only if both
-their positions and their ids overlap.
+Each reading is produced once. If a compaction replaces segments between two turns, the later turn
+leaves out the readings that were produced before. If two segments of one turn hold readings with
+the same id, the read raises SharedReadingError.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,8 +29,8 @@ _KEPT = 64
 
 
 class SharedReadingError(Exception):
-    """Two stored segments hold readings with the same id. Only an ordered read compares these
-    readings."""
+    """Two stored segments hold readings with the same id. An ordered read must be used instead: it
+    compares these readings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class UnorderedRead:
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
-        """`charge` is called with the bytes of memory of ids that are kept; it may raise."""
+        """`charge` is called with the memory of kept ids in bytes; it may raise."""
         self._charge = charge
         self._charged = 0
         self._ranges = IdRanges()
@@ -84,11 +84,11 @@ class UnorderedRead:
     ) -> Iterator[SegmentBatch]:
         """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
 
-        The turn continues behind position `after`. The segments that contain this position come
-        first. The others follow, ordered by where they begin.
+        The turn continues behind position `after`. `segments` must begin with those that contain
+        this position. The others must follow, ordered by where they begin.
 
         Raises:
-            SharedReadingError: two segments hold readings with one id.
+            SharedReadingError: two segments hold readings with the same id.
             UnavailableError: the memory of this process is used up.
         """
         for segment in segments:
@@ -117,10 +117,11 @@ class UnorderedRead:
                 self._keep(segment.bounds, produced)
 
     def _keep(self, bounds: SegmentBounds, produced: _Produced) -> None:
-        """Keep a segment of this turn, unless it shares ids with another one of this turn."""
+        """Keep a segment of this turn. Raise SharedReadingError if another one shares an id."""
         begin = ASCENDING.begin(bounds)
         if self._ranges.add(bounds) is not Overlap.NONE:
             ids = set(produced.ids)
+            # Segments that share readings overlap in their positions and in their ids.
             for other in _overlapping(bounds, self._produced):
                 if other.end >= begin and not ids.isdisjoint(other.ids):
                     raise SharedReadingError
@@ -150,7 +151,7 @@ def _ids_of(bounds: SegmentBounds, rows: Rows) -> Sequence[int]:
 def _overlapping(
     bounds: SegmentBounds, produced: dict[SegmentBounds, _Produced]
 ) -> Iterator[_Produced]:
-    """Return the segments whose ranges of ids overlap."""
+    """Yield those of the produced segments whose ranges of ids overlap that of `bounds`."""
     for other, each in produced.items():
         if other.first_id <= bounds.last_id and bounds.first_id <= other.last_id:
             yield each

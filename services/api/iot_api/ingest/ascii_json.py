@@ -31,10 +31,10 @@ _MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     """Escape each character above 0x7e in JSON text.
 
-    `text` is valid UTF-8. No Python code runs per character, for any text.
+    `text` must be valid UTF-8. `used` is the size in bytes of the texts that were escaped before.
 
     Raises:
-        TooLargeError: the escaped text and the `used` bytes together exceed `limit` bytes.
+        TooLargeError: the escaped texts together exceed `limit` bytes.
     """
     if _is_plain(text):
         return text
@@ -85,7 +85,7 @@ def _escape(piece: bytes) -> bytes:
 
 
 def _rarest(piece: bytes, number: int) -> bytes:
-    """Return `number` characters as stand-ins: ones that the piece lacks, else its rarest ones."""
+    """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters."""
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:
         return absent

@@ -98,8 +98,8 @@ class IngestEndpoint:
         return route_of(path)
 
     def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
-        """Answer a PUT. The worker calls this without WSGI: `environ` then has only the variables
-        of headers, path, query and client, and the body.
+        """Answer a PUT. The worker calls this directly, not through WSGI. `environ` then has only
+        the body, and the variables for headers, path, query and client.
         """
         started = time.perf_counter()
         request_id = request_id_of(environ)
@@ -196,7 +196,7 @@ def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> 
 def route_of(path: str) -> str | None:
     """Return the route of a path, None if the path does not accept PUTs of readings.
 
-    As in Werkzeug's routing, the path may end with a slash, and may lack the first one.
+    As in Werkzeug's routing, the path may lack the leading slash, and may end with a slash.
     """
     if path in ROUTES:
         return path

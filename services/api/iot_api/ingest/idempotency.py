@@ -75,10 +75,11 @@ class KeyedRequest:
         return f"{answer} {self.fingerprint}".rstrip().encode()
 
     def decode_answer(self, answer: bytes) -> FirstAnswer:
-        """Return the first answer to this request. Earlier versions remember no fingerprint.
+        """Return the first answer to this request.
 
         Raises:
-            IdempotencyKeyReusedError: the remembered request has other readings.
+            IdempotencyKeyReusedError: the remembered request has other readings. This is
+                detected only if both requests have fingerprints of the current version.
         """
         count, receipt, *more = answer.decode().split(" ")
         found, mine = more[0] if more else "", self.fingerprint
@@ -126,7 +127,7 @@ class IdempotencyPolicy:
         return tuple(map(self.names.remembered_request, digests))
 
     def remembered(self, request: KeyedRequest, answer: bytes, client: Client) -> RememberedRequest:
-        """Return what the append remembers of a request."""
+        """Return what to store in Redis to remember a request and its encoded answer."""
         return RememberedRequest(
             request.names,
             self.seconds,

@@ -125,13 +125,15 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
+        `with_entries`: the result names the entries.
+
         `proven` holds the cache keys of the passwords under which the connection has sent readings.
         On success, the keys of this request's passwords are added. The guess limit does not apply
         to proven passwords: the client learns nothing new, and a device can send while another
         client at its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, this
-        request appends nothing. It has the earlier result if its readings are the same.
+        request appends nothing, and returns the earlier result if its readings are the same.
 
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
@@ -139,7 +141,7 @@ class Intake:
                 requests; or too many passwords wait to be opened; or the request has too many
                 passwords whose vaults are not open. Nothing was appended.
             UnavailableError: the backlog is full or Redis is not safe to use; nothing was appended.
-                Also if Redis has appended the readings, but too few replicas, or no disk, have
+                Also if Redis has appended the readings, but not enough replicas or disks have
                 confirmed them in time; in this case the readings may be stored.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
@@ -264,7 +266,7 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
 
 
 def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, list[str]]:
-    """Return the attributes of the span of an append."""
+    """Return the trace attributes of an append."""
     return {"iot.entry": listed(entry_name(*each) for each in entries)}
 
 

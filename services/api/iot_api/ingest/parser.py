@@ -124,8 +124,8 @@ def parse_put(
 
     With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
 
-    The body has at most `max_body_bytes`. The `freeform` texts may have twice as many bytes after
-    escaping: a Japanese character of three bytes becomes an escape of six.
+    The body must have at most `max_body_bytes`. The `freeform` texts may have twice as many bytes
+    after escaping: a Japanese character of three bytes becomes an escape of six.
 
     Raises:
         InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
@@ -185,7 +185,7 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 def _restore_passwords(
     rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
-    """Replace passwords that hold stand-ins with the passwords as sent."""
+    """Replace each password that holds stand-ins (`json_dialect`) with the password as sent."""
     if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
         return
     written = list(map(bytes, as_written.column("db_password")))
@@ -341,7 +341,7 @@ class _AsWritten:
     """The fields of a request as JSON text: a decoded float loses digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
-        """`body` is valid for the decoder."""
+        """`body` is JSON that the decoder accepts."""
         self._body = body
         self._lines = lines
         self._rows: list[_Written] | None = None

@@ -52,7 +52,7 @@ class Receipts:
         """Wait until entries are stored and can be read. Return False if they are not stored in
         time, or a store is away.
 
-        `ends` tells where the entries end in the backlog. It is empty for a repeated request.
+        `ends` is what the append returned (`AppendResult.ends`), empty for a repeated request.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE
@@ -106,14 +106,14 @@ def decode_receipt(text: str) -> list[EntryName]:
         entries = []
     if not entries or any(name.shard > 255 or name.number >= 2**63 for name in entries):
         raise InvalidRequestError(
-            "the path has no valid receipt; send GET to the Location of the answer 202"
+            "the path has no valid receipt; send GET to the Location of the 202 answer"
         )
     return entries
 
 
 def _grouped(receipt: bytes) -> Iterator[EntryName]:
-    """Decode groups. Raises `ValueError` or `struct.error` for bytes that `encode_receipt` never
-    writes.
+    """Yield the names in a receipt that groups them by session. Raises `ValueError` or
+    `struct.error` if the receipt is malformed.
     """
     at = 1
     while at < len(receipt):

@@ -344,7 +344,7 @@ class MergeBuffer:
         heappush(self._spilled, (key, id(buffered), buffered))
 
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """Return the next segment to open again, and from which key, if the key is up to `begin`."""
+        """Return the next segment to open again, and from which key; None if none is due."""
         while self._spilled and (begin is None or self._spilled[0][0] <= begin):
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:

@@ -1,7 +1,7 @@
-"""The API's certificate: a renewed one is served to new connections without a restart.
+"""The API's TLS certificate: new connections get a renewed certificate without a restart.
 
 cert-manager renews a certificate every few weeks and replaces the mounted files. The authorities of
-client certificates are reloaded in the same way.
+client certificates and the revocation lists are reloaded in the same way.
 """
 
 import datetime as dt
@@ -32,7 +32,7 @@ class ServedCertificate:
     """The TLS context of new connections. An open connection keeps the context of its handshake."""
 
     def __init__(self, config: Any, revocations: Revocations | None = None) -> None:
-        """`config` is gunicorn's. Nothing is loaded before the first `refresh`."""
+        """`config` is gunicorn's configuration. The first `refresh` loads the files."""
         self._config = config
         self._revocations = revocations
         self._context: ssl.SSLContext | None = None
@@ -43,7 +43,7 @@ class ServedCertificate:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether connections can be accepted."""
+        """Whether the files have been loaded, so that connections can be accepted."""
         return self._context is not None
 
     def wrap_socket(self, client: Any, **options: Any) -> Any:
@@ -54,10 +54,10 @@ class ServedCertificate:
     def refresh(self, now: float) -> None:
         """Load all files again if one of them has changed and all are valid.
 
-        The files are the certificate, its key, the authorities of client certificates and their
-        revocation lists. If a file is invalid, the loaded content stays in use, and the reason is
-        logged once. Every check tries again: the files may be half written, or the certificate may
-        become valid later.
+        `now` is the time of the monotonic clock. The files are checked every `CHECK_SECONDS`: the
+        certificate, its key, the authorities of client certificates and their revocation lists. If
+        a file is invalid, the loaded content stays in use, and the reason is logged once. Each
+        check tries again: the files may be half written, or the certificate may become valid later.
         """
         if now < self._check_at:
             return
@@ -82,7 +82,7 @@ class ServedCertificate:
             lists = self._revocations.read(context, expired=not self.is_loaded)
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
-            raise SettingsError("the certificate or its key changed while they were read")
+            raise SettingsError("the TLS files changed while they were read")
         if self.is_loaded:
             _check_validity(validity)
         self._context, self._loaded = context, found
@@ -132,8 +132,8 @@ def _context(config: Any) -> ssl.SSLContext:
 def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
     """Return the start and the end of a certificate's validity.
 
-    None for a certificate that OpenSSL can load and `cryptography` can't, for example one with
-    OpenSSL's trust settings.
+    Return None if OpenSSL can load the certificate but `cryptography` can't: for example, if the
+    certificate has OpenSSL's trust settings.
     """
     try:
         first = x509.load_pem_x509_certificate(certificate.read_bytes())
@@ -145,7 +145,7 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
     """Raise SettingsError for a certificate that has expired or is not valid yet.
 
-    Not called at the start: then there is no earlier certificate that could stay in use.
+    The first load does not call this, because no earlier certificate could stay in use.
     """
     if validity is None:
         return

@@ -1,4 +1,4 @@
-"""One client connection: its state, and how heads, bodies and answers pass over it."""
+"""One client connection: its state, and how it receives requests and sends answers."""
 
 import io
 import os
@@ -99,15 +99,13 @@ class Connection:
             self.body_began = self.since
 
     def await_request(self, *, head_began: bool) -> None:
-        """Record that a request is answered. `head_began`: a part of the next head has arrived."""
+        """Record the end of an answer. `head_began`: a part of the next head has arrived."""
         self.request = None
         self.phase = Phase.HEAD if head_began else Phase.IDLE
         self.since = time.monotonic()
 
     def delay(self, seconds: float) -> None:
-        """Wait before an error is answered. Raises `ClientGoneError` if the connection was closed
-        meanwhile, to make room.
-        """
+        """Delay an error answer. Raises `ClientGoneError` if the connection is closed meanwhile."""
         self.delay_ends = Event()
         self.phase = Phase.DELAYED
         self.since = time.monotonic()
@@ -132,7 +130,7 @@ class Connection:
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
     def end(self, failure: Exception) -> None:
-        """Close the connection; other greenlets call this. Answer a cut-off body with `failure`."""
+        """Close the connection. If a body is still arriving, `failure` becomes the answer."""
         self.closing = True
         self.end_delay()
         if self.phase is Phase.SENDING:
@@ -157,8 +155,7 @@ class Connection:
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.
 
-        After SHUT_RD, Linux delivers the bytes that have arrived, then the end of the stream, and
-        no later bytes: a request is answered, or its client finds the connection closed.
+        After SHUT_RD, Linux still delivers the bytes that have arrived, and no later bytes.
         """
         self._shut_down(socket.SHUT_RD)
 
@@ -167,7 +164,7 @@ class Connection:
         self._shut_down(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Abort an answer."""
+        """End both sides. The client of an unfinished answer sees that the answer is cut off."""
         self._shut_down(socket.SHUT_RDWR)
 
     def _shut_down(self, how: int) -> None:
@@ -178,7 +175,7 @@ class Connection:
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
-    """The parser's source of bytes. Lets other greenlets run, charges bodies to `memory`."""
+    """The parser's source of bytes. It charges bodies to `memory`, and lets other greenlets run."""
 
     # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies all that it has
     # received ahead. With gunicorn's own value, 1 MiB, that takes half a second.
@@ -196,8 +193,10 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Received bytes that no request has taken."""
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Return `size` bytes, fewer at the end of the stream; without `size`, the bytes already
-        received, or else the next ones. `read_ahead`: how many bytes may be received at once.
+        """Return `size` bytes, or fewer at the end of the stream.
+
+        Without `size`, return the bytes that were received ahead; if there are none, receive some.
+        `read_ahead`: how many bytes may be received, even if that is more than `size`.
         """
         ahead = self.ahead
         if size is None or size < 0:
@@ -209,7 +208,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         return ahead[:size]
 
     def _receive(self, size: int, most: int) -> bytes:
-        """Return at least `size` bytes, fewer at the end of the stream."""
+        """Return from `size` to `most` bytes, or fewer at the end of the stream."""
         parts, count, self.ahead = [self.ahead], len(self.ahead), b""
         self._parts = parts  # where `drop` finds them: an exception keeps the variables alive
         while count < size:
@@ -235,7 +234,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         return data
 
     def take_turns(self, now: float) -> None:
-        """Let other greenlets run if this connection was read for long.
+        """Let other greenlets run if this one has run for `_TURN_SECONDS`.
 
         gevent switches greenlets only when a receive has to wait. A client that sends fast enough
         would otherwise delay all other clients, and even timeouts: 8 KiB can hold 200 requests.
@@ -249,7 +248,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
 
         Raises:
             LimitRequestHeaders: the head is too long.
-            Exception: the connection's `failure`, when it was closed while a body arrived.
+            Exception: the connection was closed while a body arrived; this is its `failure`.
         """
         connection = self._connection
         if connection.request is not None:
@@ -296,7 +295,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a failed body now. Discarding the rest may take seconds."""
+        """Free the received part of a failed body at once: to discard the rest may take seconds."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""
@@ -331,7 +330,7 @@ class SizedBody:
 
 
 class ConnectionWriter:
-    """gunicorn's socket: sends answers, and aborts answers to slow clients at their deadlines."""
+    """The socket to which gunicorn writes answers."""
 
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         self._connection = connection
@@ -363,7 +362,7 @@ class ConnectionWriter:
             self._send_rest(memoryview(b"".join(parts))[sent:])
 
     def send(self, data: bytes) -> int:
-        """Send everything, as gunicorn expects for its `100 Continue`."""
+        """Send everything; return its length. gunicorn calls this to send `100 Continue`."""
         self.sendall(data)
         return len(data)
 
@@ -398,7 +397,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
     """
 
     def send_headers(self) -> None:
-        """Send the head of a response without a body."""
+        """Send the head, unless it is sent already."""
         if not self.headers_sent:
             self._send(b"")
 
@@ -417,7 +416,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
         self._send(data)
 
     def default_headers(self) -> list[str]:
-        """Return the first lines of every response."""
+        """Return the lines of the head that stand before the application's headers."""
         head = [first_lines(self.req.version, self.status, closes=self.should_close())]
         if self.status_code != 201:  # `security_headers` says why
             replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
@@ -435,7 +434,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
 
 
 def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
-    """Return the first lines of every response."""
+    """Return the status line and the headers `Server`, `Date` and `Connection`."""
     return _first_lines(version, status, closes, int(time.time()))
 
 

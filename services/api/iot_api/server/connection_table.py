@@ -29,7 +29,7 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection of the lowest rank, None if all are busy."""
+        """Return the silent connection for which `rank` is lowest, None if none is silent."""
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]
@@ -53,11 +53,11 @@ class _Group:
 
 
 class ConnectionTable:
-    """All connections of a process, within a limit, a limit per network, and a small reserve.
+    """All connections of a process. Their number is limited, in all and per network.
 
-    A new connection is always accepted. If a limit is reached, a silent connection is closed to
-    make room. If all are busy, the new connection goes to the reserve, from which only health
-    checks are answered.
+    A new connection is always accepted. If a limit is reached, a silent connection (`is_silent`) is
+    closed to make room. If none is silent, the new connection goes to a small reserve. Connections
+    of the reserve get answers to health checks only.
     """
 
     def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
@@ -80,7 +80,7 @@ class ConnectionTable:
         return iter(list(self._all))
 
     def export(self) -> None:
-        """Export as metrics the number of connections, and of requests except live streams."""
+        """Set the gauges of connections and of requests. Live streams do not count as requests."""
         requests = sum(
             connection.request is not None and not connection.is_stream for connection in self._all
         )
@@ -105,14 +105,14 @@ class ConnectionTable:
         self._uncount(connection)
 
     def close(self, connection: Connection, failure: Exception, *, reason: str) -> None:
-        """Close a connection. It stops counting at once; its greenlet ends a moment later."""
+        """Close a connection. Its place is free at once; its greenlet ends a moment later."""
         if not connection.closing:
             count_closed(reason)
         self._uncount(connection)
         connection.end(failure)
 
     def _makes_room(self, network: str) -> bool:
-        """Close a silent connection if there are too many; return False if all are busy."""
+        """Close a silent connection if there are too many; return False if none is silent."""
         own = self._networks.get(network)
         if own is not None and len(own.connections) >= self._per_network:
             victim = own.pop_victim(lambda member: (member.phase, member.since))
@@ -128,7 +128,8 @@ class ConnectionTable:
     def _rank(self, connection: Connection) -> tuple[float, ...]:
         """Return the sort key of a connection. The connection with the lowest key is closed first.
 
-        The key orders by phase, then the network with most connections, then the longest silence.
+        The key is the phase, then the size of the network (the largest first), then the silence
+        (the longest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since
@@ -152,7 +153,7 @@ class ConnectionTable:
 
 
 def is_silent(connection: Connection, now: float) -> bool:
-    """Return whether a connection may be closed to make room for another."""
+    """Return whether a connection is silent: whether it may be closed to make room for another."""
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False
     return connection.phase < Phase.BODY or now - connection.since >= STALLED_SECONDS

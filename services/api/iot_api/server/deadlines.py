@@ -25,8 +25,8 @@ RESERVE_SECONDS = 1.0
 def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
     """Return whether a connection has missed a deadline.
 
-    `keepalive` is the deadline of an idle connection, in seconds. The deadlines of the first byte
-    and of the head are `FIRST_BYTE_SECONDS` and `HEAD_SECONDS`, or `keepalive` if it is shorter.
+    `now` is the time of the monotonic clock. `keepalive` is the deadline of an idle connection, in
+    seconds, and the longest deadline of a first byte or a head.
     """
     age = now - connection.since
     match connection.phase:

@@ -1,7 +1,7 @@
 """The requests of one connection: how bytes become requests, and how each is answered.
 
-A PUT of readings goes from here to the ingest endpoint and back as bytes. The WSGI app answers all
-other requests.
+The ingest endpoint answers a PUT of readings with a Content-Length, without WSGI. The WSGI app
+answers all other requests.
 """
 
 import re
@@ -96,11 +96,11 @@ def _parse(head: bytes) -> _Head | None:
 
 
 class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
-    """A request of gunicorn whose head llhttp parses.
+    """gunicorn's `Request`, with a head that llhttp parses.
 
-    llhttp and `_HEAD` must both accept a head. gunicorn's own parser gets all other heads: it
-    refuses them with its own error, or accepts what is rare (other methods, an empty line before
-    the head). gunicorn also decides how long the body is.
+    The head must match `_HEAD`, and llhttp must accept it. gunicorn's own parser gets all other
+    heads. It refuses them, or accepts rare ones (other methods, an empty line before the head).
+    gunicorn also decides how long the body is.
     """
 
     body: Any
@@ -108,7 +108,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """Whether llhttp has parsed the head."""
 
     def parse(self, unreader: Any) -> bytes:
-        """Receive and parse the head; return the received bytes behind it."""
+        """Receive and parse the head; return the bytes that were received behind it."""
         if self.cfg.proxy_protocol != "off":
             return super().parse(unreader)  # type: ignore[no-any-return]
         data: bytes = unreader.read()
@@ -365,7 +365,7 @@ class Exchange:
                 body.close()
 
     def _delay(self, seconds: float) -> None:
-        """Wait before an error is answered, unless the process ends."""
+        """Delay an error answer, unless the process shuts down."""
         if self._server.alive:
             self._server.memory.release(self.connection)
             self.connection.delay(seconds)
@@ -381,7 +381,7 @@ class Exchange:
         return variables
 
     def _own_variables(self) -> dict[str, Any]:
-        """Return the variables that all PUTs of the connection have."""
+        """Return the WSGI variables that are the same for all PUTs of the connection."""
         address = self.host if self._address else ""
         self._variables = {"REMOTE_ADDR": address, **self._worker_variables()}
         return self._variables

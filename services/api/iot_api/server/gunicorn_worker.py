@@ -65,7 +65,7 @@ class Limits:
 
 
 class Ingest(Protocol):
-    """The ingest endpoint, as the worker needs it."""
+    """The part of the ingest endpoint that the worker uses."""
 
     def route_of(self, path: str) -> str | None:
         """Return the route of a path, None if the path does not accept PUTs of readings."""
@@ -77,10 +77,10 @@ class Ingest(Protocol):
 class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     """A worker that closes slow and silent connections at their deadlines, or earlier to make room.
 
-    After SIGTERM, every answer says `Connection: close` and ends its connection. After
-    `GRACE_SECONDS` the listener is closed, and so are connections that were idle for that long.
-    Requests that have arrived by then are answered. A request whose body has not arrived after
-    `BODY_SECONDS` is answered 503. Answers may take until `graceful_timeout`.
+    After SIGTERM, every answer says `Connection: close` and ends its connection. The listener is
+    closed `GRACE_SECONDS` after SIGTERM. A connection is closed once it has been idle for
+    `GRACE_SECONDS`. A request whose body has not arrived `BODY_SECONDS` after SIGTERM is answered
+    503. Answers may take until `graceful_timeout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -98,9 +98,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self.allow(Origins())
 
     def patch(self) -> None:
-        """Make the listeners cooperative. `gunicorn_conf` has patched all modules.
+        """Replace the listeners with sockets of gevent.
 
-        gunicorn would patch the modules again, which takes 0.1 s of CPU time in each worker.
+        gunicorn's own method also patches all modules. `gunicorn_conf` has done that already, and
+        to do it again takes 0.1 s of CPU time in each worker.
         """
         self.sockets: list[Any] = [
             socket.socket(each.family, socket.SOCK_STREAM, fileno=each.detach())
@@ -115,7 +116,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         )
 
     def check_revocations(self, lists: str) -> None:
-        """Set the file of revocation lists. Called before the first connection."""
+        """Set the path of the revocation lists. Called before the first connection."""
         self._revocations = Revocations(Path(lists))
 
     def allow(self, origins: Origins) -> None:
@@ -240,8 +241,8 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer 503, as a WSGI app that costs little.
 
-    A preflight is answered 204, because a browser shows the reason of a failed request, but not the
-    reason of a failed preflight.
+    A preflight is answered 204: browsers show why a request was refused, but not why a preflight
+    was.
     """
     if is_preflight(environ):
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])

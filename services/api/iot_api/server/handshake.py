@@ -26,8 +26,8 @@ def shake_hands(
 ) -> ClientCertificate | None:
     """Make the TLS handshake on a gevent SSLSocket. Other connections are served meanwhile.
 
-    Return the client's certificate; None if the client sent none, or was not asked for one. Its
-    `is_revoked` asks `revocations` whether the certificate has been revoked since.
+    Return the client's certificate; None if the client sent none, or was not asked for one. The
+    certificate's `is_revoked` asks `revocations` whether it has been revoked since.
 
     Raises:
         OSError: the handshake failed. A refused client certificate is counted and logged.

@@ -15,7 +15,7 @@ _UNSENT_BYTES = 2**18
 
 
 class Listener:
-    """The name of a listening socket: connections outlive the socket itself."""
+    """The address of a listening socket, for connections that outlive the socket."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._name = listener.getsockname()
@@ -28,7 +28,10 @@ class Listener:
 def start_server(
     listener: Any, certificate: ServedCertificate | None, handle: Callable[..., None]
 ) -> Any:
-    """Accept connections; `handle` gets the listener, the connection and its address."""
+    """Start to accept connections; return the server.
+
+    `handle` gets the listener, the connection and the address of the client.
+    """
     listener.setblocking(True)
     tls: dict[str, Any] = {}
     if certificate is not None:
@@ -47,9 +50,7 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Close the listener, after serving the connections that wait at it. Otherwise Linux would
-    reset them.
-    """
+    """Close a listener. First serve the connections that wait at it, which Linux would reset."""
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

@@ -19,7 +19,7 @@ def libraries_level(level: str) -> str:
 
 
 def gunicorn_log(form: str, level: str) -> type[Logger]:
-    """Return the class of gunicorn's log, through which everything in its processes is logged."""
+    """Return gunicorn's `logger_class`, which sets up all loggers of gunicorn's processes."""
 
     class Log(Logger):  # type: ignore[misc] # gunicorn has no types
         def setup(self, cfg: Any) -> None:

@@ -48,9 +48,9 @@ def _size(file: Path) -> int:
 
 
 class WorkersCollector(Collector):
-    """A collector of the metrics of all workers, with their units.
+    """A collector of the metrics of all workers.
 
-    The files of prometheus_client hold no units. They hold no exemplars either
+    It adds the units: the files of prometheus_client hold neither units nor exemplars
     (docs/metrics.md#exemplars).
     """
 
@@ -67,10 +67,10 @@ class WorkersCollector(Collector):
 class BacklogCollector(Collector):
     """A collector that queries the backlog, the hot window and the clock of Redis at each scrape.
 
-    While Redis is unavailable, only settings and `iot_backlog_up` (0) are reported.
+    While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0.
 
-    A scrape leaves no connection open. After a failover, an old connection would still reach the
-    old master, now a replica. It answers reads, so each scrape would show the replica's figures.
+    A scrape leaves no connection open. After a failover, an open connection would still reach the
+    old master. That is now a replica, and each scrape would show the replica's figures.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -84,7 +84,7 @@ class BacklogCollector(Collector):
         )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of the backlog and of the clock."""
+        """Yield the gauges."""
         build = _family("iot_api_build_info")
         build.add_metric(metrics.build_labels(), 1)
         yield build

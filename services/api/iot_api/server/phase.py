@@ -29,5 +29,5 @@ class ClientGoneError(OSError):
 
 
 def count_closed(reason: str) -> None:
-    """Count a connection that the server closes on its client."""
+    """Count a connection that the server closes. `reason` is a label of the metric."""
     metrics.counter("iot_connections_closed_total").labels(reason).inc()

@@ -43,12 +43,12 @@ class Revocations:
         return identity in self._revoked
 
     def read(self, context: ssl.SSLContext, *, expired: bool) -> RevokedCertificates:
-        """Read the file of lists, and make `context` refuse the certificates that the lists name.
+        """Return the content of the file, and make `context` refuse the revoked certificates.
+
+        `expired`: whether to accept an expired list, as the first load does.
 
         Raises:
-            SettingsError: the file holds no list, or a list that can't be read. With
-                `expired=False`, a list that has expired is an error too, because the lists in use
-                may still be valid.
+            SettingsError: the file holds no list, or a list that can't be read or has expired.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)
@@ -69,7 +69,7 @@ class Revocations:
         return RevokedCertificates(frozenset(identities), expires)
 
     def use(self, revoked: RevokedCertificates) -> None:
-        """Refuse these certificates on open connections from now on, and no others."""
+        """From now on, `contains` finds these certificates, and no others."""
         self._revoked = revoked.identities
         if revoked.expires is not None:
             gauge = metrics.gauge("iot_tls_client_crl_next_update_timestamp_seconds")
@@ -77,6 +77,6 @@ class Revocations:
 
 
 def identity_of(certificate: bytes) -> Identity:
-    """Return the identity of a certificate (DER)."""
+    """Return the issuer and the serial number of a certificate (DER)."""
     parsed = x509.load_der_x509_certificate(certificate)
     return parsed.issuer.public_bytes(), parsed.serial_number

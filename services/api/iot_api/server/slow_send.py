@@ -34,8 +34,9 @@ def send_rest(
 ) -> None:
     """Send the rest of a piece of an answer; note in the connection how much the client takes.
 
-    `send_at_once` returns how many bytes the kernel took without waiting. When the send has been
-    blocked for `PAUSE_SECONDS`, the waiting bytes are charged to `memory`, and `pause` is called.
+    `send_at_once` returns how many bytes the kernel took without waiting. After a wait of
+    `PAUSE_SECONDS`, the bytes that are not sent yet are charged to `memory`, and `pause` is called
+    to pause the work on the answer.
 
     Raises:
         ClientGoneError: the client is gone or too slow, or its answer takes memory that others

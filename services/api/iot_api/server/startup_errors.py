@@ -1,9 +1,8 @@
 """How the API ends when a setting is wrong: with an error on the last line of the log, and exit
 code 2.
 
-A worker reads the keyring and the tokens, and finds out whether they can be used. It passes the
-error to the master through a file. Otherwise the master would start workers without end, or log a
-traceback.
+A worker that can't use the keyring or the tokens passes its error to the master through a file.
+Otherwise the master would start workers without end, or log a traceback.
 """
 
 import fcntl
@@ -24,7 +23,7 @@ _shared: list[Path] = []
 
 
 def share(folder: Path) -> None:
-    """Set the folder that master and workers share, in the master before it forks."""
+    """Set the folder that master and workers share. The master calls this before it forks."""
     _shared[:] = [folder]
 
 

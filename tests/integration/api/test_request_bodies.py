@@ -282,7 +282,7 @@ def test_a_body_with_too_many_members_is_refused(module_api: Api, encoding: str)
     error = assert_error(
         module_api.ask("PUT", "/api/iot", body, packed(encoding)), 400, "invalid_request"
     )
-    assert error["error"] == f"the request's {encoding} has more than 1000 members"
+    assert error["error"] == f"the {encoding} body has more than 1000 members"
 
 
 def test_gzip_may_be_padded_with_zeros(api: Api) -> None:

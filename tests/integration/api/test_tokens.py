@@ -140,7 +140,7 @@ def test_routes_of_each_scope(guarded: Guarded, route: tuple[str, str]) -> None:
             assert answer.status_code < 300, answer.text
             continue
         told = assert_error(answer, 403, "forbidden")
-        assert told["error"] == f"this needs a token with the scope {needed}"
+        assert told["error"] == f"this request needs a token with the scope {needed}"
         challenge = f'Bearer error="insufficient_scope", scope="{needed}"'
         assert answer.headers["WWW-Authenticate"] == challenge
     bare = guarded.ask(route, None)

@@ -45,7 +45,7 @@ def test_a_token_of_the_scope_admin_is_needed(
     stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])}, writers=0)
     command = ["vault", "password", "--url", url_of(stack), *files]
     assert main([*command, "--token-file", str(token_files["probe"])]) == 1
-    assert "this needs a token with the scope admin" in capsys.readouterr().err
+    assert "this request needs a token with the scope admin" in capsys.readouterr().err
 
 
 def test_without_a_terminal_passwords_come_from_files(start: Start, files: list[str]) -> None:

@@ -23,10 +23,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """Checks the token of a request against the scope that a route needs.
 
-    A client certificate stands for the token named by the certificate's DNS name; the Authorization
-    header is then not read. Without a file of tokens, every request is allowed. For an anonymous
-    scope, the Authorization header is not read, so that a header which old clients send does no
-    harm.
+    A client certificate takes the place of a token: its DNS name is the name of a token, and the
+    Authorization header is not read. For an anonymous scope (`IOT_ANONYMOUS_SCOPES`), the header is
+    not read either, because old clients may send one. Without a file of tokens, every request is
+    allowed.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -87,7 +87,7 @@ class Access:
             return ""
         grant = _find(self.tokens(), authorization, certificate)
         if not grant.allows(scope):
-            raise ForbiddenError(f"this needs a token with the scope {scope}", scope=scope)
+            raise ForbiddenError(f"this request needs a token with the scope {scope}", scope=scope)
         return grant.name
 
 
@@ -102,11 +102,11 @@ def _find(
 def _bearer_grant(tokens: Tokens, authorization: str | None) -> Grant:
     kind = (authorization or "").split(None, 1)[:1]
     if not kind or kind[0].lower() != "bearer":
-        raise UnauthorizedError("this needs a bearer token", presented=False)
+        raise UnauthorizedError("this request needs a bearer token", presented=False)
     given = _BEARER.fullmatch(authorization or "")
     grant = tokens.find(given[1].encode()) if given else None
     if grant is None:
-        raise UnauthorizedError("this token is not known here", presented=True)
+        raise UnauthorizedError("the bearer token is unknown", presented=True)
     return grant
 
 
@@ -125,14 +125,14 @@ def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
     grant = tokens.named(certificate.name)
     if grant is None:
         raise UnauthorizedError(
-            "the DNS name of the client certificate is not the name of a token here",
+            "no token has the DNS name of the client certificate as its name",
             presented=True,
         )
     return grant
 
 
 def build_access(settings: Settings) -> Access:
-    """Return the access checks of the settings. Raises `SettingsError` for a bad tokens file."""
+    """Build the access checks from settings. Raises `SettingsError` for a bad tokens file."""
     anonymous = parse_anonymous_scopes(settings.anonymous_scopes)
     if not settings.tokens_file:
         return Access(None, anonymous)
@@ -140,7 +140,7 @@ def build_access(settings: Settings) -> Access:
 
 
 def needs(scope: Scope) -> Callable[[View], View]:
-    """Declare the scope that a view needs."""
+    """Return a decorator that declares the scope that a view needs."""
 
     def declare(view: View) -> View:
         vars(view)["scope"] = scope
@@ -173,7 +173,7 @@ def scope_of_request(app: Flask) -> Scope | None:
 
 
 def register_access(app: Flask, access: Access) -> None:
-    """Check each request before its body is read. An open service checks nothing."""
+    """Check the token of each request before its body is read. Without tokens, check nothing."""
     if access.is_open:
         return
 

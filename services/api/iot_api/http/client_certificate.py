@@ -38,8 +38,8 @@ def parse_certificate(
 ) -> ClientCertificate:
     """Parse the dict of `SSLSocket.getpeercert`.
 
-    The name is the only DNS name of the extension subjectAltName. The subject's common name is not
-    read, because an authority's name constraints do not apply to common names (RFC 9525).
+    The name comes from the extension subjectAltName. The subject's common name is not read, because
+    an authority's name constraints do not apply to common names (RFC 9525).
     """
     names = [value for kind, value in content.get("subjectAltName", ()) if kind == "DNS"]
     return ClientCertificate(

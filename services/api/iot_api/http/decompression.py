@@ -58,7 +58,7 @@ class Codec:
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
         """Decompress all members of a body; return their contents as one.
 
-        `grow` is called with the decompressed size in bytes as it grows.
+        `grow` is called repeatedly, with the decompressed size so far in bytes.
 
         Raises:
             InvalidRequestError: the body has another format, is cut short, or has more than
@@ -70,7 +70,7 @@ class Codec:
         while at < len(body):
             if members == MAX_MEMBERS:
                 raise InvalidRequestError(
-                    f"the request's {self.name} has more than {MAX_MEMBERS} members"
+                    f"the {self.name} body has more than {MAX_MEMBERS} members"
                 )
             if members % _MEMBERS_PER_TURN == 0:
                 time.sleep(0)  # other greenlets get a turn
@@ -90,7 +90,7 @@ class Codec:
             is_first = len(decompressed) < _FIRST_BYTES
             size = self.first_slice_bytes if is_first else self.slice_bytes
             if at >= len(body):
-                raise InvalidRequestError(f"the request's {self.name} is cut short")
+                raise InvalidRequestError(f"the {self.name} body is cut short")
             # One slice at a time: the member copies all bytes behind its end to `unused_data`.
             part = body[at : at + size]
             at += len(part)
@@ -98,7 +98,7 @@ class Codec:
                 decompressed += decompress(part, limit + 1 - len(decompressed))
             except (zlib.error, zstandard.ZstdError):
                 raise InvalidRequestError(
-                    "the request is not what its Content-Encoding says"
+                    f"Content-Encoding is {self.name}, but the body is not valid {self.name}"
                 ) from None
             if len(decompressed) > limit:
                 raise TooLargeError(
@@ -132,7 +132,7 @@ def decompress_body(
 ) -> bytes:
     """Decompress a received body by its Content-Encoding.
 
-    `grow` is called with the decompressed size in bytes as it grows, and the size of `body`.
+    `grow` is called repeatedly, with the decompressed size so far and the size of `body` in bytes.
 
     Raises:
         TooLargeError: the body decompresses to more than `limit` bytes.

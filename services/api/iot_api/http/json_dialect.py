@@ -52,13 +52,14 @@ _NEAR = 16
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Strict JSON in place of the originals: those parts of a body that the decoder refuses.
+    """Strict JSON (stand-ins) in place of the parts of a body that the decoder refuses (originals).
 
-    Each stand-in begins with a `mark` (`[` and digits). The body holds no mark of its own, so each
-    mark in it begins a stand-in. A decoded string may hold a mark without a stand-in, because the
-    sender wrote the mark with an escape (`[\\u0031`). A stand-in is an array with a number in it.
-    It can't join with its neighbours (`-NaN` and `NaN1` stay errors), and inside a string it does
-    not end the string.
+    For example, the stand-in of `NaN` is `[7]`. Each stand-in begins with a `mark`, here `[7`. The
+    digits are chosen so that the body does not hold the mark. A decoded string may hold the mark
+    nevertheless, if the sender wrote it with an escape (`[\\u0037`).
+
+    A stand-in is an array with a number in it, so it can't join with its neighbours: `-NaN` and
+    `NaN1` stay errors. Inside a string, a stand-in does not end the string.
     """
 
     mark: bytes
@@ -105,7 +106,7 @@ class StandIns:
         return b"".join(pieces)
 
     def restore(self, text: bytes) -> bytes:
-        """Replace the stand-ins in a text, which may be a part of what `hide` returned."""
+        """Replace the stand-ins by originals. `text`: the result of `hide`, or a part of it."""
         if self.mark not in text:
             return text
         pairs = [(self.mark + _TAILS[original], original) for original in reversed(self.originals)]
@@ -130,7 +131,7 @@ class StandIns:
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
-        """Decode JSON texts of strings, which may hold stand-ins. Half a surrogate pair is kept."""
+        """Decode JSON strings that may hold stand-ins. Half a surrogate pair is kept."""
         strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
         return strings
 
@@ -154,7 +155,7 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return parts of a body from random places: a sender can't hide frequent originals."""
+    """Return parts of a body from random places, which a sender can't predict."""
     last = max(1, len(body) - _SAMPLE)
     begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret
     return b"".join([body[begin : begin + _SAMPLE] for begin in begins])
@@ -172,7 +173,7 @@ class NotJsonError(ValueError):
     """A body that Python's `json` would refuse too."""
 
     def __init__(self, error: Exception, strict: bytes, byte: int | None) -> None:
-        """`byte` is the position of the error in the request, None if it is unknown."""
+        """`byte` is the position of the decoder's `error` in the body, None if it is unknown."""
         problem = _POSITION.sub("", str(error))
         problem = "it ends too early" if problem == _TRUNCATED else problem
         super().__init__(problem if byte is None else f"{problem} (byte {byte})")
@@ -192,11 +193,11 @@ class Decoded(Generic[Content]):
 
 
 def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]:
-    """Decode a body that Python's `json` accepts, with a strict decoder.
+    """Decode a body in the dialect, by means of a strict decoder.
 
     Raises:
-        NotJsonError: the body is not JSON.
-        UnicodeDecodeError: the body is not in the encoding that its first bytes tell.
+        NotJsonError: the body is not JSON, not even in the dialect.
+        UnicodeDecodeError: the body is not in the encoding that its first bytes indicate.
         msgspec.ValidationError, RecursionError: raised by the decoder.
     """
     try:
@@ -224,7 +225,7 @@ def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]
 
 
 def _byte(error: Exception) -> int | None:
-    """Return the byte at which the decoder found an error."""
+    """Return the position at which the decoder found an error, None if the error has none."""
     found = _POSITION.search(str(error))
     return int(found[1]) if found else None
 
@@ -243,7 +244,7 @@ def _to_utf8(body: bytes) -> bytes:
     """Return the body in UTF-8 without a byte order mark: `body` itself if nothing must change.
 
     Raises:
-        UnicodeDecodeError: the body is not in the encoding that its first bytes tell.
+        UnicodeDecodeError: the body is not in the encoding that its first bytes indicate.
     """
     encoding = json.detect_encoding(body)
     if encoding == "utf-8":

@@ -18,8 +18,8 @@ def single_slashes(path: str) -> str:
 def forwarded_prefix(environ: Mapping[str, Any], trusted_proxies: int) -> str:
     """Return the prefix that the proxies removed from the path, such as `/sensors`, "" if none.
 
-    Each trusted proxy adds at most one prefix to `X-Forwarded-Prefix`, behind those of the proxies
-    before it. A prefix that is not a plain path is ignored: `//host` would send a client elsewhere.
+    Each trusted proxy appends at most one prefix to `X-Forwarded-Prefix`. A prefix that is not a
+    plain path is ignored: `//host` would send a client elsewhere.
     """
     header = environ.get("HTTP_X_FORWARDED_PREFIX", "")
     if not header or not trusted_proxies:

@@ -1,6 +1,6 @@
 """The body of every error: the members `error` and `code`, and those of RFC 9457.
 
-`error` and `code` come first. They are encoded as before the other members were added.
+`error` and `code` come first: the body begins as it did before the other members were added.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The pace of error answers: the more requests of a client fail, the later it gets its answers.
+"""The pace of error answers: they are delayed for a client whose requests fail often.
 
 An error costs the server as much CPU as an acknowledged reading. Without a pace, one client that
 ignores `Retry-After` would take the time of all others.
@@ -32,7 +32,7 @@ class RefusalPace:
         """For each address, the time at which its bucket is empty."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
-        """Make the worker delay the answer if it is one of many errors of the client."""
+        """Count a 4xx answer for its client. If there were many, make the worker delay this one."""
         if 400 <= status < 500:
             rate = LIMITED_PER_SECOND if status == 429 else PER_SECOND
             delay = self.delay(client_of(environ, self._trusted_proxies).sender, rate)

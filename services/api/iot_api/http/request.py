@@ -146,7 +146,7 @@ class AnswerLog(Protocol):
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
     """Give each response of Flask an `X-Request-Id`, count it, and log it if needed.
 
-    Requests to unknown paths share one label: their paths and methods are the client's choice.
+    Requests to unknown paths share one label, because clients can send any path and method.
     """
 
     @app.before_request
@@ -168,7 +168,7 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
-    """Return the client of a WSGI request, as named by the trusted proxies if there are any.
+    """Return the client of a WSGI request, with the address that trusted proxies name, if any.
 
     `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
     """
@@ -202,9 +202,9 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Add to `proven` the cache keys of passwords, after the client has proven to know these.
+    """Record that the client has proven to know passwords. `known` holds their cache keys.
 
-    If `proven` has more than `_MAX_PROVEN` keys already, first remove all of them.
+    If `proven` already has more than `_MAX_PROVEN` keys, remove them first.
     """
     if len(proven) > _MAX_PROVEN:
         proven.clear()
@@ -241,7 +241,7 @@ def is_ndjson(environ: Mapping[str, Any]) -> bool:
 
 
 def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """Receive the whole body of a WSGI request, compressed or not.
+    """Return the whole body of a WSGI request. A compressed body stays compressed.
 
     Raises:
         TooLargeError: the body is larger than `limit` bytes.
@@ -343,7 +343,7 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
 def password_bytes(
     password: str, limit: int, *, row: int | None = None, field: str = "db_password"
 ) -> bytes:
-    """Return a password in UTF-8. An error names `db_password` of `row`; without a row, `field`.
+    """Return a password in UTF-8. An error names `row`, or `field` if there is no row.
 
     Raises:
         InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.
@@ -381,7 +381,7 @@ def _receive(environ: Mapping[str, Any], limit: int) -> bytes:
     try:
         body: bytes = environ["wsgi.input"].read(limit)
     except ParseException:
-        raise InvalidRequestError("the request's chunks are not in the form of HTTP") from None
+        raise InvalidRequestError("the body is not valid chunked encoding") from None
     except OSError:
         raise _cut_off() from None
     return body
@@ -392,4 +392,4 @@ def _too_large(limit: int) -> TooLargeError:
 
 
 def _cut_off() -> InvalidRequestError:
-    return InvalidRequestError("the request's body ends before its length says")
+    return InvalidRequestError("the body was cut off before its end")

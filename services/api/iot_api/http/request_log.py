@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Logged(Protocol):
-    """What is known of a request. It is made into log fields only if the request is logged."""
+    """Details of a request. `log_fields` is called only if the request is logged."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return the fields of the event."""
@@ -38,7 +38,7 @@ class Logged(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRead:
-    """A read or a change of a vault."""
+    """The vault that a request reads or changes."""
 
     vault_id: uuid.UUID
 
@@ -88,7 +88,7 @@ class RequestLog:
 
 
 def listed(names: Iterable[object]) -> list[str]:
-    """Return names as a field of an event, a bounded number of them."""
+    """Return the first `_MAX_LISTED` names, as a field of an event."""
     return [str(name) for name in islice(names, _MAX_LISTED)]
 
 

@@ -52,7 +52,7 @@ def audit_access(access: Access, service: Service) -> None:
 
 
 def error_responder(service: Service) -> ErrorResponder:
-    """Return an error responder that makes the audit log count each answer 429."""
+    """Return an error responder that counts each 429 answer for the audit log."""
     audit, proxies = service.access_audit, service.settings.trusted_proxies
 
     def limited(error: TooManyRequestsError, token: str, environ: Mapping[str, Any]) -> None:

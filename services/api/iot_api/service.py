@@ -58,7 +58,7 @@ reports this Redis: the process is ready without it."""
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of one API process. No other process needs its state."""
+    """The parts of one API process. Processes share no state in memory."""
 
     settings: Settings
     stores: Stores
@@ -243,7 +243,7 @@ def build_service(settings: Settings) -> Service:
 def _reports(
     stores: Stores, keyring: KeyringFile, restorer: VaultRestorer
 ) -> Iterator[Callable[[], None]]:
-    """Yield functions that report to Redis: the keys this process has loaded, its heartbeat."""
+    """Yield two functions: one reports this process's loaded keys to Redis, one its heartbeat."""
     reported = stores.redis, stores.names, "api", keyring.current
     require_ownership = stores.watch.require_ownership
     open_vaults = restorer.master_keys_in_use

@@ -59,8 +59,7 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record the changes of tokens, and each count whose minute is over; with `last`, all
-        counts.
+        """Record the changes of tokens, and the counts that are due; with `last`, all counts.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.

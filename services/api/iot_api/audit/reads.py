@@ -55,7 +55,7 @@ class ReadRecord:
             self._record(AuditKind.READ, readings=readings)
 
     def abort(self, readings: int) -> None:
-        """Record that a streamed response was cut off after some readings, if possible."""
+        """If possible, record that a streamed response was cut off after `readings` readings."""
         if not self._begun:
             return
         self._begun = False

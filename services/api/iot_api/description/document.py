@@ -27,7 +27,7 @@ def read_document() -> Document:
 
 
 def describe_service(settings: Settings) -> Document:
-    """Return the document with the limits that the settings of a service give."""
+    """Return the document with the limits of a service that has these settings."""
     document = read_document()
     limits = {name: getattr(settings, field_of(name)) for name in document["x-limits"]}
     set_limits(document, limits)
@@ -35,7 +35,7 @@ def describe_service(settings: Settings) -> Document:
 
 
 def set_limits(document: Document, limits: Mapping[str, int]) -> None:
-    """Replace all limits that depend on settings."""
+    """Replace all limits that depend on settings. `limits` has the value of each setting."""
     document["x-limits"] = dict(limits)
     for schema in _nodes(document):
         for keyword, setting in schema.get("x-setting", {}).items():
@@ -58,7 +58,7 @@ def resolve(document: Document, node: Any) -> Any:
 
 
 def _alias(item: Mapping[str, Any], alias: str) -> dict[str, Any]:
-    """Return the copy of a path for an alias, with operation ids of its own."""
+    """Return a copy of a path for an alias. The operations of the copy have their own ids."""
     made: dict[str, Any] = copy.deepcopy(dict(item))
     for method in METHODS:
         if method in made:

@@ -150,5 +150,5 @@ def _json(value: object) -> str:
 
 
 def _html(text: str) -> Markup:
-    """Return a description as HTML: `code` in backticks."""
+    """Return a description as HTML, with `<code>` for text in backticks."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped

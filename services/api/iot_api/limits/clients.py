@@ -29,17 +29,17 @@ class Client:
 
     @property
     def sender(self) -> str:
-        """The name that can't be forged: the address of the untrusted proxy, or else `name`."""
+        """A name that the client can't forge: `proxy` if there is one, or else `name`."""
         return self.proxy or self.name
 
     @property
     def address(self) -> str:
-        """The address that can't be forged: the untrusted proxy's, or else the client's."""
+        """An address that the client can't forge: `proxy` if there is one, or else its own."""
         return self.proxy or self.name.rpartition("@")[2]
 
     @property
     def wide_names(self) -> list[str]:
-        """The names of the groups that the client belongs to. Each group shares a wider limit."""
+        """The names of the client's groups. The clients of a group share a wider limit."""
         names = [self.proxy] if self.proxy else []
         if self.token:
             names += [f"{self.token}@*", f"*@{self.name.partition('@')[2]}"]
@@ -49,15 +49,16 @@ class Client:
     def group(self) -> str:
         """The name of the client's group in fair queues, which serve the groups in turn.
 
-        A group is all clients behind one untrusted proxy, all with one token, or a single client.
+        A group is all clients behind one untrusted proxy, all clients with one token, or a single
+        client with neither.
         """
         return self.proxy or self.token or self.name
 
 
 def network_of(text: str) -> str:
-    """Return the network that limits count: the IPv4 address, or the /64 of the IPv6 address.
+    """Return the network of an address: an IPv4 address itself, or the /64 of an IPv6 address.
 
-    `text` is an address, maybe with a port or brackets, as proxies write addresses. Return
+    `text` is the address, maybe with a port or brackets, as proxies write addresses. Return
     "unknown" for any other text.
     """
     text = text.strip('"')

@@ -55,13 +55,13 @@ class FairSlots:
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
-    request by one slot. The queue is bounded, as a whole and per client. Clients behind one
-    untrusted proxy together get at most half of the queue. For the bound of the whole queue, only
-    waiting callers of the new caller's priority or an earlier one count.
+    request by one turn. The queue has a limit, and a limit per client. The clients behind one
+    untrusted proxy get at most half of the queue. Callers of a later priority do not make the queue
+    full for callers of an earlier one.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
-    refused at once if it would wait longer than its timeout, assuming that turns take as long as
-    the latest turns did. `always_queue` skips both checks, for work that is half done.
+    refused at once if its estimated wait is longer than its timeout. The estimate assumes turns as
+    long as the latest turns. `always_queue` skips both checks, for work that is half done.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class FairSlots:
 
         Raises:
             TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
-                slots estimate that none will. `refusal` is the message.
+                estimated wait is longer. `refusal` is the message.
         """
         self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()

@@ -65,9 +65,9 @@ class Pace:
 
     @contextmanager
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Wait until the rest after the last piece is over; the block is the next piece.
+        """Wait until the rest after the previous piece is over. The block does the next piece.
 
-        `others_came` returns whether other requests were served since the piece before ended.
+        `others_came` returns whether other requests were served since the previous piece ended.
         """
         rest = self.rest
         if rest:

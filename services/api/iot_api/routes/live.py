@@ -24,7 +24,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def live_blueprint(name: str, service: Service, access: Access) -> Blueprint:
-    """Return a blueprint of the view; it is registered under both prefixes."""
+    """Return a blueprint of the view for one prefix: `/api/iot` or `/api/rssi`."""
     blueprint = Blueprint(name, __name__)
 
     @blueprint.post("/live")

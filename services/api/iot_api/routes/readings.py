@@ -43,7 +43,7 @@ _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of all views; it is registered under both prefixes."""
+    """Return a blueprint of the views for one prefix: `/api/iot` or `/api/rssi`."""
     views = _Views(service)
     rules: list[tuple[str, str, Callable[..., Response]]] = [
         ("PUT", "", views.put),  # for the header `Allow` only
@@ -177,16 +177,16 @@ class _Views:
 
 
 def _requested_vault(service: Service) -> OpenVault | None:
-    """Return the vault of the password in the body. If there is none, count a guess."""
+    """Like `find_vault`, for the password in the body of the request."""
     (password,) = _PASSWORD.receive(request.environ, service.settings)
     return find_vault(service, password)
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of the password in the request. If no vault has it, count a guess.
+    """Return the vault of the password. If there is none, count a guess and return None.
 
-    A client over its guess limit may still use a password with which this connection has found a
-    vault: the client learns nothing new.
+    A client over its guess limit may still use a password that has found a vault on this
+    connection: the client learns nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:
@@ -207,7 +207,7 @@ def _find_vault(service: Service, password: bytes) -> OpenVault | None:
 
 
 def record_of(service: Service, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
-    """Return the record of a read, if reads are recorded."""
+    """Return the record of a read, None if reads are not recorded (`IOT_AUDIT_READS`)."""
     if not service.settings.audit_reads:
         return None
     return ReadRecord(service.audit_events, vault.vault_id, name, client)

@@ -29,7 +29,7 @@ _HEADER = "HTTP_X_IOT_PASSWORD"
 
 
 def series_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of the view; it is registered under both prefixes."""
+    """Return a blueprint of the view for one prefix: `/api/iot` or `/api/rssi`."""
     blueprint = Blueprint(name, __name__)
 
     @blueprint.route("/series", methods=["GET", "POST"])

@@ -50,8 +50,9 @@ class LetterActions:
         if action is LetterAction.REPLAY:
             self._refuse_forgotten(letter)
         order = LetterOrder(letter_id, action, client.fields)
-        if self._orders.place(order) not in {action, None}:
-            raise ConflictError(f"dead letter {letter_id}: another action is ordered already")
+        ordered = self._orders.place(order)
+        if ordered not in {action, None}:
+            raise ConflictError(f"dead letter {letter_id}: a {ordered} is ordered already")
         self._sweep()
         return self._wait(letter_id)
 

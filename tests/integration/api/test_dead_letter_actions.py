@@ -73,7 +73,8 @@ def test_a_drop_waits_for_a_writer_and_is_recorded_first(
     ordered = [each["ordered"] for each in status(api)["dead_letters"]["oldest"]]
     assert ordered == ["drop", None]
     assert b"sweep" in redis.lrange(KEYS.job_list, 0, -1)
-    assert_error(replay(api, letter.letter_id), 409, "conflict")
+    said = assert_error(replay(api, letter.letter_id), 409, "conflict")["error"]
+    assert said == f"dead letter {letter.letter_id}: a drop is ordered already"
     assert left(api) == [letter.letter_id, other.letter_id]
 
     writer.letter_orders.run(writer.postgres)

@@ -51,8 +51,7 @@ class VaultCache:
     A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. A vault that is not used is
     dropped after `seconds`, with its data key.
 
-    A cache key is a keyed hash (BLAKE2b) of a password under a random secret of this process. An
-    HMAC with OpenSSL takes three times as long.
+    A cache key is a keyed hash (BLAKE2b) of a password under a random secret of this process.
     """
 
     def __init__(
@@ -74,14 +73,15 @@ class VaultCache:
 
     def key(self, password: bytes) -> bytes:
         """Return the cache key of a password."""
+        # An HMAC with OpenSSL takes three times as long.
         return blake2b(password, digest_size=32, key=self._secret).digest()
 
     def writable(self, key: bytes) -> OpenVault | None:
-        """Return the open vault of a cache key if readings may be appended without any other step.
+        """Return the open vault of a cache key if readings may be appended for it at once.
 
-        None if the vault is not open, if its record is due to be read again, if Redis may lack the
-        record, or if announced changes are due to be read: `Vaults.open_vault` and
-        `Vaults.find_or_create` do these steps.
+        Return None if the vault is not open, if its record is due to be read again, if Redis may
+        lack the record, or if announced changes are due to be read. The caller then calls
+        `Vaults.open_vault` or `Vaults.find_or_create`.
         """
         cached = self._vaults.get(key)
         if cached is None or not cached.in_redis:
@@ -93,10 +93,11 @@ class VaultCache:
         return cached.vault
 
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
-        """Return the open vault of a password if its cache key is in `proven`.
+        """Return the open vault of a password that this connection's client has proven to know.
 
-        Return None if the key is not there, if the vault is not open, or if its record is due to be
-        read again, which `Vaults.find` does.
+        `proven` has the cache keys of such passwords. Return None if it lacks this password's key,
+        if the vault is not open, or if the vault's record is due to be read again. The caller then
+        calls `Vaults.find`.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None
@@ -115,7 +116,10 @@ class VaultCache:
         return None if cached is None or self._clock() >= cached.expires_at else cached
 
     def is_due(self, cached: CachedVault) -> bool:
-        """Return whether this caller, and no other, must read the record again."""
+        """Return whether the record is due to be read again.
+
+        Return True to one caller only, which then reads the record.
+        """
         if self._clock() < cached.renew_at:
             return False
         cached.renew_at = cached.expires_at  # so that no other caller does it
@@ -128,7 +132,10 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault; return its entry. If the cache is full, drop the first to expire."""
+        """Add an open vault, and return its entry, with `missed` as in `CachedVault`.
+
+        If the cache is full, drop the vault that expires first.
+        """
         now = self._clock()
         settled = self._is_settled(record, now)
         seconds = self._seconds if settled else min(self._unsettled_seconds(record), self._seconds)
@@ -146,11 +153,11 @@ class VaultCache:
         return cached
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Drop a vault whose password is being changed, unless the new password opened it.
+        """Drop a vault that is being erased, or that was opened with a password now being changed.
 
-        `lookup` is the lookup of the new password, `ERASING` or `ERASED`. Until the change has
-        settled, the old password may open the vault again, which is then kept for
-        `UNSETTLED_SECONDS`. An erased vault is not kept: only the requests that opened it use it.
+        `lookup` is the lookup of the new password; `ERASING` or `ERASED` for an erasure. If the old
+        password opens the vault again before the change has settled, the cache keeps the vault for
+        only `UNSETTLED_SECONDS`, and after `ERASED` not at all.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
@@ -213,7 +220,7 @@ class VaultCache:
         return dropped
 
     def close(self) -> None:
-        """Drop everything."""
+        """Drop all vaults, and stop the thread that drops expired ones."""
         self._closing.set()
         self._vaults.clear()
         if self._dropper is not None:

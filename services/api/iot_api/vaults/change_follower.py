@@ -24,11 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class ChangeFollower(threading.Thread):
-    """A thread that drops vaults as soon as a change of their password or their erasure is
-    announced.
+    """A thread that drops open vaults when a change of password or an erasure is announced.
 
     While Redis is away, no password can be changed. If only this process can't reach Redis, it
-    drops a vault whose password others changed when it renews the vault or reaches Redis again.
+    drops the vault only when it renews the vault or reaches Redis again.
     """
 
     def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:

@@ -48,11 +48,11 @@ _log = logging.getLogger(__name__)
 def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegment]]:
     """Yield groups of small segments of a vault to merge, one group per order.
 
-    The first readings of all segments of a group were received on the same UTC day, so that
-    retention is late by at most a day. Until the day is over, a segment is merged only if the
-    smaller segments together have at least as many readings: with each merge, the segment of a
-    reading at least doubles in size. Once the day is over, the remaining segments are merged.
-    `before` is the time up to which all segments are known, in Unix milliseconds.
+    All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
+    merged reading at most a day late. Before the day is over, a segment is merged only if the
+    smaller segments of the day have at least as many readings in total. This limits how often the
+    same reading is rewritten. Once the day is over, all its segments are merged. A day is over if
+    it ends by `before`, in Unix milliseconds.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:
@@ -91,9 +91,9 @@ def _portions(segments: Sequence[SmallSegment]) -> Iterator[list[SmallSegment]]:
 
 
 class CompactionPlanner:
-    """A background thread that makes the orders of opened vaults, one vault after the other.
+    """A background thread that makes compaction orders for open vaults, one vault after the other.
 
-    Failures are not retried: the segments are found again when the vault is opened next.
+    A failure is not retried: the vault is planned again when it is next opened or renewed.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class CompactionPlanner:
         hot_window_seconds: int,
         after_seconds: float = 0.0,
     ) -> None:
-        """Take the stores. Vaults offered in the first `after_seconds` are ignored."""
+        """Take the stores. Vaults offered within `after_seconds` from now are ignored."""
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
@@ -146,7 +146,8 @@ class CompactionPlanner:
                 _log.info("no compaction is planned now: %s", error)
 
     def look(self, vault: OpenVault) -> int:
-        """Make the orders of a vault, and return their number: 0 if it was scanned recently.
+        """Make compaction orders for a vault. Return their number; 0 if the vault was scanned
+        recently.
 
         Raises:
             RedisError, psycopg.Error: a store is away.
@@ -179,9 +180,9 @@ class CompactionPlanner:
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
     ) -> tuple[list[list[SmallSegment]], dict[SegmentName, VerifiedSource]]:
-        """Return a plan whose segments were all opened by this process.
+        """Return the groups of `plan`, and by name the verified source of each segment in them.
 
-        Segments that must not be merged are left out, and the others are planned again.
+        If a segment fails the verification, the others are planned again without it.
         """
         verified: dict[SegmentName, VerifiedSource] = {}
         while True:

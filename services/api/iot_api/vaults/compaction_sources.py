@@ -39,7 +39,7 @@ class VerifiedSource:
 def verify_sources(
     pool: Pool, vault: OpenVault, small: Sequence[SmallSegment]
 ) -> dict[SegmentName, VerifiedSource]:
-    """Decrypt small segments; return those whose keys decrypt nothing but small segments.
+    """Decrypt small segments. Return those whose keys a writer may get, by name.
 
     Segments that can't be decrypted are counted and logged.
 

@@ -40,9 +40,8 @@ class Vaults:
     """Finds, creates, opens and renews vaults.
 
     One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Concurrent
-    requests with the same password share one opening, and its error. While a request waits for a
-    store, requests with other passwords do not wait for it, so a store that does not respond delays
-    each request only once.
+    requests with the same password share one opening, and its error. A request that waits for a
+    store delays no request with another password.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Vaults:
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads the announced changes of passwords if that is due.
+        and must return at once. `catch_up` reads newly announced changes of passwords.
         """
         self._opened = opened
         self._catch_up = catch_up
@@ -76,8 +75,8 @@ class Vaults:
         """Return the vault of a password. If no vault has it, return None and count a guess.
 
         Raises:
-            TooManyRequestsError: the client is over the guess limit, whether or not the password is
-                known; or too many passwords wait to be opened.
+            TooManyRequestsError: the client is over the guess limit, even if this password has a
+                vault; or too many requests wait for a scrypt.
             DecryptionError: the record is damaged, or its master key is not in the keyring.
             RedisError, psycopg.Error: a store is away and the vault is not open.
         """
@@ -85,14 +84,15 @@ class Vaults:
         return None if found is None else found.vault
 
     def find_record(self, password: bytes, client: Client) -> CachedVault | None:
-        """Like `find`, with the record from which the vault was opened."""
+        """Do the same as `find`, but return the vault together with its record."""
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
             self._guesses.count(client)
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password for writing, if it is open. Ignores the guess limit."""
+        """Return the vault of a password for writing; None if it is not open. Ignores the guess
+        limit. Raises `RedisError` if Redis is away."""
         self._catch_up()
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
@@ -121,13 +121,13 @@ class Vaults:
         return not policy.old_version_gone and policy.fast_lookups is not FastLookups.GONE
 
     def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
-        """Return one search for the password as sent, and one for its normal form, in which vaults
-        are created. If both forms are the same, return one search only."""
+        """Return a search for the password as sent, then one for its normal form. If both forms are
+        the same, return only one search. Vaults are created for the normal form."""
         key, forms = self.cache.key(password), dict.fromkeys((password, normal_form(password)))
         return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
-        """Make the next lookup read the policy for lookups (`vault_lookups`) again."""
+        """Make the next opening read again which lookups are in use (`LookupPolicy`)."""
         self._policy = None
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
@@ -192,7 +192,8 @@ class Vaults:
     def _renew(
         self, key: bytes, cached: CachedVault, password: bytes, client: Client
     ) -> CachedVault | None:
-        """Renew an open vault if its record has not changed; return None if it has.
+        """Renew an open vault, and return it. Return None if the vault was erased, or if its record
+        has changed other than by a rewrap.
 
         While the record can't be read, the vault is used until it expires. A record that Postgres
         lacks is restored: the vault was opened with it, so the record is known to be good.
@@ -235,11 +236,9 @@ class Vaults:
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """Move a vault like `_moved`, but only if no scrypt runs now.
-
-        After an upgrade, all vaults in use must be moved within minutes, which must not delay the
-        opening of other vaults.
-        """
+        """Do the same as `_moved`, but only if no scrypt runs now."""
+        # After an upgrade, all vaults in use must be moved within minutes. Their scrypts must not
+        # delay the opening of other vaults.
         record = cached.record
         policy = self.current_policy()
         if not policy.must_move(record.format, record.scrypt_log2_n):
@@ -259,10 +258,10 @@ class Vaults:
         *,
         seconds: float = WAIT_SECONDS,
     ) -> PasswordSearch:
-        """Return a search whose scrypts wait for their turn.
+        """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
 
-        `missed` are the lookups of the password as sent, if they found nothing. If `missed` is
-        given, the search is for the normal form of the password.
+        `missed` has the lookups of the password as sent, if no vault has them. The search is then
+        for the normal form of the password.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
@@ -312,10 +311,10 @@ class Vaults:
     def _look_up_forms(
         self, key: bytes, password: bytes, client: Client, *, create: bool
     ) -> _Opened | None:
-        """Return the vault of a password as sent, else of its normal form; None if neither has one.
+        """Return the vault of a password as sent, else of its normal form.
 
-        With `create`, create a vault for the normal form then. Only old versions created vaults for
-        passwords as sent.
+        If neither has a vault, create one for the normal form if `create` is true; else return
+        None. Only old versions created vaults for passwords as sent.
         """
         search = self._search(password, key, client)
         if normal_form(password) != password:
@@ -373,7 +372,7 @@ class Vaults:
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> tuple[VaultRecord, OpenVault]:
-        """Compare a record from Redis with Postgres; restore it if Postgres has lost it.
+        """Compare a record from Redis with Postgres. Return the record to use, and its open vault.
 
         Raises:
             OldRecordError: Postgres has the vault under another password, or it was erased.
@@ -397,7 +396,7 @@ class Vaults:
     def _put_back(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> VaultRecord:
-        """Return the record that Postgres has for an open vault. Restore it if it is missing."""
+        """Return the record that Postgres has for an open vault; first restore a missing record."""
         try:
             return self._restorer.confirm(record)
         except PolicyChangedError:
@@ -416,7 +415,7 @@ class Vaults:
         return _Opened(cached, created=True)
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
-        """Move a vault to the newest lookup, if that is possible now; return its record."""
+        """Move a vault to the newest lookup if due. Return its new record; `record` if unmoved."""
         policy = self._policy
         if policy is None or not policy.must_move(record.format, record.scrypt_log2_n):
             return record
@@ -432,11 +431,10 @@ class Vaults:
         return record
 
     def current_policy(self) -> LookupPolicy:
-        """Return the policy for lookups, or one with all lookups if Postgres is away at first.
+        """Return which lookups are in use. If that is unknown because Postgres is away, return all.
 
         Raises:
-            UnavailableError: the stored policy is invalid, or its scrypt cost stays below the
-                setting.
+            UnavailableError: the stored policy is invalid, or its cost could not be raised.
         """
         policy = self._policy
         if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):

@@ -47,8 +47,8 @@ class PasswordChanger:
        adds the change to the audit log.
     4. The new record is cached in Redis, and the change is announced again.
 
-    If the process is killed before step 3, the old password stays in force; after step 3, the new
-    one is.
+    If the process is killed before step 3, the old password stays valid. If it is killed after
+    step 3, the new password is valid.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PasswordChanger:
             TooManyRequestsError: like `Vaults.find`.
             UnavailableError: other requests kept changing the vault, or the change took too long.
             RedisError, psycopg.Error: a store is away. If Postgres failed during the change, the
-                new password may be in force.
+                new password may be valid.
         """
         if normal_form(old) == normal_form(new):
             raise InvalidRequestError(
@@ -107,7 +107,8 @@ class PasswordChanger:
     def _try(
         self, record: VaultRecord, vault: OpenVault, old: bytes, new: bytes, client: Client
     ) -> bool:
-        """Change the password, and return True; False if Postgres has another record by now."""
+        """Change the password, and return True. Return False if the record in Postgres is no longer
+        `record`."""
         policy = self._vaults.current_policy()
         old_lookups = all_lookups(self._vaults.searches(old, client), policy, record)
         secret = self._free_secret(vault, new, policy, client)
@@ -134,7 +135,8 @@ class PasswordChanger:
     def _free_secret(
         self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client
     ) -> PasswordSecret:
-        """Return the secret of the new password.
+        """Check that no other vault has the new password. Return the password's newest lookup and
+        its inner key.
 
         Raises:
             ConflictError: another vault has the new password.

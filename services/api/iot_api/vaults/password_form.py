@@ -10,8 +10,8 @@ def normal_form(password: bytes) -> bytes:
     """Return the password as OpaqueString of RFC 8265: every Unicode space becomes an ASCII space,
     then the text is normalized to NFC.
 
-    Refuses nothing: characters that the RFC forbids are kept, and a password that is not UTF-8 or
-    is longer than `MAX_BYTES` is returned as it is.
+    No password is refused: characters that the RFC forbids are kept, and a password that is not
+    UTF-8 or is longer than `MAX_BYTES` is returned as it is.
     """
     if password.isascii() or len(password) > MAX_BYTES:
         return password

@@ -32,7 +32,7 @@ class OldRecordError(Exception):
 
 
 class PasswordSearch:
-    """The secrets of one password under all lookups in use, each computed once."""
+    """Finds or creates the vault of one password. Computes each of its lookups only once."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PasswordSearch:
         self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
 
     def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """Yield the secret for new vaults, then the secrets for the older lookups in use."""
+        """Yield the password's lookups in use, each with its inner key, the newest first."""
         if not policy.creates_fast_lookups:
             for cost in reversed(policy.costs):
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
@@ -62,7 +62,8 @@ class PasswordSearch:
 
     @property
     def keyring(self) -> Keyring:
-        """The current keyring: a search may wait for its scrypt while the primary key changes."""
+        """The current keyring."""
+        # The primary master key may change while the search waits for its scrypt.
         return self._keyring()
 
     @property
@@ -79,8 +80,9 @@ class PasswordSearch:
     ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
         """Create a vault for the password, and record that in the audit log.
 
-        Return the record of the created vault, the record that is stored, and the open vault. The
-        two records differ only if another process created a vault for the password first.
+        Return the record of the created vault, the record that is stored for the password, and the
+        created vault, open. If another process created a vault for the password first, its record
+        is the stored one, and the vault created here is not stored.
 
         Raises the errors of `VaultRecords.add`.
         """
@@ -93,13 +95,14 @@ class PasswordSearch:
     def find(
         self, records: VaultRecords, policy: LookupPolicy, *, ask_both: bool = False
     ) -> tuple[FoundVault, bool]:
-        """Look the password up. Return what was found, and whether it comes from Redis.
+        """Look for the password's record in Redis, then in Postgres. Return what was found, and
+        whether it comes from Redis.
 
-        If the policy has several lookups, the newest is tried alone first, because each lookup
-        costs a scrypt. With `ask_both`, an error of Redis is raised if Postgres has no record.
+        If several lookups are in use, the newest is tried alone first, because each lookup costs a
+        scrypt.
 
         Raises:
-            RedisError: with `ask_both`, Redis can't serve, and Postgres has no record. Redis may
+            RedisError: `ask_both` is true, Redis can't serve, and Postgres has no record. Redis may
                 have a record that Postgres lost, so the caller must not create a vault.
             POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
@@ -116,7 +119,7 @@ class PasswordSearch:
         return _find(records, lookups, policy, ask_both=ask_both)
 
     def open(self, record: VaultRecord) -> OpenVault:
-        """Open the record that was found. Raises `DecryptionError` if it is damaged."""
+        """Open the vault of a record that was found. Raises `DecryptionError` if it is damaged."""
         for secret in self._made.values():
             if secret.lookup == record.lookup:
                 return open_vault(self.keyring, record, secret)

@@ -40,8 +40,8 @@ _MAX_PASSES = 10
 class RangeEraser:
     """Erases windows of relative time, one request at a time in a process.
 
-    Every reading of the window that was acknowledged before the request is erased, and no reading
-    outside of the window. The request first waits until these readings have left the backlog.
+    A request erases all readings of the window that were acknowledged before the request, and no
+    reading outside of the window. It first waits until these readings have left the backlog.
     Segments within the window are deleted. A segment with readings inside and outside of the window
     is opened and replaced, in one transaction, by a segment with the readings outside. If
     compaction replaces a segment meanwhile, the window is searched again. If the process is killed,
@@ -70,16 +70,16 @@ class RangeEraser:
         """Bounds the memory for segments that are opened, like the slots of reads."""
 
     def erase(self, password: bytes, low: int, high: int, client: Client) -> int:
-        """Erase the readings with a relative timestamp from `low` to `high`. Return their number.
-
-        An unknown password counts as a guess.
+        """Erase the readings with a relative timestamp from `low` to `high`, both included. Return
+        their number. An unknown password counts as a guess.
 
         Raises:
             NotFoundError: there is no vault under the password.
             TooManyRequestsError: like `Vaults.find`.
             UnavailableError: readings acknowledged before the request are not stored in time, and
                 nothing was erased; or compaction kept replacing segments, and a part was erased.
-            DecryptionError, FormatError: a segment on the border is damaged. It stays.
+            DecryptionError, FormatError: a segment with readings inside and outside of the window
+                is damaged. It stays.
             RedisError, psycopg.Error: a store is away. A part may be erased already; repeat
                 the call.
         """

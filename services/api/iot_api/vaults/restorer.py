@@ -75,12 +75,13 @@ class VaultRestorer:
         self._closing = threading.Event()
 
     def confirm(self, record: VaultRecord) -> VaultRecord:
-        """Return the record that Postgres has for a vault; restore it if it is missing.
+        """Return the record that Postgres has for a vault; if it has none, restore `record` first.
 
         While Postgres is away, return `record` and compare it later.
 
         Raises:
-            PolicyChangedError: the vault is missing, and needs a new wrapping to be restored.
+            PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost
+                that new records must not have.
             VaultErasedError: the vault was erased.
         """
         if time.monotonic() >= self._away_until:
@@ -93,15 +94,16 @@ class VaultRestorer:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the record under `lookups` in Redis; if Redis has none or an outdated one, the
-        record in Postgres.
+        """Return the current record of the password with these lookups; None if there is none.
 
-        A record of another vault is not outdated: `lookups` begins with lookups that take
-        precedence over the lookup of `known`.
+        `known` is the record from which the password's vault was opened. If Redis has no record, or
+        an outdated one of this vault, the record comes from Postgres.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
+        # A record of another vault is not outdated: the first lookups take precedence over the
+        # lookup of `known`.
         try:
             record = self.records.find_cached(lookups)
         except RedisError as error:
@@ -141,10 +143,10 @@ class VaultRestorer:
             self._wake_up()
 
     def master_keys_in_use(self) -> Counter[int]:
-        """Count the open vaults by the master key of their records.
+        """Return the number of open vaults by the id of the master key of their records.
 
-        Records under an old master key are compared with Postgres soon, because Postgres may have
-        the rewrapped record. So an old key goes out of use within seconds of a rewrap.
+        Records under an old master key are compared with Postgres soon, because a rewrap may have
+        replaced them there. So the old key goes out of use within seconds of a rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]
@@ -165,11 +167,11 @@ class VaultRestorer:
             thread.join(_CLOSE_SECONDS)
 
     def check(self) -> None:
-        """Compare the watched records, then search for the records of held entries and of erased
-        vaults.
+        """Compare the watched records with Postgres. Then restore the vaults of held entries, and
+        remove the records of erased vaults from Redis.
 
         Raises:
-            RedisError, psycopg.Error: a store is away; the next check compares the records.
+            RedisError, psycopg.Error: a store is away. The next check tries again.
         """
         with self._lock:
             watched, self._watched = self._watched, {}
@@ -214,7 +216,10 @@ class VaultRestorer:
             self.drop_erased(record)
 
     def drop_erased(self, record: VaultRecord) -> None:
-        """Drop a vault that was erased. Its announcement was lost, for example in a failover."""
+        """Drop an erased vault.
+
+        The announcement of the erasure was lost, for example in a failover.
+        """
         self.cache.forget_vault(record.vault_id)
         self.records.hide(record)
 
@@ -237,9 +242,10 @@ class VaultRestorer:
     def _adopt(
         self, changes: Iterable[tuple[VaultRecord, VaultRecord | None]]
     ) -> list[VaultRecord]:
-        """Adopt the records that `iot-sensor keys rewrap` wrote. Return all other records.
+        """Take over rewrapped records. Return the old records of all other changes.
 
-        The vaults stay open: to open them again would cost a scrypt each.
+        Each change has an old record, and the record in Postgres (None if Postgres has none). The
+        vaults stay open: opening them again would cost a scrypt each.
         """
         rewrapped, others = [], []
         for record, stored in changes:

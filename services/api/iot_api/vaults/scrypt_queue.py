@@ -30,9 +30,9 @@ _BUSY = "too many passwords wait to be opened; try again"
 class ScryptQueue:
     """Lets one request at a time compute a scrypt, fairly between clients.
 
-    Passwords that this process has opened before go first, then clients that sent no unknown
-    password in the last minute. All others are suspects. A pod computes one scrypt for suspects at
-    a time, and waits before the next one (`SUSPECTS_REST`).
+    Passwords that this process has opened before go first, then passwords of clients that are not
+    suspects, then passwords of suspects. A pod computes one scrypt for suspects at a time, and
+    waits before the next one (`SUSPECTS_REST`).
     """
 
     def __init__(self, guesses: GuessLimit) -> None:
@@ -50,7 +50,8 @@ class ScryptQueue:
 
     @contextmanager
     def turn(self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS) -> Iterator[None]:
-        """Wait for a turn. The block may compute one scrypt, for the password with this cache key.
+        """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
+        key `key`.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client

@@ -1,4 +1,4 @@
-"""Erase a vault: from the answer on, no process opens it, and nothing is stored for it."""
+"""Erase a vault. Once the request is answered, nothing opens the vault or stores readings in it."""
 
 import logging
 import time
@@ -75,8 +75,8 @@ class VaultEraser:
             found = self._vaults.find_record(password, client)
             if found is None:
                 raise NotFoundError(
-                    "db_password: no vault has this password; if an earlier attempt to erase it "
-                    "was not answered, it is erased",
+                    "db_password: no vault has this password; if an earlier request to erase the "
+                    "vault got no answer, the vault is erased",
                     field="db_password",
                 )
             if self._try(found.record, password, client):
@@ -86,12 +86,14 @@ class VaultEraser:
         raise UnavailableError("the vault is being changed by other requests; try again")
 
     def _try(self, record: VaultRecord, password: bytes, client: Client) -> bool:
-        """Erase the vault, and return True; False if Postgres has another record by now."""
+        """Erase the vault, and return True. Return False if the record in Postgres is no longer
+        `record`."""
         policy = self._vaults.current_policy()
         if self._vaults.old_processes_may_run:
             raise UnavailableError(
-                "processes of version 0.1 may still run, and could store readings of an erased "
-                "vault; try again after the upgrade (IOT_UPGRADE_AFTER_SECONDS)",
+                "the vault was not erased, because processes of version 0.1 may still run and "
+                "could store readings for it; try again when IOT_UPGRADE_AFTER_SECONDS have passed "
+                "since the upgrade",
                 retry_after=60,
             )
         lookups = all_lookups(self._vaults.searches(password, client), policy, record)

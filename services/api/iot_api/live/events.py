@@ -33,7 +33,7 @@ class ReadingsEvent:
 
 
 def encode_event(name: str, content: object, event_id: str | None = None) -> bytes:
-    """Return an event. JSON has no line breaks, so it is one line of data."""
+    """Return the bytes of an event, with `content` as one line of JSON."""
     head = f"event: {name}\n" if event_id is None else f"event: {name}\nid: {event_id}\n"
     return b"%bdata: %b\n\n" % (head.encode(), _encoder.encode(content))
 
@@ -64,7 +64,7 @@ def summary_event(skipped: Skipped, position: LivePosition, vault_id: bytes) -> 
 
 
 def events_of(rows: LiveRows, before: LivePosition, vault_id: bytes) -> Iterator[ReadingsEvent]:
-    """Yield the events of readings behind the position `before`.
+    """Yield events with `rows`, the readings behind the position `before`.
 
     Each event has the position behind its last reading, so a client may resume after any event.
     """
@@ -84,7 +84,7 @@ def events_of(rows: LiveRows, before: LivePosition, vault_id: bytes) -> Iterator
 
 
 def _stop(rows: LiveRows, start: int) -> int:
-    """Return the end of the event that begins at `start`."""
+    """Return the index behind the last reading of the event that begins with reading `start`."""
     size = 0
     for place in range(start, min(start + MAX_READINGS, len(rows.readings))):
         size += len(rows.readings[place].freeform)

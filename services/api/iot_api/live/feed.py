@@ -46,8 +46,8 @@ class Feed(Watched):
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
         """Offer readings behind `before` to listeners, event by event.
 
-        Each event is encoded once for all listeners, but listeners that joined after `before` get
-        events of their own.
+        Each event is encoded once for all listeners. Only listeners that joined behind `before` get
+        events of their own, without the readings that they already have.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes
@@ -74,7 +74,7 @@ class Joined:
     """By shard: the position of the last drain of readings up to `until`."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
-        """Return `position`, moved up to the feed's position if no event waits for the client."""
+        """Return `position`, advanced to the feed's position if no event waits for the client."""
         offered = self.feed.offered
         if not self.listener.is_idle:
             return position

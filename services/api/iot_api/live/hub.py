@@ -96,11 +96,15 @@ class LiveHub:
         still_allowed: Callable[[], object],
         is_gone: Callable[[], bool] = lambda: False,
     ) -> Joined:
-        """Add a listener behind `position`; None: behind all readings that are stored now.
+        """Add a listener to the feed of a vault, for the readings behind `position`. If `position`
+        is None, the listener gets the readings that are stored from now on.
+
+        `still_allowed` and `is_gone` are as in `Listener`.
 
         Raises:
             TooManyRequestsError: the process or the client has its maximum of listeners.
-            UnavailableError: this process shuts down, or the password is being changed.
+            UnavailableError: this process shuts down, the password is being changed, or the last
+                listener of the vault has left at this moment.
             RedisError: the backlog's Redis is away.
         """
         self._check_limits(client)
@@ -215,7 +219,8 @@ class LiveHub:
         return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """End the streams whose password no longer opens the vault, announced or not."""
+        """Compare the records of a feed's listeners with Postgres. End the streams whose password
+        no longer opens the vault, even if no change was announced."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():

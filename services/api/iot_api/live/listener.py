@@ -77,7 +77,8 @@ class Listener:
             self._changed.notify_all()
 
     def end(self, reason: IotError) -> None:
-        """End the stream. Waiting events are dropped: the client resumes behind the last event."""
+        """End the stream for `reason`. Drop the waiting events: when the client connects again, it
+        resumes behind the last event that it received."""
         with self._changed:
             self._ending = self._ending or reason
             self._drop()
@@ -106,8 +107,8 @@ class Listener:
                 self._changed.wait(left)
 
     def skipped_to(self) -> LivePosition | None:
-        """Forget the events that were left out. Return the position behind them; None if there were
-        none."""
+        """Return the position behind the events that were left out, and forget these events. Return
+        None if no event was left out."""
         with self._changed:
             position, self._skipped, self._skipped_to = self._skipped_to, None, None
             return position
@@ -118,7 +119,7 @@ class Listener:
         return not self._waiting and self._skipped is None
 
     def raise_ending(self) -> None:
-        """Raise the reason why the stream ends, if it does."""
+        """If `end` was called, raise its reason."""
         if self._ending is not None:
             raise self._ending
 

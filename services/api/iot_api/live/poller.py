@@ -1,4 +1,4 @@
-"""The threads that read new readings for all live streams of a process, while there are any."""
+"""The threads that read new readings for all live streams of a process."""
 
 import logging
 import threading
@@ -59,7 +59,7 @@ class LivePoller:
         self._delay = metrics.histogram("iot_live_delay_seconds")
 
     def start(self) -> None:
-        """Poll from now on: there is a new feed. Returns at once."""
+        """Start the threads if they do not run, and make the next poll check all feeds."""
         self._look_at = 0.0
         self._has_feeds.set()
         if not self._threads:
@@ -100,7 +100,7 @@ class LivePoller:
                 feed.offered = feed.position
 
     def _due(self, drained: DrainedShards, now: float) -> list[Feed]:
-        """Return the vaults to read now."""
+        """Return the feeds to read now. Queue those due for a comparison with Postgres."""
         due: list[Feed] = []
         for feed in self._feeds():
             if feed.busy:

@@ -1,14 +1,14 @@
 """The position of a listener in a live stream: which readings it has.
 
-A drain gives the readings of a shard rising ids, and Postgres commits the drains of a shard one
-after the other. So a listener has all readings of a shard up to one id, and none above it. Neither
-a compaction nor a failover changes an id. `IOT_SHARDS` may change, so a position has an id for each
-shard. The ids of an added shard begin above all ids used before, so `floor` is the id for each
-shard that the position does not list.
+Within a shard, ids rise in the order in which Postgres commits readings. So one id says what a
+listener has of a shard: all readings up to this id, and none above it. Neither a compaction nor a
+failover changes an id. `IOT_SHARDS` may change, so a position has an id for each shard. The ids of
+an added shard begin above all ids used before, so `floor` is the id for each shard that the
+position does not list.
 
-Readings in Postgres have no index by id. `since` bounds a search: the listener has all readings
-that were received before `since`, except for imported readings and readings that were held. The
-stream leaves out both.
+Readings in Postgres have no index by id, so `since` limits a search: the listener has all readings
+that were received before `since`. The exceptions are imported readings and readings that were
+held. The stream leaves these out.
 """
 
 import binascii
@@ -29,7 +29,7 @@ _CHECKSUM_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class LivePosition:
-    """Up to which id a listener has the readings of each shard."""
+    """For each shard, the id up to which a listener has all readings."""
 
     since: int
     """Unix milliseconds of the clock that stamps readings."""
@@ -47,7 +47,7 @@ class LivePosition:
         return all(self.id_of(shard) >= other.id_of(shard) for shard in shards)
 
     def advanced(self, ids: Mapping[int, int], since: int = 0) -> "LivePosition":
-        """Return the position with these readings, too. It never moves back."""
+        """Return this position, advanced to `ids` (by shard) and `since` where they are greater."""
         merged = dict(self.ids)
         for shard, last in ids.items():
             merged[shard] = max(last, self.id_of(shard))
@@ -55,7 +55,7 @@ class LivePosition:
 
 
 def encode_position(position: LivePosition, vault_id: bytes) -> str:
-    """Encode a position as the id of an event. It is valid for this vault only.
+    """Encode a position as the id of an event. The id is valid for this vault only.
 
     A position is no secret: a client that may read a vault may read it from any position.
     """
@@ -78,15 +78,16 @@ def decode_position(text: str, vault_id: bytes) -> LivePosition:
     position = _unpacked(body) if checksum == _checksum(body, vault_id) else None
     if position is None:
         raise InvalidRequestError(
-            "Last-Event-ID: no live stream of this password has this id; leave it out to begin "
-            "with new readings",
+            "Last-Event-ID: no live stream of this password has sent this id; leave out the header "
+            "to begin with new readings",
             field="Last-Event-ID",
         )
     return position
 
 
 def _unpacked(body: bytes) -> LivePosition | None:
-    """Return the position, None if no server wrote it: anybody can compute the checksum."""
+    """Return the position, or None if `body` is malformed."""
+    # A valid checksum proves nothing: anybody can compute it.
     if len(body) < _HEAD.size or (len(body) - _HEAD.size) % _SHARD.size:
         return None
     version, since, floor, count = _HEAD.unpack_from(body)

@@ -59,7 +59,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class LiveRows:
-    """Readings by id, and the position of a listener that has them."""
+    """Readings in the order of their ids, and the position of a listener that has them."""
 
     position: LivePosition
     readings: list[Reading] = field(default_factory=list)
@@ -71,7 +71,7 @@ class LiveRows:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Watched:
-    """A vault whose new readings are read, and how far they are read."""
+    """A vault with live streams, and the position up to which its readings were read."""
 
     vault: OpenVault
     position: LivePosition
@@ -118,7 +118,10 @@ def _last_ids(drained: DrainedShards) -> dict[int, int]:
 
 
 class LiveSource:
-    """Reads new readings. Uses two connections to Postgres at most, and only if it must."""
+    """Reads new readings from the hot window, or from Postgres if the hot window may lack some.
+
+    Uses at most two connections to Postgres.
+    """
 
     def __init__(self, pool: Pool, backlog: Backlog, hot_window: HotWindow) -> None:
         self._pool = pool
@@ -138,7 +141,7 @@ class LiveSource:
         return LivePosition(unseen_since(drained), max(ids.values(), default=0), ids)
 
     def seconds_ago(self, seconds: int) -> LivePosition:
-        """Return the position of a listener that lacks the readings of the last seconds.
+        """Return the position of a listener that lacks the readings of the last `seconds` seconds.
 
         Raises `RedisError`.
         """
@@ -193,7 +196,9 @@ class LiveSource:
     def between(
         self, vault: OpenVault, after: LivePosition, until: LivePosition, reached: Mapping[int, str]
     ) -> Iterator[LiveRows]:
-        """Yield the readings behind `after` and up to `until`. All of them are stored already.
+        """Yield the readings behind `after` and up to `until`, which are all stored already.
+
+        `reached` has the stream position of the last drain of these readings, by shard.
 
         Raises:
             psycopg.Error: Postgres can't serve.
@@ -219,7 +224,7 @@ class LiveSource:
         shards: Sequence[int],
         reached: Mapping[int, str],
     ) -> Iterator[LiveRows]:
-        """Yield as many of the readings as the hot window holds."""
+        """Yield the readings of `between` that can be read from the hot window."""
         try:
             now = self._backlog.now()
             recent = self._hot_window.recent(shards, [(vault.vault_id, after.since)])
@@ -245,7 +250,11 @@ class LiveSource:
         after: LivePosition,
         until: LivePosition | None = None,
     ) -> Iterator[LiveRows]:
-        """Yield the readings of segments of the hot window behind a position."""
+        """Yield the readings behind `after` and up to `until`, from segments of the hot window.
+
+        Raises:
+            EvictedError, RedisError: the hot window can't return a segment.
+        """
         found = sorted(
             (bounds for bounds in bounds_found if bounds.last_id > after.id_of(bounds.shard)),
             key=lambda bounds: bounds.first_id,
@@ -274,7 +283,8 @@ class LiveSource:
         after: LivePosition,
         until: LivePosition | None = None,
     ) -> Iterator[LiveRows]:
-        """Yield the readings in Postgres behind a position, page by page.
+        """Yield the readings in Postgres behind `after` and up to `until`, page by page. If there
+        are too many (`MAX_BEHIND_READINGS`), yield only a summary.
 
         No connection is used while a page is sent.
         """
@@ -303,8 +313,9 @@ class LiveSource:
         until: LivePosition | None,
         behind_id: int,
     ) -> tuple[LiveRows, int | None]:
-        """Return a page of readings of segments in Postgres whose ids are above `behind_id`, and
-        the last id of the page: None if no segment follows the page.
+        """Read a page from the segments in Postgres whose ids are above `behind_id`.
+
+        Return the page, and its last id; None in place of the id if no segment follows.
         """
         pages: list[LiveRows] = []
         last_id = count = size = 0
@@ -330,7 +341,8 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
-    """Return whether the hot window has all readings of shards up to the wanted positions."""
+    """Return whether the hot window covers each shard of `wanted`, from the time `since` up to the
+    shard's stream position."""
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:
@@ -343,7 +355,7 @@ def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int,
 def _rows(
     vault: OpenVault, segment: SealedSegment, after: LivePosition, until: LivePosition | None
 ) -> LiveRows:
-    """Return the readings of a segment behind `after` and up to `until`, by id.
+    """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
 
     The readings of a damaged segment are left out: if the stream ended at this segment, it would
     end there again at each attempt to resume.
@@ -385,7 +397,7 @@ def _behind(columns: SegmentColumns, after: LivePosition, until: LivePosition | 
 
 
 def _merged(pages: Sequence[LiveRows], after: LivePosition) -> LiveRows:
-    """Return the readings of segments whose ids may overlap, by id."""
+    """Merge the readings of segments in the order of ids: the ids of segments may overlap."""
     position, skipped = after, [page.skipped for page in pages if page.skipped is not None]
     for page in pages:
         position = position.advanced(page.position.ids)

@@ -83,9 +83,9 @@ def _links(
 
 
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Return the bytes that a new link authenticates.
+    """Return the content of a record that a new link authenticates: the decrypted line.
 
-    These are the decrypted line; or `UNREADABLE_MARK` and the sealed bytes if decryption fails.
+    If the record can't be decrypted, return `UNREADABLE_MARK`, followed by the sealed bytes.
     """
     try:
         return open_record(keys, sealed).encode()
@@ -94,7 +94,7 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
-    """Return what `link` authenticates of a record, which depends on the link's version."""
+    """Return the content of a record that `link` authenticates, according to the link's version."""
     return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 
 
@@ -110,12 +110,12 @@ def current_head(connection: Connection) -> AuditHead | None:
     head = AuditHead(*cast("tuple[int, bytes]", row))
     if head.sequence < 1 or len(head.link) != LINK_BYTES:
         raise FormatError(
-            f"the last link of the audit log is damaged: number {head.sequence}, "
+            f"the last link of the audit log is damaged: its number is {head.sequence}, its length "
             f"{len(head.link)} bytes"
         )
     return head
 
 
 def has_link(connection: Connection, head: AuditHead) -> bool:
-    """Return whether the chain in the database has this link, with this sequence number."""
+    """Return whether the chain in the database has `head.link` at number `head.sequence`."""
     return connection.execute(_LINK, (head.sequence,)).fetchone() == (head.link,)

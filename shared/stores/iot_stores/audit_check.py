@@ -64,8 +64,10 @@ def check_audit(
 ) -> CheckedAudit:
     """Check every record and link, and that the chain has the published head.
 
-    Return the head of the chain, and the number of records without a link. Read `published` before
-    the call. `connection` must have no open transaction: the check sets its isolation level.
+    Return the head of the chain, and the number of records without a link.
+
+    `published`: the published head, read before the call. `connection` must have no open
+    transaction: the check sets its isolation level.
 
     Raises:
         AuditFaultError: the first fault.
@@ -88,7 +90,7 @@ def check_audit(
 
 
 def export_audit(connection: Connection) -> Iterator[ExportedRecord]:
-    """Return all records, in the order of their ids. They are read in pages."""
+    """Yield all records, in the order of their ids."""
     with connection.transaction():
         for row in _rows(connection, _EXPORT):
             yield ExportedRecord(
@@ -132,7 +134,7 @@ class _Check:
             raise AuditFaultError(f"{where} can't be checked: {error}") from None
         if not matches:
             raise AuditFaultError(
-                f"{where} does not match its link: the record, its link or its place was changed"
+                f"{where} does not match its link: the record or the link was changed or moved"
             )
         self._open(where, sealed)
         self._check_retired(where, sequence, link)
@@ -141,9 +143,10 @@ class _Check:
             self._compare(self._published)
 
     def end_of_chain(self) -> AuditHead | None:
-        """Check that the chain reaches the published head, and its end at each retirement of a key.
+        """Check that the end of the chain was not cut off.
 
-        Return the last link of the chain; None if the chain is empty.
+        The chain must be at least as long as when its head was published, and as when each retired
+        master key was retired. Return the last link of the chain; None if the chain is empty.
         """
         head = self._head if self._head.sequence else None
         for key_id, key in self._keys.retired.items():
@@ -163,7 +166,7 @@ class _Check:
     def unchained(self, record_id: int, sealed: bytes, old: bool, pending: bool) -> None:
         """Check a record that has no link.
 
-        `old`: the record is more than a minute old. `pending`: the trigger noted it.
+        `old`: the record is more than a minute old. `pending`: its id is in `audit_pending`.
         """
         where = f"record {record_id} (not chained)"
         if not pending:
@@ -189,7 +192,10 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that no key was used after its retirement, for this link or an earlier one."""
+        """Check that the link was not made with a key that was retired before the link.
+
+        If the link was the last one when a key was retired, check that it is still the same link.
+        """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))
         if maker is not None and sequence > maker.sequence:

@@ -98,10 +98,10 @@ class Pool(ConnectionPool[Connection]):
     still lead to the old one. So all connections are closed after an error that concerns the server
     (`is_server_state`). New connections resolve the name again.
 
-    An idle client does not notice that its session has ended: by an administrator, by
-    `idle_session_timeout`, or by a restart of PgBouncer. So each connection is checked before it is
-    used. psycopg_pool's own check waits 1 s, then 2 s, between two connections: three ended
-    sessions would use up `WAIT_SECONDS`.
+    An idle client does not notice when an administrator, `idle_session_timeout` or a restart of
+    PgBouncer ends its session. So each connection is checked before it is used. psycopg_pool's own
+    check pauses for 1 s after the second ended session, and for 2 s after the third: together, this
+    is `WAIT_SECONDS`.
     """
 
     _in_use = 0
@@ -136,18 +136,18 @@ class Pool(ConnectionPool[Connection]):
                 raise
 
     def run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        """Call `work` with a connection. If its session ends meanwhile, use another connection.
+        """Return `work(connection)`, with a connection of the pool.
 
-        An administrator, or a restart of PgBouncer, ends sessions one after the other. So the
-        second session may end, too, although its check succeeded.
-
-        An earlier call may have been committed, so `work` must be idempotent. Raises the errors
-        of `getconn` and of `work`.
+        If the session ends during the call, call `work` again with another connection, for up to
+        `MAX_SESSIONS` sessions. An earlier call may have been committed, so `work` must be
+        idempotent. Raises the errors of `getconn` and of `work`.
         """
         with tracing.span("ask Postgres"):
             return self._run_idempotent(work)
 
     def _run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
+        # An administrator, or a restart of PgBouncer, ends sessions one after the other: the second
+        # session may end too, although its check succeeded.
         for _ in range(MAX_SESSIONS - 1):
             with self.connection() as connection:
                 try:
@@ -376,10 +376,12 @@ def check_schema(connection: Connection) -> int:
         SettingsError: the message says what to do.
     """
     newest, found = int(SCHEMA_REVISION), schema_revision(connection)
+    if not found:
+        raise SettingsError("the database has no schema: run `iot-sensor migrate`")
     if found < int(OLDEST_REVISION):
         raise SettingsError(
-            f"the database's schema is {f'{found:04}' if found else 'none'}, "
-            f"this version needs {OLDEST_REVISION}: run `iot-sensor migrate`"
+            f"the database's schema is {found:04}, this version needs {OLDEST_REVISION}: run "
+            "`iot-sensor migrate`"
         )
     if found > newest + 1:
         raise SettingsError(

@@ -65,7 +65,7 @@ class RedisRequirements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of one check. A text describes a fault, and is empty if Redis does not have it."""
+    """The result of one check. Each text describes a kind of fault, and may be empty."""
 
     unknown: str = ""
     """Why the database gives no installation id to compare with. Redis itself has no fault."""
@@ -141,15 +141,15 @@ class RedisWatch:
             raise UnfitRedisError
 
     def confirm_ownership(self) -> None:
-        """Check Redis now, then do as `require_ownership`."""
+        """Check Redis now, then raise like `require_ownership`."""
         self.check()
         self.require_ownership()
 
     def keeps_indexes(self) -> bool:
         """Return whether this Redis keeps the indexes of the hot window whole.
 
-        Return True if there is no verdict because Postgres is away. Raises `RedisError` if there is
-        none because Redis is away.
+        If there is no verdict, return True if Postgres is away, and raise `RedisError` if Redis is
+        away.
         """
         try:
             verdict = self._verdict or self._first_check()
@@ -245,9 +245,9 @@ class RedisWatch:
         """Return the INFO of a server that has loaded its data: `info`, or a newer one.
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
-        nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). The server may have
-        finished since `info` was read: the script that marks Redis ran since then, and redis-py
-        repeats it until the answer is not LOADING.
+        nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). If `info` says that
+        the server is loading, INFO is read again. The server may have finished by now: after `info`
+        was read, redis-py repeated the script that marks Redis while the answer was LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.
@@ -255,7 +255,7 @@ class RedisWatch:
         if _is_loading(info):
             info = self._info()
         if _is_loading(info):
-            raise BusyLoadingError("as INFO says", status_code="LOADING")
+            raise BusyLoadingError("Redis is loading its data (INFO)", status_code="LOADING")
         return info
 
     def _compare_server(self, run_id: str | None) -> None:

@@ -162,10 +162,11 @@ def test_a_schema_two_versions_ahead_is_refused(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
+        ("none", "the database has no schema: run `iot-sensor migrate`"),
         (
-            "none",
+            "0002",
             (
-                f"the database's schema is none, this version needs {OLDEST_REVISION}: "
+                f"the database's schema is 0002, this version needs {OLDEST_REVISION}: "
                 "run `iot-sensor migrate`"
             ),
         ),

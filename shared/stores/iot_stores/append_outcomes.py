@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request. It returns this number first, then details."""
+    """What the script did with a request. In the script's answer, details follow this number."""
 
     FULL = 0
     ADDED = 1

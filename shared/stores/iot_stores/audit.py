@@ -3,9 +3,8 @@
     0x01 | key id (4) | nonce (12) | ciphertext and tag
     0x02 | key id (4) | first nonce (12) | nonce (12) | ciphertext and tag
 
-The first byte is the format; lengths in bytes are in parentheses. A record has format 2 after a
-rotation of the master keys, which encrypts the record again. The first nonce of a record stays, and
-no two records share it.
+The first byte is the format; lengths in bytes are in parentheses. A rotation of the master keys
+encrypts records again, in format 2. The first nonce of a record stays, and no two records share it.
 """
 
 import struct
@@ -41,7 +40,7 @@ _SELECT = """
 
 
 class AuditLog:
-    """The records of the audit log. A record is an event, or a line of text of an earlier version.
+    """The records of the audit log. A record is an event, or a line that an earlier version wrote.
 
     No record contains a password, a token or a reading.
     """
@@ -97,7 +96,7 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Turn the errors of a database that has no `record_audit_event` into `UnavailableError`."""
+    """Raise `UnavailableError` if the block may not append to the audit log (`CANT_APPEND`)."""
     try:
         yield
     except CANT_APPEND as error:

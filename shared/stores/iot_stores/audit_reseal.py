@@ -48,7 +48,7 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace the links from the first one of version 1 to the last, and the published head.
+    """Replace all links from the first link of version 1 on, then the published head.
 
     Return the number of replaced links: 0 if the chain has no link of version 1. If the process is
     killed before it publishes the new head, `audit verify` reports that the published head is not
@@ -94,10 +94,11 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt every record that is under another key again, with the primary key, in batches.
+    """Encrypt the records that are under other keys again, with the primary key.
 
-    Return how many records were encrypted again, and how many can't be decrypted. A call that was
-    killed may be repeated. A record that can't be decrypted stays for `audit verify` to find.
+    Return how many records were encrypted again, and how many can't be decrypted. A record that
+    can't be decrypted stays for `audit verify` to find. Records with a link of version 1 are left
+    out: call `renew_links` first. If the process is killed, the call may be repeated.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")

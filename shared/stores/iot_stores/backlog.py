@@ -100,7 +100,7 @@ class Backlog(BacklogAppender):
         self._take = load_script(client, "backlog_take.lua")
 
     def try_remove(self) -> None:
-        """Send the commands of `remove` without effect. Raises `RedisError` if Redis refuses."""
+        """Try a command of `remove`, without effect. Raises `RedisError` if Redis refuses it."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:
@@ -166,7 +166,7 @@ class Backlog(BacklogAppender):
         }
 
     def remove(self, removals: Sequence[Removal]) -> list[int]:
-        """Remove stored and held entries. Return the number of entries left in each of the streams.
+        """Remove stored and held entries. Return the number of entries left in each stream.
 
         Held entries move to `HeldEntries` in the same step. Idempotent: the counters are set to
         totals, so nothing is subtracted twice.
@@ -262,7 +262,7 @@ class Backlog(BacklogAppender):
         return client is self._client
 
     def now(self) -> int:
-        """Return Unix milliseconds by the clock that stamps readings."""
+        """Return the time of the backlog's Redis, in Unix milliseconds."""
         return milliseconds(self._client.time())
 
     def enqueue_once(self, jobs: Sequence[str]) -> int:

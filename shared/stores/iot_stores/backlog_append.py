@@ -250,7 +250,7 @@ class BacklogAppender:
         added, and its first answer is returned.
 
         Raises:
-            TooLargeError: the entries are larger than an empty backlog may become.
+            TooLargeError: the entries are larger than the whole backlog may be.
             GuardLimitError: one of `guards` is at its limit; nothing was added.
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
@@ -294,7 +294,7 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Send the commands of `append` without effect. Raises `RedisError` if Redis refuses."""
+        """Try a command of `append`, without effect. Raises `RedisError` if Redis refuses it."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
@@ -389,7 +389,7 @@ class GroupCommit:
                 self._elect_sender()
 
     def _wait(self, pending: _PendingRequest) -> None:
-        """Wait until a request is answered, or elected."""
+        """Wait until a request is answered, or its caller is elected to send the next group."""
         pending.wakeup = self._wakeup()
         self._queue.append(pending)
         if self._idle.pop(True, False):  # the last sender, a thread, did not see the request

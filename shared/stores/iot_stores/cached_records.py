@@ -27,7 +27,7 @@ def encode_record(record: VaultRecord) -> bytes:
 
 
 def decode_record(data: bytes) -> VaultRecord | None:
-    """Decode a record that `encode_record` wrote. Return None if it was cut."""
+    """Decode a record that `encode_record` wrote. Return None if `data` is too short."""
     try:
         vault_id, lookup, salt, log2_n = _HEADER.unpack_from(data)
     except struct.error:
@@ -48,17 +48,17 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 def hide_records(
     pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
-    """Hide the records of a vault under the lookups of its old password in Redis.
+    """Hide the records that Redis has of a vault under the lookups of its old password.
 
-    This also hides a record that a process stores there later, because it read Postgres before the
-    change. A record of another vault is not hidden: the old password may get a new vault.
+    A process that read Postgres before the change may store a record later, which is hidden too.
+    Records of other vaults stay visible: the old password may get a new vault.
     """
     for lookup in lookups:
         pipeline.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
 
 
 def show_records(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
-    """Undo `hide_records`: the lookup names the vault again."""
+    """Undo `hide_records` for a lookup that a vault has again."""
     pipeline.set(names.changed_lookup(lookup), b"", px=1)
 
 

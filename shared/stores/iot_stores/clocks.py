@@ -58,9 +58,10 @@ def _minimum_skew(read_clock: Callable[[], int]) -> float:
 
 
 def earliest_now(redis_now: int, connection: Connection) -> int:
-    """Return the earliest of the three clocks, in Unix milliseconds.
+    """Return the earliest time by the clocks of this process, Redis and Postgres.
 
-    Deletions use this time, so a clock that is ahead deletes nothing early.
+    All times are in Unix milliseconds; `redis_now` is the time of Redis. Deletions use the earliest
+    time, so a clock that is ahead deletes nothing early.
     """
     own, postgres = int(time.time() * 1000), postgres_now(connection)
     earliest = min(own, redis_now, postgres)

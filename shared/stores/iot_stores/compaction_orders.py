@@ -52,7 +52,7 @@ class CompactionOrders:
         self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
 
     def now(self) -> int:
-        """Return Unix milliseconds by the clock that stamps readings."""
+        """Return the time of the backlog's Redis, in Unix milliseconds."""
         return milliseconds(self._client.time())
 
     def push(self, sealed: bytes) -> bool:

@@ -1,8 +1,8 @@
 """Orders of API processes to replay or drop a dead letter, which a writer carries out.
 
-The API's user of Redis may not delete dead letters. A hash holds at most one order for each letter,
-by the letter's id. Orders are sealed, so only a process with the keys can make an order and name
-who asked for it. A lost order does no harm: the letter stays.
+The API's user of Redis may not delete dead letters. A hash in Redis holds at most one order for
+each letter, under the letter's id. Orders are sealed, so only a process with the keys can make an
+order and name who asked for it. A lost order does no harm: the letter stays.
 """
 
 import json

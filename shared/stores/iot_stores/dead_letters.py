@@ -70,13 +70,11 @@ class DeadLetters:
             yield _dead_letter(letter_id, fields)
 
     def oldest(self, count: int) -> list[DeadLetter]:
-        """Return the oldest dead letters: `count`, or fewer if they are large.
-
-        Redis returns them one at a time, because each holds a sealed entry, which may be large.
-        """
+        """Return the oldest dead letters: `count`, or fewer if they are large."""
         letters: list[DeadLetter] = []
         after, size = "-", 0
         while len(letters) < count and size < _OLDEST_BYTES:
+            # One at a time: each holds a sealed entry, which may be large.
             page = self._client.xrange(self._names.dead_letters, after, "+", count=1)
             if not page:
                 break

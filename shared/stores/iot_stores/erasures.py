@@ -68,10 +68,10 @@ class Erasures:
     def announce(
         self, vault_id: uuid.UUID, lookups: Collection[bytes], *, done: bool = False
     ) -> None:
-        """Make all API processes drop a vault. Hide and remove its records in Redis.
+        """Make all API processes forget a vault. Hide and remove its records in Redis.
 
-        `done`: whether the erasure was made. Until it was made, a process may open the vault again,
-        for half a second at a time.
+        `done`: whether the erasure was made. Until then, a process may open the vault again, but
+        keeps it open for only half a second.
 
         Raises:
             RedisError: the erasure may have been announced or not.
@@ -83,12 +83,13 @@ class Erasures:
         """Delete the record of a vault, write its tombstone, and add `event` to the audit log, in
         one transaction.
 
-        Return False if Postgres has no such vault under one of the lookups.
+        Return True if this or an earlier call erased the vault; False if Postgres has no such vault
+        under any of the lookups.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve, or processes of version 0.1 may run. The
                 vault may have been erased or not.
-            UnavailableError: the API may not add to the audit log; nothing was erased.
+            UnavailableError: the database can't append to the audit log; nothing was erased.
         """
 
         def work(connection: Connection) -> bool:
@@ -102,7 +103,7 @@ class Erasures:
         return self._pool.run_idempotent(work)
 
     def clean_redis(self) -> int:
-        """Remove the records of erased vaults from Redis. Return the number of vaults.
+        """Remove the records of erased vaults from Redis. Return the number of these vaults.
 
         A vault is cleaned until `SETTLING_SECONDS` after its erasure: a process that read Postgres
         before the erasure may store a record after it. Repeating the call is harmless.
@@ -123,7 +124,7 @@ class Erasures:
         return len(found)
 
     def remove_records(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> None:
-        """Remove from Redis all keys of a vault that API processes write.
+        """Remove from Redis all keys that API processes write for a vault.
 
         Keys of other vaults under the same lookups stay. Raises `RedisError`.
         """
@@ -152,7 +153,7 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
     """Return up to `limit` erased vaults whose segments and keys must be deleted now.
 
-    The first deletion of a vault is due at once, the last one `SETTLING_SECONDS` after the erasure.
+    Segments and keys are deleted twice: at once, and `SETTLING_SECONDS` after the erasure.
     """
     if not _has_tombstones(connection):
         return []

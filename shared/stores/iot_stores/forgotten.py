@@ -26,7 +26,7 @@ REASON = (
 
 
 class DatedEntry(NamedTuple):
-    """An entry's session, and the two times that tell the entry's age."""
+    """An entry's session, and when the entry was received and sealed."""
 
     session: SessionKey
     received: int
@@ -35,9 +35,9 @@ class DatedEntry(NamedTuple):
     """Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
-        """Return whether both times are before `moment`.
+        """Return whether both times are before `moment` (Unix milliseconds).
 
-        One early time is not enough: its clock may have been behind.
+        If only one time is before `moment`, the clock of that time may have been behind.
         """
         return max(self.received, self.sealed) < moment
 

@@ -228,13 +228,12 @@ def select(
     read_filter: ReadFilter,
     page_range: PageRange = PageRange(),
 ) -> Segments:
-    """Yield the segments of a vault that may contain matching readings, ordered by where they
-    begin.
+    """Yield the segments of a vault that may contain matching readings, ordered by their start.
 
-    The start is (interrogator_min, first_id) or, descending, (interrogator_max, last_id). Segments
-    that contain `page_range.after` come first, in any order. All segments are read from one
-    snapshot and fetched in steps; a large payload is fetched by `StoredSegment.fetch`. A
-    transaction stays open until the generator is exhausted or closed.
+    The start of a segment is (interrogator_min, first_id); if the order is descending, it is
+    (interrogator_max, last_id). Segments that contain `page_range.after` come first, in any order.
+    All segments are read from one snapshot and fetched in steps; a large payload is fetched by
+    `StoredSegment.fetch`. A transaction stays open until the generator is exhausted or closed.
     """
     page_range = read_filter.narrow(page_range)
     condition, parameters = _condition(read_filter)
@@ -390,10 +389,10 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return a statement like `_from_position` that tries only the next segments.
+    """Return the statement for segments that contain the position, then for some behind it.
 
-    Behind the position it selects `look` segments, even if they do not match the condition. A
-    segment that does not match has NULL as `size`.
+    Behind the position, the statement selects the next `look` segments (a parameter), even those
+    that do not match the condition. A segment that does not match has NULL as `size`.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]

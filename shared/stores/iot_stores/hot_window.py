@@ -10,8 +10,8 @@ The cover must never claim a segment that the window lacks:
   commit in Postgres and its write here, the next drain begins behind the cover's position: it moves
   `since` forward. `since` never moves back: a slow writer may write after later drains did.
 - If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
-  Their entries may be stored again, in other segments. The cover also holds the next id after the
-  last drain: Postgres may have reached the same position again, with other ids.
+  Their entries may be stored again, in other segments. Postgres may even reach the cover's position
+  again, with other ids. The next id after the last drain shows this, so the cover holds it too.
 - The window may be in another Redis than the backlog. This Redis may be away, or may have been
   restored to an earlier state. The backlog's Redis holds the position up to which each shard is
   drained: a cover is valid only if it reaches this position. The time is always that of the
@@ -105,9 +105,8 @@ class Cover:
 class RecentSegments:
     """Segments of vaults in the window, and the covers before and after the segments were read.
 
-    A drain adds all segments of a shard and its cover in one step. Between two reads of a valid
-    cover, drains were added one after the other: if `bounds` has segments of a drain, it has the
-    segments of all earlier drains too.
+    A drain adds all segments of a shard and its cover in one step. So if both covers of a shard are
+    valid and `bounds` has segments of a drain, `bounds` also has those of all earlier drains.
     """
 
     before: Mapping[int, Cover]
@@ -209,8 +208,8 @@ class HotWindow:
     def hide(self, vault_id: uuid.UUID) -> None:
         """Make reads of a vault use Postgres until its current segments have left the window.
 
-        For an erasure of readings: the process may be killed before it calls `evict`.
-        Raises `RedisError`.
+        An erasure of readings calls this first, because its process may be killed before it calls
+        `evict`. Raises `RedisError`.
         """
         if self._seconds:
             name = self._names.hot_hidden(vault_id.bytes)
@@ -227,7 +226,7 @@ class HotWindow:
             pipeline.execute()
 
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
-        """Return whether the window holds all readings of the last `seconds` of a shard.
+        """Return whether the window holds all readings that a shard received in the last `seconds`.
 
         `begin`: the start of these seconds, if an earlier page of the same read has fixed it.
         """
@@ -263,7 +262,10 @@ class HotWindow:
         }
 
     def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
-        """Return the bounds of a vault's segments that have readings received since `begin`."""
+        """Return the bounds of a vault's segments that have readings received since `begin`.
+
+        `begin` is in Unix milliseconds.
+        """
         found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
         return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
 

@@ -1,6 +1,6 @@
 """The installation that a database belongs to. Redis is marked with the same id.
 
-Both stores also hold a mark of the keyring. An API process whose keyring has another pepper would
+Both stores also hold a mark of the keyring. An API process with the pepper of another keyring would
 find no vault, and would create vaults that no other process finds. The mark is derived from the
 pepper one-way, so it reveals nothing about the pepper.
 """

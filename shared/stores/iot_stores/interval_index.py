@@ -30,10 +30,10 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return where the segments that contain `position` can begin, as three lists.
+    """Return where the segments that contain `position` can begin, for each length class.
 
-    The lists have one item for each length class: the number of the class, and the time and the id
-    of the earliest position at which such a segment can begin.
+    Return three lists with one item for each class: the number of the class, and the time and the
+    id of the earliest position at which a segment of the class can begin.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

@@ -1,4 +1,4 @@
-"""How many stored things need each master key."""
+"""How many stored items need each master key."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,9 @@ KeyUses = Mapping[str, Counter[KeyId]]
 
 
 def count_uses(stores: Stores, connection: Connection) -> KeyUses:
-    """Count what needs each master key. Reads the backlog and scans all keys of Redis.
+    """Return, for each kind of stored item, how many items need each master key.
+
+    Reads the backlog and scans all keys of Redis.
 
     Raises:
         psycopg.Error, RedisError: a store is away.

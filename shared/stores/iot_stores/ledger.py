@@ -144,8 +144,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Needed for held entries: without the mark, an entry more than `MAX_MISSING` numbers later
-        would make this entry count as stored.
+        Needed for held entries: without the mark, a held entry would count as stored once an entry
+        whose number is more than `MAX_MISSING` higher is stored.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -197,10 +197,10 @@ def begin_drain(
     existing vaults among `vaults` are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
-    other shards, so each shard continues above all ids that were used: the ids of a vault still
-    rise. The first drain after a change stores 0 as the number in the rows of all other shards.
-    Otherwise these shards would not notice the change if the number were changed back before their
-    next drain.
+    other shards. Each shard then continues above all ids that were used, so the ids of a vault
+    still rise. The row of a shard has the number at the shard's last drain. The first drain after a
+    change sets the number to 0 in the rows of all other shards: they then notice the change even if
+    the number is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.

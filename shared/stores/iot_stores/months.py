@@ -26,7 +26,7 @@ def month_name(begin: int) -> str:
 
 
 def parse_month(name: str) -> int:
-    """Return the start of a month by its name from `month_name`."""
+    """Return the start of the month whose `month_name` is `name`."""
     return _milliseconds(int(name[:4]), int(name[4:]))
 
 

@@ -132,7 +132,7 @@ class PasswordChanges:
 
 
 def _decode(fields: Mapping[bytes, bytes]) -> PasswordChange | None:
-    """Decode an entry. Return None if another version or another user of Redis wrote it."""
+    """Decode an item of the stream. Return None if another version or program wrote the item."""
     try:
         return PasswordChange(uuid.UUID(bytes=fields[_VAULT]), fields[_LOOKUP])
     except (KeyError, ValueError):

@@ -23,7 +23,7 @@ class Readiness:
     - Redis belongs to the installation, keeps readings, and accepts the writes of this process.
     - The clocks of this process and Redis agree.
     - When Postgres was last queried, the database had a schema that this code works with. Postgres
-      may be away since then, because the backlog keeps new readings.
+      may have been away since then, because the backlog keeps new readings.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ _INSERT: LiteralString = f"""
 
 
 def _recorded(statement: LiteralString) -> LiteralString:
-    """Return a statement that appends a record for each row that `statement` changes.
+    """Return `statement`, extended to append a record to the audit log for each changed row.
 
     The sealed record is the last parameter.
     """
@@ -61,8 +61,10 @@ def insert_vault(
 def replace_vault(
     connection: Connection, audit: AuditLog, values: Sequence[object], event: AuditEvent
 ) -> bool:
-    """Replace the record of a vault, and append `event` to the audit log. Return False, and change
-    nothing, if the vault no longer has the wrapped key that `values` ends with.
+    """Replace the record of a vault, and append `event` to the audit log.
+
+    `values`: the parameters of `REPLACE`. The last one is the wrapped key of the old record. Return
+    False, and change nothing, if the vault no longer has this wrapped key.
 
     Raises:
         UnavailableError: the database can't append to the audit log. Nothing was changed.

@@ -26,9 +26,11 @@ class RefusalParser(_HiredisParser):
     """A parser that calls `on_refusal` when an error reply shows that the server can't serve now.
 
     Only errors are examined, so other replies cost nothing more. redis-py parses every error here,
-    also errors inside arrays and pipelines. `_HiredisParser` is private in redis-py:
-    test_library_parts checks that the names used here exist.
+    also errors inside arrays and pipelines.
     """
+
+    # `_HiredisParser` is private in redis-py: test_library_parts checks that the names used here
+    # exist.
 
     on_refusal: Callable[[], object] = staticmethod(lambda: None)
 

@@ -55,12 +55,13 @@ def load_and_repeat(
     """Repeat the calls that Redis has refused because a restart made it forget the script.
 
     Replace their `answers`. After the repeated calls, send `trailing_command` over the same
-    connection, and return its answer; None if no call was repeated. redis-py's own way in a
-    pipeline, `Script`, sends SCRIPT EXISTS before each execution, which costs a round trip.
+    connection, and return its answer; None if no call was repeated.
 
     Raises:
         RedisError: Redis is away, and which calls ran is unknown.
     """
+    # redis-py's own way, `Script` in a pipeline, sends SCRIPT EXISTS before each execution, which
+    # costs a round trip.
     forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if not forgotten:
         return None

@@ -1,4 +1,7 @@
-"""Erasure of segments in the history by API processes, whose role can't write segments otherwise.
+"""Erasure of segments in the history, for API processes.
+
+Functions in the database erase and replace segments, because the role of the API processes may not
+write the table `segments`.
 
 A segment is named by its key and its salt. Compaction may replace a segment at any time; the new
 segment has another salt, so nothing is erased by mistake.

@@ -45,7 +45,7 @@ class Stores:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
-        require. The API acknowledges after that. `wakeup` makes what wakes up one waiting append.
+        require. The API acknowledges after that. `wakeup` returns the `Wakeup` of a waiting append.
 
         `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
         """

@@ -18,10 +18,7 @@ StreamItem = tuple[bytes, dict[bytes, bytes]]
 
 @dataclass(slots=True)
 class WaitingEntry:
-    """An entry that waits in the stream of a shard.
-
-    Times are computed once: a drain compares them several times for each entry.
-    """
+    """An entry that waits in the stream of a shard."""
 
     entry_id: bytes
     sealed: bytes
@@ -43,6 +40,7 @@ class WaitingEntry:
     An id that was planted in Redis may name a time after the year 9999."""
 
     def __post_init__(self) -> None:
+        # Computed once: a drain compares the times several times for each entry.
         added = int(self.entry_id.partition(b"-")[0])
         self.received = received = added if self.held_since is None else self.held_since
         self.has_valid_time = added < END_MS and received < END_MS

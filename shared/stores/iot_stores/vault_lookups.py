@@ -1,4 +1,4 @@
-"""The policy for lookups of vaults: their format and scrypt cost, stored in Postgres.
+"""The policy for lookups: which formats and scrypt costs they have. Stored in Postgres.
 
 All processes of an installation read the same policy, so each of them finds the vaults that the
 others create.
@@ -67,7 +67,7 @@ class LookupPolicy:
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Return whether a vault of this format and cost must be moved to the newest lookup."""
+        """Return whether a vault of this format and cost must get a new lookup."""
         if self.creates_fast_lookups or not self.costs:
             return False
         if vault_format == VaultFormat.FAST_LOOKUP:

@@ -129,7 +129,8 @@ class VaultRecords:
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
         """Return the record in Postgres under one of these lookups, and the policy.
 
-        Both come from the same snapshot. A record that is found is cached in Redis.
+        Both come from the same snapshot. The record is None if Postgres has none; a record that is
+        found is cached in Redis.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -167,8 +168,8 @@ class VaultRecords:
         Postgres lacks vaults after it was restored from a backup, or after a failover to a replica
         that lagged behind. The stored record differs from `record` in two cases:
 
-        - It is another record of this vault, if the vault was moved to a new lookup, or
-          a restore undid the move.
+        - It is another record of this vault, if the vault was moved to a new lookup, or if
+          Postgres was restored to a time before the move.
         - It is another vault, if one was created for the password while this vault was missing.
           Then `record` is kept in Redis without expiry, because it is the only copy.
 
@@ -195,9 +196,9 @@ class VaultRecords:
     def find_changed(
         self, records: Collection[VaultRecord]
     ) -> list[tuple[VaultRecord, VaultRecord | None]]:
-        """Return the records that Postgres has in another version, each with that version.
+        """Return the records that are different in Postgres, each with the record in Postgres.
 
-        The version is None if Postgres lacks the vault.
+        The record in Postgres is None if Postgres lacks the vault.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -336,7 +337,7 @@ class VaultRecords:
         """Cache a record in Redis for a day from now.
 
         Return False, and change nothing, if Redis has the record of another vault under the lookup:
-        it may be the only copy, if Postgres lost that vault.
+        if Postgres lost the other vault, that record is the only copy.
 
         Raises:
             RedisError: Redis can't serve. Redis may have cached the record or not.
@@ -413,7 +414,7 @@ def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
 
 
 def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
-    """Return the stored record of the vault; else the record of another vault with the lookup."""
+    """Return the stored record of the vault; if there is none, that of a vault with its lookup."""
     parameters = {"vault_id": record.vault_id, "lookup": record.lookup}
     found = connection.execute(_STORED, parameters).fetchone()
     return None if found is None else VaultRecord(*cast("Sequence[Any]", found))

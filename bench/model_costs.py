@@ -13,7 +13,7 @@ def module(results: Recorded) -> str:
         f'    "{name}": {value},' for name, value in results.content["details"][SECTION].items()
     ]
     return "\n".join([
-        '"""Constants of the capacity model: `make bench` measured, `make docs` wrote them."""',
+        '"""Constants of the capacity model, measured by `make bench`, copied by `make docs`."""',
         "",
         "MEASURED: dict[str, float] = {",
         *lines,

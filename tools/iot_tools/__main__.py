@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command. Ctrl-C is reported in one line, even while the command is imported."""
+    """Run the command and return its exit status. Ctrl-C prints one line, even during imports."""
     gc.disable()  # imports make no garbage, and collections take a tenth of a command's time
     try:
         from iot_tools.cli.main import main as run  # noqa: PLC0415 -- takes long
@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _collect_garbage() -> None:
-    """Collect garbage from now on, but never what was imported, not even when the process ends."""
+    """Turn on garbage collection. It skips the imported modules, also when the process ends."""
     gc.freeze()
     gc.enable()
 

@@ -75,7 +75,7 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return a row for each exceeded limit, and for the nearest other limits."""
+    """Return rows of name, used share and remedy: all exceeded limits, and at least four limits."""
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))
     return [(limit.name, share(limit), limit.remedy) for limit in limits[:shown]]
@@ -132,7 +132,7 @@ def _at_least(kind: Callable[[str], float], minimum: int) -> Callable[[str], flo
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
         if not minimum <= value <= 1e15:
-            raise argparse.ArgumentTypeError(f"must be from {minimum}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be from {minimum} to 1e15, not {text}")
         return value
 
     return parse

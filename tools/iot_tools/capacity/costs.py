@@ -1,7 +1,7 @@
-"""The measured costs: all constants of the capacity model.
+"""The constants of the capacity model.
 
-`make bench` measures most of them. `make docs` copies these from bench/results.json to
-`measured.py`.
+`make bench` measures most of them. `make docs` copies the measured constants from
+bench/results.json to `measured.py`.
 """
 
 from dataclasses import dataclass, field, fields
@@ -23,7 +23,7 @@ _ASSUMED = "assumed"
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU in microseconds, sizes in bytes. An entry is one request's readings for one vault."""
+    """The constants, with their units. The model takes each request as one entry."""
 
     api_entry: float = _cost(
         MEASURED["api_entry"], "µs", "API: a request, without its readings", _LOADS

@@ -1,4 +1,4 @@
-"""Constants of the capacity model: `make bench` measured, `make docs` wrote them."""
+"""Constants of the capacity model, measured by `make bench`, copied by `make docs`."""
 
 MEASURED: dict[str, float] = {
     "api_entry": 178,

@@ -76,7 +76,7 @@ class Limit:
 
 
 class Capacity:
-    """The resources that a demand needs."""
+    """The resources that a load needs."""
 
     def __init__(self, demand: Demand, costs: Costs | None = None) -> None:
         self.demand = demand
@@ -90,7 +90,7 @@ class Capacity:
     def shards(self) -> int:
         """Number of shards: two for each busy writer, because vaults are not spread evenly.
 
-        A power of two, and at least the default of `IOT_SHARDS`.
+        Rounded up to a power of two; at least the default of `IOT_SHARDS`, at most `max_shards`.
         """
         wanted = 2 * self._busy_writers()
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
@@ -98,17 +98,17 @@ class Capacity:
 
     @property
     def drains(self) -> float:
-        """Drains per second: at most one per linger for each writer, and one per request."""
+        """Drains per second: one per linger for each busy writer, but no more than requests."""
         return min(self._busy_writers() / self.costs.linger, self.demand.requests)
 
     @property
     def jobs(self) -> float:
-        """Jobs per second. A job runs drains for a second, or until nothing arrives in a linger."""
+        """Jobs per second. A job runs drains for a second, or until a linger without entries."""
         idle = math.exp(-self.demand.requests * self.costs.linger)
         return self.drains * idle + self._busy_writers() / self.costs.job_seconds * (1 - idle)
 
     def _busy_writers(self) -> int:
-        """Return the number of writers that are busy, without the cost of drains and jobs."""
+        """Return the number of busy writers, computed without the cost of drains and jobs."""
         return math.ceil(self._storing_cores() / self.costs.busy)
 
     def _segments(self) -> float:
@@ -121,7 +121,7 @@ class Capacity:
     # --- CPU, in cores ---------------------------------------------------------------------------
 
     def _processes(self) -> tuple[int, float]:
-        """Return the smallest sufficient number of API processes, and the cores that open vaults.
+        """Return the number of API processes needed, and the cores they spend on opening vaults.
 
         Without `sticky`, every process opens the vault of every device. So more processes spend
         more cores on opening vaults.
@@ -177,7 +177,7 @@ class Capacity:
 
     @property
     def redis_cores(self) -> float:
-        """Cores that Redis needs. It can use only one for commands (`Costs.redis_cores`)."""
+        """Cores that Redis needs for commands. It can use only `Costs.redis_cores`."""
         costs, demand = self.costs, self.demand
         return MICRO * (
             demand.requests * costs.redis_entry
@@ -203,7 +203,7 @@ class Capacity:
 
     @property
     def backlog(self) -> float:
-        """Bytes of the backlog at the end of the longest outage of Postgres."""
+        """Bytes of the backlog after an outage of Postgres of `Demand.outage_seconds`."""
         costs, demand = self.costs, self.demand
         a_second = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return a_second * demand.outage_seconds
@@ -249,7 +249,7 @@ class Capacity:
 
     @property
     def disk(self) -> float:
-        """Bytes of Postgres after the whole retention, with the small segments of one day."""
+        """Bytes of Postgres after `Demand.retention_days`, with a day of small segments."""
         costs, demand = self.costs, self.demand
         small = self.segments * DAY * costs.stored_segment if self._rewrites() else 0.0
         vaults = demand.vaults * costs.stored_vault
@@ -270,7 +270,7 @@ class Capacity:
 
     @property
     def network_redis(self) -> float:
-        """Bytes per second to and from Redis: of the backlog, the writers and the hot window."""
+        """Bytes per second to Redis (entries, segments of the hot window) and from it (entries)."""
         costs, demand = self.costs, self.demand
         queued = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return 2 * queued + self.hot_window / max(1, demand.hot_window_seconds)
@@ -314,7 +314,7 @@ class Capacity:
         ]  # fmt: skip
 
     def limits(self) -> list[Limit]:
-        """Return the limits of one release, the nearest first."""
+        """Return the limits of one release, those with the greatest use first."""
         costs, demand = self.costs, self.demand
         open_vaults = demand.vaults / (self.processes if demand.sticky else 1)
         limits = [
@@ -340,5 +340,5 @@ class Capacity:
 
     @property
     def releases(self) -> int:
-        """Number of releases that share the load, so that each stays below its hard limits."""
+        """Number of releases among which to divide the load, so that none exceeds a hard limit."""
         return max(1, math.ceil(max(limit.used for limit in self.limits() if limit.hard)))

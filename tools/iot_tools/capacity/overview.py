@@ -1,5 +1,6 @@
-"""The tables of docs/scaling.md. `make docs` rewrites the tables between their marks:
-`python -m iot_tools.capacity.overview docs/scaling.md`.
+"""The tables of docs/scaling.md that the capacity model computes.
+
+`make docs` updates them with `python -m iot_tools.capacity.overview docs/scaling.md`.
 """
 
 import sys
@@ -19,7 +20,7 @@ WAYS = {
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Return (devices, rate, capacity with sticky routing, capacity without) for each fleet."""
+    """Return (devices, rate, capacity with and without sticky routing) for each fleet."""
     capacities = []
     for devices in FLEETS:
         for way, demand in WAYS.items():
@@ -48,7 +49,7 @@ def overview() -> list[str]:
 
 
 def limits() -> list[str]:
-    """Return the table of the first limit of each fleet."""
+    """Return the table of the hard limits that each fleet reaches first."""
     head = ("devices", "each sends", "first limit of one release", "use of it", "next limit, use",
             "releases needed")  # fmt: skip
     rows: list[Sequence[str]] = []

@@ -142,9 +142,9 @@ def test_the_command_prints_its_costs(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--devices", "0"], "must be from 1, not 0"),
+        (["--devices", "0"], "must be from 1 to 1e15, not 0"),
         (["--devices", "many"], "must be a number, not 'many'"),
-        (["--readings-per-second", "nan"], "must be from 0, not nan"),
+        (["--readings-per-second", "nan"], "must be from 0 to 1e15, not nan"),
     ],
 )
 def test_invalid_arguments_are_refused(

@@ -1,4 +1,4 @@
-"""The canary: sends numbered readings around the clock and checks that each can be read once."""
+"""The canary: sends numbered readings around the clock and checks that each is stored once."""
 
 import json
 import logging
@@ -33,8 +33,8 @@ class Canary:
     """Sends reading n with n as its relative time and with an Idempotency-Key made of n.
 
     After a restart, or with two canaries at once, a number may be sent again: the service stores it
-    once. Relative times this small (in µs) do not become the maximum of all vaults, which `maxtime`
-    returns.
+    once. A relative time of n µs is too small to become the greatest one of all vaults, which
+    `GET /api/iot/maxtime` returns.
     """
 
     def __init__(
@@ -48,7 +48,9 @@ class Canary:
         keep: float = _WATCH_SECONDS,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`token` is called before each request, so that a replaced token is used.
+        """`every` is the time between two readings in seconds. `grace`, `keep`: `WatchedReadings`.
+
+        `token` is called before each request, so that a replaced token is used.
 
         Raises:
             ValueError: `url` is not an http or https URL.
@@ -67,7 +69,7 @@ class Canary:
         metrics.export_build("iot_canary_build_info")
 
     def health(self) -> tuple[bool, dict[str, str]]:
-        """Return whether the loop runs, even if all requests fail."""
+        """Return whether the loop still runs, and a status. Failed requests do not count."""
         alive = time.monotonic() - self._active_at < _STUCK_SECONDS + self._every
         return alive, {"status": "ok" if alive else "stuck"}
 
@@ -90,7 +92,7 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Continue after the last stored number, watch earlier ones. Return False on failure."""
+        """Find the last stored number, and watch the numbers before it. Return False on failure."""
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])
         if last is None:
@@ -110,7 +112,10 @@ class Canary:
         return True
 
     def send(self) -> bool:
-        """Send the next reading and wait a while until it can be read. Return False on failure."""
+        """Send the next reading, then wait until it can be read, for at most 10 seconds.
+
+        Return whether it was acknowledged.
+        """
         number, sent_at = self._next, time.monotonic()
         content: dict[str, Any] = {"canary": number}
         if self._watched.counted:
@@ -200,7 +205,7 @@ class Canary:
 
 
 def run(canary: Canary, port: int) -> int:
-    """Run until SIGTERM or SIGINT, with /metrics and /healthz on a port unless it is 0."""
+    """Run until SIGTERM or SIGINT. Serve /metrics and /healthz on `port` unless it is 0."""
     try:
         with ShutdownSignals(interrupt=True):
             if port:
@@ -213,7 +218,7 @@ def run(canary: Canary, port: int) -> int:
 
 
 def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return `freeform` of the canary's own readings: others may use the same password."""
+    """Return `freeform` of the canaries' readings. Other clients may use the same password."""
     contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
     return [
         content

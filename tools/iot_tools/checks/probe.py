@@ -25,7 +25,7 @@ class ProbeError(IotError):
 
 
 class Probe:
-    """A client of one password that waits for a service that is not reachable yet."""
+    """A client with one password. It repeats requests while the service is unavailable."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Probe:
         self._deadline = 0.0
 
     def run(self) -> float:
-        """Send a reading, read it and compare. Return the seconds from 201 until it was read.
+        """Send a reading, read it and compare. Return the seconds from the 201 until it was read.
 
         Raises:
-            ProbeError: a step failed, or took longer than the timeout.
+            ProbeError: a step failed, or all of them took longer than `timeout` seconds.
         """
         self._deadline = time.monotonic() + self._timeout
         sent, key = _reading(), str(uuid.uuid4())
@@ -89,7 +89,10 @@ class Probe:
                 )
 
     def _repeat(self, action: str, request: Callable[[], T]) -> T:
-        """Return the result of a request. Repeat the request until the deadline."""
+        """Return the result of a request. While it fails, repeat it until the deadline.
+
+        `action` says in errors what the request does. Raises `ProbeError`.
+        """
         while True:
             try:
                 return request()
@@ -117,7 +120,7 @@ class Probe:
 
 
 def _reading() -> dict[str, Any]:
-    """Return a unique reading. Its negative relative time does not become anyone's maximum."""
+    """Return a unique reading. Its relative time is negative, so that `maxtime` stays the same."""
     return {
         "relative_time": -1 - secrets.randbelow(2**40),
         "interrogator_time": time.time_ns() // 1000,

@@ -48,7 +48,9 @@ class Soak:
     def check(self) -> None:
         """Raise `SettingsError` for an invalid option."""
         if not (self.devices >= 1 and 0 < self.rate <= 10_000):
-            raise SettingsError("--devices must be 1 or more, and --rate from above 0 to 10000")
+            raise SettingsError(
+                "--devices must be at least 1; --rate must be above 0 and at most 10000"
+            )
         try:
             self._client(keep_alive=True)
         except ValueError as error:

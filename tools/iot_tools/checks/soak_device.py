@@ -46,7 +46,7 @@ class SoakDevice:
     """Sends reading n with n as its times and with an Idempotency-Key made of n.
 
     A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
-    however many requests failed. Each device has its own password, so its own vault in some shard.
+    however many requests failed. Each device has its own password, and so its own vault.
     """
 
     def __init__(self, name: str, password: str, client: Client, *, rate: float) -> None:
@@ -69,7 +69,7 @@ class SoakDevice:
             stop.wait(max(0.0, due - time.monotonic()))
 
     def verify(self, deadline: float) -> None:
-        """Wait until the last reading is stored, read all readings and compare.
+        """Wait until all readings are stored, read them, and note in `account` what is wrong.
 
         `deadline` is a time of `time.monotonic`.
         """
@@ -79,7 +79,7 @@ class SoakDevice:
         self._client.close()
 
     def _send_next(self, stop: threading.Event, settle: float) -> None:
-        """Send the next reading until it is acknowledged, or `settle` seconds after `stop`."""
+        """Send the next reading until it is acknowledged or `stop` was set `settle` seconds ago."""
         number = self._next_number()
         pause, deadline = _MIN_PAUSE, None
         while self._put(number, "/api/iot") is None:
@@ -113,7 +113,10 @@ class SoakDevice:
         return False
 
     def _read_all(self, deadline: float) -> list[Any]:
-        """Read until all acknowledged readings are there, or the deadline is reached."""
+        """Return all readings of the password.
+
+        Read again until all acknowledged readings are there, or until the deadline.
+        """
         rows: list[Any] = []
         while True:
             response = self._request("POST", "/api/iot", self._credentials())
@@ -131,7 +134,7 @@ class SoakDevice:
         return number
 
     def _put(self, number: int, path: str) -> Response | None:
-        """Send a reading once. Return the response if the reading is acknowledged."""
+        """Send a reading once. Return the response; None if the reading is not acknowledged."""
         data = {
             "db_password": self._password,
             "relative_time": number,
@@ -151,7 +154,7 @@ class SoakDevice:
     def _request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> Response | None:
-        """Send one request and record it. Return None without a response."""
+        """Send one request and record it. Return the response; None if there is none."""
         began = time.monotonic()
         self.account.requests += 1
         receipt_left_out = path.partition("stored/")[0]

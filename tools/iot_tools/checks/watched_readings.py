@@ -32,8 +32,8 @@ class CheckResult:
 class WatchedReadings:
     """The numbers of at most `max_count` readings, each watched for `keep` seconds.
 
-    A number is lost when all checks within `grace` seconds missed it. A failed check restarts that
-    time: while reads fail, a missing reading proves nothing.
+    A number is lost when checks have missed it for `grace` seconds. A failed check restarts this
+    period, because it does not tell whether the reading is there.
     """
 
     def __init__(self, *, grace: float, keep: float, max_count: int) -> None:
@@ -60,7 +60,7 @@ class WatchedReadings:
         ]
 
     def resume(self, found: Iterable[int], counted: Iterable[int], now: float) -> None:
-        """Continue the work of an earlier process: watch the numbers from the smallest found on.
+        """Continue the work of an earlier process: watch the numbers in and between `found`.
 
         Numbers that the earlier process `counted` are not reported again.
         """
@@ -85,7 +85,7 @@ class WatchedReadings:
         return now - watched.sent_at
 
     def check(self, counts: Mapping[int, int], now: float) -> CheckResult:
-        """Compare the watched numbers with how often each was read."""
+        """Return what a check found out. `counts` says how often each number was read."""
         result = CheckResult()
         for number, watched in self._watched.items():
             count = counts.get(number, 0)

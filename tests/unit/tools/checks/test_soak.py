@@ -168,8 +168,8 @@ def test_an_answer_after_the_timeout_is_a_failure() -> None:
     ("options", "sentence"),
     [
         (["--url", "ftp://x"], "--url: the URL must have the form http(s)://host[:port][/path]\n"),
-        (["--url", "http://x", "--devices", "0"], "--devices must be 1 or more"),
-        (["--url", "http://x", "--rate", "nan"], "--rate from above 0"),
+        (["--url", "http://x", "--devices", "0"], "--devices must be at least 1"),
+        (["--url", "http://x", "--rate", "nan"], "--rate must be above 0"),
     ],
 )
 def test_invalid_arguments_are_refused(

@@ -1,4 +1,4 @@
-"""The `iot-sensor` command: one module per subcommand for operators.
+"""The `iot-sensor` command. Most subcommands have a module here, which adds their arguments.
 
-A subcommand that talks to Kubernetes belongs in `cluster`, one that sends readings in `checks`.
+The larger subcommands do their work in the packages beside this one.
 """

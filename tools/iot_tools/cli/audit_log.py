@@ -52,10 +52,9 @@ def _verify(parsed: argparse.Namespace) -> int:
             checked = check_audit(connection, stores.audit_keys(), published)
     if published is None and checked.head is not None:
         raise AuditFaultError(
-            f"the chain is whole up to {checked.head}, but Redis has no published head, so nobody "
-            "can tell whether records are missing at the end of the chain. A running writer "
-            "publishes the head within seconds. To check the end, pass an older head from a "
-            "writer's log (--head)"
+            f"the chain is whole up to {checked.head}, but later records may be missing: "
+            "Redis has no published head to compare with. Pass an older head from a writer's log "
+            "(--head). A running writer publishes the current head within seconds"
         )
     head, pending = checked.head or "none", checked.pending
     print(f"the audit log is whole: head {head}; records not chained yet: {pending}")
@@ -66,7 +65,8 @@ def _published(stores: CommandStores) -> AuditHead | None:
     try:
         return stores.audit_head.read()
     except ValueError as error:
-        raise AuditFaultError(f"Redis, {stores.names.audit_head}: {error}") from None
+        name = stores.names.audit_head
+        raise AuditFaultError(f"the published head in Redis ({name}) is invalid: {error}") from None
 
 
 def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
@@ -89,8 +89,8 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
             sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
     if unreadable:
         raise IotError(
-            f"{unreadable} records can't be decrypted with the audit keys: they were changed, or a "
-            "key is missing; see `iot-sensor audit verify`"
+            f"{unreadable} records can't be decrypted: the records were changed, or an audit key "
+            "is missing; see `iot-sensor audit verify`"
         )
     return 0
 
@@ -112,13 +112,19 @@ def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
 
 
 def _lost_head(stores: CommandStores, connection: Connection) -> str:
-    """Return the published head. Raises `IotError` if the database has it."""
+    """Return the published head as text, or "(damaged)" if it can't be parsed.
+
+    Raises:
+        IotError: Redis has no published head, or the database has that head.
+    """
     try:
         published = stores.audit_head.read()
     except ValueError:
         return "(damaged)"
     if published is None:
-        raise IotError("Redis has no published head: a running writer publishes the current head")
+        raise IotError(
+            "nothing to accept: Redis has no published head; a running writer publishes one"
+        )
     if has_link(connection, published):
-        raise IotError("the database has the published head: there is nothing to accept")
+        raise IotError("nothing to accept: the database has the published head")
     return str(published)

@@ -1,4 +1,4 @@
-"""Records changes of tokens and keys in the audit log, where the environment names Postgres."""
+"""Records changes of tokens and keys in the audit log, if the environment names a Postgres."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ def has_stores() -> bool:
 def record_if_configured(
     command: str, event: AuditEvent, keys: Callable[[], WriterKeys] | None = None
 ) -> None:
-    """Write a change to the audit log, if the environment is that of a writer.
+    """Write a change to the audit log, if the environment names a Postgres.
 
     The change is already made, because a token must be revocable while a store is unavailable. So
     an error here is only a warning.

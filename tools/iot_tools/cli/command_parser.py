@@ -1,4 +1,4 @@
-"""The parser of a command: its help says what it does and ends with an example."""
+"""The parser of `iot-sensor` and of its subcommands."""
 
 import argparse
 import textwrap
@@ -77,7 +77,7 @@ else:  # argparse's class is generic for type checkers only
 
 
 class _Subcommands(_Base):
-    """Subcommands that describe themselves with the line that the list of commands shows."""
+    """Subcommands, each described by its line in the list of commands."""
 
     def add_parser(self, name: str, **options: Any) -> CommandParser:
         """Add a subcommand. The default of `description` is `help`."""

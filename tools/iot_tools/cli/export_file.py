@@ -96,7 +96,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _nothing(client: Client, password: str, query: str) -> str:
-    """Say what holds no readings: the range of time, or the vault."""
+    """Return why there is nothing to export: the range of time is empty, or the whole vault."""
     if query and any(page.readings for page in ServicePages(client, password).pages()):
         return "no readings in this range"
     return "no readings under this password"
@@ -104,7 +104,7 @@ def _nothing(client: Client, password: str, query: str) -> str:
 
 def _form(parsed: argparse.Namespace) -> ExportForm:
     if parsed.file == Path("-"):
-        raise SettingsError("-: the export writes a file, not standard output; name the file")
+        raise SettingsError("-: an export to standard output is not supported; name a file")
     form = parsed.format or FORMATS.get(parsed.file.suffix.lower())
     if form is None:
         raise SettingsError(
@@ -126,7 +126,7 @@ def _query(parsed: argparse.Namespace) -> str:
 
 
 def _moment(option: str, text: str | None) -> Decimal | None:
-    """Return microseconds since 1970."""
+    """Return the time `text` in microseconds since 1970; None if the option is not given."""
     if text is None:
         return None
     if _MILLISECONDS.fullmatch(text):

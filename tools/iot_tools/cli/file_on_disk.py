@@ -24,10 +24,10 @@ class StoredText(Protocol):
         """
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by what `change` returns for it, as a whole or not at all.
+        """Replace the text by `change(text)`, as a whole or not at all.
 
-        Concurrent changes are not lost: `change` may be called again. When it raises, the text is
-        not changed.
+        Concurrent changes are not lost: after one, `change` is called again. If `change` raises,
+        the text stays as it is.
 
         Raises:
             SettingsError: the text can't be written.

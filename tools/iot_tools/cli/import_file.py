@@ -71,7 +71,7 @@ def _import(parsed: argparse.Namespace) -> int:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things, as in `1 row` and `2 rows`."""
+    """Return text such as `1 row` or `2 rows`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

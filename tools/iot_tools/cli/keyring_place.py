@@ -1,4 +1,4 @@
-"""Where a keyring and the writers' keys derived from it are: files, or Secrets of a cluster."""
+"""The place of a keyring and of the writers' keys derived from it: files or Secrets."""
 
 import argparse
 import os
@@ -85,7 +85,7 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return a retired master key whose derived keys the writers still have."""
+        """Return the newest retired master key from which writers still have keys; else None."""
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):
             return None
@@ -101,7 +101,7 @@ class KeyringPlace:
 
 
 def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
-    """Add the options that name a place. `writer_keys`: the command changes the keyring."""
+    """Add the options that name the keyring, and with `writer_keys` also the writers' keys."""
     where = action.add_mutually_exclusive_group()
     where.add_argument("--keyring", type=Path, help=f"keyring file; default: {VARIABLE}")
     where.add_argument("--secret", help="Secret with the keyring in the cluster, instead of a file")

@@ -80,7 +80,7 @@ def _add_options(
 def _rotating(action: str) -> Callable[[argparse.Namespace], int]:
     """Return an action of `rotating_keys`.
 
-    The module is imported when the action runs: it needs the drivers of both stores, which take
+    The module is imported when the action runs: it imports the drivers of both stores, which takes
     three times as long as `keys create`.
     """
 

@@ -27,7 +27,7 @@ def main(
     """Run one subcommand. Return 2 when a setting or an option is wrong, 1 for other errors.
 
     An error is reported as one line on stderr. After Ctrl-C, return 130 as shells do. `imported` is
-    called before the subcommand runs, when its modules are imported.
+    called after the imports, before the subcommand runs.
     """
     try:
         command = _loaded(arguments)
@@ -62,8 +62,8 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command that `arguments` begin with, or of all commands if None.
 
-    Without a command, or for `--help` before it, the parser only lists the commands, which imports
-    none of them: the imports take four times as long as the rest of `iot-sensor --help`.
+    Without arguments, or with `--help` alone, the parser only lists the commands and imports none
+    of them: the imports would take four times as long as the rest of `iot-sensor --help`.
     """
     parser = CommandParser(
         prog=PROGRAM,
@@ -87,7 +87,7 @@ def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def _imported(module: str, function: str) -> AddArguments:
-    """Return a function that imports a module when the arguments of its command are added."""
+    """Return an `AddArguments` that imports the module when it is called."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         getattr(importlib.import_module(module), function)(parser)

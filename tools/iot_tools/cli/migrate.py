@@ -52,7 +52,7 @@ class PostgresAt:
     """A Postgres server. Its messages never contain the password."""
 
     def __init__(self, url: str) -> None:
-        """Raises `SettingsError` when the URL is invalid, without repeating it."""
+        """Raises `SettingsError` when the URL is invalid. The message does not contain the URL."""
         self.conninfo, self.where, self._password = _read(url)
 
     def wait(self, seconds: float) -> None:
@@ -86,7 +86,7 @@ class PostgresAt:
 
 
 def _read(url: str) -> tuple[str, str, str]:
-    """Return the conninfo with a timeout, its public part, and the password."""
+    """Return the conninfo with a timeout, the `host:port/database` in it, and the password."""
     parts = url_parts(url)
     port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
     where = f"{parts.get('host') or 'localhost'}:{port}/{database}"

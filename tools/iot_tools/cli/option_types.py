@@ -40,9 +40,9 @@ def fraction(text: str) -> float:
 
 
 def positive_integer(text: str) -> int:
-    """Parse an integer from 1."""
+    """Parse a positive integer."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
 
 

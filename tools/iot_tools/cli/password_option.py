@@ -38,10 +38,11 @@ def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.envi
 
 
 def ask(what: str, *, instead: str) -> str:
-    """Ask for a password on the terminal, without showing it.
+    """Ask for the password `what` on the terminal, without showing it, and return it.
 
     Raises:
-        SettingsError: there is no terminal, and `instead` tells what to use; or none was entered.
+        SettingsError: no password was entered, or there is no terminal. In that case, the message
+            says to use `instead`.
     """
     if not sys.stdin.isatty():
         raise SettingsError(f"there is no terminal to ask for the {what}: use {instead}")

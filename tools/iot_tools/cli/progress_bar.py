@@ -18,7 +18,7 @@ from iot_tools.transfer.importer import Progress as Report
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """Yield a function that shows what is under way, how much is done, and of how many."""
+    """Yield a function that shows progress: what is under way, how much is done, and the total."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),

@@ -25,10 +25,10 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def checked_url() -> Iterator[None]:
-    """Report an invalid URL, for which the block raises `ValueError`, as an error in `--url`.
+    """Name the option `--url` in the error of an invalid URL.
 
     Raises:
-        SettingsError: the URL is invalid.
+        SettingsError: the block raised `ValueError`, because the URL is invalid.
     """
     try:
         yield

@@ -10,9 +10,9 @@ _SHUTDOWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ShutdownRequested(KeyboardInterrupt):
-    """A signal requested the shutdown of this command. `code` is the exit status for it.
+    """A signal requested the shutdown of this command, which should exit with the status `code`.
 
-    A `KeyboardInterrupt`, because psycopg cancels a running statement for that exception only.
+    It extends `KeyboardInterrupt`, because psycopg cancels a running statement for that one only.
     """
 
     def __init__(self, number: int) -> None:
@@ -23,14 +23,13 @@ class ShutdownRequested(KeyboardInterrupt):
 class ShutdownSignals:
     """A context that turns signals into a request for shutdown. For the main thread.
 
-    Handlers are needed even where the default would do: the kernel sends process 1 of a container
-    no signal that it does not handle.
+    It handles every such signal, because process 1 of a container gets only signals it handles.
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:
-        """With `interrupt`, every signal raises `ShutdownRequested` wherever the command is.
+        """With `interrupt`, every signal raises `ShutdownRequested` at once.
 
-        Otherwise the command polls `requested`, or calls `check`.
+        Without it, the command polls `requested`, or calls `check`.
         """
         self._interrupt = interrupt
         self._number: int | None = None

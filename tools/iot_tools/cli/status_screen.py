@@ -24,7 +24,10 @@ _FIXED_LINES = 18
 def screen(
     status: Part | None, url: str, problem: str = "", *, height: int | None = None
 ) -> RenderableType:
-    """Return the screen. With a `height`, tables are cut and lines do not wrap, so that it fits."""
+    """Return the screen. `problem` is why the last request failed.
+
+    With a `height`, tables are cut and lines do not wrap, so that the screen fits.
+    """
     parts: list[RenderableType] = [_title(status, url, problem)]
     if status is None:
         return Group(*parts)
@@ -218,7 +221,10 @@ def _table(*headings: str, long: str) -> Table:
 
 
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
-    """Add lines, at most `rows`, each one line high if their number is limited."""
+    """Return the table with the first `rows` lines, and how many of `total` are left out.
+
+    With `rows`, each line is cut so that it does not wrap.
+    """
     shown = lines[:rows]
     for line in shown:
         cells = [Text(cell) if isinstance(cell, str) else cell for cell in line]

@@ -20,7 +20,7 @@ from iot_stores.stores import Stores
 
 
 class CommandStores(Stores):
-    """The stores of one command. `watch` refuses a Redis that belongs to another installation."""
+    """The stores of one command."""
 
     def __init__(self, command: str, keys: Callable[[], WriterKeys] | None = None) -> None:
         """Read the settings. Postgres shows `iot-sensor <command>` in pg_stat_activity.

@@ -36,7 +36,7 @@ def token_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ
     else:
         token = parsed.token or environ.get(VARIABLE, "")
     if not _PRINTABLE.fullmatch(token):
-        raise SettingsError("the token has a character that is not allowed: a space or non-ASCII")
+        raise SettingsError("the token has a space, a control character or a non-ASCII character")
     return token
 
 
@@ -44,7 +44,7 @@ def read_secret(path: Path, what: str, *, may_be_empty: bool = False) -> str:
     """Read a token or a password from a file.
 
     Raises:
-        SettingsError: the file can't be read, or is empty and must not be.
+        SettingsError: the file can't be read, or is empty (allowed with `may_be_empty`).
     """
     secret = read_text(path).strip()
     if not secret and not may_be_empty:

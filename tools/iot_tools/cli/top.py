@@ -80,7 +80,7 @@ def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
     """Show the status again and again. Continue after a failed request that may succeed later.
 
     Raises:
-        IotError: the only request failed, or the service refuses the token.
+        IotError: the service answered 401, 403 or 404; or, with `--once`, the request failed.
     """
     status: dict[str, Any] | None = None
     while True:
@@ -105,7 +105,7 @@ def _ask(client: Client) -> dict[str, Any]:
     except ValueError:
         status = None
     if not isinstance(status, dict) or "stores" not in status:
-        raise NoResponseError("the answer to GET /api/status is not a status")
+        raise NoResponseError("the response is not from iot-sensor")
     return status
 
 

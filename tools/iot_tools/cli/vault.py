@@ -75,7 +75,7 @@ def _erase(parsed: argparse.Namespace) -> int:
 
 
 def _confirm() -> None:
-    """Ask whether to erase a vault."""
+    """Ask whether to erase a vault. Raises `SettingsError` unless the user agrees."""
     if not sys.stdin.isatty():
         raise SettingsError("there is no terminal to ask for confirmation; use --yes")
     try:
@@ -93,7 +93,7 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 
 
 def _reason(error: ClientError, unknown: str) -> str:
-    """Return why a request failed. `unknown` tells what may have happened without an answer."""
+    """Return why a request failed. `unknown` is added if it may have succeeded all the same."""
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     return error.reason

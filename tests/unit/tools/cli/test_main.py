@@ -131,7 +131,7 @@ def test_garbage_is_collected_only_while_the_command_runs() -> None:
     [
         (["dance"], "invalid choice: 'dance'"),
         (["simulate"], "required: --url"),
-        (["simulate", "--url", "http://x", "--devices", "0"], "must be an integer from 1"),
+        (["simulate", "--url", "http://x", "--devices", "0"], "must be a positive integer"),
         (["simulate", "--url", "http://x", "--rate", "fast"], "must be above 0 and at most 100000"),
         (["simulate", "--url", "http://x", "--rate", "nan"], "must be above 0 and at most 100000"),
         (["keys"], "required: action"),

@@ -46,7 +46,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", ["two words", "a\r\nX-More: b", "é"])
 def test_a_token_that_is_no_header_value_is_refused(token: str) -> None:
-    with pytest.raises(SettingsError, match="the token has a character") as caught:
+    with pytest.raises(SettingsError, match="the token has a space, a control character") as caught:
         token_of(parse("--token", token), {})
     assert token not in str(caught.value)
 

@@ -20,7 +20,7 @@ from support.kube_api import KubeApi
         (["--ports", "r=6379"], "--ports must be SECRET:KEY=PORT[,PORT], not r=6379"),
         (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),
         ([*TOKENS, "--token", "x=fly"], "--token: unknown scope"),
-        ([*TOKENS, "--token", "devices=read"], "--token: the same name is given twice"),
+        ([*TOKENS, "--token", "devices=read"], "--token: a name is given twice: devices"),
         (
             [*TOKENS, "--token", "probe=read", "--probe", "p"],
             "--token: a token named probe exists already",

@@ -86,7 +86,7 @@ def _create(parsed: argparse.Namespace) -> int:
 
 
 def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the scopes of each first token. Check them before any request to the cluster."""
+    """Return the scopes of each first token. Raises `SettingsError` if they are invalid."""
     from iot_cipher.tokens import new_token  # noqa: PLC0415 -- only where it is needed
 
     from .first_secrets import tokens_text  # noqa: PLC0415
@@ -97,13 +97,14 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
         tokens_text(scopes, values, {"token": new_token()} if parsed.probe else {})
     except IotError as error:
         raise SettingsError(f"--token: {error}") from None
-    if len(scopes) < len(parsed.token):
-        raise SettingsError("--token: the same name is given twice")
+    names = [name for name, _ in parsed.token]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"--token: a name is given twice: {', '.join(twice)}")
     return scopes
 
 
 def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
-    """Return the open ports for each URL."""
+    """Return the Secret and key of each URL, and the ports that are open for it."""
     found = []
     for reference, listed in parsed.ports:
         secret, colon, key = reference.partition(":")

@@ -61,7 +61,9 @@ def _from_pod(
         loader.load_and_set(settings)
         return (account / "namespace").read_text(encoding="utf-8").strip() or None
     except ConfigException as error:
-        raise SettingsError(f"the pod's service account in {account}: {error}") from None
+        raise SettingsError(
+            f"the pod's service account in {account} can't be used: {error}"
+        ) from None
     except FileNotFoundError:
         return None
 

@@ -75,7 +75,7 @@ def token_values(name: str, names: Sequence[str]) -> FirstSecret:
 
 
 def probe(name: str, *, token: bool) -> FirstSecret:
-    """Return the Secret of probe and canary. Without tokens its token is empty."""
+    """Return the Secret of probe and canary. Its token is empty unless `token` is set."""
     return FirstSecret(
         name=name,
         keys=["token", "password"] if token else ["password"],
@@ -112,7 +112,7 @@ def postgres(name: str, host: str) -> FirstSecret:
 def tokens_text(
     scopes: Mapping[str, Sequence[str]], values: Content, probe_content: Content
 ) -> str:
-    """Return the tokens.json for the tokens in the two Secrets.
+    """Return the tokens.json for the first tokens, in `values`, and for the token of the probe.
 
     Raises:
         SettingsError: a name, a scope or a token is invalid.

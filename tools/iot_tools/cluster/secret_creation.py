@@ -34,7 +34,7 @@ ANNOTATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SecretRequest:
-    """The names of the Secrets to create. None: do not create this one."""
+    """The names of the Secrets to create. A Secret without a name is not created."""
 
     keyring: str | None = None
     writer_keys: str | None = None

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class ClusterError(IotError):
-    """The cluster refuses a request, or is not as it must be. The message says what to do."""
+    """The cluster refused a request, or an object in it is wrong. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class SecretObject:
 
 
 class SecretObjects:
-    """The Secrets of a namespace. Requests are retried after no response, 401, 429 and 5xx.
+    """The Secrets of a namespace.
 
-    All methods raise `ClusterError` when the retries fail, or when the server refuses.
+    A request is retried if it gets no response, or the status 401, 429 or 5xx. All methods raise
+    `ClusterError` when the retries fail, or when the server refuses the request.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class SecretObjects:
         return True
 
     def _retry(self, verb: str, name: str, send: Callable[[], T]) -> T:
-        """Send a request, with retries. Raise the `ApiException` of a 404 or 409 for the caller."""
+        """Return the result of a request, with retries. Raises `ApiException` for 404 and 409."""
         until = self._clock() + self._patience
         pause = _FIRST_PAUSE
         while True:
@@ -136,7 +137,7 @@ class SecretObjects:
             pause = min(2 * pause, _MAX_PAUSE)
 
     def _temporary_failure(self, verb: str, name: str, error: ApiException) -> str:
-        """Describe a temporary failure. Raise `ClusterError` if a retry can't help."""
+        """Return a text about a temporary failure. Raises `ClusterError` if a retry can't help."""
         if error.status == 0:  # TLS
             return f"can't be reached: {' '.join(str(error.reason).split())}"
         message = _message(error)

@@ -24,7 +24,7 @@ class TextInSecret:
         self._about = about
 
     def read(self) -> str | None:
-        """Return the text, or None if the Secret has no such entry."""
+        """Return the text, or None if the Secret or its key does not exist."""
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:
@@ -53,7 +53,7 @@ class TextInSecret:
 
 
 def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
-    """Open a tokens.json in the configured cluster. Progress goes to stderr, tokens to stdout."""
+    """Open a tokens.json in the configured cluster."""
     return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
 
 
@@ -68,7 +68,7 @@ def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextI
 
 
 def create_keyring_secret(secret: str, namespace: str | None) -> None:
-    """Create a Secret with a new keyring unless it exists, as the chart's Job does."""
+    """Create a Secret with a new keyring, as the chart's Job does. An existing Secret stays."""
     SecretCreation(_open(namespace), SecretRequest(keyring=secret)).run()
 
 
@@ -76,5 +76,5 @@ def _open(namespace: str | None) -> SecretObjects:
     return SecretObjects(
         connect(namespace),
         patience=_PATIENCE,
-        report=lambda line: print(line, file=sys.stderr),
+        report=lambda line: print(line, file=sys.stderr),  # a new token goes to stdout
     )

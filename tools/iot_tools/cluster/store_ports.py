@@ -21,9 +21,9 @@ def ports_value(url: str) -> str:
 
 
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
-    """Return the ports of a URL that are not open. Return [] for an invalid URL.
+    """Return the ports of a URL that are not in `opened`; [] for an invalid URL.
 
-    The port of a master behind Sentinels is not known.
+    The ports of Sentinels are checked, not that of the master, which the URL does not contain.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)

@@ -42,8 +42,8 @@ class Counts:
 class Device:
     """Sends the readings of one sensor, in order, and keeps them until they are acknowledged.
 
-    So a restart of the service loses none. Its memory is bounded: if the service stays away, it
-    drops the oldest readings and logs that.
+    So a restart of the service loses no reading. The memory of a device is bounded: if the service
+    stays away, the device drops the oldest readings and logs that.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Device:
         capacity: int = _CAPACITY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`batch` is the maximum number of readings in a request."""
+        """Maximum numbers of readings: `batch` in a request, `capacity` kept by the device."""
         self.name = name
         self.counts = Counts()
         self.queue = DroppingQueue(capacity)
@@ -70,7 +70,7 @@ class Device:
 
     @property
     def finished(self) -> bool:
-        """Whether all readings of a limited simulation are acknowledged."""
+        """Whether the sensor has reached its limit, and no reading waits."""
         return self._sensor.finished and self.queue.first() is None
 
     def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:

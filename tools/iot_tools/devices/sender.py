@@ -18,11 +18,13 @@ _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 
 
 def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
-    """Send readings in batches. Return how many there were: all of them are acknowledged.
+    """Send readings in batches. Return their number once all are acknowledged.
+
+    Every error says how many readings were acknowledged before it.
 
     Raises:
-        SettingsError: the readings raised it. IotError: readings were not acknowledged. Both
-            messages say how many were acknowledged before.
+        SettingsError: `readings` raised it.
+        IotError: readings were not acknowledged.
     """
     sent, before = 0, ""
     try:
@@ -40,7 +42,7 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
 def send_through(
     path: Path, client: Client, readings: Iterable[dict[str, Any]], *, wait_seconds: float
 ) -> str:
-    """Store readings in an outbox file, send its readings, and return the result.
+    """Store readings in an outbox file, send all readings in it, and return the result as text.
 
     What is not acknowledged within `wait_seconds` stays in the file.
 
@@ -59,8 +61,8 @@ def send_through(
     refused = [each for each in rejected if each.id not in before]
     if refused:
         raise IotError(
-            f"{path}: the service refused {counted(len(refused))}, kept in the file "
-            f"(Outbox.rejected() of the Python client): {refused[0].reason}"
+            f"{path}: the service refused {counted(len(refused))}: {refused[0].reason}; the file "
+            "keeps what was refused: see Outbox.rejected() of the Python client"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""
@@ -123,9 +125,11 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
 
 
 def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]:
-    """Yield a reading for each line of JSON: a reading with `freeform`, or what `freeform` holds.
+    """Yield a reading for each line of JSON.
 
-    `taken_at` applies to lines without `interrogator_time`. Raises `SettingsError`.
+    A line is a reading if it is an object with `freeform` and no members but those of a reading.
+    Any other line is the `freeform` of a reading. `taken_at` applies to readings without
+    `interrogator_time`. Raises `SettingsError` if a line is not JSON.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -140,5 +144,5 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
 
 
 def _time(taken_at: str) -> int | str:
-    """Return the time as the service takes it, which refuses an invalid one."""
+    """Return the time to send: in µs for `now`, else `taken_at`, which the service checks."""
     return round(time.time() * 1_000_000) if taken_at == "now" else taken_at

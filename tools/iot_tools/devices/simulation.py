@@ -23,7 +23,7 @@ _REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What to send. Each device sends as scheduled: `readings` readings, or without end."""
+    """What to send. Each device follows `schedule`, and stops after `readings` if given."""
 
     url: str
     password: str

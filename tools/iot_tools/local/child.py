@@ -52,7 +52,7 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` returns whether the process works. `inherit`: files it keeps open."""
+        """`ready` returns whether the process works. It inherits the file descriptors `inherit`."""
         self.program = program
         self._ready = ready
         self._inherit = tuple(inherit)
@@ -67,7 +67,7 @@ class Child:
         """Start the process without waiting. The log receives its output.
 
         Raises:
-            LaunchError: the process can't be started; `pid` is still the pid of the last one.
+            LaunchError: the process can't be started; `pid` keeps its value.
         """
         try:
             self._process = self._launched()

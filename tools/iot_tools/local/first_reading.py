@@ -17,7 +17,7 @@ _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all t
 
 
 class FirstReading:
-    """Waits until a reading taken after `since` (as of `time.time`) can be read back.
+    """Waits until a reading taken after `since`, a time of `time.time`, can be read back.
 
     With `send`, this object sends the reading; otherwise a device does.
     """
@@ -41,9 +41,9 @@ class FirstReading:
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
-        """Read until the reading is back. Return False after `patience` s or a refusal.
+        """Read until the reading is back. Return False after `patience` seconds or a refusal.
 
-        `pause` may raise.
+        `pause` is called between two reads, and may raise.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

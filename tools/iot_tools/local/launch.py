@@ -1,7 +1,7 @@
 """Runs a program that the kernel ends when its parent process dies.
 
-This is a script, run as `python -I -S launch.py ...`, because a `preexec_fn` runs between fork and
-exec, where a parent with threads can't safely run Python.
+This is a script, run as `python -I -S launch.py ...`, and not a `preexec_fn`: between fork and
+exec, a process whose parent has threads can't safely run Python.
 
 Arguments: the pid of the parent, the signal to receive when the parent dies, the uid to run as
 (-1: unchanged), the program and its arguments. The script execs the program: same pid, same open

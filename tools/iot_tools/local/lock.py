@@ -11,10 +11,10 @@ class DirectoryInUseError(Exception):
 
 
 class DirectoryLock:
-    """An exclusive lock on a directory. Every process with the open lock file holds the lock.
+    """An exclusive lock on a directory. A child that inherits `fileno()` holds the lock too.
 
-    A child that inherits `fileno()` holds the lock too. The directory stays locked until the last
-    of these processes has ended, even if the process that took the lock was killed.
+    The directory stays locked until all these processes have ended, even if the process that took
+    the lock was killed.
     """
 
     def __init__(self, directory: Path) -> None:

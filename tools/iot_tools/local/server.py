@@ -14,8 +14,8 @@ _LOCK_SECONDS = 10.0
 class Server(ABC):
     """A server with a data directory that no other process uses.
 
-    The address (`url`) of one object stays the same when the server is stopped, killed and started.
-    The directory is created if missing, with mode 0700.
+    `url` stays the same when the server is stopped or killed, and started again. The directory is
+    created if missing, with mode 0700.
     """
 
     name: str
@@ -32,11 +32,11 @@ class Server(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Return whether the server accepts connections, within a second."""
+        """Return whether the server accepts connections. The check takes at most a second."""
 
     @abstractmethod
     def _prepare(self) -> Program:
-        """Prepare the data directory and return the program. The lock is held meanwhile."""
+        """Prepare the data directory and return the program to run. The caller holds the lock."""
 
     def spawn(self) -> None:
         """Start the server without waiting. Do nothing if the server already runs.

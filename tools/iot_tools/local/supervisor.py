@@ -59,7 +59,7 @@ class Supervisor:
         self._watched: list[_Watched] = []
 
     def start(self, parts: Iterable[Part], seconds: float = 60.0) -> None:
-        """Start parts at once and wait until all are ready.
+        """Start all parts, then wait until all are ready.
 
         Raises:
             LaunchError: a part ended, or was not ready in time. Call `stop` for the started parts.
@@ -125,7 +125,7 @@ class Supervisor:
 
 
 def _check_started(part: Part, *, late: bool) -> None:
-    """Raise `LaunchError` with the end of the log if the part ended or is late."""
+    """Raise `LaunchError` with the end of the log if the part ended, or is `late` and not ready."""
     if not part.running:
         raise LaunchError(f"{part.name} did not start ({part.ending}):\n{part.log_tail()}")
     if late and not part.ready():

@@ -6,7 +6,7 @@ import time
 
 
 class Terminal:
-    """Prints lines, prefixed with the seconds since `started` (as of `time.time`).
+    """Prints lines, prefixed with the seconds since `started`, a time of `time.time`.
 
     A closed terminal is not an error, because the child processes must still be stopped.
     """

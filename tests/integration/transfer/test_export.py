@@ -411,7 +411,7 @@ def test_a_refused_command_leaves_nothing_behind(
     assert refused()[1] == f"{file} is a symbolic link: name the file that it points to\n"
     file.unlink()
     status, error = refused("--format", "csv", name=Path("-"))
-    assert (status, "not standard output" in error) == (2, True)
+    assert (status, "standard output is not supported" in error) == (2, True)
     assert [each.name for each in tmp_path.iterdir()] == ["run-001.csv"]
 
 

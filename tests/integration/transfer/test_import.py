@@ -280,7 +280,7 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     (tmp_path / "photo").write_bytes(b"\x89PNG\r\n")
     status, _, error = command("import", tmp_path / "photo")
     assert (status, error) == (
-        1, f"{tmp_path}/photo: is neither SQLite, CSV nor NDJSON; use --format if it is\n",
+        1, f"{tmp_path}/photo: unknown format; name it with --format (sqlite, csv, ndjson, json)\n",
     )  # fmt: skip
     with closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
         database.execute("CREATE TABLE other (id INTEGER)")

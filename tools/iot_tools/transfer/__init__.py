@@ -1,4 +1,4 @@
 """Import of readings from files, among them those of the old program, and export into files.
 
-Both talk to the API, so they run anywhere.
+Both use the API, so they run on any machine that can reach it.
 """

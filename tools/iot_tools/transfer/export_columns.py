@@ -34,14 +34,19 @@ _PREFIX = "freeform."
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns after `OWN`, each a member of `freeform`: name, joined by points, and type."""
+    """The columns of a file: `OWN`, then the columns for flattened members of `freeform`.
+
+    `members` has the name (its path, joined by points) and the type of each flattened member.
+    """
 
     members: tuple[tuple[str, Kind], ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns, each of them unique: `freeform.` precedes the name of a member
-        that is also in `OWN`, or that begins with `freeform.`.
+        """The names of all columns.
+
+        To be unique, the name of a member gets the prefix `freeform.` if it is also in `OWN`, or
+        already begins with `freeform.`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 
@@ -64,7 +69,7 @@ def _column_name(member: str) -> str:
 def flattened_columns(readings: Iterable[Reading]) -> Columns:
     """Return a column for each member of any `freeform`, in the order of their appearance.
 
-    Members of objects within objects are joined by a point. A list stays JSON text.
+    The name of a member of a nested object is its path, joined by points. A list becomes JSON text.
 
     Raises:
         IotError: there are too many members.
@@ -106,7 +111,7 @@ def _members(value: object, prefix: str = "", depth: int = 1) -> Iterator[tuple[
 
 
 def _unicode(text: str) -> str:
-    """Write half a surrogate pair as its escape: no encoding of a file can hold it."""
+    """Replace each lone surrogate with its escape, because UTF-8 can't encode surrogates."""
     return text.encode(errors="backslashreplace").decode()
 
 

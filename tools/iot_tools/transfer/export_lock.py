@@ -44,7 +44,7 @@ class ExportLock:
             self._file = None
 
     def _names(self, descriptor: int) -> bool:
-        """Whether the path still names the open file: the previous holder deletes it."""
+        """Return whether the path still names the open file, which a previous holder may delete."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""The spool of an export: readings that were fetched, on disk, until the files are written.
+"""The spool of an export: the fetched readings, on disk until the files are written.
 
-Each page is committed together with the cursor behind it, so an export that was killed continues
-with the next page. The columns of a flattened file are known only after the last reading.
+A page and the cursor of the next page are committed together, so an export that was killed
+continues with the next page. The files are written last, because the columns of a flattened file
+are known only after the last reading.
 """
 
 import json
@@ -31,7 +32,7 @@ class ExportSpool:
     """The readings of one export. One process at a time has the spool open."""
 
     def __init__(self, target: Path, selection: Mapping[str, object]) -> None:
-        """Open the spool of a file, or create it. `selection` tells what is exported.
+        """Open the spool of `target`, or create it. `selection` says what is exported.
 
         Raises:
             IotError: the spool can't be used, belongs to an export of other readings, or another
@@ -64,8 +65,8 @@ class ExportSpool:
         if found not in {None, wanted}:
             self._database.close()
             raise IotError(
-                f"{path} belongs to an interrupted export of other readings: continue that one, or "
-                "delete the file"
+                f"{path} belongs to an interrupted export of other readings: run that export "
+                "again, or delete the file"
             )
         self._save("selection", wanted)
         self._database.commit()
@@ -118,7 +119,7 @@ class ExportSpool:
             self._save("complete" if cursor is None else "cursor", cursor or "yes")
 
     def clear(self) -> None:
-        """Delete the readings: all are fetched again."""
+        """Delete the readings, so that all are fetched again."""
         with self._database:
             self._database.execute("DELETE FROM readings")
             self._database.execute("DELETE FROM state WHERE name IN ('complete', 'cursor')")
@@ -128,7 +129,7 @@ class ExportSpool:
         return cast("int", count)
 
     def readings(self) -> Iterator[Reading]:
-        """Yield all readings in the order of the service."""
+        """Yield all readings in the order in which they were added."""
         place = 0
         while rows := self._database.execute(
             "SELECT absolute_timestamp, freeform, id, interrogator_timestamp, relative_timestamp,"

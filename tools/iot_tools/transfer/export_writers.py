@@ -1,4 +1,4 @@
-"""The forms of exported files: CSV, NDJSON, Parquet, and the database of the old program."""
+"""The formats of exported files: CSV, NDJSON, Parquet, and the database of the old program."""
 
 import csv
 import sqlite3
@@ -157,7 +157,7 @@ def _moment(text: str) -> datetime:
 
 
 class LegacyWriter:
-    """A database of the old program, encrypted in its way."""
+    """A database of the old program, encrypted as the old program does it."""
 
     def __init__(self, path: Path, password: str) -> None:
         self._cipher = LegacyCipher(password)

@@ -77,11 +77,11 @@ class Exporter:
         self._password = password
 
     def fetch(self) -> int:
-        """Fetch the readings that the spool lacks. Return how many it has then.
+        """Fetch the readings that the spool lacks. Return the number of readings in the spool.
 
         Raises:
-            IotError: the service refuses, or is unavailable, or the disk is full. Run the export
-                again to continue. Or the spool belongs to another password.
+            IotError: the service refuses or is unavailable, the disk is full, or the spool belongs
+                to another password.
         """
         if self._spool.complete:
             self._check_password()
@@ -122,11 +122,11 @@ class Exporter:
         return paths
 
     def _check_password(self) -> None:
-        """Check that the readings of a complete spool are of this password.
+        """Check that a complete spool belongs to this password. Raises `IotError`.
 
-        The spool holds nothing that helps to guess a password. The service accepts a cursor only
-        with the password that it belongs to. Without a cursor, there was only one page, which is
-        fetched again.
+        The spool holds nothing that helps to guess a password, so the service checks: it accepts a
+        cursor only with the password of the cursor. A spool without a cursor has only one page,
+        which is deleted and fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()
@@ -191,7 +191,7 @@ class _Files:
         self.writer = self._open(unfinished)
 
     def finish(self) -> list[Path]:
-        """Give the files their names."""
+        """Give the files their final names, and return them."""
         self.writer.close()
         for path in self._paths.values():
             refuse_existing(path)

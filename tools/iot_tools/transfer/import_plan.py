@@ -1,4 +1,4 @@
-"""What is to be imported: the readings of a file that the service lacks."""
+"""The plan of an import: which readings of the file the service lacks."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ _BATCH = 10_000
 class ImportPlan:
     """The digests of a file's readings, and which of them the service has.
 
-    Both are multisets: of two equal readings in the file, the service may have one. The plan is a
-    temporary database on disk, so a file of any size takes little memory. It holds no reading.
+    Equal readings are counted: of two equal readings in the file, the service may have one. The
+    plan is a temporary database on disk, without the readings, so that it needs little memory.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class ImportPlan:
         self._database.close()
 
     def load(self, rows: Iterable[tuple[int, bytes]]) -> None:
-        """Take the place in the file and the digest of each reading."""
+        """Add the readings of the file: the place in it and the digest of each."""
         statement = "INSERT INTO rows (place, digest) VALUES (?, ?)"
         self._database.executemany(statement, rows)
         self._database.execute("CREATE INDEX absent ON rows (digest) WHERE NOT present")
 
     def compare(self, digests: Iterable[bytes]) -> None:
-        """Take the digests of all readings that the service has."""
+        """Compare the file with the digests of all readings that the service has."""
         self._database.execute("UPDATE rows SET present = 0 WHERE present")
         self._database.executemany(
             "UPDATE rows SET present = 1 WHERE place ="

@@ -42,7 +42,7 @@ class ImportRow:
     """The same JSON in canonical form: equal content gives equal text."""
 
     def body(self, password: str) -> bytes:
-        """Return the row of a PUT."""
+        """Return the reading as a line of the body of a PUT."""
         return msgspec.json.encode(
             {
                 "data": {
@@ -56,7 +56,7 @@ class ImportRow:
         )
 
     def digest(self) -> bytes:
-        """Return a digest that equal readings have in common, in a file and in the service."""
+        """Return the digest of the reading, the same as `reading_digest` of an equal reading."""
         return _digest(self.received, self.relative, self.interrogator, self.canonical)
 
 
@@ -77,7 +77,7 @@ def _digest(received: str, relative: int, interrogator: int, canonical: str) -> 
 
 
 def make_row(received: object, relative: object, interrogator: object, freeform: str) -> ImportRow:
-    """Check the values of a row. Raises `RowError`."""
+    """Return the row with these values. Raises `RowError` if one is invalid."""
     if received is None or received == "":
         raise RowError("absolute_timestamp is missing")
     try:
@@ -114,7 +114,7 @@ def row_of_json(data: Mapping[str, object]) -> ImportRow:
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     """Return the row of a CSV file of the old program or of `iot-sensor export`.
 
-    A file without the column `freeform` has its members as columns. Raises `RowError`.
+    If `freeform` is missing or empty, its members are the other columns. Raises `RowError`.
     """
     own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
     freeform = fields.get("freeform")
@@ -129,7 +129,7 @@ def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
 
 
 def _member(text: str) -> object:
-    """Return the value of a flattened member: a JSON value, a Python one, or else a text."""
+    """Return the value of a flattened member: JSON, `True` or `False` of Python, else a text."""
     if text in {"True", "False"}:
         return text == "True"
     try:
@@ -140,7 +140,7 @@ def _member(text: str) -> object:
 
 @lru_cache(maxsize=4096)
 def _received(text: str) -> str:
-    """Return the time of receipt from any form in which the old program's stores give it."""
+    """Return the time of receipt. The text may have any form of the old program's stores."""
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
             return absolute_timestamp(int(float(text)))

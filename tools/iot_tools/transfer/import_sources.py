@@ -43,10 +43,10 @@ class Source(Protocol):
 
 
 def open_source(path: Path, form: str | None, password: str) -> Source:
-    """Return a file of a given form, or of the form that it has.
+    """Open a file in the format `form`, or in the format that its first bytes show.
 
     Raises:
-        ImportFileError: the file can't be read, or its form is not known.
+        ImportFileError: the file can't be read, or its first bytes show no known format.
     """
     try:
         with path.open("rb") as file:
@@ -63,7 +63,7 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
         return NdjsonFile(path, password)
     if form == "json":
         return JsonFile(path, password)
-    raise ImportFileError(f"{path}: is neither SQLite, CSV nor NDJSON; use --format if it is")
+    raise ImportFileError(f"{path}: unknown format; name it with --format ({', '.join(FORMATS)})")
 
 
 def _form_of(head: bytes) -> str | None:
@@ -82,7 +82,7 @@ def _form_of(head: bytes) -> str | None:
 class LegacySqlite:
     """The old program's database, with the rows in the order of receipt.
 
-    The old program may still run: the file is only read, a row at a time.
+    The file is opened read-only, so the old program may still run.
     """
 
     def __init__(self, path: Path, password: str) -> None:
@@ -139,7 +139,7 @@ class LegacySqlite:
 
 
 class _TextFile:
-    """A file that holds readings as text, which are not encrypted."""
+    """A text file with readings that are not encrypted."""
 
     def __init__(self, path: Path, password: str) -> None:
         self._path = path
@@ -181,8 +181,7 @@ class CsvFile(_TextFile):
             raise ImportFileError(f"{self._path}: the first line is not UTF-8")
         if "absolute_timestamp" not in names:
             raise ImportFileError(
-                f"{self._path}: the first line of a CSV file names its columns, and "
-                "absolute_timestamp is not among them"
+                f"{self._path}: the first line must name the columns; absolute_timestamp is missing"
             )
         columns = Counter(CSV_NAMES.get(name, name) for name in names)
         if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:

@@ -5,11 +5,10 @@
 3. Send the others in chunks, each as one entry with an Idempotency-Key made from its readings, and
    wait until they are stored.
 
-A run that is killed leaves whole chunks, so the next run continues where it stopped. The service
-may not have stored the last chunks yet, so the next run does not find them and sends them again:
-with the same keys, which the service remembers. A key may also be remembered for readings that were
-erased since. So after a repeated chunk, the vault is compared again, and what is still absent gets
-another key.
+A run that is killed leaves whole chunks, so the next run continues where it stopped. If the last
+chunks are not stored yet, the next run sends them again, with the same keys, and the service does
+not store them twice. The service may also know a key whose readings were erased since. So after a
+repeated chunk, the vault is compared again, and readings that are still absent get new keys.
 """
 
 import hashlib
@@ -128,7 +127,7 @@ class Importer:
             if not absent:
                 return
         raise IotError(
-            "the service answered that it stored readings before, and does not return them; "
+            "the service says that it stored some readings before, but does not return them; "
             "run the import again"
         )
 
@@ -151,9 +150,9 @@ class Importer:
     def _compare(self) -> None:
         """Note which readings the service has.
 
-        A chunk that a killed run has sent may be stored while the vault is read, so a part of it
-        may be missing: it would be sent again, under another key. The next pass sees all of it. So
-        the vault is read until two passes find the same.
+        A chunk of a killed run may be stored while the vault is read. A pass then finds only a part
+        of the chunk, and the rest would be sent again, under another key. So the vault is read
+        until two passes find the same number of readings.
         """
         before = self.report.readings
         while True:
@@ -172,8 +171,7 @@ class Importer:
             done += len(page.readings)
 
     def _send_absent(self, number: int) -> bool:
-        """Send the readings that the service lacks. Return whether it had some of them after
-        all."""
+        """Send the readings that the service lacks. Return whether it may have got some before."""
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
         chunk, count = next(chunks, None), 0
@@ -187,7 +185,7 @@ class Importer:
         return repeated
 
     def _chunks(self) -> Iterator[_Chunk]:
-        """Yield places and rows. Runs that begin at the same row make the same chunks."""
+        """Yield chunks of absent readings. Runs that begin at the same row make the same chunks."""
         absent = self._plan.absent_places()
         wanted = next(absent, None)
         chunk: _Chunk = []
@@ -213,8 +211,10 @@ class Importer:
             yield chunk
 
     def _send(self, rows: _Chunk, number: int, *, wait: bool) -> bool:
-        """Send a chunk without the rows that the service refuses. Return whether it was accepted
-        before, as far as the service tells."""
+        """Send a chunk, without the rows that the service refuses.
+
+        Return whether the service may have accepted the chunk before.
+        """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
             # The place: other readings of the file may be equal.

@@ -48,7 +48,7 @@ class ServicePages:
         self._query = query
 
     def check(self, cursor: str) -> None:
-        """Check that the service returned a cursor for this password. Raises `IotError`."""
+        """Raise `IotError` unless the service returned this cursor for this password."""
         path = f"{self._path}?limit=1{self._query}&cursor={cursor}"
         checked(self._client, "POST", path, json=self._body)
 
@@ -69,7 +69,7 @@ class ServicePages:
 
 
 def checked(client: Client, method: str, path: str, *, json: object = None) -> Response:
-    """Send a request that may be repeated. Raises `IotError` unless it succeeds."""
+    """Return the response to a request that may be repeated. Raises `IotError` if it fails."""
     try:
         response = client.request(method, path, json=json)
         raise_for_status(response)

@@ -68,7 +68,7 @@ def test_a_row_that_is_not_utf_8_does_not_refuse_the_others(tmp_path: Path) -> N
 
 
 def test_a_program_is_no_file_of_readings() -> None:
-    with pytest.raises(ImportFileError, match="is neither SQLite, CSV nor NDJSON"):
+    with pytest.raises(ImportFileError, match="unknown format; name it with --format"):
         open_source(Path("/bin/ls"), None, PASSWORD)
 
 

@@ -75,7 +75,7 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return rows of name, used share and remedy: all exceeded limits, and at least four limits."""
+    """Return a row for each exceeded limit, but at least four rows: name, used share, remedy."""
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))
     return [(limit.name, share(limit), limit.remedy) for limit in limits[:shown]]

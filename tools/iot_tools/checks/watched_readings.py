@@ -60,9 +60,10 @@ class WatchedReadings:
         ]
 
     def resume(self, found: Iterable[int], counted: Iterable[int], now: float) -> None:
-        """Continue the work of an earlier process: watch the numbers in and between `found`.
+        """Continue the work of an earlier process.
 
-        Numbers that the earlier process `counted` are not reported again.
+        Watch all numbers from the smallest to the largest in `found`. Numbers that the earlier
+        process `counted` are not reported again.
         """
         numbers, known = set(found), set(counted)
         for number in range(min(numbers), max(numbers) + 1):

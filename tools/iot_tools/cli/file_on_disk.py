@@ -17,7 +17,7 @@ class StoredText(Protocol):
     name: str
 
     def read(self) -> str | None:
-        """Return the text, or None if the file does not exist.
+        """Return the text, or None if there is none.
 
         Raises:
             SettingsError: the text can't be read.
@@ -26,8 +26,8 @@ class StoredText(Protocol):
     def change(self, change: Callable[[str | None], str]) -> None:
         """Replace the text by `change(text)`, as a whole or not at all.
 
-        Concurrent changes are not lost: after one, `change` is called again. If `change` raises,
-        the text stays as it is.
+        Concurrent changes are not lost: `change` may be called again, with a newer text. If it
+        raises, the text stays as it is.
 
         Raises:
             SettingsError: the text can't be written.

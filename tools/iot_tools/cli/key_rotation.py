@@ -33,7 +33,7 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring, and what its keys wrap."""
+    """Changes a keyring, and encrypts data again with its primary key."""
 
     def __init__(
         self,

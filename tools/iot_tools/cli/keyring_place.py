@@ -36,7 +36,7 @@ class KeyringPlace:
         return self._required(self._stored.read())
 
     def change(self, change: Callable[[str], str]) -> None:
-        """Replace the keyring by what `change` returns for it, then derive the writers' keys."""
+        """Replace the text of the keyring by `change(text)`, then derive the writers' keys."""
         self.derive_writer_keys()  # refuses a wrong place before anything is changed
         self._stored.change(lambda text: change(self._required(text)))
         self.derive_writer_keys()

@@ -60,7 +60,7 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 
 
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """Build the parser of the command that `arguments` begin with, or of all commands if None.
+    """Build the parser for the command that `arguments` begin with, else for all commands.
 
     Without arguments, or with `--help` alone, the parser only lists the commands and imports none
     of them: the imports would take four times as long as the rest of `iot-sensor --help`.

@@ -41,8 +41,8 @@ def ask(what: str, *, instead: str) -> str:
     """Ask for the password `what` on the terminal, without showing it, and return it.
 
     Raises:
-        SettingsError: no password was entered, or there is no terminal. In that case, the message
-            says to use `instead`.
+        SettingsError: there is no terminal (the message says to use `instead`), or no password was
+            entered.
     """
     if not sys.stdin.isatty():
         raise SettingsError(f"there is no terminal to ask for the {what}: use {instead}")

@@ -12,7 +12,7 @@ _SHUTDOWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class ShutdownRequested(KeyboardInterrupt):
     """A signal requested the shutdown of this command, which should exit with the status `code`.
 
-    It extends `KeyboardInterrupt`, because psycopg cancels a running statement for that one only.
+    It extends `KeyboardInterrupt`, the only exception for which psycopg cancels a statement.
     """
 
     def __init__(self, number: int) -> None:
@@ -23,7 +23,7 @@ class ShutdownRequested(KeyboardInterrupt):
 class ShutdownSignals:
     """A context that turns signals into a request for shutdown. For the main thread.
 
-    It handles every such signal, because process 1 of a container gets only signals it handles.
+    Without its handlers, process 1 of a container would not receive these signals.
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:

@@ -93,7 +93,7 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 
 
 def _reason(error: ClientError, unknown: str) -> str:
-    """Return why a request failed. `unknown` is added if it may have succeeded all the same."""
+    """Return why a request failed. `unknown` is added if it may have succeeded."""
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     return error.reason

@@ -218,7 +218,10 @@ class SecretCreation:
         return f"{problem}{secret.remedy}" if content is not None and problem else problem
 
     def _lost_keyring(self, keyring: str) -> str | None:
-        """Refuse to replace a lost keyring: with new keys, all stored readings would seem gone."""
+        """Return why the lost keyring must not be replaced; None if it exists.
+
+        With new keys, all stored readings would seem gone.
+        """
         if self._content(keyring) is not None:
             return None
         tokens = self._request.tokens

@@ -119,7 +119,7 @@ class _Tag:
 
 
 def _interrogator(number: int) -> Measure:
-    """Return the function that measures for an RFID interrogator, which reads its tags in turn."""
+    """Return a function that measures like an RFID interrogator, which reads its tags in turn."""
     generator = random.Random(number)  # noqa: S311 -- movements of tags, no secrets
     tags = [
         _Tag(f"{number:08X}{tag:016X}", generator.uniform(8, 20), generator.random())
@@ -147,7 +147,7 @@ def _interrogator(number: int) -> Measure:
 
 
 def _accelerometer(number: int) -> Measure:
-    """Return the function that measures, in m/s², as an accelerometer on a walking person does."""
+    """Return a function that measures like an accelerometer on a walking person, in m/s²."""
     generator = random.Random(number)  # noqa: S311 -- noise, no secrets
     steps = generator.uniform(1.6, 2.1)  # a second
 
@@ -165,7 +165,7 @@ def _accelerometer(number: int) -> Measure:
 
 
 def _thermometer(number: int) -> Measure:
-    """Return the function that measures in a room: temperature in °C, relative humidity in %."""
+    """Return a function that measures in a room: temperature in °C, relative humidity in %."""
     generator = random.Random(number)  # noqa: S311 -- noise, no secrets
     base = generator.uniform(19, 23)
 

@@ -29,9 +29,9 @@ def _checked(result: int, what: str) -> None:
 def become(uid: int, libc: ctypes.CDLL) -> None:
     """Change from root to `uid` and keep only the capability to access any file.
 
-    PostgreSQL refuses to run as root. Another user can access neither its program nor its data
-    below root's home directory (mode 0700), and a wider mode would let other users in. So the
-    process keeps CAP_DAC_OVERRIDE as an ambient capability, which child processes inherit.
+    PostgreSQL refuses to run as root. Another user can access neither PostgreSQL nor its data below
+    root's home directory (mode 0700), and a wider mode would let other users in. So the process
+    keeps CAP_DAC_OVERRIDE as an ambient capability, which child processes inherit.
     """
     _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keeping capabilities")
     os.setgroups([])

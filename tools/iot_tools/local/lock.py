@@ -13,8 +13,8 @@ class DirectoryInUseError(Exception):
 class DirectoryLock:
     """An exclusive lock on a directory. A child that inherits `fileno()` holds the lock too.
 
-    The directory stays locked until all these processes have ended, even if the process that took
-    the lock was killed.
+    The directory stays locked until the last holder has ended, even if the process that took the
+    lock was killed.
     """
 
     def __init__(self, directory: Path) -> None:

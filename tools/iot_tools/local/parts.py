@@ -60,7 +60,7 @@ class Parts:
         return self.options.data_dir / "writer-keys"
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of all processes; complete once the servers have started."""
+        """Return the environment of all processes."""
         urls = {}
         if self.redis is not None:
             urls["IOT_REDIS_URL"] = self.redis.url
@@ -77,8 +77,7 @@ class Parts:
         Raises:
             SettingsError: a variable of the caller is wrong.
         """
-        # Before its first start the local database has no URL; any URL does here.
-        return settings.load({"IOT_POSTGRES_URL": "postgresql:", **self.environment()})
+        return settings.load(self.environment())
 
     def migration(self) -> Child:
         """Return the migration of the database schema, which ends by itself."""

@@ -39,7 +39,7 @@ _REPORTED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ExportForm:
-    """How the files look."""
+    """The format and the layout of the files."""
 
     form: str
     """One of the values of `FORMATS`."""
@@ -122,7 +122,7 @@ class Exporter:
         return paths
 
     def _check_password(self) -> None:
-        """Check that a complete spool belongs to this password. Raises `IotError`.
+        """Raise `IotError` unless the complete spool belongs to this password.
 
         The spool holds nothing that helps to guess a password, so the service checks: it accepts a
         cursor only with the password of the cursor. A spool without a cursor has only one page,

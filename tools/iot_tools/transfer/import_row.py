@@ -95,7 +95,7 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
 
 
 def row_of_json(data: Mapping[str, object]) -> ImportRow:
-    """Return the row of a JSON object: a reading as the API returns it, or a row of a PUT.
+    """Return the row of a JSON object: a reading as the API returns it, or as a PUT sends it.
 
     Raises `RowError`.
     """

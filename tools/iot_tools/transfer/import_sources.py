@@ -236,7 +236,7 @@ def _is_unicode(text: str) -> bool:
 
 
 class NdjsonFile(_TextFile):
-    """A file with one JSON object per line: readings as the API returns them, or rows of a PUT."""
+    """A file with one reading per line, as the API returns it or as a PUT sends it."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""

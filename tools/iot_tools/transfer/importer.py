@@ -1,4 +1,4 @@
-"""The import of a file: each of its readings is in the service once, however often it runs.
+"""The import of a file. It can be repeated: the service stores each reading only once.
 
 1. Read the file, check each row and note the digests of the readings (`ImportPlan`).
 2. Read the vault, and note which of these readings the service has.
@@ -69,7 +69,7 @@ class ImportReport:
         return self.readings + self.other_password + self.unusable.total()
 
     def refuse(self, row: int, reason: str) -> None:
-        """Count a row that can't be imported. Rows count from 1."""
+        """Count a row that can't be imported. The first row has the number 1."""
         kind = reason.partition(": ")[0]
         self.unusable[kind] += 1
         if len(self.examples) < _MAX_EXAMPLES:
@@ -132,7 +132,7 @@ class Importer:
         )
 
     def _digests(self) -> Iterator[tuple[int, bytes]]:
-        """Check all rows, and yield the readings' places and digests."""
+        """Check all rows, and yield the place and the digest of each reading."""
         total = self._source.count()
         for place, row in enumerate(self._source.rows()):
             if place % 1000 == 0:

@@ -91,7 +91,7 @@ class OutboxFile:
             try:
                 self._prepare()
             except BaseException:
-                self._close()
+                self._db.close()
                 raise
 
     def _prepare(self) -> None:
@@ -304,11 +304,7 @@ class OutboxFile:
                     with self._transaction():
                         self._db.execute("UPDATE state SET clean = 1")
             finally:
-                self._close()
-
-    def _close(self) -> None:
-        self._db.close()
-        self._space.close()
+                self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Counts]:

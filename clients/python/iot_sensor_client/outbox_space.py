@@ -49,13 +49,6 @@ class OutboxSpace:
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
         self._path = path
         self._database = database
-        self._folder = -1 if sys.platform == "win32" else os.open(path.parent, os.O_RDONLY)
-
-    def close(self) -> None:
-        """Close the file descriptor of the folder. Idempotent."""
-        folder, self._folder = self._folder, -1
-        if folder >= 0:
-            os.close(folder)
 
     @contextmanager
     def room_for(self, added: int) -> Iterator[None]:
@@ -91,23 +84,17 @@ class OutboxSpace:
         if sys.platform == "win32":
             yield
             return
+        folder = os.open(self._path.parent, os.O_RDONLY)
         try:
             try:
-                self._lock_folder()
+                _lock(folder)
                 yield
             finally:
-                fcntl.flock(self._folder, fcntl.LOCK_UN)
+                fcntl.flock(folder, fcntl.LOCK_UN)
         finally:
-            # Again, because an exception of a signal handler may come before the first.
-            fcntl.flock(self._folder, fcntl.LOCK_UN)
-
-    def _lock_folder(self) -> None:
-        for _ in range(_LOCK_ATTEMPTS):
-            with suppress(BlockingIOError):
-                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            time.sleep(_LOCK_PAUSE_SECONDS)
-        # A program that keeps the folder locked does not stop this outbox.
+            # This unlocks the folder, too: an exception of a signal handler may have come before
+            # the line above.
+            os.close(folder)
 
     def checkpoint(self) -> None:
         """Copy the WAL to the database if possible. The next transaction reuses the WAL's space."""
@@ -148,6 +135,15 @@ class OutboxSpace:
     def _wal_bytes(self) -> int:
         wal = Path(f"{self._path}-wal")
         return wal.stat().st_size if wal.exists() else 0
+
+
+def _lock(folder: int) -> None:
+    for _ in range(_LOCK_ATTEMPTS):
+        with suppress(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    # A program that keeps the folder locked does not stop this outbox.
 
 
 def disk_full(path: Path) -> str:

@@ -67,7 +67,7 @@ def test_processes_are_like_new_ones(environment: dict[str, str], tmp_path: Path
         for process in (stack.api, writer):
             assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
             assert process.running
-        assert list(tmp_path.glob("iot-metrics-*")) != []
+        assert list(tmp_path.glob("iot-api-metrics-*")) != []
         writer.kill(signal.SIGKILL)
         assert writer.wait(5) == writer.poll() == -signal.SIGKILL
         stack.shut_down()

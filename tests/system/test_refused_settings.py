@@ -142,7 +142,7 @@ def test_the_log_ends_with_one_sentence(
     assert PASSWORD not in log
     # gunicorn's master does not replace a worker that refused its settings.
     assert log.count("Booting worker") <= 2
-    assert not list(tmp_path.glob("iot-metrics-*"))
+    assert not list(tmp_path.glob("iot-api-metrics-*"))
 
 
 @pytest.mark.parametrize(("words", "changes", "sentence"), COMMANDS)

@@ -7,14 +7,13 @@ import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from gevent import events, monkey
 
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.logs import gunicorn_log, libraries_level, log_uncaught_in_greenlets
+from iot_api.server.metrics_folder import create_metrics_folder
 from iot_api.server.startup_errors import (
     check_certificate,
     check_client_authorities,
@@ -33,10 +32,10 @@ from iot_models.settings import drop_stray_libpq_variables, load
 
 # The workers write their metrics to files in this folder. prometheus_client reads the variable when
 # it is imported, so the variable is set before any module imports prometheus_client.
-_METRICS_FOLDER = tempfile.mkdtemp(prefix="iot-metrics-")
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _METRICS_FOLDER
-share(Path(_METRICS_FOLDER))
-share_turns(Path(_METRICS_FOLDER))
+_metrics_folder = create_metrics_folder()
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
+share(_metrics_folder)
+share_turns(_metrics_folder)
 
 tracing.keep_out()
 disable_core_dumps()  # the workers and the metrics server inherit the limit
@@ -47,7 +46,7 @@ try:
     check_client_authorities(_settings.tls_client_ca_file)
     check_revocation_lists(_settings.tls_client_crl_file)
 except SettingsError as error:
-    shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
+    shutil.rmtree(_metrics_folder, ignore_errors=True)
     refuse(error)
 
 # The master imports the app, and the workers inherit its modules: they start faster and share the
@@ -171,4 +170,4 @@ def on_exit(server: Any) -> None:
     try:
         refuse_in_master()
     finally:
-        shutil.rmtree(_METRICS_FOLDER, ignore_errors=True)
+        shutil.rmtree(_metrics_folder, ignore_errors=True)

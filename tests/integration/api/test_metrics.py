@@ -105,7 +105,7 @@ def test_counters_are_summed_over_processes(module_stack: Stack) -> None:
 def test_a_file_that_a_process_has_just_created_is_skipped(module_stack: Stack) -> None:
     """The file is empty, for ever if the process was killed at that point."""
     assert module_stack.api is not None
-    (folder,) = module_stack.api.program.log.parent.glob("iot-metrics-*")
+    (folder,) = module_stack.api.program.log.parent.glob("iot-api-metrics-*")
     created = folder / "counter_1.db"
     created.touch()
     try:

@@ -3,12 +3,12 @@
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-LARGE = 8 * 2**20
+LARGE = 4 * 2**20
 KEPT = 16 * 2**20
 
 
 def hand_back_large_blocks() -> None:
-    """Make glibc return blocks of 8 MiB and more to the kernel as soon as they are freed.
+    """Make glibc return blocks of 4 MiB and more to the kernel as soon as they are freed.
 
     With another libc, do nothing.
     """

@@ -248,15 +248,15 @@ class Client:
         """Return readings of the password, ordered by interrogator timestamp.
 
         Args:
-            last: only the last readings, this many.
-            seconds: only those received in the last seconds, this many.
-            start: only those with at least this relative timestamp.
-            end: only those with at most this relative timestamp; needs `start`.
+            last: the number of readings to return, the last ones of the vault.
+            seconds: return only readings received in the last `seconds` seconds.
+            start: return only readings with at least this relative timestamp.
+            end: return only readings with at most this relative timestamp; needs `start`.
 
         Raises:
             RejectedError: the service will never accept this request.
             RetryableError: the service is unavailable, or the response is not one of iot-sensor.
-            ValueError: the arguments do not go together.
+            ValueError: more than one of `last`, `seconds` and `start`, or `end` without `start`.
         """
         return self._data(read_path(last=last, seconds=seconds, start=start, end=end))
 
@@ -279,15 +279,15 @@ class Client:
 
         Args:
             last, seconds, start, end: as for `read`.
-            since: only readings from this time on; it needs a time zone.
-            until: only readings before this time.
+            since: return only readings from this time on. The time needs a time zone.
+            until: return only readings before this time. The time needs a time zone.
             by: what `since` and `until` are compared with: the time of receipt, or the interrogator
                 timestamp as microseconds since 1970.
             order: `desc` for the last reading first.
             page_size: readings of a page.
 
         Raises:
-            ValueError: the arguments do not go together, or a time has no time zone.
+            ValueError: as for `read`, or a time has no time zone.
         """
         path = read_path(last=last, seconds=seconds, start=start, end=end)
         times = {"from": since, "to": until}

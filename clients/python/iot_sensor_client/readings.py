@@ -84,7 +84,7 @@ def read_path(*, last: int | None, seconds: int | None, start: int | None, end: 
     given = {"last": last, "seconds": seconds, "start": start}
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) > 1 or (end is not None and start is None):
-        raise ValueError("use one of: last, seconds, start, start with end")
+        raise ValueError("give only one of last, seconds and start; end needs start")
     path = "/api/iot"
     for name, value in named.items():
         path += f"/{value}" if name == "start" else f"/{name}/{value}"

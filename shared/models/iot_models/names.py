@@ -213,10 +213,10 @@ class KeyNames:
 
 
 def parse_key_prefix(text: str) -> KeyNames:
-    """Return the key names with a prefix, such as `berlin:`.
+    """Check a prefix, such as `berlin:`, and return the names of all Redis keys with this prefix.
 
-    In every key, `iot` or `rq` follows the prefix. No part of a prefix is `iot` or `rq`, so
-    releases with different prefixes never share a key.
+    In every key, `iot` or `rq` follows the prefix. No part of a prefix (between colons) is `iot` or
+    `rq`, so releases with different prefixes never share a key.
 
     Raises:
         SettingsError: the prefix is invalid.

@@ -11,12 +11,12 @@ from support.kube_api import KubeApi
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--redis", "r"], "--redis and --redis-host go together"),
-        (["--postgres-host", "h"], "--postgres and --postgres-host go together"),
-        (["--tokens", "t"], "--tokens and --token-values go together"),
+        (["--redis", "r"], "give both --redis and --redis-host, or neither"),
+        (["--postgres-host", "h"], "give both --postgres and --postgres-host, or neither"),
+        (["--tokens", "t"], "give both --tokens and --token-values, or neither"),
         (["--writer-keys", "w"], "--writer-keys needs either --keyring or --keyring-from"),
         (["--writer-keys", "w", "--keyring", "k", "--keyring-from", "o:k"], "needs either"),
-        (["--token", "a=read"], "--token needs --tokens"),
+        (["--token", "a=read"], "--token: name the Secrets for tokens with --tokens and"),
         (["--ports", "r=6379"], "--ports must be SECRET:KEY=PORT[,PORT], not r=6379"),
         (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),
         ([*TOKENS, "--token", "x=fly"], "--token: unknown scope"),

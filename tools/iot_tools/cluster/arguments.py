@@ -55,9 +55,9 @@ def _create(parsed: argparse.Namespace) -> int:
     for one, other in (("redis", "redis_host"), ("postgres", "postgres_host"),
                        ("tokens", "token_values")):  # fmt: skip
         if (getattr(parsed, one) is None) != (getattr(parsed, other) is None):
-            raise SettingsError(f"--{one} and --{other.replace('_', '-')} go together")
+            raise SettingsError(f"give both --{one} and --{other.replace('_', '-')}, or neither")
     if scopes and parsed.tokens is None:
-        raise SettingsError("--token needs --tokens and --token-values")
+        raise SettingsError("--token: name the Secrets for tokens with --tokens and --token-values")
 
     if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")

@@ -26,8 +26,9 @@ _log = logging.getLogger(__name__)
 
 
 class AccessAudit(threading.Thread):
-    """A thread that records the requests that `refused` and `limited` count, and token changes.
+    """A thread that writes to the audit log: counts of refused requests, and changes of tokens.
 
+    A request is counted by a call of `refused` or `limited`.
     Requests never wait for the thread. While Postgres is away, counts and changes are kept in
     memory, and recorded later. A process that is killed loses the counts of the last minute.
     """

@@ -107,6 +107,14 @@ def test_while_version_0_1_may_run_nothing_is_erased(
     assert only_vault(postgres) == (vault_id, lookup)
 
 
+def test_without_postgres_the_error_does_not_blame_old_processes(make_api: MakeApi) -> None:
+    """A process that has never reached Postgres opens the vault with its record in Redis."""
+    make_api().put(row())
+    away = make_api(postgres_url="postgresql://iot@127.0.0.1:1/none")
+    error = assert_error(erase(away), 503, "unavailable")
+    assert "version 0.1" not in error["error"]
+
+
 def test_before_the_migration(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:

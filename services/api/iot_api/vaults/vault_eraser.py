@@ -89,16 +89,17 @@ class VaultEraser:
         """Erase the vault, and return True. Return False if the record in Postgres is no longer
         `record`."""
         policy = self._vaults.current_policy()
-        if self._vaults.old_processes_may_run:
-            raise UnavailableError(
-                "the vault was not erased, because processes of version 0.1 may still run and "
-                "could store readings for it; try again when IOT_UPGRADE_AFTER_SECONDS have passed "
-                "since the upgrade",
-                retry_after=60,
-            )
         lookups = all_lookups(self._vaults.searches(password, client), policy, record)
         if self._records.find([record.lookup]).record != record:
             return False
+        # Only now: while Postgres is away, nothing is known of the processes, and `find` raises.
+        if self._vaults.old_processes_may_run:
+            raise UnavailableError(
+                "the vault was not erased, because processes of version 0.1 may still run and "
+                "could store readings for it; try again two minutes after "
+                "IOT_UPGRADE_AFTER_SECONDS have passed since the last database migration",
+                retry_after=60,
+            )
         self._vaults.cache.note_change(record.vault_id, ERASING)
         self.erasures.announce(record.vault_id, lookups)
         announced = time.monotonic()

@@ -97,7 +97,8 @@ class LiveHub:
         is_gone: Callable[[], bool] = lambda: False,
     ) -> Joined:
         """Add a listener to the feed of a vault, for the readings behind `position`. If `position`
-        is None, the listener gets the readings that are stored from now on.
+        is None, the listener gets the readings that are stored from now on. The feed offers only
+        the readings behind `Joined.until`; the caller reads the earlier ones.
 
         `still_allowed` and `is_gone` are as in `Listener`.
 
@@ -219,8 +220,8 @@ class LiveHub:
         return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """Compare the records of a feed's listeners with Postgres. End the streams whose password
-        no longer opens the vault, even if no change was announced."""
+        """Compare the records of a feed's listeners with Postgres. End the streams whose vault was
+        erased or whose record got a new lookup, even if nothing was announced."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():

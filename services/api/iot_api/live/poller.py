@@ -100,7 +100,7 @@ class LivePoller:
                 feed.offered = feed.position
 
     def _due(self, drained: DrainedShards, now: float) -> list[Feed]:
-        """Return the feeds to read now. Queue those due for a comparison with Postgres."""
+        """Return the feeds to read now. Queue the feeds whose vault records must be verified."""
         due: list[Feed] = []
         for feed in self._feeds():
             if feed.busy:

@@ -284,7 +284,7 @@ class LiveSource:
         until: LivePosition | None = None,
     ) -> Iterator[LiveRows]:
         """Yield the readings in Postgres behind `after` and up to `until`, page by page. If there
-        are too many (`MAX_BEHIND_READINGS`), yield only a summary.
+        are too many (`MAX_BEHIND_READINGS`, `MAX_BEHIND_BYTES`), yield only a summary.
 
         No connection is used while a page is sent.
         """
@@ -342,7 +342,7 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
     """Return whether the hot window covers each shard of `wanted`, from the time `since` up to the
-    shard's stream position."""
+    shard's stream position (None: up to any position)."""
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:

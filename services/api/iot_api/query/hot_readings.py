@@ -120,11 +120,12 @@ class Readings(StoredReadings):
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, list[SegmentBounds] | None]:
-        """Return when the last `seconds` begin, in Unix milliseconds, and the bounds of the
+        """Return the start of the last `seconds`, in Unix milliseconds, and the bounds of the
         segments since then.
 
-        `fixed_begin` is this time if an earlier page has fixed it. Otherwise the time is 0 while
-        Redis is away. The bounds are None if the hot window does not cover all of the seconds.
+        `fixed_begin` is the start if an earlier page has fixed it. The bounds are None if the hot
+        window does not cover all of the seconds, or Redis is away. While Redis is away, a start
+        that is not fixed is 0.
         """
         begin = fixed_begin or 0
         try:

@@ -344,7 +344,8 @@ class MergeBuffer:
         heappush(self._spilled, (key, id(buffered), buffered))
 
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """Return the next segment to open again, and from which key; None if none is due."""
+        """Return the next key from which a segment must be opened again, and the segment. Return
+        None if no segment must be opened again for readings up to `begin`."""
         while self._spilled and (begin is None or self._spilled[0][0] <= begin):
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:

@@ -183,7 +183,7 @@ class StoredReadings:
         return self._read(client, lambda read: self._latest(read, vault, count, within, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """Return the greatest relative timestamp of a vault, or of all; None without readings."""
+        """Return the greatest relative timestamp of one or all vaults; None if there is none."""
         vault_id = None if vault is None else vault.vault_id
         return self._pool.run_idempotent(
             lambda connection: history.max_relative_timestamp(connection, vault_id)
@@ -318,8 +318,9 @@ def opener(
 
     `page_range` must be limited to the filter's interrogator timestamps (`ReadFilter.narrow`).
 
-    The function raises DecryptionError or FormatError if the segment is damaged, and
-    LargeSegmentBusyError if the segment is large and another read holds the slot for such segments.
+    Before the function opens a large segment, it claims the slot for large segments until the turn
+    ends. It raises LargeSegmentBusyError if another read holds this slot, and DecryptionError or
+    FormatError if the segment is damaged.
     """
     behind = None if page_range.after is None else _next(order.key_of(page_range.after))
     beyond = None if page_range.until is None else _next(order.key_of(page_range.until))

@@ -53,7 +53,7 @@ class UnorderedRead:
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
-        """`charge` is called with the memory of kept ids in bytes; it may raise."""
+        """`charge` is called with each increase in memory for kept ids, in bytes. It may raise."""
         self._charge = charge
         self._charged = 0
         self._ranges = IdRanges()

@@ -153,11 +153,12 @@ class VaultCache:
         return cached
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Drop a vault that is being erased, or that was opened with a password now being changed.
+        """Drop a vault whose password is being changed, or that is being erased.
 
-        `lookup` is the lookup of the new password; `ERASING` or `ERASED` for an erasure. If the old
-        password opens the vault again before the change has settled, the cache keeps the vault for
-        only `UNSETTLED_SECONDS`, and after `ERASED` not at all.
+        A vault that was opened with the new password stays. `lookup` is the lookup of the new
+        password; `ERASING` or `ERASED` for an erasure. If the old password opens the vault again
+        before the change has settled, the cache keeps the vault for only `UNSETTLED_SECONDS`, and
+        after `ERASED` not at all.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}

@@ -26,8 +26,9 @@ _log = logging.getLogger(__name__)
 class ChangeFollower(threading.Thread):
     """A thread that drops open vaults when a change of password or an erasure is announced.
 
-    While Redis is away, no password can be changed. If only this process can't reach Redis, it
-    drops the vault only when it renews the vault or reaches Redis again.
+    While Redis is away, no password can be changed and no vault erased. If only this process can't
+    reach Redis, it drops a vault that others changed or erased when it next renews the vault or
+    reaches Redis again.
     """
 
     def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:

@@ -49,10 +49,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     """Yield groups of small segments of a vault to merge, one group per order.
 
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
-    merged reading at most a day late. Before the day is over, a segment is merged only if the
-    smaller segments of the day have at least as many readings in total. This limits how often the
-    same reading is rewritten. Once the day is over, all its segments are merged. A day is over if
-    it ends by `before`, in Unix milliseconds.
+    merged reading at most a day late. A day is over if it ends by `before`, in Unix milliseconds.
+    Once the day is over, all its segments are merged. Until then, only its smallest segments are
+    merged: as many as possible, and at least `MIN_SEGMENTS`, so that the largest of them has at
+    most half of their readings. This limits how often the same reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

@@ -56,7 +56,7 @@ class Vaults:
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads newly announced changes of passwords.
+        and must return at once. `catch_up` reads the announced changes of passwords if that is due.
         """
         self._opened = opened
         self._catch_up = catch_up
@@ -372,7 +372,8 @@ class Vaults:
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> tuple[VaultRecord, OpenVault]:
-        """Compare a record from Redis with Postgres. Return the record to use, and its open vault.
+        """Compare a record from Redis with Postgres, and restore it if Postgres has lost it. Return
+        the record to use, and its open vault.
 
         Raises:
             OldRecordError: Postgres has the vault under another password, or it was erased.
@@ -431,7 +432,8 @@ class Vaults:
         return record
 
     def current_policy(self) -> LookupPolicy:
-        """Return which lookups are in use. If that is unknown because Postgres is away, return all.
+        """Return which lookups are in use. If that is unknown because Postgres is away, return both
+        formats of lookups, with the scrypt cost of this process.
 
         Raises:
             UnavailableError: the stored policy is invalid, or its cost could not be raised.

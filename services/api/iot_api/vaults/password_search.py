@@ -53,7 +53,8 @@ class PasswordSearch:
         self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
 
     def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """Yield the password's lookups in use, each with its inner key, the newest first."""
+        """Yield the password's lookups in use, each with its inner key. The first is the newest:
+        new vaults get it."""
         if not policy.creates_fast_lookups:
             for cost in reversed(policy.costs):
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)

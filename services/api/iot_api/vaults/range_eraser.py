@@ -78,8 +78,8 @@ class RangeEraser:
             TooManyRequestsError: like `Vaults.find`.
             UnavailableError: readings acknowledged before the request are not stored in time, and
                 nothing was erased; or compaction kept replacing segments, and a part was erased.
-            DecryptionError, FormatError: a segment with readings inside and outside of the window
-                is damaged. It stays.
+            DecryptionError, FormatError: a segment that is only partly within the window is
+                damaged. The segment stays, and a part of the window may be erased.
             RedisError, psycopg.Error: a store is away. A part may be erased already; repeat
                 the call.
         """

@@ -102,13 +102,13 @@ class VaultRestorer:
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
-        # A record of another vault is not outdated: the first lookups take precedence over the
-        # lookup of `known`.
         try:
             record = self.records.find_cached(lookups)
         except RedisError as error:
             report(_log, "vaults are looked up in Postgres", error)
             record = None
+        # A record of another vault is not outdated: the first lookups take precedence over the
+        # lookup of `known`.
         if record is not None and (
             record == known or record.vault_id != known.vault_id or self.is_rewrapped(known, record)
         ):
@@ -167,8 +167,8 @@ class VaultRestorer:
             thread.join(_CLOSE_SECONDS)
 
     def check(self) -> None:
-        """Compare the watched records with Postgres. Then restore the vaults of held entries, and
-        remove the records of erased vaults from Redis.
+        """Compare the watched records with Postgres, and restore those that Postgres lacks. Then
+        restore the vaults of held entries, and remove the records of erased vaults from Redis.
 
         Raises:
             RedisError, psycopg.Error: a store is away. The next check tries again.
@@ -216,9 +216,9 @@ class VaultRestorer:
             self.drop_erased(record)
 
     def drop_erased(self, record: VaultRecord) -> None:
-        """Drop an erased vault.
+        """Drop an erased vault from the cache, and its record from Redis.
 
-        The announcement of the erasure was lost, for example in a failover.
+        Needed if the announcement of the erasure was lost, for example in a failover.
         """
         self.cache.forget_vault(record.vault_id)
         self.records.hide(record)

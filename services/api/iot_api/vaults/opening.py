@@ -56,8 +56,7 @@ class Vaults:
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads the announced changes of passwords if that is due.
-        """
+        and must return at once. `catch_up` reads announced changes of passwords if that is due."""
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring
@@ -78,6 +77,7 @@ class Vaults:
             TooManyRequestsError: the client is over the guess limit, even if this password has a
                 vault; or too many requests wait for a scrypt.
             DecryptionError: the record is damaged, or its master key is not in the keyring.
+            UnavailableError: the stored policy for lookups is invalid, or keeps changing.
             RedisError, psycopg.Error: a store is away and the vault is not open.
         """
         found = self.find_record(password, client)

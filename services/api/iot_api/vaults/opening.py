@@ -56,7 +56,7 @@ class Vaults:
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads announced changes of passwords if that is due."""
+        and must return at once. `catch_up` reads announced changes of passwords if due."""
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring

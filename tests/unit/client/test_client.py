@@ -67,7 +67,12 @@ def test_reads(server: Server, arguments: dict[str, int], path: str) -> None:
     "arguments", [{"last": 1, "seconds": 2}, {"end": 3}, {"last": 1, "end": 3}]
 )
 def test_arguments_that_do_not_go_together(server: Server, arguments: dict[str, int]) -> None:
-    with Client(server.url) as client, pytest.raises(ValueError, match="give only one of last, seconds and start; end needs start"):
+    with (
+        Client(server.url) as client,
+        pytest.raises(
+            ValueError, match="give only one of last, seconds and start; end needs start"
+        ),
+    ):
         client.read(**arguments)
     assert server.received == []
 

@@ -236,18 +236,18 @@ class Vaults:
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """Do the same as `_moved`, but only if no scrypt runs now."""
-        # After an upgrade, all vaults in use must be moved within minutes. Their scrypts must not
-        # delay the opening of other vaults.
+        """Do the same as `_moved`, but only if no scrypt runs now: openings are not delayed."""
+        # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record
-        policy = self.current_policy()
-        if not policy.must_move(record.format, record.scrypt_log2_n):
-            return record
         try:
-            search = self._search(password, key, client, cached.missed, seconds=0)
-            return self._moved(search, record, cached.vault)
+            if self.current_policy().must_move(record.format, record.scrypt_log2_n):
+                search = self._search(password, key, client, cached.missed, seconds=0)
+                return self._moved(search, record, cached.vault)
         except TooManyRequestsError:
-            return record
+            pass  # scrypts run: a later renewal moves the vault
+        except UnavailableError as error:
+            _log.warning("vaults are not moved to the newest lookups now: %s", error)
+        return record
 
     def _search(
         self,

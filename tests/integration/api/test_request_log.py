@@ -11,6 +11,7 @@ import pytest
 from integration.api.asking import JSON, Api, row
 from integration.api.conftest import MakeApi
 from iot_api.http import request_log
+from iot_api.http.request import Answered
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
 
@@ -61,6 +62,21 @@ def test_refusals_have_a_pace(api: Api, caplog: pytest.LogCaptureFixture) -> Non
     assert len(events(caplog)) == request_log.EVENTS
     assert api.ask("GET", "/api/iot").status_code == 405  # another kind
     assert len(events(caplog)) == 1
+
+
+def test_details_are_computed_for_logged_requests_only(settings: Settings) -> None:
+    class Details:
+        computed = 0
+
+        def log_fields(self) -> dict[str, object]:
+            self.computed += 1
+            return {}
+
+    log, details = request_log.RequestLog(settings), Details()
+    refused = Answered("/api/iot", "PUT", 400, 0.01, "id")
+    for _ in range(request_log.EVENTS + 10):
+        log.add(refused, {request_log.LOGGED: details})
+    assert details.computed == request_log.EVENTS
 
 
 def test_a_limit_is_logged_with_its_reason(

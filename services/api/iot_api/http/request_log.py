@@ -77,13 +77,12 @@ class RequestLog:
         }
         if seconds is not None:
             fields["duration_ms"] = round(seconds * 1000, 2)
+        left_out = 0 if self.logs_all else self._limit.admit((answered.route, status, is_slow))
+        if left_out is None:
+            return
         fields |= _known(environ)
-        if not self.logs_all:
-            left_out = self._limit.admit((answered.route, status, is_slow))
-            if left_out is None:
-                return
-            if left_out:
-                fields["similar_left_out"] = left_out
+        if left_out:
+            fields["similar_left_out"] = left_out
         _log.log(level, _sentence(status, is_slow=is_slow), extra=fields)
 
 

@@ -166,13 +166,13 @@ def test_a_connection_without_a_certificate_needs_a_token(optional: Site) -> Non
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("sensor-9",), "no token has the DNS name of the client certificate as its name"),
+        (("sensor-9",), "the DNS name of the client certificate is not the name of a token"),
         ((), "the client certificate must have exactly one DNS name, which is the name of a token"),
         (
             ("sensor-1", "dashboard.example.org"),
             "the client certificate must have exactly one DNS name, which is the name of a token",
         ),
-        (("*",), "no token has the DNS name of the client certificate as its name"),
+        (("*",), "the DNS name of the client certificate is not the name of a token"),
     ],
 )
 def test_a_name_that_is_no_token_is_refused(

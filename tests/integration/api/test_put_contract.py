@@ -3,8 +3,8 @@
 `tests/fixtures/put_answers.json` holds the answers of the code before ADR 0015. Three things have
 changed since then: errors also have the members of RFC 9457, behind the recorded ones; a key that
 is used again with other readings is refused; and `/` has a page, so a PUT to it is 405, not 404.
-One sentence was changed in the recording, too: the error for a body that is too large after
-decompression.
+Sentences of errors that were reworded since then are changed in the recording too, and with them
+the Content-Length. The codes and statuses of these errors are as recorded.
 """
 
 import json

@@ -60,7 +60,7 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record the changes of tokens, and the counts that are due; with `last`, all counts.
+        """Record changes of tokens, and the due counts (`RefusalCounter.take`); with `last`, all.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.

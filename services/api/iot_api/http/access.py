@@ -125,7 +125,7 @@ def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
     grant = tokens.named(certificate.name)
     if grant is None:
         raise UnauthorizedError(
-            "no token has the DNS name of the client certificate as its name",
+            "the DNS name of the client certificate is not the name of a token",
             presented=True,
         )
     return grant
@@ -173,7 +173,7 @@ def scope_of_request(app: Flask) -> Scope | None:
 
 
 def register_access(app: Flask, access: Access) -> None:
-    """Check the token of each request before its body is read. Without tokens, check nothing."""
+    """Check the token of each request before its body is read, if there is a file of tokens."""
     if access.is_open:
         return
 

@@ -128,7 +128,7 @@ def _headers(error: IotError) -> Headers:
 
 
 def _challenge(error: IotError) -> str | None:
-    """Return the header `WWW-Authenticate` (RFC 6750), None if the error is not about a token."""
+    """Return the value of `WWW-Authenticate` (RFC 6750); None if the error is not about a token."""
     if isinstance(error, UnauthorizedError):
         return 'Bearer error="invalid_token"' if error.presented else "Bearer"
     if isinstance(error, ForbiddenError):

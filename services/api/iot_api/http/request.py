@@ -202,9 +202,9 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Record that the client has proven to know passwords. `known` holds their cache keys.
+    """Record in `proven` that a client knows passwords. `known` holds their cache keys.
 
-    If `proven` already has more than `_MAX_PROVEN` keys, remove them first.
+    If `proven` already has more than `_MAX_PROVEN` keys, remove all of them first.
     """
     if len(proven) > _MAX_PROVEN:
         proven.clear()
@@ -245,7 +245,8 @@ def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
 
     Raises:
         TooLargeError: the body is larger than `limit` bytes.
-        InvalidRequestError: the body was cut off. Half an NDJSON body would look like a whole one.
+        InvalidRequestError: the body was cut off, or is not valid chunked encoding. Half an NDJSON
+            body would look like a whole one.
         UnavailableError: the memory of this process is used up.
     """
     stated = environ.get("CONTENT_LENGTH", "")

@@ -34,7 +34,7 @@ class Client:
 
     @property
     def address(self) -> str:
-        """An address that the client can't forge: `proxy` if there is one, or else its own."""
+        """An address that the client can't forge: `proxy` if there is one, or else the client's."""
         return self.proxy or self.name.rpartition("@")[2]
 
     @property

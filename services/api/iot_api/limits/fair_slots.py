@@ -55,9 +55,9 @@ class FairSlots:
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
-    request by one turn. The queue has a limit, and a limit per client. The clients behind one
-    untrusted proxy get at most half of the queue. Callers of a later priority do not make the queue
-    full for callers of an earlier one.
+    request by one turn. The queue has a limit as a whole, and a limit per client. All clients
+    behind one untrusted proxy together get at most half of the queue. Waiting callers of a later
+    priority than the new caller's do not count towards the limit of the whole queue.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
     refused at once if its estimated wait is longer than its timeout. The estimate assumes turns as

@@ -155,7 +155,8 @@ class Connection:
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.
 
-        After SHUT_RD, Linux still delivers the bytes that have arrived, and no later bytes.
+        On Linux, a receive after SHUT_RD returns bytes that have arrived, and the end of the stream
+        once there are none: a request is answered, or its client finds the connection closed.
         """
         self._shut_down(socket.SHUT_RD)
 
@@ -248,7 +249,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
 
         Raises:
             LimitRequestHeaders: the head is too long.
-            Exception: the connection was closed while a body arrived; this is its `failure`.
+            UnavailableError: the memory of this process is used up.
+            Exception: the `failure` with which the connection was closed while a body arrived.
         """
         connection = self._connection
         if connection.request is not None:
@@ -330,7 +332,7 @@ class SizedBody:
 
 
 class ConnectionWriter:
-    """The socket to which gunicorn writes answers."""
+    """A writer of answers, which gunicorn uses like a socket."""
 
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
         self._connection = connection

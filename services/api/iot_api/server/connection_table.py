@@ -29,7 +29,7 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection for which `rank` is lowest, None if none is silent."""
+        """Return the silent connection with the lowest `rank` in the last ranking, or None."""
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]
@@ -56,8 +56,8 @@ class ConnectionTable:
     """All connections of a process. Their number is limited, in all and per network.
 
     A new connection is always accepted. If a limit is reached, a silent connection (`is_silent`) is
-    closed to make room. If none is silent, the new connection goes to a small reserve. Connections
-    of the reserve get answers to health checks only.
+    closed to make room. If none is silent, the new connection goes to a small reserve, where health
+    checks are answered and all other requests refused (503).
     """
 
     def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:

@@ -1,7 +1,7 @@
 """The requests of one connection: how bytes become requests, and how each is answered.
 
-The ingest endpoint answers a PUT of readings with a Content-Length, without WSGI. The WSGI app
-answers all other requests.
+A PUT of readings that has a Content-Length goes to the ingest endpoint, without WSGI. All other
+requests go to the WSGI app.
 """
 
 import re
@@ -96,11 +96,11 @@ def _parse(head: bytes) -> _Head | None:
 
 
 class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
-    """gunicorn's `Request`, with a head that llhttp parses.
+    """gunicorn's `Request`, with a faster parser of the head.
 
-    The head must match `_HEAD`, and llhttp must accept it. gunicorn's own parser gets all other
-    heads. It refuses them, or accepts rare ones (other methods, an empty line before the head).
-    gunicorn also decides how long the body is.
+    llhttp parses a head that matches `_HEAD`. gunicorn's own parser gets a head that does not
+    match, or that llhttp refuses: it refuses the head too, or accepts a rare one (another method,
+    an empty line before the head). gunicorn also decides how long the body is.
     """
 
     body: Any

@@ -79,8 +79,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     After SIGTERM, every answer says `Connection: close` and ends its connection. The listener is
     closed `GRACE_SECONDS` after SIGTERM. A connection is closed once it has been idle for
-    `GRACE_SECONDS`. A request whose body has not arrived `BODY_SECONDS` after SIGTERM is answered
-    503. Answers may take until `graceful_timeout`.
+    `GRACE_SECONDS`; a request that has arrived by then is answered. A request whose body has not
+    arrived `BODY_SECONDS` after SIGTERM is answered 503. Answers may take until `graceful_timeout`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The folder for the metrics files of the workers. It is removed even if its API is killed."""
+"""The folder for the metrics files of the workers. An API removes the folders of killed APIs."""
 
 import fcntl
 import os
@@ -37,7 +37,7 @@ def _remove_if_unlocked(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder, and return its file descriptor. None if it is locked or belongs to others."""
+    """Lock a folder, and return its file descriptor; None if it is locked or can't be opened."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

@@ -45,7 +45,8 @@ class Revocations:
     def read(self, context: ssl.SSLContext, *, expired: bool) -> RevokedCertificates:
         """Return the content of the file, and make `context` refuse the revoked certificates.
 
-        `expired`: whether to accept an expired list, as the first load does.
+        `expired`: whether to accept an expired list. Only the first load does: later, the lists in
+        use may still be valid.
 
         Raises:
             SettingsError: the file holds no list, or a list that can't be read or has expired.

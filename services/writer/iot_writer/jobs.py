@@ -93,7 +93,7 @@ def _waiting_for_stores(
 def drain(shard: int) -> str:
     """Drain `shard`, and all shards whose drains wait in the queue. Return the outcome of `shard`.
 
-    For `JOB_SECONDS`, continue with drains that are queued meanwhile.
+    Continue with drains that are queued meanwhile, for up to `JOB_SECONDS`.
     """
     writer = current()
     until = time.monotonic() + JOB_SECONDS
@@ -155,7 +155,10 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger in seconds after a drain of `entries` that arrived within `seconds`."""
+    """Return the linger, in seconds, after a drain of entries that came within `seconds`.
+
+    `entries` is their number.
+    """
     rate = entries / max(seconds, LINGER_SECONDS)
     busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))
     return LINGER_SECONDS + busy * (MAX_LINGER_SECONDS - LINGER_SECONDS)

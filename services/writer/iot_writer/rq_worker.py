@@ -65,7 +65,7 @@ class DrainWorker(SimpleWorker):
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Stop after the current job. Set the shutdown flag, so that `work` does not continue."""
+        """Stop after the current job. Set the shutdown flag, which ends `rq_worker.work`."""
         shutdown.requested.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
@@ -81,7 +81,8 @@ class DrainWorker(SimpleWorker):
     def clean_registries(self) -> None:
         """Remove dead workers and their executions from Redis. The sweep queues their jobs again.
 
-        RQ's own cleanup would load the jobs as `rq.job.Job`, and run code that their hashes name.
+        RQ's own cleanup would also queue dependent jobs. RQ would load them as `rq.job.Job`, which
+        trusts the content of their hashes.
         """
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)

@@ -1,4 +1,4 @@
-"""Compactor: merges the small segments of a vault that an order names into larger ones.
+"""Compactor: merges the small segments that an order names into fewer, larger segments.
 
 The order holds the keys of these segments. The writer keeps no key after the merge.
 """
@@ -62,7 +62,8 @@ class Compactor:
         can't be decrypted stays as it is.
 
         Raises:
-            psycopg.Error, RedisError: a store is away; the history is unchanged.
+            psycopg.Error: Postgres is away; the history is unchanged.
+            RedisError: Redis is away; the order may have been executed.
         """
         sealed = self._orders.pop()
         if sealed is None:

@@ -16,7 +16,8 @@ def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
     """Merge segments. Yield a segment for each day of receipt (UTC), or several for a large day.
 
     Readings are sorted by interrogator timestamp, then id. A day with more than `MAX_READINGS`
-    readings is cut into segments of equal size, so none is so small that it would be merged again.
+    readings is cut into segments of equal size: none is so small that it would be merged again, and
+    their interrogator timestamps do not overlap.
     """
     whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))

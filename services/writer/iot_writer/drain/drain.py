@@ -9,9 +9,10 @@ A drain has four steps:
 3. Add the segments to the hot window.
 4. Remove the entries from their streams.
 
-If the writer is killed before the commit of step 2, nothing is stored. If it is killed later, the
-entries are still in the stream. The next drain finds them in the ledger and does not store them
-again. It moves the start of the hot window's cover behind any segments that step 3 did not add.
+If the writer is killed before step 4, the entries are still in the stream, and the next drain of
+the shard, by any writer, finishes the work. Killed before the commit of step 2, the writer has
+stored nothing. After the commit, the next drain finds the entries in the ledger and does not store
+them again. It moves the start of the hot window's cover behind segments that step 3 did not add.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
 wait of clients that sent `ack=stored`. From then on, reads use the hot window only if it has the
@@ -90,7 +91,7 @@ class EntryTooOldError(IotError):
 
 
 class ImpossibleTimeError(IotError):
-    """The entry's id is not a possible time of receipt."""
+    """The entry's id, or a time that it imports, is not a possible time of receipt."""
 
 
 @dataclass(slots=True)
@@ -236,7 +237,7 @@ class Drain:
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
         """Open an entry and add it to its batch, or set it aside.
 
-        Return its approximate size in decompressed bytes.
+        Return its approximate size in decompressed bytes, 0 if it was set aside.
         """
         try:
             if not waiting.has_valid_time:
@@ -437,9 +438,9 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 
 
 def _refuse_impossible_imports(received: Sequence[int]) -> None:
-    """Raise `ImpossibleTimeError` unless the imported readings of an entry are of one day (UTC).
+    """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
 
-    An entry becomes one segment. It is in one partition, and retention deletes it as a whole.
+    An entry goes into one segment, which is in one partition, and is deleted as a whole.
     """
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:

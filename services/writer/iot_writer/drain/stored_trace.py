@@ -1,4 +1,4 @@
-"""Traces of drains: a drain appears in the trace of each PUT whose entries it stores."""
+"""Traces of drains: a drain appears in the trace of each PUT whose entries it opens."""
 
 import uuid
 from collections.abc import Sequence
@@ -11,7 +11,11 @@ from .batch import StoredBatch
 
 
 def trace_stored(stored: StoredBatch, phases: Sequence[Phase]) -> None:
-    """Record the phases of the drain in the trace of each entry whose PUT was traced."""
+    """Record the phases of the drain in the trace of each entry whose PUT was traced.
+
+    The attribute `iot.stored` tells whether this drain has stored the entry. Otherwise the entry is
+    held, erased, or was stored earlier.
+    """
     shard = stored.batch.shard
     traced = [each for each in stored.batch.opened if each.waiting.traceparent]
     if not traced:

@@ -11,10 +11,11 @@ _log = logging.getLogger(__name__)
 def advance(connection: Connection, *, after_seconds: float) -> bool:
     """Migrate schema 0003 to 0004 if `migrate` was last called at least `after_seconds` ago.
 
-    Return whether this call migrated the schema. From then on, processes of version 0.1 are not
-    ready and can't create vaults. Every vault of format 1 moves to format 2 at its next use.
+    Return whether this call migrated the schema. After the migration, processes of version 0.1 are
+    not ready and can't create vaults. Every vault of format 1 moves to format 2 at its next use.
 
-    Each call also removes unused scrypt costs from the policy for lookups (`vault_lookups`).
+    Each call also removes formats and scrypt costs that no vault has any more from the policy for
+    lookups (`vault_lookups`).
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:

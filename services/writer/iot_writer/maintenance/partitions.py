@@ -34,7 +34,7 @@ def partition_begins(connection: Connection) -> list[int]:
 def ensure_partition(connection: Connection, begin: int) -> bool:
     """Create the partition of the month that begins at `begin` (Unix milliseconds).
 
-    Return False if the partition exists already.
+    Return whether it was created: False if it exists already.
     """
     name = partition_name(begin)
     if connection.execute(_EXISTS, (name,)).fetchone():

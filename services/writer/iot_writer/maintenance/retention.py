@@ -66,7 +66,7 @@ Account = Callable[[int], None]
 
 
 def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
-    """Drop the partitions of months that ended before `cutoff`. Return the number of segments.
+    """Drop the partitions of months that ended before `cutoff`. Return how many segments they had.
 
     Stops at a partition that is being read, because waiting for its lock would block all other
     reads. `_delete_rows` then deletes the rows, and a later call drops the partition.

@@ -23,7 +23,7 @@ _FULL_SECONDS = 1.0
 
 
 class OutboxConsumer:
-    """Sends what an old driver queues. The driver has the attributes that are declared here."""
+    """Sends what an old driver queues. The driver sets the attributes declared without a value."""
 
     outbox_path = "readings.outbox"
     """One file for each driver that runs at the same time."""
@@ -38,8 +38,8 @@ class OutboxConsumer:
         """Move readings from the queue to the outbox until the driver exits and the queue is empty.
 
         The readings in the queue are in memory only; the outbox takes them as soon as they come.
-        If `cert_path` is "NONE", the old drivers verify no certificate. This consumer verifies it
-        with the certificate authorities of the system.
+        If `cert_path` is "NONE", the old drivers do not verify the certificate of the service. This
+        consumer then verifies the certificate with the certificate authorities of the system.
         """
         ca_file = None if self.cert_path == "NONE" else self.cert_path
         with (

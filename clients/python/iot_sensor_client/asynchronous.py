@@ -38,7 +38,10 @@ class AsyncClient:
                 yield row
 
     async def follow(self, **options: Any) -> AsyncIterator[Row]:
-        """Return an iterator over new readings. Cancel its task to end it. See `Client.follow`."""
+        """Return an iterator over new readings. See `Client.follow`.
+
+        To end the iterator, cancel the task that uses it, or set the event `stop`.
+        """
         stop = options.setdefault("stop", threading.Event())
         try:
             async for row in _in_threads(self._client.follow(**options)):

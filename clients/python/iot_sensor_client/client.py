@@ -72,7 +72,7 @@ class Client:
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: `url` is not an http or https URL, or `cert_file` comes with an http URL.
+            ValueError: invalid `url`, or `cert_file` or `key_file` with http or `tls_context`.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
         if tls_context is None and url.startswith("https:"):

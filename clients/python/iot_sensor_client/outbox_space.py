@@ -105,7 +105,8 @@ class OutboxSpace:
         """Return the file's free pages to the disk, so that others can use the space.
 
         Do nothing if the file has at most `kept_pages` free pages, or at most `free_per_used` free
-        pages for each page in use, which would have to be copied.
+        pages for each page in use, because all pages in use have to be copied. Also do nothing if
+        there are more than `_VACUUM_PAGES` to copy, or if the disk has no room for two copies.
         """
         # A failure leaves the file as before. It must not become one of the caller, who has just
         # removed readings; the file shrinks another time.

@@ -25,7 +25,7 @@ FORMAT = 2
 SEALED_FORMAT = 1
 """The link covers the sealed bytes of the record."""
 UNREADABLE_MARK = b"\xff"
-"""Stands before the bytes of a record that can't be decrypted. No line in UTF-8 begins with it."""
+"""Stands before the bytes of a record that can't be decrypted. No text in UTF-8 begins with it."""
 _HEAD = struct.Struct(">BI")
 _PLACE = struct.Struct(">qq")
 
@@ -39,8 +39,8 @@ class ChainedRecord(NamedTuple):
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
     content: bytes
-    """The line in UTF-8; for a record that can't be decrypted `UNREADABLE_MARK` and its bytes. For
-    a link of version 1, the sealed bytes.
+    """The text of the record in UTF-8; for a record that can't be decrypted, `UNREADABLE_MARK` and
+    the sealed bytes. For a link of version 1, the sealed bytes.
     """
 
 
@@ -54,7 +54,8 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
     """Return whether `link` is valid for a record that follows the link `previous`.
 
     Raises:
-        DecryptionError: the key that the link names is unknown.
+        DecryptionError: the key that the link names is unknown, or `previous` or the time of the
+            record has a wrong length.
     """
     if len(link) != LINK_BYTES or link[0] not in {FORMAT, SEALED_FORMAT}:
         return False

@@ -59,7 +59,7 @@ def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
 
 
 def require_removable(text: str, key_id: KeyId) -> None:
-    """Raise `SettingsError` unless the keyring has this key, and the key is not primary."""
+    """Raise `SettingsError` if the keyring is invalid or lacks this key, or the key is primary."""
     _require_key(text, key_id)
     if key_id == parse_keyring(text).primary_id:
         raise SettingsError(f"master key {key_id} is primary: promote another key first")

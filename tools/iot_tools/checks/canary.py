@@ -92,7 +92,10 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Find the last stored number, and watch the numbers before it. Return False on failure."""
+        """Continue after the last stored number. Watch this number and the numbers before it.
+
+        Return False if a request failed.
+        """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])
         if last is None:
@@ -112,9 +115,9 @@ class Canary:
         return True
 
     def send(self) -> bool:
-        """Send the next reading, then wait until it can be read, for at most 10 seconds.
+        """Send the next reading and wait until it can be read. Return whether it was acknowledged.
 
-        Return whether it was acknowledged.
+        The wait ends when a read fails, or min(`every`, 10) seconds after the request began.
         """
         number, sent_at = self._next, time.monotonic()
         content: dict[str, Any] = {"canary": number}

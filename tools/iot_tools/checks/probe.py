@@ -50,7 +50,7 @@ class Probe:
         """Send a reading, read it and compare. Return the seconds from the 201 until it was read.
 
         Raises:
-            ProbeError: a step failed, or all of them took longer than `timeout` seconds.
+            ProbeError: a step failed, or the steps together took longer than `timeout` seconds.
         """
         self._deadline = time.monotonic() + self._timeout
         sent, key = _reading(), str(uuid.uuid4())
@@ -89,7 +89,7 @@ class Probe:
                 )
 
     def _repeat(self, action: str, request: Callable[[], T]) -> T:
-        """Return the result of a request. While it fails, repeat it until the deadline.
+        """Return the result of a request. Repeat it until the deadline if it may still succeed.
 
         `action` says in errors what the request does. Raises `ProbeError`.
         """

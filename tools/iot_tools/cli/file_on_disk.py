@@ -20,17 +20,17 @@ class StoredText(Protocol):
         """Return the text, or None if there is none.
 
         Raises:
-            SettingsError: the text can't be read.
+            IotError: the text can't be read.
         """
 
     def change(self, change: Callable[[str | None], str]) -> None:
         """Replace the text by `change(text)`, as a whole or not at all.
 
-        Concurrent changes are not lost: `change` may be called again, with a newer text. If it
-        raises, the text stays as it is.
+        Concurrent changes are not lost: `change` may be called again, with a newer text. If
+        `change` raises an exception, the text stays as it is.
 
         Raises:
-            SettingsError: the text can't be written.
+            IotError: the text can't be read or written.
         """
 
 

@@ -33,7 +33,7 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring, and encrypts data again with its primary key."""
+    """Changes a keyring. Rewraps vaults and encrypts the audit log again with its primary key."""
 
     def __init__(
         self,

@@ -85,7 +85,10 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the newest retired master key from which writers still have keys; else None."""
+        """Return the newest retired master key from which writers still have keys.
+
+        Return None if they have none, or if the place of the writers' keys is not known.
+        """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):
             return None

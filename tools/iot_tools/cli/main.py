@@ -62,8 +62,9 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """Build the parser for the command that `arguments` begin with, else for all commands.
 
-    Without arguments, or with `--help` alone, the parser only lists the commands and imports none
-    of them: the imports would take four times as long as the rest of `iot-sensor --help`.
+    If `arguments` is None, the parser has all commands. If `arguments` is empty or begins with
+    `--help`, the parser only lists the commands and imports none of them: the imports would take
+    four times as long as the rest of `iot-sensor --help`.
     """
     parser = CommandParser(
         prog=PROGRAM,

@@ -28,7 +28,7 @@ def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.envi
     """Return the password of the option, else of the environment, else of the terminal.
 
     Raises:
-        SettingsError: the file can't be read, or there is no terminal.
+        SettingsError: the file can't be read, there is no terminal, or no password was entered.
     """
     if parsed.password_file is not None:
         return read_secret(parsed.password_file, "password", may_be_empty=True)

@@ -12,7 +12,7 @@ _SHUTDOWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class ShutdownRequested(KeyboardInterrupt):
     """A signal requested the shutdown of this command, which should exit with the status `code`.
 
-    It extends `KeyboardInterrupt`, the only exception for which psycopg cancels a statement.
+    It extends `KeyboardInterrupt`, because psycopg then cancels a running statement.
     """
 
     def __init__(self, number: int) -> None:
@@ -21,9 +21,10 @@ class ShutdownRequested(KeyboardInterrupt):
 
 
 class ShutdownSignals:
-    """A context that turns signals into a request for shutdown. For the main thread.
+    """A context that turns SIGINT, SIGTERM and SIGHUP into a request for shutdown.
 
-    Without its handlers, process 1 of a container would not receive these signals.
+    For the main thread. The handlers are needed even if the default would do: process 1 of a
+    container does not receive a signal without a handler.
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:

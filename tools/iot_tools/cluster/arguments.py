@@ -86,7 +86,11 @@ def _create(parsed: argparse.Namespace) -> int:
 
 
 def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the scopes of each first token. Raises `SettingsError` if they are invalid."""
+    """Return the scopes of each first token.
+
+    Raises:
+        SettingsError: a name or a scope is invalid, or a name is given twice.
+    """
     from iot_cipher.tokens import new_token  # noqa: PLC0415 -- only where it is needed
 
     from .first_secrets import tokens_text  # noqa: PLC0415

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class ClusterError(IotError):
-    """The cluster refused a request, or an object in it is wrong. The message says what to do."""
+    """The cluster refused or did not answer a request, or an object in it is wrong."""
 
 
 @dataclass(frozen=True)

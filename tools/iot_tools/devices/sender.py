@@ -20,7 +20,7 @@ _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
     """Send readings in batches. Return their number once all are acknowledged.
 
-    Every error says how many readings were acknowledged before it.
+    An error says how many readings were acknowledged before it, if there were any.
 
     Raises:
         SettingsError: `readings` raised it.
@@ -62,7 +62,7 @@ def send_through(
     if refused:
         raise IotError(
             f"{path}: the service refused {counted(len(refused))}: {refused[0].reason}; the file "
-            "keeps what was refused: see Outbox.rejected() of the Python client"
+            "keeps refused readings: see Outbox.rejected() of the Python client"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""

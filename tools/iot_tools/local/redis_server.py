@@ -28,7 +28,7 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
     of Valkey, only Valkey is returned, because Redis can't load its data.
 
     Raises:
-        LaunchError: neither is installed.
+        LaunchError: no such server of version 6.2 or later is installed.
     """
     installed = shutil.which("redis-server")
     candidates = [installed] if installed and not (data and _is_of_valkey(data)) else []

@@ -14,8 +14,8 @@ _LOCK_SECONDS = 10.0
 class Server(ABC):
     """A server with a data directory that no other process uses.
 
-    `url` stays the same when the server is stopped or killed, and started again. The directory is
-    created if missing, with mode 0700.
+    The `url` of an object stays the same when the server is stopped or killed, and started again.
+    The directory is created if missing, with mode 0700.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """The address for clients. It contains a password."""
+        """The address for clients. It contains the password, if there is one."""
 
     @abstractmethod
     def ready(self) -> bool:

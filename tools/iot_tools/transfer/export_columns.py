@@ -70,6 +70,7 @@ def flattened_columns(readings: Iterable[Reading]) -> Columns:
     """Return a column for each member of any `freeform`, in the order of their appearance.
 
     The name of a member of a nested object is its path, joined by points. A list becomes JSON text.
+    A member that is null in every reading has no column.
 
     Raises:
         IotError: there are too many members.

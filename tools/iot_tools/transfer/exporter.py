@@ -79,6 +79,8 @@ class Exporter:
     def fetch(self) -> int:
         """Fetch the readings that the spool lacks. Return the number of readings in the spool.
 
+        After an error, the spool keeps the fetched readings. The next run continues behind them.
+
         Raises:
             IotError: the service refuses or is unavailable, the disk is full, or the spool belongs
                 to another password.

@@ -82,7 +82,7 @@ def _form_of(head: bytes) -> str | None:
 class LegacySqlite:
     """The old program's database, with the rows in the order of receipt.
 
-    The file is opened read-only, so the old program may still run.
+    The file is opened read-only, so the old program may still run. Rows are read one by one.
     """
 
     def __init__(self, path: Path, password: str) -> None:

@@ -152,7 +152,7 @@ class Importer:
 
         A chunk of a killed run may be stored while the vault is read. A pass then finds only a part
         of the chunk, and the rest would be sent again, under another key. So the vault is read
-        until two passes find the same number of readings.
+        until two passes find the same number of readings, or one pass finds all or none.
         """
         before = self.report.readings
         while True:
@@ -171,7 +171,7 @@ class Importer:
             done += len(page.readings)
 
     def _send_absent(self, number: int) -> bool:
-        """Send the readings that the service lacks. Return whether it may have got some before."""
+        """Send the readings that the service lacks. Return whether it may have had some of them."""
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
         chunk, count = next(chunks, None), 0

@@ -47,7 +47,8 @@ class Batch:
     def months(self) -> set[int]:
         """Return the months in which the readings to store were received.
 
-        Each month is given by its start in Unix milliseconds.
+        Each month is given by its start in Unix milliseconds. With imported readings, months in
+        which only their entries arrived may be among them.
         """
         if not self.opened:
             return set()

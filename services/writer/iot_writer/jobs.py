@@ -191,9 +191,9 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Also recount damaged counters, queue `compact` if orders wait, carry out orders for dead letters,
-    chain the new records of the audit log, and delete what is left of erased vaults. No drain waits
-    for a lock of this job.
+    Also recount damaged counters, queue `compact` if its orders wait, carry out orders for dead
+    letters, chain the new records of the audit log, and delete what is left of erased vaults. No
+    drain waits for a lock of this job.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """

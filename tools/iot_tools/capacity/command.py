@@ -1,9 +1,7 @@
 """`iot-sensor capacity`: print what a fleet of devices needs."""
 
 import argparse
-from collections.abc import Callable, Sequence
-
-from iot_models.errors import SettingsError
+from collections.abc import Sequence
 
 from .costs import described
 from .model import Capacity, Demand, Limit, Need
@@ -15,7 +13,7 @@ _MIN_LIMITS_SHOWN = 4
 
 def add_capacity(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `capacity`."""
-    number, rate = _at_least(int, 1), _at_least(float, 0)
+    number, rate = _count, _rate
     parser.add_argument(
         "--devices", type=number, default=10_000, help="number of devices (default 10,000)"
     )
@@ -54,8 +52,6 @@ def _run(parsed: argparse.Namespace) -> int:
             ("cost", "value", "unit", "how it was measured"), costs_rows(), markdown=parsed.markdown
         )
         return 0
-    if not parsed.rate:
-        raise SettingsError("--readings-per-second must be above 0")
     given = {name: getattr(parsed, name) for name in Demand.__dataclass_fields__}
     capacity = Capacity(Demand(**given))
     _print(("part", "what", "needed"), needs_rows(capacity), markdown=parsed.markdown)
@@ -125,14 +121,21 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _at_least(kind: Callable[[str], float], minimum: int) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
-        if not minimum <= value <= 1e15:
-            raise argparse.ArgumentTypeError(f"must be from {minimum} to 1e15, not {text}")
-        return value
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if not 1 <= value <= 1e15:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 1e15, not {text}")
+    return value
 
-    return parse
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not 0 < value <= 1e15:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1e15, not {text}")
+    return value

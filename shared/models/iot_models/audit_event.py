@@ -104,9 +104,10 @@ def parse_event(line: str) -> dict[str, Value] | None:
 
 
 def describe(line: str) -> str:
-    """Return a record as a sentence.
+    """Return the text of a record for people: a sentence, or a list of fields.
 
-    A kind that this version does not know is described by its name and its fields.
+    A record is described by its kind and its fields if `_SENTENCES` lacks its kind, or if a field
+    of the sentence is missing.
     """
     content = parse_event(line)
     if content is None:
@@ -121,7 +122,10 @@ def describe(line: str) -> str:
 
 
 def _orderer(fields: Mapping[str, Value]) -> str:
-    """Return " (ordered by <token>@<client>)"; "" if the event has no client."""
+    """Return " (ordered by <token>@<client>)"; without a token, " (ordered by <client>)".
+
+    Return "" if the event has no client.
+    """
     client, token = fields.get("client"), fields.get("token")
     if client is None:
         return ""

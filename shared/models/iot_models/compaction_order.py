@@ -1,4 +1,4 @@
-"""A compaction order: which segments of a vault to merge, and with which keys."""
+"""A compaction order: segments of a vault, their keys, and the keys of the merged segments."""
 
 import struct
 from dataclasses import dataclass, field

@@ -229,7 +229,8 @@ def parse_key_prefix(text: str) -> KeyNames:
         or {"iot", "rq"} & set(parts)
     ):
         raise SettingsError(
-            f"a prefix must have at most {_MAX_PREFIX_LENGTH} letters, digits, _, ., - and colons, "
-            "and end with a colon, such as 'berlin:'; iot: and rq: are reserved"
+            f"a prefix must have at most {_MAX_PREFIX_LENGTH} characters: parts of letters, "
+            "digits, _, . and -, each followed by a colon, such as 'berlin:'; no part may be iot "
+            "or rq"
         )
     return KeyNames(text)

@@ -87,7 +87,7 @@ class OpenTelemetryTracer:
         phases: Sequence[Phase],
         attributes: Mapping[str, object],
     ) -> None:
-        """Add finished work to the trace of a `traceparent`. Do nothing if it is invalid."""
+        """Add finished work to the trace of a `traceparent`. Ignore an invalid `traceparent`."""
         parent = _remote(traceparent.decode("ascii", "replace"))
         if not trace.get_current_span(parent).get_span_context().is_valid:
             return
@@ -105,7 +105,7 @@ class OpenTelemetryTracer:
         span.end(phases[-1].end)
 
     def traceparent(self) -> str:
-        """Return the `traceparent` of the current span; "" if it is not sampled or ended."""
+        """Return the `traceparent` of the current span; "" if that span ended or is not sampled."""
         # A greenlet keeps the span of the request that started it, even after the span has ended.
         span = trace.get_current_span()
         context = span.get_span_context()

@@ -26,13 +26,16 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The origins that are allowed: all (`every`), `null`, the `exact` ones, and `wildcards`."""
+    """The origins that are allowed: all (`every`), `null`, `exact`, and those under `wildcards`.
+
+    Origins are equal if scheme, host and port are equal.
+    """
 
     every: bool = False
     null: bool = False
     exact: frozenset[Origin] = frozenset()
     wildcards: frozenset[Origin] = frozenset()
-    """Origins whose host may have exactly one more label in front."""
+    """These origins are allowed with exactly one more label in front of the host, not without."""
 
     def allows(self, text: str) -> bool:
         """Return whether the value of an `Origin` header is allowed."""

@@ -7,9 +7,9 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-The ids in a drain's segment are `ID_STRIDE` apart, so they are not stored. If the readings
-were received in another order, the segment also has the position of each reading in the order of
-receipt. A merged segment has ids and times of receipt as differences.
+The ids in a drain's segment are `ID_STRIDE` apart in the order of receipt, so they are not stored.
+If the readings are in another order, the segment also has their positions in the order of receipt,
+or it has ids and times of receipt as differences. A merged segment always has these differences.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -94,7 +94,7 @@ class PackedNumbers(Sequence[int]):
     __slots__ = ("_count", "_data", "_numbers")
 
     def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
-        """`data`: a column that `pack_column` returned. `allowed`: its possible numbers; None: all.
+        """`data`: a column from `pack_column`. `allowed`: the numbers that it may have; None: any.
 
         Raises `FormatError` if the column has an unknown form, or a number that is not allowed.
         """

@@ -96,7 +96,7 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Raise `UnavailableError` if the block may not append to the audit log (`CANT_APPEND`)."""
+    """Replace the errors `CANT_APPEND` of the enclosed statements by `UnavailableError`."""
     try:
         yield
     except CANT_APPEND as error:

@@ -83,7 +83,7 @@ def _links(
 
 
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Return the content of a record that a new link authenticates: the decrypted line.
+    """Return the content of a record, as a new link authenticates it: the decrypted line.
 
     If the record can't be decrypted, return `UNREADABLE_MARK`, followed by the sealed bytes.
     """
@@ -94,7 +94,10 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
-    """Return the content of a record that `link` authenticates, according to the link's version."""
+    """Return the content of a record, as `link` authenticates it.
+
+    A link of version 1 authenticates the sealed bytes, a later link `chained_content`.
+    """
     return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 
 

@@ -66,8 +66,9 @@ def check_audit(
 
     Return the head of the chain, and the number of records without a link.
 
-    `published`: the published head, read before the call. `connection` must have no open
-    transaction: the check sets its isolation level.
+    `published`: the published head, read before the call; None if no head is published.
+    `connection` must have no open transaction: the check sets its isolation level, and makes it
+    read-only.
 
     Raises:
         AuditFaultError: the first fault.
@@ -192,7 +193,7 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that the link was not made with a key that was retired before the link.
+        """Check that the key that made the link was not retired at an earlier link.
 
         If the link was the last one when a key was retired, check that it is still the same link.
         """

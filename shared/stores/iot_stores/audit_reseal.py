@@ -51,11 +51,12 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
     """Replace all links from the first link of version 1 on, then the published head.
 
     Return the number of replaced links: 0 if the chain has no link of version 1. If the process is
-    killed before it publishes the new head, `audit verify` reports that the published head is not
-    in the chain, as after a restore; `audit accept` then accepts the chain.
+    killed or Redis fails before the new head is published, `audit verify` reports that the
+    published head is not in the chain, as after a restore; `audit accept` then accepts the chain.
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.
+        DecryptionError: the key of a link is unknown. Nothing was replaced.
         ValueError: the value in Redis is not a head.
         RedisError: Redis can't serve.
     """

@@ -124,9 +124,9 @@ class Erasures:
         return len(found)
 
     def remove_records(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> None:
-        """Remove from Redis all keys that API processes write for a vault.
+        """Hide and remove the records of a vault in Redis. Forget its scans for small segments.
 
-        Keys of other vaults under the same lookups stay. Raises `RedisError`.
+        Records of other vaults under the same lookups stay. Raises `RedisError`.
         """
         self._changes.hide(vault_id, list(lookups))
         names = (

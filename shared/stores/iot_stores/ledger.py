@@ -144,8 +144,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Needed for held entries: without the mark, a held entry would count as stored once an entry
-        whose number is more than `MAX_MISSING` higher is stored.
+        Needed for held entries. Without the mark, a held entry would count as stored when the next
+        entry that is stored has a number more than `MAX_MISSING` higher.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -198,9 +198,9 @@ def begin_drain(
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards. Each shard then continues above all ids that were used, so the ids of a vault
-    still rise. The row of a shard has the number at the shard's last drain. The first drain after a
-    change sets the number to 0 in the rows of all other shards: they then notice the change even if
-    the number is changed back before their next drain.
+    still rise. The row of a shard has the number of shards at the time of the shard's last drain.
+    The first drain after a change sets this number to 0 in the rows of all other shards: they then
+    notice the change even if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.

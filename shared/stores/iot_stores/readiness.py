@@ -22,8 +22,9 @@ class Readiness:
 
     - Redis belongs to the installation, keeps readings, and accepts the writes of this process.
     - The clocks of this process and Redis agree.
-    - When Postgres was last queried, the database had a schema that this code works with. Postgres
-      may have been away since then, because the backlog keeps new readings.
+    - When Postgres last answered, the database had a schema that this code works with, and an
+      installation id. For API processes, it had no mark of another keyring. Postgres may be away
+      now, because the backlog keeps new readings.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class RedisRequirements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of one check. Each text describes a kind of fault, and may be empty."""
+    """The result of one check. A text is empty if what it describes was not found."""
 
     unknown: str = ""
     """Why the database gives no installation id to compare with. Redis itself has no fault."""
@@ -141,7 +141,7 @@ class RedisWatch:
             raise UnfitRedisError
 
     def confirm_ownership(self) -> None:
-        """Check Redis now, then raise like `require_ownership`."""
+        """Check Redis now (`check`), then call `require_ownership`. Raises like both."""
         self.check()
         self.require_ownership()
 

@@ -58,7 +58,8 @@ def load_and_repeat(
     connection, and return its answer; None if no call was repeated.
 
     Raises:
-        RedisError: Redis is away, and which calls ran is unknown.
+        RedisError: Redis refused to repeat the calls; or Redis is away, and which calls ran is
+            unknown.
     """
     # redis-py's own way, `Script` in a pipeline, sends SCRIPT EXISTS before each execution, which
     # costs a round trip.

@@ -3,8 +3,8 @@
 Functions in the database erase and replace segments, because the role of the API processes may not
 write the table `segments`.
 
-A segment is named by its key and its salt. Compaction may replace a segment at any time; the new
-segment has another salt, so nothing is erased by mistake.
+A segment is named by `first_id`, `received_min` and its salt. Compaction may replace a segment at
+any time; the new segment has another salt, so nothing is erased by mistake.
 """
 
 import uuid

@@ -133,6 +133,7 @@ class VaultRecords:
         found is cached in Redis.
 
         Raises:
+            UnavailableError: the policy in Postgres is invalid.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         found = self._pool.run_idempotent(lambda connection: _find(connection, lookups))
@@ -414,7 +415,7 @@ def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
 
 
 def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
-    """Return the stored record of the vault; if there is none, that of a vault with its lookup."""
+    """Return the stored record of the vault, else of another vault with its lookup, else None."""
     parameters = {"vault_id": record.vault_id, "lookup": record.lookup}
     found = connection.execute(_STORED, parameters).fetchone()
     return None if found is None else VaultRecord(*cast("Sequence[Any]", found))

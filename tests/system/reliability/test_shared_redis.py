@@ -322,5 +322,5 @@ def test_an_invalid_prefix_ends_the_processes(
     assert (
         (tmp_path / "wrong" / "writer-0.log")
         .read_text(encoding="utf-8")
-        .startswith("iot-writer: IOT_REDIS_KEY_PREFIX: a prefix must have at most 64 letters")
+        .startswith("iot-writer: IOT_REDIS_KEY_PREFIX: a prefix must have at most 64 characters")
     )

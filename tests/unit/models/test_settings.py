@@ -207,7 +207,7 @@ def test_an_invalid_key_prefix_is_refused(prefix: str) -> None:
     environ = REQUIRED | {"IOT_REDIS_KEY_PREFIX": prefix}
     for read in (load, load_key_names):
         with pytest.raises(
-            SettingsError, match=r"^IOT_REDIS_KEY_PREFIX: a prefix must have at most 64 letters"
+            SettingsError, match=r"^IOT_REDIS_KEY_PREFIX: a prefix must have at most 64 characters"
         ):
             read(environ)
 

@@ -27,7 +27,7 @@ COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || 
 # Tests that check how fast processes recover and clients are served: they run before the others, fewer at a time.
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) tests/system/states/test_endpoint_moved.py \
 	$(addprefix tests/system/reliability/test_,read_memory.py slow_peers.py stalled_readers.py)
-# Tests in a browser, which takes a core: they run next, one for each core.
+# Tests in a browser: they run next, one for each core.
 PAGE_TESTS := tests/system/page
 
 # Settings of `make faults`.
@@ -154,9 +154,9 @@ test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
 	@status=0; mkdir -p .pytest_cache; rm -f .pytest_cache/*.xml; $(call COMPILE_TESTS,unit integration system); \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
-	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/page.xml $(PAGE_TESTS) || status=1; \
 	$(BACKGROUND) --junitxml .pytest_cache/background.xml $(BACKGROUND_TESTS) >.pytest_cache/background.log 2>&1 & \
 	background=$$!; \
+	$(BIN)/pytest --numprocesses $(CORES) --junitxml .pytest_cache/page.xml $(PAGE_TESTS) || status=1; \
 	$(BIN)/pytest --numprocesses $(ALL_TEST_PROCESSES) --waiting-process --junitxml .pytest_cache/parallel.xml \
 		$(addprefix --ignore ,$(TIMED_TESTS) $(PAGE_TESTS) $(BACKGROUND_TESTS)) || status=1; \
 	wait $$background || status=1; cat .pytest_cache/background.log; \

@@ -14,6 +14,8 @@ from chart.schemas import NEWEST
 
 SELECTOR_LABELS = {f"app.kubernetes.io/{each}" for each in ("name", "instance", "component")}
 
+OWN_WRITER_KEYS = ("own-writer-keys", "key-rotation-of-own-secrets")
+"""Values that name both an existing keyring and existing keys of the writers."""
 PULL_SECRETS = ("my-registry", "my-other-registry", "registry")
 
 
@@ -199,13 +201,19 @@ def test_objects_that_a_pod_refers_to_exist(release: Release) -> None:
 
 
 def test_the_hook_requires_every_secret_in_the_values(release: Release) -> None:
-    """The hook names a missing Secret before pods wait in ContainerCreating."""
+    """The hook names a missing Secret before pods wait in ContainerCreating.
+
+    It does not look for an existing keyring if the writers' keys exist too: operators set both so
+    that the hook can't read the keyring.
+    """
     made = secrets_made(release)
     used: dict[str, set[str]] = {}
     for pod in release.pods:
         for each in references(pod):
             if each.kind == "Secret" and each.name not in made and each.keys:
                 used.setdefault(each.name, set()).update(each.keys)
+    if release.name in OWN_WRITER_KEYS:
+        del used["my-keys"]
     assert secrets_required(release) == used
 
 
@@ -253,6 +261,16 @@ def test_the_rotation_may_change_only_the_two_secrets_with_keys(release: Release
         keyring, writer = (release.runs(each)[0] for each in ("api", "writer"))
         mounted = {each.name for pod in (keyring, writer) for each in references(pod)}
         assert named <= mounted
+
+
+@pytest.mark.parametrize("name", OWN_WRITER_KEYS)
+def test_the_hook_may_not_read_a_keyring_that_it_does_not_need(name: str) -> None:
+    (role,) = (
+        each for each in rendered(name, NEWEST).of("Role") if name_of(each).endswith("-secrets")
+    )
+    named = {secret for rule in role["rules"] for secret in rule.get("resourceNames", ())}
+    assert "my-writer-keys" in named
+    assert "my-keys" not in named
 
 
 @pytest.mark.parametrize("name", ["demo", "long-name"])

@@ -112,9 +112,9 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
 
 
 def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
-    """Return whether all sources of an order still exist, including locked ones.
+    """Return whether all source segments of an order still exist, even if some are locked.
 
-    Compares salts: a segment with the same key and another salt is another segment.
+    A source is gone if the segment in its place has another salt.
     """
     rows = connection.execute(_SALTS, _parameters(vault_id, _names(sources)), binary=True)
     return {salt for (salt,) in rows} == {source.salt for source in sources}

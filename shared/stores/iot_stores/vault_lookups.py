@@ -85,7 +85,7 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
-        UnavailableError: no process stores such values. They are refused, because a low cost
+        UnavailableError: a value is one that no process stores. It is refused, because a low cost
             would make passwords cheap to guess, and a high cost would use up the memory.
     """
     possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)

@@ -255,7 +255,7 @@ def _note_success(job: str) -> None:
     metrics.gauge("iot_job_last_success_timestamp_seconds").labels(job).set_to_current_time()
 
 
-_PERIODIC: Mapping[str, Function] = {
+_FUNCTIONS: Mapping[str, Function] = {
     names.SWEEP_JOB: sweep_shards,
     names.PARTITIONS_JOB: make_partitions,
     names.RETENTION_JOB: enforce_retention,
@@ -270,7 +270,7 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
     """Return the function and the arguments of a job; None for an unknown id."""
     if job_id in _DRAINS:
         return drain, (_DRAINS[job_id],)
-    function = _PERIODIC.get(job_id)
+    function = _FUNCTIONS.get(job_id)
     return None if function is None else (function, ())
 
 

@@ -90,8 +90,11 @@ class Cover:
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds all readings of the shard that were received from `since`
-        on and drained up to `position`. Both times are Unix milliseconds.
+        """Return whether the window holds each reading of the shard that was received from `since`
+        on, and drained up to the position of this cover.
+
+        `now` is the current time: older segments than `seconds` expire. Both times are Unix
+        milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 

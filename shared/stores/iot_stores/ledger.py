@@ -144,8 +144,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Needed for held entries. Without the mark, a held entry would count as stored when the next
-        entry that is stored has a number more than `MAX_MISSING` higher.
+        Needed for held entries. Otherwise a held entry could count as stored: if the number of the
+        next stored entry is more than `MAX_MISSING` higher, the held entry is not among `missing`.
         """
         if number > self.high:
             self.mark_stored(number)

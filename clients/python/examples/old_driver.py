@@ -23,7 +23,10 @@ _FULL_SECONDS = 1.0
 
 
 class OutboxConsumer:
-    """Sends what an old driver queues. The driver sets the attributes declared without a value."""
+    """Sends what an old driver queues.
+
+    The driver must set the attributes that this class declares without a value.
+    """
 
     outbox_path = "readings.outbox"
     """One file for each driver that runs at the same time."""

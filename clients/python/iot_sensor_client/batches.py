@@ -15,7 +15,7 @@ def encode_reading(reading: Mapping[str, Any], number: int) -> str:
     """Return a reading as JSON text, in ASCII. Error messages call it `reading <number>`.
 
     Raises:
-        ValueError: JSON can't represent the reading, or it is not a mapping with names.
+        ValueError: the reading is not a mapping, or JSON can't represent it.
     """
     if not isinstance(reading, Mapping):
         raise ValueError(f"reading {number} is a {type(reading).__name__}, not a mapping")  # noqa: TRY004 -- as for its contents

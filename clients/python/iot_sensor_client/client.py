@@ -29,7 +29,7 @@ _PASSWORD_REFUSED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 
 
 class Client:
-    """A client of one service that sends and reads under one password. Thread-safe.
+    """A client of one service. It sends and reads readings under one password. Thread-safe.
 
     A request that may be repeated is retried while the service is unavailable. Connections stay
     open between requests; `close`, or the end of a `with` block, closes them. The client follows no
@@ -72,7 +72,8 @@ class Client:
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: invalid `url`, or `cert_file` or `key_file` with http or `tls_context`.
+            ValueError: `url` is invalid, `key_file` is given without `cert_file`, or one of these
+                files is given with an http URL or with `tls_context`.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
         if tls_context is None and url.startswith("https:"):
@@ -200,8 +201,7 @@ class Client:
             batch_size: readings of a request, at most 100,000.
             idempotency_key: names these readings: batch n has the key `<idempotency_key>-<n>`.
                 After an error, the same call with the same readings and batch size stores what is
-                missing, within 24 hours. Default: a random key, which protects the retries of this
-                call.
+                missing, within 24 hours. Default: a random key, which protects this call's retries.
 
         Raises:
             RejectedError: the service will never accept a batch. The batches before are stored:

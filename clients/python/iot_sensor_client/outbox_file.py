@@ -63,8 +63,8 @@ class Counts:
 class OutboxFile:
     """The readings of one outbox. Thread-safe; the file is locked against other processes.
 
-    A change is on the disk (WAL, `synchronous=FULL`) when its method returns, and otherwise has
-    not happened. All methods raise `OutboxError` if the file can't be read or written.
+    A change is made as a whole or not at all. It is on the disk (WAL, `synchronous=FULL`) when its
+    method returns. All methods raise `OutboxError` if the file can't be read or written.
 
     The contents of a batch are fixed when `take` first returns it, or when the file is opened
     again.

@@ -7,8 +7,8 @@ HMAC is the chain key with this key id. All numbers are big-endian. The link cov
 record, not the sealed bytes, so it stays valid when a rotation of the master keys seals the record
 again.
 
-New links have version 2. Links of version 1 cover the sealed bytes. A rotation replaces these links
-first (`iot_stores.audit_reseal`).
+New links have version 2. Links of version 1 cover the sealed bytes, so a rotation replaces these
+links before it seals the records again (`iot_stores.audit_reseal`).
 """
 
 import hmac

@@ -1,6 +1,6 @@
 """Keys of the audit log's hash chain. A chain key makes and checks links, and decrypts nothing.
 
-The chain keys of retired master keys stay in the keyring, because links are never made again:
+The chain keys of retired master keys stay in the keyring, to check the links made with them:
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
@@ -28,7 +28,8 @@ class RetiredKey(SecretHolder):
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link` of the last record; 0 and `BEFORE_FIRST` if the chain is empty."""
+        """`sequence` and `link` are those of the last record when the key was retired; 0 and
+        `BEFORE_FIRST` if the chain was empty."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link

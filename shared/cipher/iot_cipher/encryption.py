@@ -118,9 +118,9 @@ class OpenVault(SecretHolder):
         return mac.digest()
 
     def shard(self, shards: int) -> int:
-        """Return the shard of this vault's readings, out of `shards`.
+        """Return the shard of this vault's readings, out of `shards` shards.
 
-        It depends on the id alone, so all processes choose the same shard.
+        The choice depends on the vault's id alone, so all processes choose the same shard.
         """
         return int.from_bytes(self.id_bytes[:8], "big") % shards
 

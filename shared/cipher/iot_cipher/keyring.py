@@ -139,10 +139,10 @@ def parse_keyring(text: str) -> Keyring:
     if not all(0 < key_id < 2**32 for key_id in masters):
         wrong = next(key_id for key_id in masters if not 0 < key_id < 2**32)
         raise SettingsError(f"the keyring has the key id {wrong}; ids are 1 to 4294967295")
-    if set(masters) & set(retired):
+    if both := set(masters) & set(retired):
         raise SettingsError(
-            "the keyring has the same id under keys and retired: remove the entry under retired if "
-            "the key was restored"
+            f"the keyring has the id {min(both)} both under keys and under retired: if the key was "
+            "restored, remove its entry under retired"
         )
     return Keyring(primary, masters, _key_bytes("pepper", pepper), retired)
 
@@ -161,7 +161,7 @@ def _parsed(
 ) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
     """Return version, primary id, keys, pepper and retired keys; None if the text has another form.
 
-    A typing error must not lose a key, so a repeated name or an id such as 01 is refused.
+    A typo must not lose a key, so a repeated name or an id such as 01 is refused.
     """
     try:
         content = strict_json(text)

@@ -25,7 +25,9 @@ def with_new_key(text: str) -> tuple[str, KeyId]:
     keyring = parse_keyring(text)
     key_id = max([*keyring.key_ids, *keyring.retired]) + 1  # no id is used twice
     if key_id > MAX_KEY_ID:
-        raise SettingsError(f"the keyring has no free key id: {MAX_KEY_ID} is in use")
+        raise SettingsError(
+            f"the keyring has no free key id: the highest id, {MAX_KEY_ID}, is taken"
+        )
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
     return _changed(text, lambda content: content["keys"].update({str(key_id): key})), key_id
 

@@ -105,7 +105,7 @@ def with_token(
         raise SettingsError(f"the token {name} needs a scope")
     token = new_token() if token is None else token
     if not _TOKEN.fullmatch(token):
-        raise SettingsError(f"the token {name} must be iot_ and 43 characters of base64url")
+        raise SettingsError(f"the token {name} must be iot_ followed by 43 characters of base64url")
     sha256 = hashlib.sha256(token.encode()).digest()
     if any(grant.name == name for grant in grants):
         raise IotError(f"a token named {name} exists already")
@@ -116,7 +116,7 @@ def with_token(
 
 
 def without_token(text: str, name: str) -> str:
-    """Remove the token of a name. Return the new tokens.json.
+    """Remove the token with this name. Return the new tokens.json.
 
     Raises:
         SettingsError: `text` is not a tokens.json.
@@ -126,7 +126,7 @@ def without_token(text: str, name: str) -> str:
     left = [grant for grant in grants if grant.name != name]
     if len(left) == len(grants):
         # The message omits the name, which may be a token that was given by mistake.
-        raise IotError("there is no token of that name")
+        raise IotError("there is no token of that name: see `iot-sensor tokens list`")
     return _text(left)
 
 
@@ -134,7 +134,7 @@ def parse_tokens(text: str) -> Tokens:
     """Parse a tokens.json: `{"version": 1, "tokens": [...]}`. Each element of the list is
     `{"name": ..., "scopes": [...], "sha256": "<64 hex>", "created": "2026-11-23T10:00:00Z"}`.
 
-    A typing error must not grant access, so missing, unknown and repeated names are refused.
+    A typo must not grant access, so missing, unknown and repeated names are refused.
 
     Raises:
         SettingsError: the file is invalid. The message contains no hash or token.
@@ -147,16 +147,17 @@ def parse_tokens(text: str) -> Tokens:
             "without repeated member names"
         )
     grants = [_grant(number, row) for number, row in enumerate(rows)]
-    names, digests = set[str](), set[bytes]()
+    names, owners = set[str](), dict[bytes, str]()
     for grant in grants:
         if grant.name in names:
             raise SettingsError(f"the file of tokens has the name {grant.name} twice")
-        if grant.sha256 in digests:
+        if grant.sha256 in owners:
             raise SettingsError(
-                f"the file of tokens has the token {grant.name} twice, under two names"
+                f"the tokens {owners[grant.sha256]} and {grant.name} have the same sha256: "
+                "remove one of them"
             )
         names.add(grant.name)
-        digests.add(grant.sha256)
+        owners[grant.sha256] = grant.name
     return Tokens(grants)
 
 

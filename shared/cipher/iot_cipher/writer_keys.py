@@ -144,7 +144,9 @@ def writer_keys_text(keyring: Keyring) -> str:
 
 
 def parse_writer_keys(text: str) -> WriterKeys:
-    """Parse the JSON of a writer's keys. From a whole keyring, derive and keep only these keys.
+    """Parse the JSON of a writer's keys. If `text` is a whole keyring, derive the keys from it.
+
+    The master keys and the pepper are not kept.
 
     Raises:
         SettingsError: the keys are invalid. The message contains no key.
@@ -209,12 +211,13 @@ class WriterKeysFile(FollowedFile[WriterKeys]):
 def write_writer_keys_file(keyring: Path, path: Path) -> bool:
     """Derive the writer's keys from a keyring file and write them to `path` (mode 0600).
 
-    Return False if the file holds these keys already. A file that holds anything else is not
-    overwritten, because that file may be the keyring.
+    Return False if the file holds these keys already. An existing file is overwritten only if it
+    holds a writer's keys, because any other file may be the keyring.
 
     Raises:
-        SettingsError: the keyring can't be read or is wrong, or `path` holds something else.
-        OSError: `path` can't be written; the file is unchanged.
+        SettingsError: the keyring can't be read or is wrong, or `path` holds something other than a
+            writer's keys.
+        OSError: `path` can't be read or written; the file is unchanged.
     """
     text = writer_keys_text(parse_keyring(read_text(keyring)))
     if path.exists():

@@ -2,7 +2,7 @@
 
     {"event": "password_changed", "time": "2026-11-28T03:50:00.123Z", "vault": "<uuid>", ...}
 
-Earlier versions stored sentences. `parse_event` tells events from sentences. An event holds names,
+Earlier versions stored sentences, and `parse_event` returns None for them. An event holds names,
 ids, counts and times, and never a password, a token or a reading.
 """
 

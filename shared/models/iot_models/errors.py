@@ -23,7 +23,7 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was refused with 429, or with 503 for `READS`. Clients rely on the names."""
+    """Why a request was refused, with 503 if `READS`, else with 429. Clients rely on the names."""
 
     GUESSES = "guesses"
     """The client sent too many unknown passwords."""

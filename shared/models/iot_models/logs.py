@@ -111,7 +111,7 @@ class EventLimit:
     """A bound on the events of each kind, so that a client can't fill the log."""
 
     def __init__(self, events: int, seconds: float) -> None:
-        """Allow `events` of a kind in each period of `seconds`."""
+        """Allow `events` events of each kind in each period of `seconds` seconds."""
         self._events = events
         self._seconds = seconds
         self._kinds: dict[Hashable, tuple[float, int]] = {}

@@ -66,7 +66,7 @@ class KeyNames:
 
     @property
     def unused_stream(self) -> str:
-        """A stream that never exists. Readiness checks send it writes that have no effect."""
+        """A stream that never exists. Readiness checks try write commands on it, without effect."""
         return f"{self.prefix}iot:ingest:unused"
 
     @property
@@ -105,11 +105,11 @@ class KeyNames:
         return f"{self.prefix}iot:requests"
 
     def stream(self, shard: int) -> str:
-        """Return the stream of a shard in the backlog."""
+        """Return the key of the stream of a shard in the backlog."""
         return f"{self.prefix}iot:ingest:{shard}"
 
     def held_entries(self, vault_id: bytes) -> str:
-        """Return the stream of the held entries of a vault."""
+        """Return the key of the stream of the held entries of a vault."""
         return f"{self.prefix}iot:held:{vault_id.hex()}"
 
     def vault_record(self, lookup: bytes) -> str:
@@ -124,8 +124,8 @@ class KeyNames:
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """Return the key with the id of the vault that no longer has this lookup, because its
-        password was changed."""
+        """Return the key that holds the id of a vault. The vault no longer has this lookup, because
+        its password was changed."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
     @property
@@ -139,7 +139,10 @@ class KeyNames:
         return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
-        """Return the sorted set of a vault's segments in the hot window, by time of receipt."""
+        """Return the key of the sorted set of a vault's segments in the hot window.
+
+        Segments are sorted by their last time of receipt.
+        """
         return f"{self.prefix}iot:hot:index:{vault_id.hex()}"
 
     def hot_segment(self, vault_id: bytes, first_id: int) -> str:
@@ -151,7 +154,7 @@ class KeyNames:
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
     def hot_cover(self, shard: int) -> str:
-        """Return the hash with the cover of a shard."""
+        """Return the key of the hash with the cover of a shard."""
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
@@ -171,11 +174,11 @@ class KeyNames:
         return f"{self.prefix}iot:request:{digest.hex()}"
 
     def remembered_of_client(self, client: str) -> str:
-        """Return the counter of a client's remembered requests with an Idempotency-Key."""
+        """Return the key of the counter of a client's remembered requests (Idempotency-Key)."""
         return f"{self.prefix}iot:requests:{client}"
 
     def guesses(self, client: str) -> str:
-        """Return the counter of unknown passwords that a client named in the current minute."""
+        """Return the key of the counter of unknown passwords that a client named in this minute."""
         return f"{self.prefix}iot:guesses:{client}"
 
     def loaded_keys(self, process: str) -> str:
@@ -189,8 +192,8 @@ class KeyNames:
     def heartbeats(self) -> str:
         """Stream of the heartbeats of all processes.
 
-        The name begins like the names of `loaded_keys`, so that Redis users with the rights of
-        an earlier version may write to the stream.
+        The name begins like the names of `loaded_keys`, so that the ACL file of an earlier version
+        allows writing to the stream.
         """
         return f"{self.prefix}iot:loaded:heartbeats"
 
@@ -199,7 +202,8 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:
-        """Return the counter of the requests that came in one minute from an address or a token.
+        """Return the key of the counter of requests that came in one minute from an address or a
+        token.
 
         `minute`: minutes since 1970. `policy`: `address` or `token`. `name`: the address, or the
         name of the token.
@@ -207,7 +211,7 @@ class KeyNames:
         return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
 
     def tick(self, job: str) -> str:
-        """Return the key of the time when a periodic job was last queued: Unix seconds, by Redis's
+        """Return the key that holds when a periodic job was last queued: Unix seconds, by Redis's
         clock. The key expires when the job is due again."""
         return f"{self.prefix}iot:tick:{job}"
 
@@ -229,8 +233,8 @@ def parse_key_prefix(text: str) -> KeyNames:
         or {"iot", "rq"} & set(parts)
     ):
         raise SettingsError(
-            f"a prefix must have at most {_MAX_PREFIX_LENGTH} characters: parts of letters, "
-            "digits, _, . and -, each followed by a colon, such as 'berlin:'; no part may be iot "
-            "or rq"
+            f"a prefix must have at most {_MAX_PREFIX_LENGTH} characters, in parts that end with "
+            "a colon, such as 'berlin:'; a part has only letters, digits, _, . and -, and may not "
+            "be iot or rq"
         )
     return KeyNames(text)

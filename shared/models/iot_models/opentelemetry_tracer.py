@@ -162,7 +162,7 @@ def _fail(span: Span, error: BaseException) -> None:
 
 
 def _remote(traceparent: str | None) -> Context:
-    """Return the context of a `traceparent`; an empty context without a valid `traceparent`.
+    """Return the context of a `traceparent`; an empty context if it is missing or invalid.
 
     `tracestate` is left out: the client may put any text into it, which would get into the spans.
     """

@@ -17,7 +17,7 @@ _MAX_LENGTH = 512
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port: lowercase, without the default port, the host in ASCII."""
+    """An origin, normalized: lowercase, the host in ASCII, `port` None for the default port."""
 
     scheme: str
     host: str
@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The origins that are allowed: all (`every`), `null`, `exact`, and those under `wildcards`.
+    """The allowed origins: all if `every`, "null" if `null`, `exact`, and those under `wildcards`.
 
     Origins are equal if scheme, host and port are equal.
     """
@@ -135,4 +135,4 @@ def _in_ascii(host: str) -> str:
             return encoded.decode("ascii").lower()
     except UnicodeError:
         pass
-    raise ValueError("its host must be encoded as browsers send it, as xn--...")
+    raise ValueError("its host must be in ASCII, as browsers send it (xn--...)")

@@ -8,8 +8,8 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
 - the `freeform` texts
 
 The ids in a drain's segment are `ID_STRIDE` apart in the order of receipt, so they are not stored.
-If the readings are in another order, the segment also has their positions in the order of receipt,
-or it has ids and times of receipt as differences. A merged segment always has these differences.
+If the readings were received in another order, the segment also has their positions in the order of
+receipt, or ids and times of receipt as differences. All merged segments have these differences.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -167,7 +167,7 @@ class PackedNumbers(Sequence[int]):
 
 
 def _interleaved(planes: Sequence[bytes], code: str) -> "array[int]":
-    """Return the numbers, of the array type `code`, whose first bytes are the first plane, etc."""
+    """Return an array of type `code`. Plane i has byte i of each number; byte 0 is the lowest."""
     width = len(planes)
     joined = bytearray(width * len(planes[0]))
     for i, plane in enumerate(planes):
@@ -380,7 +380,7 @@ def _check_order(
 
 
 def _second(bounds: SegmentBounds) -> int | None:
-    """Return the Unix second in which all readings were received; None if there are several."""
+    """Return the Unix second in which all readings were received; None if the seconds differ."""
     if bounds.received_min not in RECEIPTS or bounds.received_max not in RECEIPTS:
         raise FormatError("the segment has a time of receipt out of range")
     first, last = bounds.received_min // 1000, bounds.received_max // 1000

@@ -82,7 +82,7 @@ def create_file(path: Path, text: str, *, mode: int = 0o600) -> bool:
 def _draft(
     path: Path, text: str, mode: int, *, keep_mode_and_owner: bool = False
 ) -> Iterator[Path]:
-    """Write the text to a temporary file in the same folder; delete it afterwards."""
+    """Yield a temporary file in the same folder that holds the text. Delete it at the end."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -31,7 +31,7 @@ _tracer: "OpenTelemetryTracer | None" = None
 
 
 class Phase(NamedTuple):
-    """A part of a span, in Unix nanoseconds."""
+    """A part of a span: its name, begin and end. Times are Unix nanoseconds."""
 
     name: str
     begin: int

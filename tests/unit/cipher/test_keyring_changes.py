@@ -87,7 +87,7 @@ def test_a_restored_key_is_not_retired_as_well(keyring_text: MakeText) -> None:
     before = keyring_text(primary=2, keys=(1, 2))
     content = json.loads(without_key(before, 1, sequence=3, link=LINK))
     content["keys"]["1"] = json.loads(before)["keys"]["1"]
-    with pytest.raises(SettingsError, match="remove the entry under retired"):
+    with pytest.raises(SettingsError, match="has the id 1 both under keys"):
         parse_keyring(json.dumps(content))
 
 

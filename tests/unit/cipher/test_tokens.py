@@ -89,7 +89,7 @@ WRONG = {
     "a duplicate name": (document(row(), row(sha256=OTHER_HASH)), "has the name devices twice"),
     "a duplicate hash": (
         document(row(), row(name="more")),
-        "has the token more twice, under two names",
+        "the tokens devices and more have the same sha256",
     ),
 }
 
@@ -196,12 +196,12 @@ def test_an_existing_token_can_be_added() -> None:
         ("new", [], None, "the token new needs a scope"),
         ("new", ["write"], None, "unknown scope"),
         ("new", ["read", "read"], None, "the scope read is given twice"),
-        ("new", ["read"], "hunter2", "the token new must be iot_ and 43 characters of base64url"),
+        ("new", ["read"], "hunter2", "the token new must be iot_ followed by 43 characters of"),
         (
             "new",
             ["read"],
             TOKEN + "\n",
-            "the token new must be iot_ and 43 characters of base64url",
+            "the token new must be iot_ followed by 43 characters of base64url",
         ),
         ("there", ["read"], None, "a token named there exists"),
     ],
@@ -217,7 +217,7 @@ def test_invalid_tokens_are_not_added(
 
 def test_revoking_an_unknown_name_is_an_error() -> None:
     for name in ("more", TOKEN, ""):
-        with pytest.raises(IotError, match=r"^there is no token of that name$"):
+        with pytest.raises(IotError, match=r"^there is no token of that name: see `[a-z -]+`$"):
             without_token(document(row()), name)
 
 

@@ -155,9 +155,9 @@ def _count(counter: str, outcome: str) -> None:
 
 
 def linger_after(entries: int, seconds: float) -> float:
-    """Return the linger, in seconds, after a drain of entries that came within `seconds`.
+    """Return the linger after a drain, in seconds.
 
-    `entries` is their number.
+    `entries`: number of entries that the drain took. `seconds`: the time in which they arrived.
     """
     rate = entries / max(seconds, LINGER_SECONDS)
     busy = min(1.0, max(0.0, rate / BUSY_ENTRIES - 1))

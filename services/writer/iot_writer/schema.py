@@ -60,8 +60,8 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
     of version 0.1 work on this revision. Once they have had time to shut down, a writer does the
     last step (`lookup_upgrade`). Each call of `migrate` restarts that time.
 
-    A schema one revision newer than this code is not changed, because this code works on it. So a
-    rollback by one version is possible.
+    If the schema is one revision newer than this code, it is not changed, because this code works
+    on it. So a rollback by one version is possible.
 
     Raises:
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.

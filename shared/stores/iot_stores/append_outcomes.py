@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request. In the script's answer, details follow this number."""
+    """What the script did with a request. An answer that is a list begins with this number."""
 
     FULL = 0
     ADDED = 1
@@ -48,7 +48,8 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     seconds = max(1, more[0])
     if outcome == AppendOutcome.TOO_MANY_OF_CLIENT:
         raise TooManyRequestsError(
-            "too many requests with an Idempotency-Key from this client; nothing was stored",
+            "too many requests with an Idempotency-Key from this client are remembered; "
+            "nothing was stored",
             retry_after=seconds,
             reason=Refusal.REMEMBERED_REQUESTS,
         )

@@ -96,7 +96,7 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Replace the errors `CANT_APPEND` of the enclosed statements by `UnavailableError`."""
+    """Raise `UnavailableError` if the `with` block raises one of the errors `CANT_APPEND`."""
     try:
         yield
     except CANT_APPEND as error:

@@ -83,7 +83,7 @@ def _links(
 
 
 def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Return the content of a record, as a new link authenticates it: the decrypted line.
+    """Return what a new link authenticates as the content of a record: the decrypted line.
 
     If the record can't be decrypted, return `UNREADABLE_MARK`, followed by the sealed bytes.
     """
@@ -94,7 +94,7 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 
 
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
-    """Return the content of a record, as `link` authenticates it.
+    """Return what `link` authenticates as the content of a record.
 
     A link of version 1 authenticates the sealed bytes, a later link `chained_content`.
     """

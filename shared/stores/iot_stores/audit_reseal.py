@@ -95,7 +95,7 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt the records that are under other keys again, with the primary key.
+    """Encrypt again, with the primary key, the records that are under another key.
 
     Return how many records were encrypted again, and how many can't be decrypted. A record that
     can't be decrypted stays for `audit verify` to find. Records with a link of version 1 are left

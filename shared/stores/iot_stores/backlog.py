@@ -100,7 +100,7 @@ class Backlog(BacklogAppender):
         self._take = load_script(client, "backlog_take.lua")
 
     def try_remove(self) -> None:
-        """Try a command of `remove`, without effect. Raises `RedisError` if Redis refuses it."""
+        """Try a command that `remove` uses, changing nothing. Raises `RedisError` if it fails."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:

@@ -294,11 +294,11 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Try a command of `append`, without effect. Raises `RedisError` if Redis refuses it."""
+        """Try a command that `append` uses, changing nothing. Raises `RedisError` if it fails."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
-        """Return the first answer of a request that is remembered under one of these names.
+        """Return the first answer to a request, which is remembered under one of its names.
 
         Return None if the request is not remembered. Always return None if `append` waits for
         replicas or disks: then only `append` may answer a repeated request.
@@ -359,7 +359,7 @@ class GroupCommit:
     def run(self, pending: _PendingRequest) -> _Answer:
         """Return the answer to a request.
 
-        The request may be sent again after a connection broke: its entries must be idempotent.
+        The request may be sent again if a connection breaks: adding its entries twice must be safe.
 
         Raises:
             RedisError: Redis refused the request; or Redis is away, and it is unknown whether the
@@ -381,7 +381,7 @@ class GroupCommit:
             del pending, answer
 
     def run_if_idle(self, action: Callable[[], None]) -> None:
-        """Run an action as the sender if no request is pending."""
+        """If no request is pending, run an action. Requests that arrive meanwhile wait."""
         if self._idle.pop(True, False):
             try:
                 action()

@@ -48,9 +48,9 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 def hide_records(
     pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
-    """Hide the records that Redis has of a vault under the lookups of its old password.
+    """Hide a vault's records in Redis under the lookups of its old password.
 
-    A process that read Postgres before the change may store a record later, which is hidden too.
+    A process that read Postgres before the change may store such a record later: it is hidden, too.
     Records of other vaults stay visible: the old password may get a new vault.
     """
     for lookup in lookups:

@@ -41,7 +41,7 @@ _FINISH = "UPDATE erased_vaults SET deleted_at = now() WHERE vault_id = %s"
 
 
 class UnfinishedErasure(NamedTuple):
-    """An erased vault whose segments or keys may still be in Postgres or Redis."""
+    """An erased vault that may still have segments (Postgres, hot window) or dead letters."""
 
     vault_id: uuid.UUID
     noted: bool
@@ -151,9 +151,9 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 
 
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
-    """Return up to `limit` erased vaults whose segments and keys must be deleted now.
+    """Return up to `limit` erased vaults whose segments and dead letters must be deleted now.
 
-    Segments and keys are deleted twice: at once, and `SETTLING_SECONDS` after the erasure.
+    Both are deleted twice: at once, and `SETTLING_SECONDS` after the erasure.
     """
     if not _has_tombstones(connection):
         return []

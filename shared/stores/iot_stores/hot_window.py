@@ -7,11 +7,11 @@ readings that are too old for the window. A read within the cover needs no query
 The cover must never claim a segment that the window lacks:
 
 - The cover holds the position of the last drain in the window. If a writer is killed between its
-  commit in Postgres and its write here, the next drain begins behind the cover's position: it moves
-  `since` forward. `since` never moves back: a slow writer may write after later drains did.
+  commit in Postgres and its write here, the next drain begins after the cover's position, so it
+  moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
 - If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
   Their entries may be stored again, in other segments. Postgres may even reach the cover's position
-  again, with other ids. The next id after the last drain shows this, so the cover holds it too.
+  again, with other ids: to detect this, the cover also holds the next id after the last drain.
 - The window may be in another Redis than the backlog. This Redis may be away, or may have been
   restored to an earlier state. The backlog's Redis holds the position up to which each shard is
   drained: a cover is valid only if it reaches this position. The time is always that of the
@@ -66,7 +66,7 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Whether the window holds the readings of the last seconds of a shard."""
+    """Whether the window holds the readings that a shard received in the last seconds."""
 
     begin: int
     """Start of these seconds, in Unix milliseconds of the clock that stamps readings."""

@@ -291,7 +291,7 @@ def check_writable(connection: Connection) -> None:
     """
     row = short_query(connection, _READ_ONLY).fetchone()
     if row is not None and row[0]:
-        raise psycopg.errors.ReadOnlySqlTransaction("the server is in recovery, or read-only")
+        raise psycopg.errors.ReadOnlySqlTransaction("Postgres is in recovery, or read-only")
 
 
 def connect_postgres(settings: Settings, *, name: str) -> Connection:

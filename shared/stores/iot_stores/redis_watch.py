@@ -65,7 +65,7 @@ class RedisRequirements:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of one check. A text is empty if what it describes was not found."""
+    """The result of one check. Each text names a problem; it is empty if none was found."""
 
     unknown: str = ""
     """Why the database gives no installation id to compare with. Redis itself has no fault."""
@@ -146,9 +146,10 @@ class RedisWatch:
         self.require_ownership()
 
     def keeps_indexes(self) -> bool:
-        """Return whether this Redis keeps the indexes of the hot window whole.
+        """Return whether this Redis belongs to this installation and evicts no keys.
 
-        If there is no verdict, return True if Postgres is away, and raise `RedisError` if Redis is
+        Otherwise, an index of the hot window may be missing, and reads would miss segments. If
+        there is no verdict, return True if Postgres is away, and raise `RedisError` if Redis is
         away.
         """
         try:
@@ -246,8 +247,9 @@ class RedisWatch:
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
         nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). If `info` says that
-        the server is loading, INFO is read again. The server may have finished by now: after `info`
-        was read, redis-py repeated the script that marks Redis while the answer was LOADING.
+        the server is loading, INFO is read again. The server may have finished by then: the script
+        that marks Redis ran after `info` was read, and redis-py repeats a command that is refused
+        with LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.

@@ -107,16 +107,17 @@ def raise_cost(connection: Connection, cost: int) -> None:
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004 if `FastLookups.CREATED` has lasted `after_seconds`.
+    """Migrate schema 0003 to 0004 if `migrate` was last called at least `after_seconds` ago.
 
-    Return whether the schema was migrated.
+    Do nothing unless the policy is `FastLookups.CREATED`. Return whether this call migrated the
+    schema.
     """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]
 
 
 def forget_unused(connection: Connection) -> None:
-    """Remove old formats and costs that no vault has any more from the policy.
+    """Update the policy: remove old formats and costs that no vault has any more.
 
     Requests then compute fewer lookups.
     """

@@ -197,7 +197,7 @@ class VaultRecords:
     def find_changed(
         self, records: Collection[VaultRecord]
     ) -> list[tuple[VaultRecord, VaultRecord | None]]:
-        """Return the records that are different in Postgres, each with the record in Postgres.
+        """Return the records that differ in Postgres, as pairs (record, record in Postgres).
 
         The record in Postgres is None if Postgres lacks the vault.
 

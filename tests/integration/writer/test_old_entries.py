@@ -132,7 +132,7 @@ def test_an_entry_with_an_impossible_id_is_set_aside(
     plant(sender, (shard, sealed), entry_id)
     drain_all(writer)
     (letter,) = letters(writer)
-    assert letter.reason == "the entry's id is a time after the year 9999"
+    assert letter.reason == "the entry's id names a time after the year 9999"
     assert command("dead", "list") == command("dead", "show", letter.letter_id) == 0
     assert "after the year 9999" in capsys.readouterr().out
     sender.send(PASSWORD, 2)

@@ -96,8 +96,8 @@ def _decrypt_all(
     """Decrypt the segments of an order, up to `CONTENT_BYTES` in total.
 
     Return the decrypted segments, their content, and the number of segments that can't be
-    decrypted. If a segment no longer exists, decrypt none: the order may have been executed before
-    a failover of Redis brought it back, and the order's new keys must not be used twice.
+    decrypted. If a segment no longer exists, decrypt none: a failover of Redis may have brought
+    back an order that was executed, and the order's new keys must not be used twice.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}

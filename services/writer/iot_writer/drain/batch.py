@@ -47,8 +47,8 @@ class Batch:
     def months(self) -> set[int]:
         """Return the months in which the readings to store were received.
 
-        Each month is given by its start in Unix milliseconds. With imported readings, months in
-        which only their entries arrived may be among them.
+        Each month is given by its start in Unix milliseconds. An entry with imported readings also
+        adds the month in which the entry itself arrived.
         """
         if not self.opened:
             return set()

@@ -12,7 +12,7 @@ A drain has four steps:
 If the writer is killed before step 4, the entries are still in the stream, and the next drain of
 the shard, by any writer, finishes the work. Killed before the commit of step 2, the writer has
 stored nothing. After the commit, the next drain finds the entries in the ledger and does not store
-them again. It moves the start of the hot window's cover behind segments that step 3 did not add.
+them again. It moves the start of the hot window's cover past the segments that step 3 did not add.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
 wait of clients that sent `ack=stored`. From then on, reads use the hot window only if it has the
@@ -241,7 +241,7 @@ class Drain:
         """
         try:
             if not waiting.has_valid_time:
-                raise ImpossibleTimeError("the entry's id is a time after the year 9999")
+                raise ImpossibleTimeError("the entry's id names a time after the year 9999")
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
             if entry.readings.received:

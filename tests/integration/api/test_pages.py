@@ -158,7 +158,9 @@ def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) 
                 continue
             error = assert_error(answer, 400, "invalid_request")
             assert error["field"] == "cursor"
-            assert error["error"] == "cursor: was not returned by this call for this password"
+            assert error["error"] == (
+                "cursor: must be from an answer to the same call, with the same range and password"
+            )
     text = cursors["?limit=2"]
     error = assert_error(filled.post(f"/api/iot?order=desc&cursor={text}"), 400, "invalid_request")
     assert error["error"] == "cursor: is from a read in the other order; leave out `order`"

@@ -254,7 +254,7 @@ def test_a_complete_spool_serves_only_its_own_password(
     status, _, error = command("export", file, password=other)
     if readings > 10:
         assert status == 1
-        assert "cursor: was not returned by this call for this password" in error
+        assert "cursor: must be from an answer to the same call" in error
         assert command("export", file, password=owner)[1].startswith(f"{readings} readings")
     else:
         assert status == 0, error

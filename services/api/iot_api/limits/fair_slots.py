@@ -56,8 +56,8 @@ class FairSlots:
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue. Waiting callers of a later
-    priority than the new caller's do not count towards the limit of the whole queue.
+    behind one untrusted proxy together get at most half of the queue. For a new caller, only
+    waiting callers of the same or an earlier priority count towards the limit of the whole queue.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
     refused at once if its estimated wait is longer than its timeout. The estimate assumes turns as

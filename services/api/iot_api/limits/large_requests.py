@@ -70,7 +70,7 @@ class LargeRequests:
 
 
 class Turn:
-    """The body of one request. It takes the slot for large bodies when it becomes large."""
+    """The turn of one request. It takes the slot for large bodies when the body becomes large."""
 
     def __init__(self, requests: LargeRequests, client: Client, slot: ExitStack) -> None:
         self._requests = requests

@@ -168,7 +168,9 @@ class MinuteLimit:
 
 
 def note(clients: dict[str, Noted], name: str, noted: Noted) -> None:
-    """Note something about a client. The notes are a cache: the counters are in Redis."""
+    """Note something about a client. If there are too many notes, drop the earlier ones: they are
+    a cache, and the counters are in Redis.
+    """
     if len(clients) >= _MAX_NOTED:
         clients.clear()
     clients[name] = noted

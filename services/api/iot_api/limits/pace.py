@@ -48,8 +48,8 @@ class Pace:
         least_rest: float = 0.0,
         rest_until: Moment | None = None,
     ) -> None:
-        """`least_rest` is the rest after each piece, as a multiple of its duration. `rest_until`
-        holds the end of the rest, for processes that share it.
+        """`least_rest` is the rest after a piece without contention, as a multiple of the piece's
+        duration. `rest_until` stores the end of the rest; processes may share it.
         """
         self._clock = clock
         self._sleep = sleep

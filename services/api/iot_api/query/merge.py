@@ -38,19 +38,19 @@ position = attrgetter("interrogator_timestamp", "id")
 class Order:
     """The order of a read by position (interrogator timestamp, id): ascending or descending.
 
-    Keys increase in this order: the key of a position is the position itself, or in descending
-    order the position with both numbers negated.
+    Along a read, keys increase: in ascending order, the key of a position is the position itself;
+    in descending order, it is the position with both numbers negated.
     """
 
     descending: bool
     key: Callable[[Reading], Position]
 
     def key_of(self, at: Position) -> Position:
-        """Return the key of a position, or the position of a key."""
+        """Return the key of a position. Given a key, return its position."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
-        """Return the position that comes directly before the position of a key in this order."""
+        """Return the position (not the key) directly before that of `key`, in this order."""
         at, number = self.key_of(key)
         return at, number + 1 if self.descending else number - 1
 
@@ -238,7 +238,7 @@ class MergeBuffer:
       segments overlap others only at their ends or not at all.
     - When the buffer is full, `_spill` drops the later half of the readings and notes from which
       key each segment must be opened again. `_cut` is the first of these keys: until the merge
-      reaches it, no readings from this key on are buffered.
+      reaches it, only readings before this key are buffered.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep the rows that are behind all buffered readings as columns, and buffer the others.
+        """Keep as columns the rows that are behind all buffered readings, and buffer the others.
 
         If too few rows would be kept as columns, or the others do not fit into the buffer, do
         nothing and return False.

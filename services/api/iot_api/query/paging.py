@@ -7,7 +7,7 @@ A cursor is the position at which the next page continues:
 It names a position among the readings of a vault, not a row of a store, so it stays valid when
 readings are stored, merged or deleted between two pages. The server keeps no state for it. A cursor
 is no secret: a client that may read a vault may read it from any position. The checksum binds the
-cursor to its context (endpoint and vault), and detects a truncated cursor.
+cursor to its context (call, range and vault), and detects a truncated cursor.
 """
 
 import binascii
@@ -50,7 +50,8 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     body, checksum = data[: _FORM.size], data[_FORM.size :]
     if len(body) < _FORM.size or checksum != _checksum(body, context):
         raise InvalidRequestError(
-            "cursor: was not returned by this call for this password", field="cursor"
+            "cursor: must be from an answer to the same call, with the same range and password",
+            field="cursor",
         )
     _, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
     until = (until_time, until_number) if flags & _HAS_UNTIL else None
@@ -73,7 +74,7 @@ class Paging:
     cursor: str | None
 
     def page(self, context: bytes) -> Page:
-        """Return the requested page. `context` names the endpoint and the vault.
+        """Return the requested page. `context` names the call, its range and the vault.
 
         Raises:
             InvalidRequestError: the cursor belongs to another context, or to the other order.

@@ -144,8 +144,8 @@ class PausableRead:
         plan: Callable[["PausableRead"], Batches],
         rows: type[Rows] = Rows,
     ) -> None:
-        """`plan` takes this read and returns its batches, which it produces with `through`. `rows`
-        is the class of the rows of opened segments.
+        """`plan` is called with this read and returns its batches; `plan` calls `through` to
+        produce them. `rows` is the class of the rows of opened segments.
         """
         self.rows = rows
         self._slots = slots
@@ -194,7 +194,8 @@ class PausableRead:
     def through(self, produce: Produce, page: Page, fix_end: FixEnd | None = None) -> Batches:
         """Produce a page in as many turns as needed.
 
-        Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`.
+        Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`, which
+        may replace the limit of that rest by the position where the page ends.
         """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
@@ -356,8 +357,8 @@ def _end_of(batch: Sequence[Reading], count: int) -> Position:
 class Scan:
     """A search within a turn. It ends the turn if it finds nothing for too long.
 
-    A turn ends between two batches. A read that finds nothing has no batch, and would keep its slot
-    and its transaction until it has opened the whole vault.
+    A pause ends a turn between two batches. A read that finds nothing has no batch: without a scan,
+    it would keep its slot and its transaction until it has opened the whole vault.
     """
 
     def __init__(self, read: PausableRead, order: Order, page_range: PageRange) -> None:
@@ -373,8 +374,9 @@ class Scan:
         """Yield the segments.
 
         Raises:
-            NothingFoundError: the turn should end, and no reading was found. Not raised before most
-                segments of the turn were new, so that each turn makes progress.
+            NothingFoundError: the turn should end, and no reading was found. Raised only after the
+                turn has opened more new segments than segments that an earlier turn had opened, so
+                that each turn makes progress.
         """
         for segment in segments:
             begin = self._order.begin(segment.bounds)
@@ -387,7 +389,7 @@ class Scan:
             yield segment
 
     def noting(self, open_segment: OpenSegment) -> OpenSegment:
-        """Wrap `open_segment` so that the scan notes whether it returned any reading."""
+        """Wrap `open_segment`: this scan notes when `open_segment` returns at least one row."""
 
         def open_and_note(segment: SealedSegment) -> Rows:
             rows = open_segment(segment)

@@ -298,8 +298,8 @@ class StoredReadings:
 
     @contextmanager
     def _merge_buffer_share(self) -> Iterator[Callable[[], int]]:
-        """Yield a function that returns how many bytes this read may buffer: an equal part of
-        `BUFFER_BYTES` for each running read, and at least `MIN_BYTES`."""
+        """Yield a function that returns how many bytes this read may buffer: `BUFFER_BYTES`
+        divided by the number of running reads, but at least `MIN_BYTES`."""
         self._running += 1
         try:
             yield lambda: max(MIN_BYTES, BUFFER_BYTES // max(1, self._running))
@@ -372,7 +372,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 def _may_repeat(
     read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
 ) -> bool:
-    """Return whether a segment may hold readings of earlier ones. Report common ids."""
+    """Return whether a segment may repeat earlier readings. If it surely shares ids, report it."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         _report_overlap(read, vault, bounds.first_id)
@@ -391,7 +391,7 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return the page with the position of its last reading as its end, and no limit."""
+    """Return the page without a limit: it ends at the position of its last reading instead."""
     last = batch[-1]
     try:
         for later in rest:
@@ -439,7 +439,7 @@ def _tail(batches: Batches, count: int) -> _Tail | None:
 
 
 def _buffered(readings: list[Reading], page: Page) -> Batches:
-    """Produce a page of readings that are in memory in ascending order."""
+    """Produce a page from readings in memory. `readings` must be in ascending order."""
     if page.descending:
         readings.reverse()
     batch = readings[: page.limit]

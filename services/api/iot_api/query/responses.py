@@ -60,11 +60,14 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode at least one reading. The result may be empty."""
+        """Encode readings; there must be at least one. The result may be empty."""
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response. If `paged`, it tells whether a next page exists."""
+        """Encode the end of the response, with `cursor` if the form has a place for it.
+
+        `cursor` is None if there is no next page; this is encoded only if `paged`.
+        """
 
 
 class CuttingForm(ReadingForm):
@@ -208,8 +211,8 @@ def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
 class ReadingsStream:
     """Encodes the readings of a read, in pieces of about 256 KiB.
 
-    A longer reading is encoded in several pieces. The stream can be paused between two pieces: it
-    then keeps its position and no readings.
+    A longer reading is encoded in several pieces. The stream can be paused between two pieces. A
+    paused stream keeps its position, but no readings.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ def _text_of_container(content: Any) -> Value:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return a key for each value. Equal values have equal keys, but those of True and 1 differ."""
+    """Return a key for each value. Equal values have equal keys; True and 1 count as unequal."""
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values
@@ -189,7 +189,8 @@ def _number(value: Value) -> int | float | None:
 def passing(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> list[bool] | None:
     """Return for each row whether it passes all conditions; None if all rows do.
 
-    A value passes if it is the string of the condition, or the same number.
+    A value passes if it equals the string of the condition, or the number in that string. True and
+    false count as the strings `true` and `false`.
     """
     passed: list[bool] | None = None
     for condition in conditions:

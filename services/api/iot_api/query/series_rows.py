@@ -33,7 +33,7 @@ class RowForm:
         self._lead = self._first_lead()
 
     def encode(self, rows: Sequence[Row]) -> bytes:
-        """Encode at least one row."""
+        """Encode rows; there must be at least one."""
         lead, self._lead = self._lead, self.between
         return lead + self._encoded(rows)
 

@@ -233,8 +233,8 @@ class SeriesWindows:
         ids: Sequence[int],
         columns: dict[str, Column],
     ) -> None:
-        """Add readings to the pending values. `numbers` is the number of the step of all these
-        readings, or a list with the number of each reading's step."""
+        """Add readings to the pending values. `numbers` is the step number that all these
+        readings have, or a list with the step number of each reading."""
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
@@ -307,7 +307,7 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number of the step and the slice of all times; None if there are several steps.
+    """Return the number of the only step, and the slice of all times; None for several steps.
 
     Times of receipt have few distinct values, so this is fast.
     """
@@ -316,7 +316,7 @@ def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | Non
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number and the slice of each step of ascending times; None for too many steps."""
+    """Return the number and slice of each step in ascending `times`; None for too many steps."""
     if not times:
         return []
     if (times[-1] // step - times[0] // step) * _FEW > len(times):

@@ -73,7 +73,7 @@ def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
         for field, text in ((field, arguments.get(field)) for field in ("from", "to"))
     )
     if begin is not None and end is not None and begin >= end:
-        raise InvalidRequestError("from: must be before to", field="from")
+        raise InvalidRequestError("from: must be before `to`", field="from")
     return TimeRange(TimeOf(by), begin, end)
 
 

@@ -102,7 +102,7 @@ class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
     def runs(self) -> Iterator[Sequence[Reading]]:
-        """Yield all rows in batches. In ascending order, a batch is a `TimedRun` of columns."""
+        """Yield all rows in batches: unfiltered rows in ascending order as `TimedRun`s."""
         texts = self.columns.freeform
         if self.order.descending or not isinstance(texts, Texts):
             yield from super(TimedRows, self).runs()

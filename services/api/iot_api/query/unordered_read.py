@@ -151,7 +151,7 @@ def _ids_of(bounds: SegmentBounds, rows: Rows) -> Sequence[int]:
 def _overlapping(
     bounds: SegmentBounds, produced: dict[SegmentBounds, _Produced]
 ) -> Iterator[_Produced]:
-    """Yield those of the produced segments whose ranges of ids overlap that of `bounds`."""
+    """Yield each of the produced segments whose range of ids overlaps the range of `bounds`."""
     for other, each in produced.items():
         if other.first_id <= bounds.last_id and bounds.first_id <= other.last_id:
             yield each

@@ -31,7 +31,8 @@ _MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     """Escape each character above 0x7e in JSON text.
 
-    `text` must be valid UTF-8. `used` is the size in bytes of the texts that were escaped before.
+    `text` must be valid UTF-8. `used` is the size of the texts that were escaped before, in bytes
+    after escaping.
 
     Raises:
         TooLargeError: the escaped texts together exceed `limit` bytes.

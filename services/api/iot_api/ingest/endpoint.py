@@ -215,7 +215,8 @@ def _keeps_received(query: str) -> bool:
 
 
 def _choice(query: str, parameter: str, default: str, other: str) -> bool:
-    """Return True if the query sets `parameter` to `other`, False if to `default` or not at all.
+    """Return True if the query sets `parameter` to `other`. Return False if the query sets it to
+    `default`, or does not set it.
 
     Raises:
         InvalidRequestError: the parameter has another value.

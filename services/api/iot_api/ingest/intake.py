@@ -125,7 +125,7 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        `with_entries`: the result names the entries.
+        If `with_entries` is true, the result has the names of the entries (see `Accepted`).
 
         `proven` holds the cache keys of the passwords under which the connection has sent readings.
         On success, the keys of this request's passwords are added. The guess limit does not apply

@@ -44,10 +44,10 @@ class Feed(Watched):
         return self.own_shard in moved or age >= OTHER_SHARDS_SECONDS
 
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
-        """Offer readings behind `before` to listeners, event by event.
+        """Offer `rows`, the readings behind the position `before`, to listeners, event by event.
 
-        Each event is encoded once for all listeners. Only listeners that joined behind `before` get
-        events of their own, without the readings that they already have.
+        Each event is encoded once for all listeners. Only listeners that joined behind this
+        position get events of their own, without the readings that they already have.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes

@@ -58,7 +58,7 @@ class Listener:
         self._changed = Condition()
 
     def offer(self, event: ReadingsEvent) -> None:
-        """Add an event. If too many events wait, drop all of them. Never waits."""
+        """Add an event. If too many events wait, drop all of them. Never blocks."""
         with self._changed:
             size = len(event.text)
             if self._skipped is not None:

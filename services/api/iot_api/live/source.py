@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class EvictedError(Exception):
-    """The hot window has lost a segment that its index names."""
+    """The hot window has lost a segment that its index lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +341,8 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
-    """Return whether the hot window covers each shard of `wanted`, from the time `since` up to the
-    shard's stream position (None: up to any position)."""
+    """Return whether the hot window covers each shard of `wanted` from the time `since`, and up to
+    the shard's stream position in `wanted`. If a position is None, the cover may end anywhere."""
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:

@@ -29,7 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class LiveStream:
-    """The stream of one listener. It ends when the vault, the token or the process does.
+    """The stream of one listener.
+
+    The server ends the stream, for example when the vault is erased or gets another password, when
+    the client's token is no longer valid, or when the process shuts down.
 
     Readings before the feed's position are read by this stream itself, at the pace of its client.
     """
@@ -37,7 +40,8 @@ class LiveStream:
     def __init__(
         self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: int
     ) -> None:
-        """`record` records the stream in the audit log; None: it is not recorded."""
+        """`record` adds the end of the stream to the audit log. It is None if reads are not
+        audited."""
         self._hub = hub
         self._joined = joined
         self._listener = joined.listener

@@ -132,7 +132,7 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault, and return its entry, with `missed` as in `CachedVault`.
+        """Add an open vault, and return its entry. `CachedVault` says what `missed` is.
 
         If the cache is full, drop the vault that expires first.
         """
@@ -157,8 +157,8 @@ class VaultCache:
 
         A vault that was opened with the new password stays. `lookup` is the lookup of the new
         password; `ERASING` or `ERASED` for an erasure. If the old password opens the vault again
-        before the change has settled, the cache keeps the vault for only `UNSETTLED_SECONDS`, and
-        after `ERASED` not at all.
+        before the change has settled, the cache keeps the vault for only `UNSETTLED_SECONDS`, or
+        for 0 seconds if `lookup` is `ERASED`.
         """
         now = self._clock()
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}

@@ -49,10 +49,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     """Yield groups of small segments of a vault to merge, one group per order.
 
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
-    merged reading at most a day late. A day is over if it ends by `before`, in Unix milliseconds.
-    Once the day is over, all its segments are merged. Until then, only its smallest segments are
-    merged: as many as possible, and at least `MIN_SEGMENTS`, so that the largest of them has at
-    most half of their readings. This limits how often the same reading is rewritten.
+    merged reading at most a day late. `before` is a time in Unix milliseconds. If a day has ended
+    by then, all its segments are merged. Otherwise only its smallest segments are merged: at least
+    `MIN_SEGMENTS`, and as many as possible, so that the largest of them has at most half of the
+    readings that they have together. This limits how often the same reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:
@@ -180,7 +180,8 @@ class CompactionPlanner:
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
     ) -> tuple[list[list[SmallSegment]], dict[SegmentName, VerifiedSource]]:
-        """Return the groups of `plan`, and by name the verified source of each segment in them.
+        """Return the groups of `plan`, and a mapping from the names of their segments to the
+        verified sources.
 
         If a segment fails the verification, the others are planned again without it.
         """

@@ -260,8 +260,8 @@ class Vaults:
     ) -> PasswordSearch:
         """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
 
-        `missed` has the lookups of the password as sent, if no vault has them. The search is then
-        for the normal form of the password.
+        If `missed` is empty, the search is for `password`. Otherwise the search is for its normal
+        form, and `missed` has the lookups of `password` itself, under which no vault was found.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:

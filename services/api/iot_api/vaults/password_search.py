@@ -79,7 +79,8 @@ class PasswordSearch:
     def create(
         self, records: VaultRecords, policy: LookupPolicy
     ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
-        """Create a vault for the password, and record that in the audit log.
+        """Create a vault for the password. If new vaults are audited, add the vault's creation to
+        the audit log.
 
         Return the record of the created vault, the record that is stored for the password, and the
         created vault, open. If another process created a vault for the password first, its record

@@ -143,7 +143,7 @@ class VaultRestorer:
             self._wake_up()
 
     def master_keys_in_use(self) -> Counter[int]:
-        """Return the number of open vaults by the id of the master key of their records.
+        """Return, by the id of a master key, how many open vaults have a record under this key.
 
         Records under an old master key are compared with Postgres soon, because a rewrap may have
         replaced them there. So the old key goes out of use within seconds of a rewrap.

@@ -96,8 +96,8 @@ class VaultEraser:
         if self._vaults.old_processes_may_run:
             raise UnavailableError(
                 "the vault was not erased, because processes of version 0.1 may still run and "
-                "could store readings for it; try again two minutes after "
-                "IOT_UPGRADE_AFTER_SECONDS have passed since the last database migration",
+                "could store readings for it; try again when IOT_UPGRADE_AFTER_SECONDS and two "
+                "more minutes have passed since the last database migration",
                 retry_after=60,
             )
         self._vaults.cache.note_change(record.vault_id, ERASING)

@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _collect_garbage() -> None:
-    """Turn on garbage collection. It skips the imported modules, also when the process ends."""
+    """Turn on garbage collection, but never for the imported modules, not even at exit."""
     gc.freeze()
     gc.enable()
 

@@ -71,7 +71,10 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return a row for each exceeded limit, but at least four rows: name, used share, remedy."""
+    """Return a row for each exceeded limit: name, used share, remedy.
+
+    If fewer than four limits are exceeded, return the four limits with the greatest use.
+    """
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))
     return [(limit.name, share(limit), limit.remedy) for limit in limits[:shown]]
@@ -97,7 +100,7 @@ def amount(need: Need) -> str:
 
 
 def share(limit: Limit) -> str:
-    """Return the used share of a limit, in percent or as a multiple."""
+    """Return the used share of a limit as text: `85%`; from ten times the limit on, `12 times`."""
     return f"{limit.used:.0%}" if limit.used < 10 else f"{limit.used:,.0f} times"
 
 

@@ -98,12 +98,12 @@ class Capacity:
 
     @property
     def drains(self) -> float:
-        """Drains per second: one per linger for each busy writer, but no more than requests."""
+        """Drains per second: one per linger for each busy writer, but at most one per request."""
         return min(self._busy_writers() / self.costs.linger, self.demand.requests)
 
     @property
     def jobs(self) -> float:
-        """Jobs per second. A job runs drains for a second, or until a linger without entries."""
+        """Jobs per second. A job ends after a second of drains or a linger without entries."""
         idle = math.exp(-self.demand.requests * self.costs.linger)
         return self.drains * idle + self._busy_writers() / self.costs.job_seconds * (1 - idle)
 
@@ -203,7 +203,7 @@ class Capacity:
 
     @property
     def backlog(self) -> float:
-        """Bytes of the backlog after an outage of Postgres of `Demand.outage_seconds`."""
+        """Bytes of the backlog after Postgres was unavailable for `Demand.outage_seconds`."""
         costs, demand = self.costs, self.demand
         a_second = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
         return a_second * demand.outage_seconds
@@ -249,7 +249,7 @@ class Capacity:
 
     @property
     def disk(self) -> float:
-        """Bytes of Postgres after `Demand.retention_days`, with a day of small segments."""
+        """Bytes of Postgres after `Demand.retention_days`, with the unmerged segments of a day."""
         costs, demand = self.costs, self.demand
         small = self.segments * DAY * costs.stored_segment if self._rewrites() else 0.0
         vaults = demand.vaults * costs.stored_vault

@@ -69,7 +69,10 @@ class Canary:
         metrics.export_build("iot_canary_build_info")
 
     def health(self) -> tuple[bool, dict[str, str]]:
-        """Return whether the loop still runs, and a status. Failed requests do not count."""
+        """Return whether the loop still runs, and the content of the response of /healthz.
+
+        Failed requests make no difference.
+        """
         alive = time.monotonic() - self._active_at < _STUCK_SECONDS + self._every
         return alive, {"status": "ok" if alive else "stuck"}
 
@@ -221,7 +224,7 @@ def run(canary: Canary, port: int) -> int:
 
 
 def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return `freeform` of the canaries' readings. Other clients may use the same password."""
+    """Return the decoded `freeform` of canaries' rows. Other clients may use the same password."""
     contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
     return [
         content

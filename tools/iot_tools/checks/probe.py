@@ -47,7 +47,9 @@ class Probe:
         self._deadline = 0.0
 
     def run(self) -> float:
-        """Send a reading, read it and compare. Return the seconds from the 201 until it was read.
+        """Send a reading, read it and compare. Check that an unknown password returns no reading.
+
+        Return the seconds from the 201 to the read that found the reading.
 
         Raises:
             ProbeError: a step failed, or the steps together took longer than `timeout` seconds.

@@ -59,7 +59,7 @@ class Soak:
     def wait_for_service(self) -> None:
         """Return at the first response, or after `begin` seconds. Failures are not counted.
 
-        A new Kubernetes Service is not known on all nodes at once.
+        It takes a moment until all nodes know a new Kubernetes Service.
         """
         deadline = time.monotonic() + self.begin
         client = self._client(keep_alive=False)

@@ -96,7 +96,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _nothing(client: Client, password: str, query: str) -> str:
-    """Return why there is nothing to export: the range of time is empty, or the whole vault."""
+    """Return why there is nothing to export: no readings in the range of time, or in the vault."""
     if query and any(page.readings for page in ServicePages(client, password).pages()):
         return "no readings in this range"
     return "no readings under this password"
@@ -111,7 +111,10 @@ def _form(parsed: argparse.Namespace) -> ExportForm:
             f"{parsed.file}: unknown extension; use {', '.join(FORMATS)}, or use --format"
         )
     if parsed.flatten and form == "sqlite":
-        raise SettingsError("--flatten: the old program's table has no columns for freeform")
+        raise SettingsError(
+            "--flatten can't be used for the old program's database (.db): its table has no "
+            "columns for members of freeform"
+        )
     return ExportForm(form, parsed.flatten, parsed.split_runs)
 
 

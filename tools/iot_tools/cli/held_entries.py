@@ -42,7 +42,9 @@ def _drop(parsed: argparse.Namespace) -> int:
     try:
         vault_id = uuid.UUID(parsed.vault)
     except ValueError:
-        raise SettingsError(f"{parsed.vault!r} is not the id of a vault") from None
+        raise SettingsError(
+            f"{parsed.vault!r} is not the id of a vault: `iot-sensor held list` shows the ids"
+        ) from None
     with open_stores("held") as stores:
         stores.watch.require_ownership()
         if vault_id not in stores.held_entries.vaults():

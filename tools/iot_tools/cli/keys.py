@@ -78,9 +78,9 @@ def _add_options(
 
 
 def _rotating(action: str) -> Callable[[argparse.Namespace], int]:
-    """Return an action of `rotating_keys`.
+    """Return a command that runs the function `action` of the module `rotating_keys`.
 
-    The module is imported when the action runs: it imports the drivers of both stores, which takes
+    The module is imported when the command runs: it imports the drivers of both stores, which takes
     three times as long as `keys create`.
     """
 

@@ -24,10 +24,11 @@ AddArguments = Callable[[argparse.ArgumentParser], None]
 def main(
     arguments: Sequence[str] | None = None, *, imported: Callable[[], None] = lambda: None
 ) -> int:
-    """Run one subcommand. Return 2 when a setting or an option is wrong, 1 for other errors.
+    """Run one subcommand. Return its exit status.
 
-    An error is reported as one line on stderr. After Ctrl-C, return 130 as shells do. `imported` is
-    called after the imports, before the subcommand runs.
+    An error is reported as one line on stderr: return 2 if a setting or an option is wrong, else 1.
+    After Ctrl-C, return 130 as shells do. `imported` is called after the imports, before the
+    subcommand runs.
     """
     try:
         command = _loaded(arguments)
@@ -60,11 +61,11 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 
 
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """Build the parser for the command that `arguments` begin with, else for all commands.
+    """Build the parser for the command that `arguments` begin with.
 
-    If `arguments` is None, the parser has all commands. If `arguments` is empty or begins with
-    `--help`, the parser only lists the commands and imports none of them: the imports would take
-    four times as long as the rest of `iot-sensor --help`.
+    If `arguments` is empty or begins with `--help`, the parser only lists the commands and imports
+    none of them: the imports would take four times as long as the rest of `iot-sensor --help`. In
+    all other cases, also if `arguments` is None, the parser has all commands.
     """
     parser = CommandParser(
         prog=PROGRAM,

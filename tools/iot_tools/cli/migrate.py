@@ -59,7 +59,7 @@ class PostgresAt:
         """Wait until the server accepts connections.
 
         Raises:
-            UnavailableError: the server did not do so in time. The message says why.
+            UnavailableError: the server accepted no connection in time. The message says why.
         """
         began = logged_at = time.monotonic()
         while True:

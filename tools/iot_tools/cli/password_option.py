@@ -38,7 +38,9 @@ def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.envi
 
 
 def ask(what: str, *, instead: str) -> str:
-    """Ask for the password `what` on the terminal, without showing it, and return it.
+    """Ask for a password on the terminal, without showing it, and return it.
+
+    `what` names the password in the prompt, such as "new password".
 
     Raises:
         SettingsError: there is no terminal (the message says to use `instead`), or no password was

@@ -23,8 +23,8 @@ class ShutdownRequested(KeyboardInterrupt):
 class ShutdownSignals:
     """A context that turns SIGINT, SIGTERM and SIGHUP into a request for shutdown.
 
-    For the main thread. The handlers are needed even if the default would do: process 1 of a
-    container does not receive a signal without a handler.
+    For the main thread only. Handlers are set even where the default action would be enough:
+    process 1 of a container receives none of these signals without a handler.
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:

@@ -204,7 +204,7 @@ def _printable(text: str) -> str:
 
 
 def _table(*headings: str, long: str) -> Table:
-    """Return a table. A heading that ends with `>` is that of a column of numbers.
+    """Return a table without rows. A heading that ends with `>` begins a column of numbers.
 
     The column `long` gets the room that the others leave.
     """
@@ -221,9 +221,10 @@ def _table(*headings: str, long: str) -> Table:
 
 
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
-    """Return the table with the first `rows` lines, and how many of `total` are left out.
+    """Return the table with the first `rows` lines. Below it: how many lines are left out, if any.
 
-    With `rows`, each line is cut so that it does not wrap.
+    `total` is the number of all lines, if `lines` has only some of them. With `rows`, each line is
+    cut so that it does not wrap.
     """
     shown = lines[:rows]
     for line in shown:

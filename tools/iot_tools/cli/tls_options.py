@@ -1,4 +1,4 @@
-"""TLS options of the commands that call the API: authorities, and a client certificate."""
+"""TLS options of the commands that call the API: CA certificates and a client certificate."""
 
 import argparse
 import ssl

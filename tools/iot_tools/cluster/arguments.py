@@ -108,7 +108,7 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
-    """Return the Secret and key of each URL, and the ports that are open for it."""
+    """Return, for each URL, its Secret and key, and the ports that a network policy opens."""
     found = []
     for reference, listed in parsed.ports:
         secret, colon, key = reference.partition(":")

@@ -2,9 +2,9 @@
 
 Existing Secrets are not changed, except the writer keys, which are derived from the keyring.
 
-All Secrets are checked first, and nothing is created if one of them is wrong. A run may be
-interrupted or run twice at once: the next run creates what is missing, and if two runs create the
-same Secret, the slower run uses the Secret of the other.
+All Secrets are checked first, and nothing is created if one of them is wrong. The command may be
+interrupted: its next run creates what is missing. It may run twice at once: if two runs create the
+same Secret, the slower run uses the Secret of the other run.
 """
 
 import logging
@@ -186,7 +186,7 @@ class SecretCreation:
         raise ClusterError(f"other clients keep changing {self._where(secret.name)}; try again")
 
     def _existing(self, secret: FirstSecret) -> Content:
-        """Return the content of a Secret that must exist by now."""
+        """Return the content of a Secret. Raises `ClusterError` if it is missing or wrong."""
         content = self._content(secret.name)
         problem = self._problem(secret, content)
         if content is None or problem:
@@ -218,7 +218,7 @@ class SecretCreation:
         return f"{problem}{secret.remedy}" if content is not None and problem else problem
 
     def _lost_keyring(self, keyring: str) -> str | None:
-        """Return why the lost keyring must not be replaced; None if it exists.
+        """Return why the missing Secret `keyring` must not be created anew; None if it exists.
 
         With new keys, all stored readings would seem gone.
         """

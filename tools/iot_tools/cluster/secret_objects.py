@@ -81,7 +81,7 @@ class SecretObjects:
         labels: Mapping[str, str],
         annotations: Mapping[str, str],
     ) -> bool:
-        """Create a Secret. Return False if one of that name exists, which is not changed."""
+        """Create a Secret. If one of that name exists, leave it unchanged and return False."""
         body = {
             "apiVersion": "v1",
             "kind": "Secret",

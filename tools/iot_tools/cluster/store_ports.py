@@ -23,7 +23,7 @@ def ports_value(url: str) -> str:
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
     """Return the ports of a URL that are not in `opened`; [] for an invalid URL.
 
-    The ports of Sentinels are checked, not that of the master, which the URL does not contain.
+    For Sentinels, only their own ports are checked: the URL lacks the port of the master.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)

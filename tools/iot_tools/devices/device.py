@@ -56,7 +56,7 @@ class Device:
         capacity: int = _CAPACITY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Maximum numbers of readings: `batch` in a request, `capacity` kept by the device."""
+        """A request has at most `batch` readings. The device keeps at most `capacity` readings."""
         self.name = name
         self.counts = Counts()
         self.queue = DroppingQueue(capacity)

@@ -76,7 +76,7 @@ def counted(readings: int) -> str:
 
 
 def batches(readings: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield readings in batches. Readings that come slowly, as from a pipe, wait half a second."""
+    """Yield readings in batches. A batch waits at most half a second until it is full."""
     waiting: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(BATCH_READINGS)
 
     def fill() -> None:

@@ -52,7 +52,10 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` returns whether the process works. It inherits the file descriptors `inherit`."""
+        """`ready` returns whether the process works.
+
+        The process inherits the file descriptors `inherit`.
+        """
         self.program = program
         self._ready = ready
         self._inherit = tuple(inherit)

@@ -1,4 +1,4 @@
-"""Checks that a reading sent now can be read back, and prints the commands to try it."""
+"""Checks that a reading sent now can be read back. Makes example commands for users."""
 
 import json
 import os

@@ -118,7 +118,10 @@ class PostgresServer(Server):
             self._initialize()
         version = (self.data / "PG_VERSION").read_text(encoding="utf-8").strip()
         if version != self.major:
-            raise LaunchError(f"{self.data} belongs to PostgreSQL {version}, not {self.major}")
+            raise LaunchError(
+                f"{self.data} belongs to PostgreSQL {version}, not {self.major}: use another "
+                "directory (for `make run`, set DATA_DIR)"
+            )
         # The lock is held, so no server runs here. A pid file was left by a killed server. Another
         # process may have its pid now, and PostgreSQL would refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)

@@ -103,7 +103,7 @@ class ExportSpool:
         return self._state("complete") is not None
 
     def append(self, readings: Sequence[Reading], cursor: str | None) -> None:
-        """Add a page. `cursor` is where the next one begins; None: this was the last one."""
+        """Add a page. `cursor` is where the next page begins; None if this is the last page."""
         with self._database:
             self._database.executemany(
                 "INSERT INTO readings (id, absolute_timestamp, relative_timestamp,"

@@ -79,7 +79,7 @@ class Exporter:
     def fetch(self) -> int:
         """Fetch the readings that the spool lacks. Return the number of readings in the spool.
 
-        After an error, the spool keeps the fetched readings. The next run continues behind them.
+        After an error, the spool keeps the fetched readings. The next run continues after them.
 
         Raises:
             IotError: the service refuses or is unavailable, the disk is full, or the spool belongs

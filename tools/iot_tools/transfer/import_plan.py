@@ -11,8 +11,8 @@ _BATCH = 10_000
 class ImportPlan:
     """The digests of a file's readings, and which of them the service has.
 
-    Equal readings are counted: of two equal readings in the file, the service may have one. The
-    plan is a temporary database on disk, without the readings, so that it needs little memory.
+    Equal readings are counted: of two equal readings in the file, the service may have only one.
+    The plan is a temporary database on disk, without the readings, so that it needs little memory.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class ImportPlan:
         self._database.close()
 
     def load(self, rows: Iterable[tuple[int, bytes]]) -> None:
-        """Add the readings of the file: the place in it and the digest of each."""
+        """Add the readings of the file: `rows` has the place and the digest of each reading."""
         statement = "INSERT INTO rows (place, digest) VALUES (?, ?)"
         self._database.executemany(statement, rows)
         self._database.execute("CREATE INDEX absent ON rows (digest) WHERE NOT present")

@@ -78,7 +78,7 @@ class ImportReport:
 
 @dataclass(slots=True)
 class _Limits:
-    """Bounds of the time of receipt that the service accepts."""
+    """The oldest and the latest time of receipt that the service accepts."""
 
     oldest: str = ""
     latest: str = "9999"
@@ -171,7 +171,10 @@ class Importer:
             done += len(page.readings)
 
     def _send_absent(self, number: int) -> bool:
-        """Send the readings that the service lacks. Return whether it may have had some of them."""
+        """Send the readings that the last `_compare` did not find in the vault.
+
+        Return whether the service may have accepted some of them before.
+        """
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
         chunk, count = next(chunks, None), 0

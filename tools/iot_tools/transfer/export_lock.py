@@ -44,7 +44,7 @@ class ExportLock:
             self._file = None
 
     def _names(self, descriptor: int) -> bool:
-        """Return whether the path still names the open file. A previous holder may have deleted it."""
+        """Return whether the path still names the open file: a holder may have deleted it."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:

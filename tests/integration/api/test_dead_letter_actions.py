@@ -74,7 +74,7 @@ def test_a_drop_waits_for_a_writer_and_is_recorded_first(
     assert ordered == ["drop", None]
     assert b"sweep" in redis.lrange(KEYS.job_list, 0, -1)
     said = assert_error(replay(api, letter.letter_id), 409, "conflict")["error"]
-    assert said == f"dead letter {letter.letter_id}: a drop is ordered already"
+    assert said == f"can't replay dead letter {letter.letter_id}: an order to drop it is waiting"
     assert left(api) == [letter.letter_id, other.letter_id]
 
     writer.letter_orders.run(writer.postgres)

@@ -1,3 +1,3 @@
-"""Events that API processes add to the audit log: refused access, reached limits, changed tokens
-and reads.
+"""Events that API processes add to the audit log: refused access, reached limits, reads, and
+changes of tokens.
 """

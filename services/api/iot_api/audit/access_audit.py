@@ -1,4 +1,4 @@
-"""Records refused access, reached limits and changed tokens in the audit log."""
+"""Adds refused access, reached limits and changes of tokens to the audit log."""
 
 import logging
 import socket
@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class AccessAudit(threading.Thread):
-    """A thread that writes to the audit log: counts of refused requests, and changes of tokens.
+    """A thread that adds counts of refused requests and changes of tokens to the audit log.
 
-    A request is counted by a call of `refused` or `limited`.
-    Requests never wait for the thread. While Postgres is away, counts and changes are kept in
-    memory, and recorded later. A process that is killed loses the counts of the last minute.
+    A request is counted by a call of `refused` or `limited`. Requests never wait for the thread.
+    While Postgres is away, counts and changes are kept in memory, and recorded later. A process
+    that is killed loses the counts of the last minute.
     """
 
     def __init__(self, events: AuditEvents) -> None:
@@ -60,7 +60,9 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record changes of tokens, and the due counts (`RefusalCounter.take`); with `last`, all.
+        """Record the changes of tokens and the counts that are due (`RefusalCounter.take`).
+
+        With `last`, all counts are due.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.

@@ -1,4 +1,4 @@
-"""Records reads in the audit log before their readings leave the process."""
+"""Adds each read to the audit log before its readings leave the process (`IOT_AUDIT_READS`)."""
 
 import logging
 import uuid

@@ -53,7 +53,7 @@ class Cors:
 
 
 def is_preflight(environ: dict[str, Any]) -> bool:
-    """Return whether a browser asks if a web page may send a request."""
+    """Return whether a WSGI request is a CORS preflight."""
     return (
         environ["REQUEST_METHOD"] == "OPTIONS"
         and "HTTP_ORIGIN" in environ

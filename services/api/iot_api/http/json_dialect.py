@@ -173,7 +173,10 @@ class NotJsonError(ValueError):
     """A body that Python's `json` would refuse too."""
 
     def __init__(self, error: Exception, strict: bytes, byte: int | None) -> None:
-        """`byte` is the position of the decoder's `error` in the body, None if it is unknown."""
+        """The decoder raised `error`; `strict` is the body as the decoder received it.
+
+        `byte` is the position of the error in the body that was sent, None if it is unknown.
+        """
         problem = _POSITION.sub("", str(error))
         problem = "it ends too early" if problem == _TRUNCATED else problem
         super().__init__(problem if byte is None else f"{problem} (byte {byte})")

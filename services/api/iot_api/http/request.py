@@ -84,8 +84,8 @@ class RequestDispatcher:
         flask: Wsgi,
         cors: Cors,
     ) -> None:
-        """`ingest` answers the PUTs of readings, and returns None for all other paths. The worker
-        passes most PUTs to `ingest` directly."""
+        """`ingest` answers a PUT of readings, and returns None for a PUT to any other path. The
+        worker passes most PUTs to `ingest` directly."""
         self.ingest = ingest
         self._flask = flask
         self._cors = cors

@@ -1,6 +1,6 @@
 """The trace of a request: a span from its head to the last piece of its answer.
 
-`create_app` puts this WSGI app in front only while tracing is on.
+`create_app` wraps its app in a `TracedApp` only if tracing is on.
 """
 
 from collections.abc import Callable, Iterable, Iterator

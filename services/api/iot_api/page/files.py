@@ -44,10 +44,10 @@ class PageFile:
 
 @cache
 def page_files() -> Mapping[str, PageFile]:
-    """Return all files by name.
+    """Return all files of the page, keyed by name.
 
     Raises:
-        ValueError: the installed uPlot is not the published one.
+        ValueError: uPlot is not installed, or its files are not the published ones.
     """
     static = files(__package__).joinpath("static")
     contents = {each.name: each.read_bytes() for each in static.iterdir()} | _uplot()
@@ -59,7 +59,7 @@ def page_files() -> Mapping[str, PageFile]:
 
 
 def _uplot() -> dict[str, bytes]:
-    """Read uPlot from the wheel that ships it. None of the wheel's Python is imported."""
+    """Return the files of uPlot, keyed by name. Their package, `youplot`, is not imported."""
     spec = find_spec("youplot")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError("the wheel youplot, which ships uPlot, is not installed")

@@ -10,14 +10,14 @@ from iot_models.audit_event import describe, parse_event
 from iot_models.scopes import Scope
 
 LATEST = 1000
-"""Maximum number of lines in a response."""
+"""Maximum number of records in a response."""
 
 
 def audit_blueprint(service: Service) -> Blueprint:
-    """Return the blueprint of `GET /api/audit`: the latest lines, in ascending order.
+    """Return the blueprint of `GET /api/audit`: the latest records, by ascending id.
 
-    `limit` lowers the number of lines. `before` is an id: only earlier lines are returned. To get
-    the page before this one, set `before` to the smallest id of this page.
+    `limit` lowers the number of records. `before` is an id: only records with lower ids are
+    returned. To get the page before this one, set `before` to the smallest id of this page.
     """
     blueprint = Blueprint("audit", __name__)
 

@@ -70,7 +70,10 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the vault of a password and its record. Raises `NotFoundError` if no vault has it."""
+    """Return the cached vault of a password, with the record of the vault.
+
+    Raises `NotFoundError` if no vault has the password.
+    """
     vault = find_vault(service, password)
     cached = None
     if vault is not None:

@@ -155,8 +155,8 @@ class Connection:
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.
 
-        On Linux, a receive after SHUT_RD returns bytes that have arrived, and the end of the stream
-        once there are none: a request is answered, or its client finds the connection closed.
+        On Linux, a receive after SHUT_RD returns the bytes that have arrived, or the end of the
+        stream if there are none: a request is answered, or its client finds the connection closed.
         """
         self._shut_down(socket.SHUT_RD)
 
@@ -209,7 +209,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         return ahead[:size]
 
     def _receive(self, size: int, most: int) -> bytes:
-        """Return from `size` to `most` bytes, or fewer at the end of the stream."""
+        """Return at least `size` and at most `most` bytes, or fewer at the end of the stream."""
         parts, count, self.ahead = [self.ahead], len(self.ahead), b""
         self._parts = parts  # where `drop` finds them: an exception keeps the variables alive
         while count < size:
@@ -297,7 +297,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a failed body at once: to discard the rest may take seconds."""
+        """Free the received part of a failed body now: discarding the rest may take seconds."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""

@@ -29,7 +29,11 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection with the lowest `rank` in the last ranking, or None."""
+        """Return the silent connection to close next: the lowest by `rank` in the last ranking.
+
+        Return None if that ranking has no more silent connections. Once a ranking is used up, the
+        next call may make a new one.
+        """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]

@@ -98,9 +98,9 @@ def _parse(head: bytes) -> _Head | None:
 class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's `Request`, with a faster parser of the head.
 
-    llhttp parses a head that matches `_HEAD`. gunicorn's own parser gets a head that does not
-    match, or that llhttp refuses: it refuses the head too, or accepts a rare one (another method,
-    an empty line before the head). gunicorn also decides how long the body is.
+    llhttp parses a head that matches `_HEAD`. A head that does not match, or that llhttp refuses,
+    goes to gunicorn's own parser. That parser refuses the head too, or accepts a rare form of it
+    (another method, an empty line before the head). gunicorn also decides how long the body is.
     """
 
     body: Any
@@ -184,8 +184,8 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     ) -> bool:
         """Return whether gunicorn's parser must decide about the target or the headers.
 
-        It has rules for unusual targets, headers that may occur only once, headers of trusted
-        proxies, and `Expect`.
+        gunicorn's parser has rules for unusual targets, headers that may occur only once, headers
+        of trusted proxies, and `Expect`.
         """
         names = [name for name, _ in headers]
         if any(names.count(name) > 1 for name in RFC9110_5_3_SINGLETON_FIELDS):

@@ -1,8 +1,8 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-gunicorn's own gevent worker (27.0) accepts no connection while `worker_connections` are open, waits
-for silent clients without a deadline, logs the bytes that it can't parse, and at shutdown waits for
-idle clients until `graceful_timeout`.
+gunicorn's own gevent worker (27.0) accepts no connection while the limit `worker_connections` is
+reached, waits for silent clients without a deadline, logs the bytes that it can't parse, and at
+shutdown waits for idle clients until `graceful_timeout`.
 """
 
 import time

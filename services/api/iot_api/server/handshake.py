@@ -27,7 +27,7 @@ def shake_hands(
     """Make the TLS handshake on a gevent SSLSocket. Other connections are served meanwhile.
 
     Return the client's certificate; None if the client sent none, or was not asked for one. The
-    certificate's `is_revoked` asks `revocations` whether it has been revoked since.
+    certificate's `is_revoked` asks `revocations` whether the certificate is revoked by now.
 
     Raises:
         OSError: the handshake failed. A refused client certificate is counted and logged.

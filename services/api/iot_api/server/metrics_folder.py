@@ -11,11 +11,11 @@ _PREFIX = "iot-api-metrics-"
 
 
 def create_metrics_folder() -> Path:
-    """Create the folder in the directory for temporary files, and lock it.
+    """Create the folder in the directory for temporary files, lock it, and return it.
 
     This process and the workers that it forks hold the lock. Folders without a lock, which killed
-    APIs left behind, are removed: in Kubernetes, that directory outlives a killed container, and
-    its space is part of the memory of the pod.
+    APIs left behind, are removed: in Kubernetes, the directory for temporary files outlives a
+    killed container, and its space is part of the memory of the pod.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         _remove_if_unlocked(folder)

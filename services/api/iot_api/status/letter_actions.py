@@ -18,7 +18,7 @@ _PAUSE_SECONDS = 0.05
 
 
 class LetterActions:
-    """Orders a writer to replay or drop a dead letter, and waits a short time for it."""
+    """Sends writers an order to replay or drop a dead letter, and briefly waits for the result."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class LetterActions:
         pool: Pool,
         sweep: Callable[[], object],
     ) -> None:
-        """Take the parts. `sweep` queues the job that carries out the orders."""
+        """`sweep` queues the job that carries out the orders."""
         self._stores = stores
         self._orders = orders
         self._opener = opener
@@ -52,7 +52,9 @@ class LetterActions:
         order = LetterOrder(letter_id, action, client.fields)
         ordered = self._orders.place(order)
         if ordered not in {action, None}:
-            raise ConflictError(f"dead letter {letter_id}: a {ordered} is ordered already")
+            raise ConflictError(
+                f"can't {action} dead letter {letter_id}: an order to {ordered} it is waiting"
+            )
         self._sweep()
         return self._wait(letter_id)
 

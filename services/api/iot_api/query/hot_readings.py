@@ -123,9 +123,9 @@ class Readings(StoredReadings):
         """Return the start of the last `seconds`, in Unix milliseconds, and the bounds of the
         segments since then.
 
-        `fixed_begin` is the start if an earlier page has fixed it. The start is 0 if it is unknown:
-        no earlier page has fixed it, and Redis is away or the hot window is damaged. The bounds are
-        None if Redis is away, or the hot window is damaged or does not cover all of the seconds.
+        `fixed_begin` is the start if an earlier page has fixed it. Otherwise the start may be 0
+        (unknown) if Redis is away or the hot window is damaged. The bounds are None in both cases,
+        and if the hot window does not cover all of the seconds.
         """
         begin = fixed_begin or 0
         try:

@@ -374,9 +374,9 @@ class Scan:
         """Yield the segments.
 
         Raises:
-            NothingFoundError: the turn should end, and no reading was found. Raised only after the
-                turn has opened more new segments than segments that an earlier turn had opened, so
-                that each turn makes progress.
+            NothingFoundError: the turn should end, and no reading was found. Raised only if most
+                segments of the turn were new (no earlier turn had opened them), so that each turn
+                makes progress.
         """
         for segment in segments:
             begin = self._order.begin(segment.bounds)

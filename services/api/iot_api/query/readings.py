@@ -372,7 +372,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 def _may_repeat(
     read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
 ) -> bool:
-    """Return whether a segment may repeat earlier readings. If it surely shares ids, report it."""
+    """Return whether a segment may repeat earlier readings. Report ids that certainly repeat."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         _report_overlap(read, vault, bounds.first_id)
@@ -391,7 +391,8 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return the page without a limit: it ends at the position of its last reading instead."""
+    """Return the page without a limit: it ends at the position of its last reading instead. If
+    another read holds the slot for large segments, return the page unchanged."""
     last = batch[-1]
     try:
         for later in rest:

@@ -102,7 +102,8 @@ class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
     def runs(self) -> Iterator[Sequence[Reading]]:
-        """Yield all rows in batches: unfiltered rows in ascending order as `TimedRun`s."""
+        """Yield all rows in batches. If the rows are ascending and unfiltered, a batch is a
+        `TimedRun`."""
         texts = self.columns.freeform
         if self.order.descending or not isinstance(texts, Texts):
             yield from super(TimedRows, self).runs()

@@ -1,8 +1,7 @@
 """The status of the whole service: what an operator looks at first.
 
 Any API process reports on all processes, because backlog and heartbeats are in Redis. While a store
-is away, the parts that come from it are left out. `iot_models.figures` names the metric of each
-figure.
+is away, its figures are left out or null. `iot_models.figures` names the metric of each figure.
 """
 
 import logging

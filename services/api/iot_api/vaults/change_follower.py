@@ -27,8 +27,8 @@ class ChangeFollower(threading.Thread):
     """A thread that drops open vaults when a change of password or an erasure is announced.
 
     While Redis is away, no password can be changed and no vault erased. If only this process can't
-    reach Redis, another process may change the password of a vault that is open here, or erase it.
-    This process then drops the vault at its next renewal, or when Redis can be reached again.
+    reach Redis, another process may erase a vault that is open here, or change its password. This
+    process then drops the vault at its next renewal, or when Redis can be reached again.
     """
 
     def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:

@@ -50,9 +50,9 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
 
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
     merged reading at most a day late. `before` is a time in Unix milliseconds. If a day has ended
-    by then, all its segments are merged. Otherwise only its smallest segments are merged: at least
-    `MIN_SEGMENTS`, and as many as possible, so that the largest of them has at most half of the
-    readings that they have together. This limits how often the same reading is rewritten.
+    by then, all its segments are merged. Otherwise only its smallest segments are merged: as many
+    as possible, while the largest of them has at most half of their readings. If these are fewer
+    than `MIN_SEGMENTS`, none is merged. This limits how often the same reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

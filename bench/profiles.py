@@ -21,14 +21,12 @@ API_STAGES = {
     "JSON of answers": ("iot_api/query/responses.py",),
     "parse": ("iot_api/ingest/parser.py",),
     "Redis client": (
-        "iot_stores/backlog.py", "iot_stores/backlog_append.py", "iot_stores/scripts.py", "redis/",
+        "iot_stores/backlog", "iot_stores/append", "iot_stores/scripts.py", "redis/",
     ),
     "encryption, entries, segments": (
-        "iot_cipher/encryption.py", "iot_models/segment.py",
+        "iot_cipher/encryption.py", "iot_models/segment",
     ),
-    "merge": (
-        "iot_api/query/merge.py", "iot_api/query/rows.py", "iot_api/query/readings.py",
-    ),
+    "merge": ("iot_api/query/",),
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": (
@@ -41,7 +39,7 @@ API_STAGES = {
 WRITER_STAGES = {
     "encryption, entries, segments": (
         "iot_writer/drain/segment_builder.py",
-        "iot_models/segment.py",
+        "iot_models/segment",
         "iot_cipher/encryption.py",
     ),
     "hot window": ("iot_stores/hot_window.py",),

@@ -93,7 +93,10 @@ def audit_event(kind: AuditKind, **fields: Value) -> AuditEvent:
 
 
 def parse_event(line: str) -> dict[str, Value] | None:
-    """Return the fields of a record, including `event` and `time`; None if it is a sentence."""
+    """Return the fields of an event, including `event` and `time`.
+
+    Return None if the line is a sentence, as earlier versions stored it.
+    """
     if not line.startswith('{"event":'):
         return None
     try:

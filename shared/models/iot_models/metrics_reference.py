@@ -27,8 +27,8 @@ _FIGURES = """\
 ## Figures of the status
 
 `GET /api/status` and `iot-sensor top` show these figures. The PromQL expressions return the same
-figures from a Prometheus that scrapes one release. The status shows mean rates of the last 15 to 30
-seconds, and the expressions mean rates of the last minute.
+figures from a Prometheus that scrapes one release. The status shows rates averaged over the last
+15 to 30 seconds; the expressions return rates averaged over the last minute.
 """
 _EXEMPLARS = """\
 ## Exemplars

@@ -124,8 +124,8 @@ class KeyNames:
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """Return the key that holds the id of a vault. The vault no longer has this lookup, because
-        its password was changed."""
+        """Return the key that holds the id of the vault that had `lookup` until its password was
+        changed."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
     @property

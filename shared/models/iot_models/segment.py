@@ -403,7 +403,7 @@ def _received(data: bytes, count: int) -> list[int]:
 def _positions(data: bytes) -> "array[int]":
     positions = array("I", data)
     if max(positions, default=-1) >= len(positions):
-        raise FormatError("the segment's order of receipt has a position beyond its readings")
+        raise FormatError("a position in the segment is beyond its last reading")
     return positions
 
 

@@ -260,13 +260,13 @@ def encode_merged(
 
 
 def may_share_key(data: bytes) -> bool:
-    """Return whether the key of a segment may open other segments too.
+    """Return whether the key of an encoded segment (`data`) may open other segments too.
 
-    Older versions encrypted all segments of a merge with one key. Only the first bytes of the
-    content are decompressed.
+    Older versions encrypted all segments of a merge with one key. Only the first bytes of `data`
+    are decompressed.
 
     Raises:
-        FormatError: the content is not a segment.
+        FormatError: `data` is not an encoded segment.
     """
     head = decompress_head(data, COUNTS.size)
     if len(head) < COUNTS.size or head[0] not in {ARRIVAL, SORTED, MERGED, MERGED_ALONE}:

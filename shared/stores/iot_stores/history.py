@@ -190,8 +190,8 @@ class ReadFilter:
     def narrow(self, page_range: PageRange) -> PageRange:
         """Return `page_range`, cut to the bounds of the interrogator timestamp.
 
-        Positions begin with this timestamp, so the index of positions finds exactly the segments
-        within the bounds.
+        The first part of a position is this timestamp. So the database index by position finds
+        exactly the segments within the bounds.
         """
         if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
             return page_range

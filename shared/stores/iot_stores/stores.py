@@ -90,8 +90,8 @@ class Stores:
     def hot_watch(self) -> RedisWatch:
         """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
 
-        The hot window's own Redis may lose all its data: reads then use Postgres. It must not evict
-        single keys: without the index of a vault, reads would miss segments.
+        The hot window's own Redis may lose all its data: reads then use Postgres. But it must not
+        evict single keys: if the list of a vault's segments were evicted, reads would miss them.
         """
         client = self.hot_redis
         if client is self.redis:

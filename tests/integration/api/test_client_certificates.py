@@ -167,10 +167,10 @@ def test_a_connection_without_a_certificate_needs_a_token(optional: Site) -> Non
     ("names", "message"),
     [
         (("sensor-9",), "the DNS name of the client certificate is not the name of a token"),
-        ((), "the client certificate must have exactly one DNS name, which is the name of a token"),
+        ((), "the client certificate must have exactly one DNS name: the name of its token"),
         (
             ("sensor-1", "dashboard.example.org"),
-            "the client certificate must have exactly one DNS name, which is the name of a token",
+            "the client certificate must have exactly one DNS name: the name of its token",
         ),
         (("*",), "the DNS name of the client certificate is not the name of a token"),
     ],

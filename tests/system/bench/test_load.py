@@ -4,14 +4,16 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 from bench import readings, wrk
 from bench.limits import wait_until, within
 from bench.load import Wire, paced, send, shared
 from bench.peers.stand_in import compared_with_recorded
-from bench.profiles import API_STAGES, LOOP, OTHER, parse
+from bench.profiles import API_STAGES, LOOP, OTHER, WRITER_STAGES, parse
 from bench.response_counter import count_in_response
 from bench.stage import batches, missing
 
@@ -118,6 +120,14 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
 )
 def test_a_stand_in_with_another_speed_is_reported(ratio: float, said: str) -> None:
     assert said in compared_with_recorded(ratio)
+
+
+@pytest.mark.parametrize("stages", [API_STAGES, WRITER_STAGES])
+def test_the_files_of_stages_exist(stages: dict[str, tuple[str, ...]]) -> None:
+    for path in (each for paths in stages.values() for each in paths if each.startswith("iot_")):
+        package, _, rest = path.partition("/")
+        folder = Path(str(import_module(package).__file__)).parent
+        assert list(folder.glob(f"{rest}*")), path
 
 
 def test_samples_count_for_the_innermost_stage() -> None:

@@ -67,7 +67,9 @@ Show = Callable[[str], None]
 
 
 def simulate(simulation: Simulation, show: Show | None = None) -> int:
-    """Run the devices until SIGINT, SIGTERM or the last reading. Return 0 if all arrived.
+    """Run the devices until SIGINT, SIGTERM or the last reading.
+
+    Return 0 if all readings were acknowledged, 1 if one was dropped or rejected, or still waits.
 
     Without `show`, log the progress once a minute.
     """

@@ -113,7 +113,7 @@ def _bearer_grant(tokens: Tokens, authorization: str | None) -> Grant:
 def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
     if not certificate.name:
         raise UnauthorizedError(
-            "the client certificate must have exactly one DNS name, which is the name of a token",
+            "the client certificate must have exactly one DNS name: the name of its token",
             presented=True,
         )
     if certificate.has_expired:

@@ -196,10 +196,10 @@ class Decoded(Generic[Content]):
 
 
 def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]:
-    """Decode a body in the dialect, by means of a strict decoder.
+    """Decode a body that may be in the JSON dialect of old clients. `decoder` accepts only JSON.
 
     Raises:
-        NotJsonError: the body is not JSON, not even in the dialect.
+        NotJsonError: the body is neither JSON nor in the dialect.
         UnicodeDecodeError: the body is not in the encoding that its first bytes indicate.
         msgspec.ValidationError, RecursionError: raised by the decoder.
     """

@@ -99,7 +99,7 @@ class Connection:
             self.body_began = self.since
 
     def await_request(self, *, head_began: bool) -> None:
-        """Record the end of an answer. `head_began`: a part of the next head has arrived."""
+        """Begin to wait for the next request. `head_began`: a part of its head has arrived."""
         self.request = None
         self.phase = Phase.HEAD if head_began else Phase.IDLE
         self.since = time.monotonic()
@@ -237,8 +237,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
     def take_turns(self, now: float) -> None:
         """Let other greenlets run if this one has run for `_TURN_SECONDS`.
 
-        gevent switches greenlets only when a receive has to wait. A client that sends fast enough
-        would otherwise delay all other clients, and even timeouts: 8 KiB can hold 200 requests.
+        gevent switches greenlets only when a receive has to wait, and one receive may bring 200
+        requests. So a client that sends fast enough would delay all others, and even timeouts.
         """
         if now - self._turn_began >= _TURN_SECONDS:
             gevent.sleep(0)

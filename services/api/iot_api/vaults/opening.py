@@ -91,8 +91,8 @@ class Vaults:
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password for writing; None if it is not open. Ignores the guess
-        limit. Raises `RedisError` if Redis is away."""
+        """Return the vault of a password for writing. Return None, and open nothing, if this
+        process does not have the vault open. Raises `RedisError` if Redis is away."""
         self._catch_up()
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)

@@ -96,8 +96,9 @@ class VaultRestorer:
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
         """Return the current record of the password with these lookups; None if there is none.
 
-        `known` is the record from which the password's vault was opened. If Redis has no record, or
-        an outdated one of this vault, the record comes from Postgres.
+        `known` is the record from which the password's vault was opened. The record comes from
+        Redis, unless Redis has none, or has a changed record of this vault that is no rewrap of
+        `known`. It then comes from Postgres.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.

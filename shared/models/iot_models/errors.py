@@ -23,7 +23,7 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was refused, with 503 if `READS`, else with 429. Clients rely on the names."""
+    """Why a request was refused with 429. Clients rely on the names, but never see `READS`."""
 
     GUESSES = "guesses"
     """The client sent too many unknown passwords."""
@@ -42,7 +42,7 @@ class Refusal(StrEnum):
     LIVE_STREAMS = "live_streams"
     """The client or the process has its maximum of live streams."""
     READS = "reads"
-    """Too many reads are under way."""
+    """Too many reads are under way. The answer is 503, without this name."""
 
 
 class IotError(Exception):

@@ -93,8 +93,7 @@ class Cover:
         """Return whether the window holds each reading of the shard that was received from `since`
         on, and drained up to the position of this cover.
 
-        `now` is the current time: older segments than `seconds` expire. Both times are Unix
-        milliseconds.
+        `now` is the current time: segments expire after `seconds`. Times are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 

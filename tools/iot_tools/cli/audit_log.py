@@ -53,8 +53,8 @@ def _verify(parsed: argparse.Namespace) -> int:
     if published is None and checked.head is not None:
         raise AuditFaultError(
             f"the chain is whole up to {checked.head}, but later records may be missing: "
-            "Redis has no published head to compare with. To check for them, pass an older head "
-            "from a writer's log (--head). For later checks, a running writer publishes the "
+            "Redis has no published head to compare with. To check for them, pass the last head "
+            "that a writer logged (--head). For later checks, a running writer publishes the "
             "current head within seconds"
         )
     head, pending = checked.head or "none", checked.pending

@@ -112,7 +112,7 @@ def _form(parsed: argparse.Namespace) -> ExportForm:
         )
     if parsed.flatten and form == "sqlite":
         raise SettingsError(
-            "--flatten can't be used for the old program's database (.db): its table has no "
+            "--flatten can't be used with the format sqlite: the old program's table has no "
             "columns for members of freeform"
         )
     return ExportForm(form, parsed.flatten, parsed.split_runs)

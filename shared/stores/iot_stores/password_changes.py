@@ -44,8 +44,8 @@ class PasswordChanges:
         self._names = names
 
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change before it is made. Hide the vault's records under its old lookups in
-        Redis, and remove them.
+        """Announce a change before it is made. Remove the vault's old records (those under
+        `old_lookups`) from Redis, and hide any that a late process stores there again.
 
         Raises:
             RedisError: the change may have been announced or not.

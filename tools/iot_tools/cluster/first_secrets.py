@@ -112,7 +112,7 @@ def postgres(name: str, host: str) -> FirstSecret:
 def tokens_text(
     scopes: Mapping[str, Sequence[str]], values: Content, probe_content: Content
 ) -> str:
-    """Return the tokens.json for the first tokens (`values`) and the token of the probe.
+    """Return one text for tokens.json, with the first tokens (`values`) and the probe's token.
 
     Raises:
         SettingsError: a name, a scope or a token is invalid.

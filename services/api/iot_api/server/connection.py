@@ -130,7 +130,7 @@ class Connection:
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
     def end(self, failure: Exception) -> None:
-        """Close the connection. If a body is still arriving, `failure` becomes the answer."""
+        """Close the connection. If a body is incomplete, its request is answered with `failure`."""
         self.closing = True
         self.end_delay()
         if self.phase is Phase.SENDING:
@@ -142,7 +142,7 @@ class Connection:
 
     def end_idle(self, failure: Exception) -> None:
         """Close a connection that waits for a request. If a head has arrived by now, but not its
-        body, `failure` becomes the answer.
+        body, the request is first answered with the error `failure`.
         """
         self.missing_body = failure
         self.receive_no_more()

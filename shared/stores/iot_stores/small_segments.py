@@ -114,7 +114,8 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
 def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
     """Return whether all source segments of an order still exist, even if some are locked.
 
-    A source is gone if the segment in its place has another salt.
+    A source is gone, too, if another segment with the same `first_id` has replaced it: it has
+    another salt.
     """
     rows = connection.execute(_SALTS, _parameters(vault_id, _names(sources)), binary=True)
     return {salt for (salt,) in rows} == {source.salt for source in sources}

@@ -220,8 +220,8 @@ class LiveHub:
         return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """Compare the records of a feed's listeners with Postgres. End the streams whose vault was
-        erased or whose record got a new lookup, even if nothing was announced."""
+        """Compare the vault records of a feed's streams with Postgres. End the streams whose vault
+        was erased or whose record got a new lookup, even if nothing was announced."""
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():

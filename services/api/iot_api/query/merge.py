@@ -274,7 +274,7 @@ class MergeBuffer:
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the readings before `begin`, the start of the next segment; None: all readings.
 
-        Yields nothing while there are too few readings for a batch.
+        With `begin`, yields nothing while there are too few readings for a batch.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled

@@ -39,8 +39,8 @@ class _Pages:
 
 
 class OutboxSpace:
-    """Leaves enough free space on the disk to remove readings at any time, and returns the space of
-    removed readings to the disk.
+    """Keeps some space on the disk free, because SQLite needs some to remove readings. Returns the
+    space of removed readings to the disk.
 
     SQLite keeps the pages of deleted rows: without this, an outbox that has filled its disk would
     stay full after all its readings are acknowledged.

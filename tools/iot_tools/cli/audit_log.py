@@ -124,8 +124,8 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
         return "(damaged)"
     if published is None:
         raise IotError(
-            "nothing to accept: Redis has no published head; a running writer publishes one"
+            "no head is lost: Redis has no published head; a running writer publishes one"
         )
     if has_link(connection, published):
-        raise IotError("nothing to accept: the database has the published head")
+        raise IotError("no head is lost: the database has the published head")
     return str(published)

@@ -72,7 +72,8 @@ def test_it_has_the_version_of_the_service() -> None:
 
 def test_error_codes() -> None:
     assert constants(SCHEMAS["ErrorCode"]) == list(ErrorCode)
-    assert constants(SCHEMAS["Refusal"]) == list(Refusal)
+    # The answer to too many reads is 503, without a reason.
+    assert constants(SCHEMAS["Refusal"]) == [each for each in Refusal if each != Refusal.READS]
     assert re.fullmatch(SCHEMAS["Error"]["properties"]["type"]["pattern"], f"{TYPE_PREFIX}x")
     assert SCHEMAS["Error"]["properties"]["scope"]["enum"] == list(Scope)
 

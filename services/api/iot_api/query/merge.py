@@ -46,7 +46,7 @@ class Order:
     key: Callable[[Reading], Position]
 
     def key_of(self, at: Position) -> Position:
-        """Return the key of a position. Given a key, return its position."""
+        """Return the sort key of a position; given a sort key, its position."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:

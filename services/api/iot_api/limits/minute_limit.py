@@ -107,7 +107,8 @@ class MinuteLimit:
             raise self._refusal(until - self._clock())
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
-        """Return the error for a client that stays over the limit for `seconds`; note the client.
+        """Return the error for a client that stays over the limit for `seconds`. Until then, this
+        process refuses the client without a call to Redis.
 
         A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: another
         program has written it, or the clock of Redis was set back.

@@ -120,7 +120,7 @@ class PendingCount:
 
 @cache
 def pending_count(name: str) -> PendingCount:
-    """Return the pending count of a counter without labels, the same at each call."""
+    """Return the `PendingCount` of a counter without labels: one object for each counter."""
     return PendingCount(counter(name))
 
 

@@ -103,7 +103,10 @@ def test_a_restored_database_is_accepted_on_record(
     record(writer, 3)
     chain(writer)
     assert main(["audit", "accept"]) == 1
-    assert "no head is lost: the database has the published head" in capsys.readouterr().err
+    assert (
+        "`audit accept` changed nothing: the database has the published head"
+        in capsys.readouterr().err
+    )
     lost = _head(writer)
     writer.postgres().execute("DELETE FROM audit_log WHERE id = 3")
     writer.postgres().execute("DELETE FROM audit_chain WHERE sequence = 3")

@@ -124,8 +124,9 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
         return "(damaged)"
     if published is None:
         raise IotError(
-            "no head is lost: Redis has no published head; a running writer publishes one"
+            "`audit accept` changed nothing: Redis has no published head; "
+            "a running writer publishes one"
         )
     if has_link(connection, published):
-        raise IotError("no head is lost: the database has the published head")
+        raise IotError("`audit accept` changed nothing: the database has the published head")
     return str(published)

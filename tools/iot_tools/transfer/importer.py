@@ -127,7 +127,7 @@ class Importer:
             if not absent:
                 return
         raise IotError(
-            "the service says that it stored some readings before, but does not return them; "
+            "the service says that some readings are stored already, but does not return them; "
             "run the import again"
         )
 

@@ -95,7 +95,7 @@ def encode_list(entries: Sequence[EntryName]) -> str:
 
 
 def decode_receipt(text: str) -> list[EntryName]:
-    """Decode a receipt of either form. Raises `InvalidRequestError` for any other text."""
+    """Decode a receipt, a list or in groups. Raises `InvalidRequestError` for any other text."""
     try:
         names = base64.b64decode(text, altchars=b"-_", validate=True)
         if names[:1] == bytes([_GROUPED]):

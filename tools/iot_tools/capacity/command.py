@@ -13,29 +13,28 @@ _MIN_LIMITS_SHOWN = 4
 
 def add_capacity(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `capacity`."""
-    number, rate = _count, _rate
     parser.add_argument(
-        "--devices", type=number, default=10_000, help="number of devices (default 10,000)"
+        "--devices", type=_count, default=10_000, help="number of devices (default 10,000)"
     )
-    parser.add_argument("--readings-per-second", type=rate, default=1.0, metavar="RATE",
+    parser.add_argument("--readings-per-second", type=_rate, default=1.0, metavar="RATE",
                         dest="rate", help="readings/s of each device (default 1)")  # fmt: skip
-    parser.add_argument("--batch", type=number, default=1, help="readings per request (default 1)")
-    parser.add_argument("--devices-per-password", type=number, default=1, metavar="N",
+    parser.add_argument("--batch", type=_count, default=1, help="readings per request (default 1)")
+    parser.add_argument("--devices-per-password", type=_count, default=1, metavar="N",
                         dest="devices_per_vault",
                         help="number of devices that share a password (default 1)")  # fmt: skip
     parser.add_argument(
         "--retention-days",
-        type=number,
+        type=_count,
         default=365,
         help="age in days at which readings are deleted (default 365)",
     )
-    parser.add_argument("--outage-seconds", type=number, default=1800, metavar="SECONDS",
+    parser.add_argument("--outage-seconds", type=_count, default=1800, metavar="SECONDS",
                         help="longest outage of Postgres (default 1800)")  # fmt: skip
-    parser.add_argument("--hot-window-seconds", type=number, default=300, metavar="SECONDS",
+    parser.add_argument("--hot-window-seconds", type=_count, default=300, metavar="SECONDS",
                         help="IOT_HOT_WINDOW_SECONDS (default 300)")  # fmt: skip
-    parser.add_argument("--vault-cache-seconds", type=number, default=3600, metavar="SECONDS",
+    parser.add_argument("--vault-cache-seconds", type=_count, default=3600, metavar="SECONDS",
                         help="IOT_VAULT_CACHE_SECONDS (default 3600)")  # fmt: skip
-    parser.add_argument("--vault-cache-size", type=number, default=50_000, metavar="N",
+    parser.add_argument("--vault-cache-size", type=_count, default=50_000, metavar="N",
                         help="IOT_VAULT_CACHE_SIZE (default 50,000)")  # fmt: skip
     parser.add_argument("--idempotent", action="store_true",
                         help="requests have an Idempotency-Key")  # fmt: skip

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _PREFIX = "iot-api-metrics-"
@@ -18,32 +18,26 @@ def create_metrics_folder() -> Path:
     killed container, and its space is part of the memory of the pod.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        _remove_if_unlocked(folder)
+        if (lock := _lock(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        lock = _lock(folder)
-        if lock is not None and os.fstat(lock).st_nlink > 0:
+        # Another API that is starting may have removed the folder before it was locked.
+        if _lock(folder) is not None:
             return folder
-        # Another API that is starting found the folder before it was locked.
-        if lock is not None:
-            os.close(lock)
-
-
-def _remove_if_unlocked(folder: Path) -> None:
-    lock = _lock(folder)
-    if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder, and return its file descriptor; None if it is locked or can't be opened."""
-    with suppress(OSError):
+    """Lock a folder, and return its file descriptor.
+
+    Return None if the folder is locked or removed, or can't be opened.
+    """
+    with suppress(OSError), ExitStack() as opened:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
+        opened.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink > 0:
+            opened.pop_all()
+            return descriptor
     return None

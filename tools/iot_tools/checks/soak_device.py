@@ -154,7 +154,7 @@ class SoakDevice:
     def _request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> Response | None:
-        """Send one request and record it. Return the response; None if there is none."""
+        """Send one request and record it. Return the response, or None if no response came."""
         began = time.monotonic()
         self.account.requests += 1
         receipt_left_out = path.partition("stored/")[0]

@@ -17,7 +17,7 @@ class StoredText(Protocol):
     name: str
 
     def read(self) -> str | None:
-        """Return the text, or None if there is none.
+        """Return the text. Return None if the file, or the Secret or its key, does not exist.
 
         Raises:
             IotError: the text can't be read.

@@ -63,7 +63,7 @@ class SecretObjects:
         self._sleep = sleep
 
     def read(self, name: str) -> SecretObject | None:
-        """Return the Secret of a name; None if there is none."""
+        """Return the Secret with this name. Return None if it does not exist."""
         send = self._core.read_namespaced_secret
         try:
             raw = self._retry(

@@ -183,7 +183,8 @@ class StoredReadings:
         return self._read(client, lambda read: self._latest(read, vault, count, within, page))
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """Return the greatest relative timestamp of one or all vaults; None if there is none."""
+        """Return the greatest relative timestamp of a vault, or of all vaults if `vault` is None.
+        Return None if there are no readings."""
         vault_id = None if vault is None else vault.vault_id
         return self._pool.run_idempotent(
             lambda connection: history.max_relative_timestamp(connection, vault_id)

@@ -84,8 +84,8 @@ class UnorderedRead:
     ) -> Iterator[SegmentBatch]:
         """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
 
-        The turn continues behind position `after`. `segments` must begin with those that contain
-        this position. The others must follow, ordered by where they begin.
+        The turn continues behind position `after`. In `segments`, the segments that contain this
+        position must come first. All other segments must follow, ordered by where they begin.
 
         Raises:
             SharedReadingError: two segments hold readings with the same id.

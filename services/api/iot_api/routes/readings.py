@@ -183,7 +183,9 @@ def _requested_vault(service: Service) -> OpenVault | None:
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of the password. If there is none, count a guess and return None.
+    """Return the vault of the password.
+
+    If no vault has the password, count a guess, and return None.
 
     A client over its guess limit may still use a password that has found a vault on this
     connection: the client learns nothing new.

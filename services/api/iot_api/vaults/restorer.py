@@ -94,7 +94,9 @@ class VaultRestorer:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the current record of the password with these lookups; None if there is none.
+        """Return the current record of the password with these lookups.
+
+        Return None if no vault has one of the lookups.
 
         `known` is the record from which the password's vault was opened. The record comes from
         Redis, unless Redis has none, or has a changed record of this vault that is no rewrap of
@@ -168,8 +170,9 @@ class VaultRestorer:
             thread.join(_CLOSE_SECONDS)
 
     def check(self) -> None:
-        """Compare the watched records with Postgres, and restore those that Postgres lacks. Then
-        restore the vaults of held entries, and remove the records of erased vaults from Redis.
+        """Restore each watched record that is missing in Postgres.
+
+        Then restore the vaults of held entries, and remove the records of erased vaults from Redis.
 
         Raises:
             RedisError, psycopg.Error: a store is away. The next check tries again.

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from iot_tools.local.child import Child, wait_until
 from iot_tools.local.launcher import Launcher
 from iot_tools.local.ports import free_port
 
+from .each_worker import connections_to_each
 from .fork_server import ForkingLauncher
 from .processes import api_workers, children
 
@@ -139,6 +142,13 @@ class Stack:
         with self._client(port or self.port) as client:
             return client.request(method, path, body, headers, repeatable=False)
 
+    def ask_each_worker(
+        self, method: str, path: str, body: str, headers: Mapping[str, str]
+    ) -> list[Response]:
+        """Send one request to each API worker."""
+        with connections_to_each(self.port, self.workers) as connections:
+            return [_ask(connection, method, path, body, headers) for connection in connections]
+
     def _client(self, port: int) -> Client:
         return Client(f"http://127.0.0.1:{port}", timeout=30)
 
@@ -148,11 +158,12 @@ class Stack:
 
     def read(self, password: str, path: str = "") -> list[dict[str, Any]]:
         """Return the readings of a POST to `/api/iot<path>`."""
-        body = json.dumps({"data": {"db_password": password}})
-        answer = self.request("POST", f"/api/iot{path}", body, _JSON)
-        assert answer.status == 200, answer
-        rows: list[dict[str, Any]] = answer.json()["data"]
-        return rows
+        return _rows(self.request("POST", f"/api/iot{path}", _read_body(password), _JSON))
+
+    def read_from_each_worker(self, password: str) -> list[list[dict[str, Any]]]:
+        """Return the readings of a vault, as each API worker returns them."""
+        answers = self.ask_each_worker("POST", "/api/iot", _read_body(password), _JSON)
+        return [_rows(answer) for answer in answers]
 
     def _serves_metrics(self) -> bool:
         try:
@@ -191,6 +202,28 @@ def running_stack(
         yield stack
     finally:
         stack.stop()
+
+
+def _ask(
+    connection: socket.socket, method: str, path: str, body: str, headers: Mapping[str, str]
+) -> Response:
+    """Send one request over an open connection."""
+    client = HTTPConnection(*connection.getpeername())
+    client.sock = connection
+    client.request(method, path, body, dict(headers))
+    answer = client.getresponse()
+    return Response(answer.status, answer.headers, answer.read())
+
+
+def _read_body(password: str) -> str:
+    return json.dumps({"data": {"db_password": password}})
+
+
+def _rows(answer: Response) -> list[dict[str, Any]]:
+    """Return the readings of an answer to a read."""
+    assert answer.status == 200, answer
+    rows: list[dict[str, Any]] = answer.json()["data"]
+    return rows
 
 
 _JSON = {"Content-Type": "application/json"}

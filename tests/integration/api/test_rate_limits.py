@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -165,19 +164,11 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
 
 def test_the_processes_of_a_pod_refuse_a_client_together(stack: Stack) -> None:
     """Connections are spread over the processes, and none of them is served after a second."""
-    connections = [HTTPConnection("127.0.0.1", stack.port) for _ in range(12)]
 
     def statuses() -> set[int]:
-        found = set()
-        for connection in connections:
-            connection.request("PUT", "/api/iot", json.dumps(row()), JSON)
-            answer = connection.getresponse()
-            answer.read()
-            found.add(answer.status)
-        return found
+        answers = stack.ask_each_worker("PUT", "/api/iot", json.dumps(row()), JSON)
+        return {answer.status for answer in answers}
 
     assert statuses() == {201}
     wait_until(lambda: statuses() == {429}, what="the limit in all processes")
     assert stack.request("GET", "/healthz").status == 200
-    for connection in connections:
-        connection.close()

@@ -6,7 +6,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import psycopg
 from redis import Redis
@@ -18,8 +18,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
-WORKERS = 3
-SEVERAL_WORKERS = {"IOT_API_WORKERS": str(WORKERS)}
+SEVERAL_WORKERS = {"IOT_API_WORKERS": "3"}
 """Settings of a service of several API processes."""
 WORKING = """
     SELECT pid FROM pg_stat_activity
@@ -34,13 +33,16 @@ def put(stack: Stack, password: str, freeform: object) -> Response:
 
 
 def freeforms(stack: Stack, password: str) -> list[object]:
-    return sorted(json.loads(each["freeform"]) for each in stack.read(password))
+    return _freeforms(stack.read(password))
 
 
-def open_everywhere(stack: Stack, password: str) -> None:
-    """Open the vault in each worker: new connections go to any of them."""
-    for _ in range(10 * WORKERS):
-        assert stack.read(password)
+def freeforms_of_each_worker(stack: Stack, password: str) -> list[list[object]]:
+    """Return what `freeforms` returns, as each API process answers."""
+    return [_freeforms(rows) for rows in stack.read_from_each_worker(password)]
+
+
+def _freeforms(rows: list[dict[str, Any]]) -> list[object]:
+    return sorted(json.loads(each["freeform"]) for each in rows)
 
 
 def postgres_of(environment: dict[str, str]) -> "psycopg.Connection[tuple[object, ...]]":
@@ -51,7 +53,7 @@ def store_reading(stack: Stack, password: str) -> None:
     """Store one reading, in a vault that all API processes have open."""
     assert put(stack, password, 0).status == 201
     wait_until(lambda: stack.read(password), what="the reading")
-    open_everywhere(stack, password)
+    assert all(stack.read_from_each_worker(password))
 
 
 def newest_vault(environment: Mapping[str, str]) -> uuid.UUID:

@@ -22,10 +22,10 @@ from system.reliability.several_workers import (
     BLOCKED,
     JSON,
     SEVERAL_WORKERS,
-    WORKERS,
     WORKING,
     InBackground,
     freeforms,
+    freeforms_of_each_worker,
     is_announced,
     kill_workers,
     newest_vault,
@@ -108,8 +108,8 @@ def test_under_load(service: Stack, old: str, new: str) -> None:
         assert answer.status == 200, answer
         before = acknowledged[:20]
         wait_until(lambda: time.monotonic() > changed + 2, what="load after the change")
-        for _ in range(10 * WORKERS):
-            assert set(before) <= set(freeforms(service, new))
+        for found in freeforms_of_each_worker(service, new):
+            assert set(before) <= set(found)
     assert load.errors == []
     late = [found for began, found in old_reads if began > changed + 1]
     assert late
@@ -173,9 +173,8 @@ def test_killed_in_the_middle(
         if waits_for != "postgres":  # which completes or cancels a statement without its client
             assert changed is (waits_for == "redis")
         valid, invalid = (new, old) if changed else (old, new)
-        for _ in range(5 * WORKERS):
-            assert freeforms(service, valid) == [0]
-            assert freeforms(service, invalid) == []
+        assert all(found == [0] for found in freeforms_of_each_worker(service, valid))
+        assert not any(freeforms_of_each_worker(service, invalid))
         third = f"third {new}"
         assert change(service, valid, third).status == 200
         assert freeforms(service, third) == [0]

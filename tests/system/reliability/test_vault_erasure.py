@@ -22,10 +22,10 @@ from system.reliability.several_workers import (
     BLOCKED,
     JSON,
     SEVERAL_WORKERS,
-    WORKERS,
     WORKING,
     InBackground,
     freeforms,
+    freeforms_of_each_worker,
     is_announced,
     kill_workers,
     kill_writers,
@@ -237,8 +237,8 @@ def test_an_api_process_is_killed(
         erased = is_erased()
         if waits_for != "postgres":  # which completes or cancels a statement without its client
             assert erased is (waits_for == "redis")
-        for _ in range(5 * WORKERS):
-            assert freeforms(service, password) == ([] if erased else [0])
+        expected: list[object] = [] if erased else [0]
+        assert all(found == expected for found in freeforms_of_each_worker(service, password))
         if not erased:
             assert erase(service, password).status == 200
         postgres.execute(SETTLED)

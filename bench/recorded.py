@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iot_tools.capacity.command import table
+from iot_tools.cli.tables import table
 
 from .results import Bar, Results, Row
 from .scale import Scale

@@ -17,7 +17,7 @@ from typing import cast
 from redis import Redis
 
 from iot_sensor_client import Client
-from iot_tools.capacity.command import aligned
+from iot_tools.cli.tables import aligned
 from iot_tools.local.ports import free_port
 
 from .load import send

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from iot_tools.capacity.command import aligned, table
+from iot_tools.cli.tables import aligned, table
 
 from .results import Bar, Results, Row
 

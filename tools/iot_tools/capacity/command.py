@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from iot_tools.cli.tables import aligned, table
+
 from .costs import described
 from .model import Capacity, Demand, Limit, Need
 
@@ -106,21 +108,6 @@ def share(limit: Limit) -> str:
 def _print(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> None:
     for line in table(head, rows) if markdown else aligned([head, *rows]):
         print(line)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def _count(text: str) -> int:

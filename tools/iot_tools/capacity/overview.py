@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .command import amount, costs_rows, share, table
+from iot_tools.cli.tables import table
+
+from .command import amount, costs_rows, share
 from .model import Capacity, Demand, Need
 
 FLEETS = (10_000, 1_000_000, 100_000_000)

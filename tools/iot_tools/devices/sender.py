@@ -47,7 +47,8 @@ def send_through(
     What is not acknowledged within `wait_seconds` stays in the file.
 
     Raises:
-        IotError: the outbox can't store the readings, or the service refused readings for good.
+        IotError: the outbox can't store the readings, or set readings aside: the service refused
+            them for good, or it is not known whether they are stored.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:
@@ -58,11 +59,11 @@ def send_through(
             rejected, counts = outbox.rejected(), outbox.statistics()
     except (OutboxError, ValueError) as error:
         raise IotError(f"{path}: {error}") from None
-    refused = [each for each in rejected if each.id not in before]
-    if refused:
+    set_aside = [each for each in rejected if each.id not in before]
+    if set_aside:
         raise IotError(
-            f"{path}: the service refused {counted(len(refused))}: {refused[0].reason}; the file "
-            "keeps refused readings: see Outbox.rejected() of the Python client"
+            f"{path}: {counted(len(set_aside))} set aside: {set_aside[0].reason}; the file keeps "
+            "these readings: see Outbox.rejected() of the Python client"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""

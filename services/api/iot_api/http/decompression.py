@@ -19,6 +19,7 @@ and pzstd write members of 64 kB or more."""
 _BYTES_PER_TURN = 2**20
 _MEMBERS_PER_TURN = 16
 _FIRST_BYTES = 2**20
+_MAX_ZSTD_WINDOW = 2**27
 
 
 class _Member(Protocol):
@@ -61,8 +62,8 @@ class Codec:
         `grow` is called repeatedly, with the decompressed size so far in bytes.
 
         Raises:
-            InvalidRequestError: the body has another format, is cut short, or has more than
-                `MAX_MEMBERS` members.
+            InvalidRequestError: the body has another format, is cut short, has more than
+                `MAX_MEMBERS` members, or has a zstd window of more than 128 MiB.
             TooLargeError: the result is larger than `limit` bytes.
         """
         decompressed = bytearray()
@@ -117,8 +118,19 @@ def _begin_gzip() -> tuple[_Member, _Decompress]:
 
 
 def _begin_zstd() -> tuple[_Member, _Decompress]:
-    frame = zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
-    return frame, lambda compressed, _: frame.decompress(compressed)
+    frame = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW).decompressobj()
+
+    def decompress(compressed: bytes, _: int) -> bytes:
+        try:
+            return frame.decompress(compressed)
+        except zstandard.ZstdError as error:
+            if "too much memory" not in str(error):
+                raise
+            raise InvalidRequestError(
+                f"the window of the zstd body may have at most {_MAX_ZSTD_WINDOW} bytes"
+            ) from None
+
+    return frame, decompress
 
 
 # Some senders pad gzip with zeros to whole blocks. gzip and Python accept that, too.

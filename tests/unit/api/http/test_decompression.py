@@ -148,6 +148,18 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
         ZSTD.decompress(SKIPPABLE * 2000 + frame, LIMIT)
 
 
+def test_a_zstd_window_above_the_limit_is_named() -> None:
+    for log2, is_taken in ((27, True), (28, False)):
+        parameters = zstandard.ZstdCompressionParameters(window_log=log2, write_content_size=False)
+        stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        body = stream.compress(b"[]") + stream.flush()
+        if is_taken:
+            assert ZSTD.decompress(body, LIMIT) == b"[]"
+            continue
+        with pytest.raises(InvalidRequestError, match=r"window .* at most 134217728"):
+            ZSTD.decompress(body, LIMIT)
+
+
 def test_grow_is_called_early_for_a_dense_body() -> None:
     told: list[int] = []
     for codec, pack in ((GZIP, gzip.compress), (ZSTD, zstandard.compress)):

@@ -126,6 +126,6 @@ def test_a_refused_reading_is_reported_once(
     words = ["send", "--url", service.url, "--outbox", str(tmp_path / "outbox")]
     service.failures = [(413, {})]
     assert main([*words, "x=1"]) == 1
-    assert "the service refused 1 reading: " in capsys.readouterr().err
+    assert "1 reading set aside: " in capsys.readouterr().err
     assert main([*words, "x=2"]) == 0
     assert [reading["freeform"] for reading in service.readings] == [{"x": 2}]

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import os
 import sys
 
 from iot_models.errors import IotError
@@ -30,9 +29,6 @@ def _follow(parsed: argparse.Namespace) -> int:
             for reading in client.follow():
                 text = reading["freeform"] if parsed.freeform else json.dumps(reading)
                 print(text, flush=True)
-        except BrokenPipeError:  # the reader has ended, such as `head`
-            # Python flushes the output once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except ClientError as error:
             raise IotError(f"{parsed.url}: {error.reason}") from None
     return 0

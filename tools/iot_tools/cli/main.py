@@ -1,13 +1,16 @@
 """The `iot-sensor` command."""
 
 import argparse
+import errno
 import importlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import cast
+from typing import NoReturn, cast
 
 from iot_cipher.secrets import disable_core_dumps
 from iot_models import logs, settings, tracing
@@ -17,6 +20,8 @@ from .command_parser import PROGRAM, CommandParser, ShowVersion
 from .option_types import Subparsers, seconds
 
 INTERRUPTED = 128 + signal.SIGINT
+CLOSED_PIPE = 128 + signal.SIGPIPE
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Command = Callable[[argparse.Namespace], int]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
@@ -27,9 +32,38 @@ def main(
     """Run one subcommand. Return its exit status.
 
     An error is reported as one line on stderr: return 2 if a setting or an option is wrong, else 1.
-    After Ctrl-C, return 130 as shells do. `imported` is called after the imports, before the
-    subcommand runs.
+    After Ctrl-C, return 130 as shells do. If the output is a pipe whose reader has ended, such as
+    `head`, exit with 141, as processes do that SIGPIPE ends. `imported` is called after the
+    imports, before the subcommand runs.
     """
+    with _output_errors():
+        return _run_command(arguments, imported)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    """Exit without a traceback if the output can't be written."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # an error at the end of Python would not be caught here
+    except BrokenPipeError:
+        _drop_output_and_exit(CLOSED_PIPE)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        print(f"the output can't be written: {error.strerror}", file=sys.stderr)
+        _drop_output_and_exit(1)
+
+
+def _drop_output_and_exit(status: int) -> NoReturn:
+    # Python flushes the output once more at its end, and would print the same error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _run_command(arguments: Sequence[str] | None, imported: Callable[[], None]) -> int:
     try:
         command = _loaded(arguments)
         imported()

@@ -3,11 +3,9 @@
 import argparse
 import io
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -48,7 +46,7 @@ def add_top(parser: argparse.ArgumentParser) -> None:
 
 def _top(parsed: argparse.Namespace) -> int:
     client = service_client(parsed, retry=RetryPolicy(max_attempts=1), timeout=_TIMEOUT)
-    with client, _closed_pipe_ends_quietly():
+    with client:
         console = Console(markup=False, highlight=False, emoji=False)
         if parsed.json:
             _watch(parsed, client, _print_json)
@@ -64,16 +62,6 @@ def _top(parsed: argparse.Namespace) -> int:
                     ),
                 )
     return 0
-
-
-@contextmanager
-def _closed_pipe_ends_quietly() -> Iterator[None]:
-    """End without an error when the reader of the output ends, such as `head`."""
-    try:
-        yield
-    except BrokenPipeError:
-        # Python flushes the output once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:

@@ -1,6 +1,7 @@
 """The command reports an error in one sentence."""
 
 import argparse
+import os
 import shlex
 import signal
 import stat
@@ -273,3 +274,34 @@ def test_ctrl_c_during_the_import_of_the_command_is_reported_in_one_line() -> No
         [sys.executable, "-c", program, "settings"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize("command", ["settings", "capacity", "completion bash"])
+def test_a_closed_pipe_ends_the_command_without_a_message(command: str) -> None:
+    """As SIGPIPE ends other programs: `iot-sensor settings | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "iot_tools", *command.split()],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("command", ["settings", "capacity"])
+def test_a_full_disk_is_reported_in_one_sentence(command: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "iot_tools", command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    said = "the output can't be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, said)

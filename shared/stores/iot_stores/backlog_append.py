@@ -298,9 +298,9 @@ class BacklogAppender:
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
-        """Return the first answer to a request, which is remembered under one of its names.
+        """Return the answer that is remembered under one of the names of a repeated request.
 
-        Return None if the request is not remembered. Always return None if `append` waits for
+        Return None if there is none. Always return None if `append` waits for
         replicas or disks: then only `append` may answer a repeated request.
         """
         if self._waits:

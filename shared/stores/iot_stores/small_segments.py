@@ -114,8 +114,8 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
 def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
     """Return whether all source segments of an order still exist, even if some are locked.
 
-    Segments are compared by their salts: a segment with the `first_id` of a source, but with another
-    salt, has replaced the source.
+    Segments are compared by their salts: a segment with the `first_id` of a source, but with
+    another salt, has replaced the source.
     """
     rows = connection.execute(_SALTS, _parameters(vault_id, _names(sources)), binary=True)
     return {salt for (salt,) in rows} == {source.salt for source in sources}

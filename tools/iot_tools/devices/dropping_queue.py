@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Batch:
-    """Readings of one request. All attempts to send them use the same key."""
+    """Readings of one request. All attempts to send them use the same `Idempotency-Key`."""
 
     readings: Sequence[dict[str, Any]]
     key: str = field(default_factory=lambda: str(uuid.uuid4()))

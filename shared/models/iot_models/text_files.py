@@ -60,17 +60,18 @@ def replace_file(
         draft.replace(path)
 
 
-def create_file(path: Path, text: str, *, mode: int = 0o600) -> bool:
-    """Write a new file as a whole. Return False if the file exists, which then stays as it is.
+def create_file(path: Path, text: str) -> bool:
+    """Write a new file as a whole, readable by its owner only.
 
-    If two processes call this at once, one of them gets True.
+    Return False if the file exists, which then stays as it is. If two processes call this at once,
+    one of them gets True.
 
     Raises:
         OSError: the file can't be written.
     """
     if path.exists():
         return False
-    with _draft(path, text, mode) as draft:
+    with _draft(path, text, 0o600) as draft:
         try:
             os.link(draft, path)
         except FileExistsError:

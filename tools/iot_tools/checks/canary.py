@@ -45,10 +45,9 @@ class Canary:
         token: Callable[[], str],
         every: float,
         grace: float,
-        keep: float = _WATCH_SECONDS,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`every` is the time between two readings in seconds. `grace`, `keep`: `WatchedReadings`.
+        """`every` is the time between two readings in seconds. `grace`: `WatchedReadings`.
 
         `token` is called before each request, so that a replaced token is used.
 
@@ -59,9 +58,9 @@ class Canary:
         once = RetryPolicy(max_attempts=1)
         self._client = Client(url, password, token, retry=once, tls_context=tls_context)
         self._every = every
-        self._window = max(2, min(_MAX_WATCHED, int(keep / every)))
+        self._window = max(2, min(_MAX_WATCHED, int(_WATCH_SECONDS / every)))
         self._next = 0
-        self._watched = WatchedReadings(grace=grace, keep=keep, max_count=_MAX_WATCHED)
+        self._watched = WatchedReadings(grace=grace, keep=_WATCH_SECONDS, max_count=_MAX_WATCHED)
         self._active_at = time.monotonic()
         self._failure = ""
         self._warned_at = 0.0

@@ -4,7 +4,6 @@ import argparse
 import getpass
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from iot_models.errors import SettingsError
@@ -24,7 +23,7 @@ def add_password(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
+def password_of(parsed: argparse.Namespace) -> str:
     """Return the password of the option, else of the environment, else of the terminal.
 
     Raises:
@@ -32,8 +31,8 @@ def password_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.envi
     """
     if parsed.password_file is not None:
         return read_secret(parsed.password_file, "password", may_be_empty=True)
-    if VARIABLE in environ:
-        return environ[VARIABLE]
+    if VARIABLE in os.environ:
+        return os.environ[VARIABLE]
     return ask("password", instead=f"--password-file or {VARIABLE}")
 
 

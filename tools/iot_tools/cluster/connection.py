@@ -24,22 +24,16 @@ class Connection:
     namespace: str
 
 
-def connect(
-    namespace: str | None,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    service_account: Path | None = None,
-) -> Connection:
+def connect(namespace: str | None, *, environ: Mapping[str, str] = os.environ) -> Connection:
     """Return a connection. No request is sent yet.
 
     Raises:
         SettingsError: neither a service account nor a kube config is found, or no namespace is set.
     """
-    account = service_account or SERVICE_ACCOUNT
     settings = client.Configuration()
     settings.retries = False  # SecretObjects retries, because it knows which errors are temporary
-    if SERVICE_HOST_ENV_NAME in environ and (account / "token").is_file():
-        default = _from_pod(settings, account, environ)
+    if SERVICE_HOST_ENV_NAME in environ and (SERVICE_ACCOUNT / "token").is_file():
+        default = _from_pod(settings, environ)
     else:
         default = _from_kube_config(settings, environ)
     namespace = namespace or default
@@ -48,21 +42,19 @@ def connect(
     return Connection(client.CoreV1Api(client.ApiClient(settings)), settings.host, namespace)
 
 
-def _from_pod(
-    settings: client.Configuration, account: Path, environ: Mapping[str, str]
-) -> str | None:
+def _from_pod(settings: client.Configuration, environ: Mapping[str, str]) -> str | None:
     settings.proxy = None  # the API server is in the cluster: ignore HTTPS_PROXY
     loader = InClusterConfigLoader(
-        token_filename=str(account / "token"),
-        cert_filename=str(account / "ca.crt"),
+        token_filename=str(SERVICE_ACCOUNT / "token"),
+        cert_filename=str(SERVICE_ACCOUNT / "ca.crt"),
         environ=environ,
     )
     try:
         loader.load_and_set(settings)
-        return (account / "namespace").read_text(encoding="utf-8").strip() or None
+        return (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() or None
     except ConfigException as error:
         raise SettingsError(
-            f"the pod's service account in {account} can't be used: {error}"
+            f"the pod's service account in {SERVICE_ACCOUNT} can't be used: {error}"
         ) from None
     except FileNotFoundError:
         return None

@@ -51,16 +51,12 @@ class SecretObjects:
         *,
         patience: float = PATIENCE,
         report: Callable[[str], None] = _log.warning,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.namespace = connection.namespace
         self._core = connection.core
         self._host = connection.host
         self._patience = patience
         self._report = report
-        self._clock = clock
-        self._sleep = sleep
 
     def read(self, name: str) -> SecretObject | None:
         """Return the Secret with this name. Return None if it does not exist."""
@@ -116,7 +112,7 @@ class SecretObjects:
 
     def _retry(self, verb: str, name: str, send: Callable[[], T]) -> T:
         """Return the result of a request, with retries. Raises `ApiException` for 404 and 409."""
-        until = self._clock() + self._patience
+        until = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -127,13 +123,13 @@ class SecretObjects:
                 failure = self._temporary_failure(verb, name, error)
             except HTTPError as error:
                 failure = f"can't be reached: {' '.join(str(error).split())}"
-            if self._clock() + pause > until:
+            if time.monotonic() + pause > until:
                 raise ClusterError(
                     f"the API server {self._host} {failure} ({verb} of Secret {name}; "
                     f"tried for {self._patience:g} s)"
                 )
             self._report(f"the API server {self._host} {failure}; trying again")
-            self._sleep(pause)
+            time.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE)
 
     def _temporary_failure(self, verb: str, name: str, error: ApiException) -> str:

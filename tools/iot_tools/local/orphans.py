@@ -25,13 +25,13 @@ def reap(own: Collection[int]) -> None:
             _reaped(pid)
 
 
-def end_all(seconds: float = 3.0) -> int:
+def end_all() -> int:
     """Kill all remaining children and wait for their end. Return how many there were."""
     remaining = [pid for pid in _children() if not _reaped(pid)]
     for pid in remaining:
         os.kill(pid, signal.SIGKILL)
     for pid in remaining:
-        wait_until(lambda pid=pid: _reaped(pid), seconds)  # type: ignore[misc]
+        wait_until(lambda pid=pid: _reaped(pid), 3)  # type: ignore[misc]
     return len(remaining)
 
 

@@ -46,16 +46,9 @@ class Supervisor:
     For the main thread only: the kernel ends the children when the thread that started them ends.
     """
 
-    def __init__(
-        self,
-        say: Callable[[str], None],
-        signals: ShutdownSignals,
-        *,
-        first_pause: float = _FIRST_PAUSE,
-    ) -> None:
+    def __init__(self, say: Callable[[str], None], signals: ShutdownSignals) -> None:
         self._say = say
         self._signals = signals
-        self._first_pause = first_pause
         self._watched: list[_Watched] = []
 
     def start(self, parts: Iterable[Part], seconds: float = 60.0) -> None:
@@ -109,7 +102,7 @@ class Supervisor:
 
     def _schedule_restart(self, watched: _Watched, now: float) -> None:
         part = watched.part
-        pause = min(_MAX_PAUSE, self._first_pause * 2**watched.failures)
+        pause = min(_MAX_PAUSE, _FIRST_PAUSE * 2**watched.failures)
         watched.failures = min(watched.failures + 1, 16)
         watched.up_since = None
         watched.start_at = now + pause

@@ -4,8 +4,6 @@ A password is unknown if a read finds no vault for it, or if a PUT creates its v
 """
 
 import math
-import time
-from collections.abc import Callable
 
 from redis import Redis
 
@@ -31,15 +29,13 @@ class GuessLimit(MinuteLimit):
         limit: int,
         new_vault_limit: int = 0,
         max_openings: int = 16,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            client, names.guesses, limit=limit, sentence=_SENTENCE, reason=Refusal.GUESSES,
-            clock=clock,
-        )  # fmt: skip
+            client, names.guesses, limit=limit, sentence=_SENTENCE, reason=Refusal.GUESSES
+        )
         self._new_vaults = MinuteLimit(
             client, names.new_vaults, limit=new_vault_limit, sentence=_NEW_VAULTS_SENTENCE,
-            reason=Refusal.NEW_VAULTS, clock=clock,
+            reason=Refusal.NEW_VAULTS,
         )  # fmt: skip
         self.max_openings = max_openings
         """Maximum number of vaults that one request may open."""

@@ -12,7 +12,7 @@ def children(pid: int) -> list[int]:
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             found |= {int(each) for each in listed.read_text().split()}
-    return sorted(each for each in found if not _is_zombie(each))
+    return sorted(each for each in found if not has_ended(each))
 
 
 def api_workers(master: int) -> set[int]:
@@ -41,6 +41,18 @@ def handles(pid: int, number: int) -> bool:
     return bool(int(handled, 16) >> (number - 1) & 1)
 
 
+def has_ended(pid: int) -> bool:
+    """Return whether all threads of a process have ended.
+
+    Its files are closed then, even if its parent has not waited for it yet.
+    """
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # ended since it was listed
+            if task.read_text().rpartition(")")[2].split()[0] != "Z":
+                return False
+    return True
+
+
 def freeze(pid: int) -> None:
     """Stop a process and then its children, so that the process starts no more children."""
     _signal(pid, signal.SIGSTOP)
@@ -57,10 +69,3 @@ def thaw(pid: int) -> None:
 def _signal(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

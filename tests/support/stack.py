@@ -18,7 +18,7 @@ from iot_tools.local.ports import free_port
 
 from .each_worker import connections_to_each
 from .fork_server import ForkingLauncher
-from .processes import api_workers, children
+from .processes import api_workers, children, has_ended
 
 
 class Stack:
@@ -101,9 +101,11 @@ class Stack:
     def kill_api(self) -> None:
         """Kill gunicorn and its workers together, as the kill of a container does."""
         assert self.api is not None
-        for process in (self.api.pid, *children(self.api.pid)):
+        killed = [self.api.pid, *children(self.api.pid)]
+        for process in killed:
             os.kill(process, signal.SIGKILL)
         self.api.wait()
+        wait_until(lambda: all(map(has_ended, killed)), 20)  # what they lock is free then
 
     def unset(self, *variables: str) -> None:
         """Start processes without these variables from now on."""

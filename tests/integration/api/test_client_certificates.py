@@ -25,7 +25,8 @@ EXPIRE_SECONDS = 5
 ENDED = "alert|reset|closed|EOF|Broken pipe"
 """Of a handshake that the server refused. It depends on timing what the client notices first."""
 ONE_NAME = (
-    "the client certificate must have exactly one DNS name, that of a token in the file of tokens"
+    "the client certificate must have exactly one DNS name, which must be the name of a token "
+    "in the file of tokens"
 )
 
 

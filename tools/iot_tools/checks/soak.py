@@ -57,9 +57,9 @@ class Soak:
             raise SettingsError(f"--url: {error}") from None
 
     def wait_for_service(self) -> None:
-        """Return at the first response, or after `begin` seconds. Failures are not counted.
+        """Return at the first response, or after `self.begin` seconds without one.
 
-        It takes a moment until all nodes know a new Kubernetes Service.
+        Failures are not counted. It takes a moment until all nodes know a new Kubernetes Service.
         """
         deadline = time.monotonic() + self.begin
         client = self._client(keep_alive=False)

@@ -113,8 +113,8 @@ def _bearer_grant(tokens: Tokens, authorization: str | None) -> Grant:
 def _certificate_grant(tokens: Tokens, certificate: ClientCertificate) -> Grant:
     if not certificate.name:
         raise UnauthorizedError(
-            "the client certificate must have exactly one DNS name, "
-            "that of a token in the file of tokens",
+            "the client certificate must have exactly one DNS name, which must be the name of a "
+            "token in the file of tokens",
             presented=True,
         )
     if certificate.has_expired:

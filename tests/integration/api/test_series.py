@@ -213,6 +213,31 @@ def test_conditions_select_readings(
     assert sum(row["count"] for row in rows) == wanted
 
 
+@pytest.mark.parametrize("agg", ["count", "mean", "stdev", "min", "max", "first", "last"])
+@pytest.mark.parametrize("by", ["received", "interrogator"])
+def test_a_window_without_values_has_none(
+    module_api: Api, module_writer: Writer, agg: str, by: str
+) -> None:
+    """Neither in a step of its own, nor if the field is missing everywhere, or holds a text."""
+    texts = [{"rssi": 1}, {"rssi": 2}, {"temp": 1}, {"temp": "x"}]
+    password = f"windows {agg} {by}"
+    rows = [
+        put_row(password, interrogator_time=number // 2 * MINUTE * 1000, freeform=text)
+        for number, text in enumerate(texts)
+    ]
+    assert module_api.put(rows).status_code == 201
+    drain_all(module_writer)
+    asked = {"step": "1m", "by": by, "agg": agg}
+    empty = 0 if agg == "count" else None
+    assert {each["nope"] for each in series(module_api, password, fields="nope", **asked)} == {
+        empty
+    }
+    found = [each["rssi"] for each in series(module_api, password, fields="rssi", **asked)]
+    assert found[0] is not None
+    if by == "interrogator":
+        assert found[1] == empty
+
+
 def test_without_fields_a_row_is_a_time(api: Api) -> None:
     assert {tuple(row) for row in series(api)} == {("time",)}
     assert len(series(api, group="epc96")) == COUNT

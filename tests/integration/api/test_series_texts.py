@@ -1,5 +1,7 @@
 """Series of names and texts that JSON escapes."""
 
+import json
+
 import pytest
 
 from integration.api.asking import JSON, Api
@@ -37,3 +39,33 @@ def test_a_field_may_have_any_name(module_api: Api, module_writer: Writer) -> No
             assert shown[name] == value
             (shown,) = series(module_api, "names", where=f"{name}:{value}", fields="a.b")
             assert shown["a.b"] == 4
+
+
+def test_the_depth_of_a_reading_fails_no_series(module_api: Api, module_writer: Writer) -> None:
+    """A reading that is nested too deeply to be parsed again has no values."""
+    statuses = []
+    for depth in range(500, 1100, 3):
+        nested = "[" * depth + "]" * depth
+        body = f'{{"data":{{"db_password":"deep","freeform":{{"s":"a\\ud800","d":{nested}}}}}}}'
+        statuses.append(module_api.ask("PUT", "/api/iot", body, JSON).status_code)
+    assert statuses == sorted(statuses)
+    assert set(statuses) == {201, 400}, "the deepest JSON that a PUT accepts is among the readings"
+    drain_all(module_writer)
+    rows = series(module_api, "deep", fields="s,d")
+    assert {"a\ufffd"} <= {row["s"] for row in rows} <= {"a\ufffd", None}
+    assert "[" * 500 + "]" * 500 in {row["d"] for row in rows}
+    assert series(module_api, "deep", fields="s", group="d", step="365000d", agg="last")
+
+
+@pytest.mark.parametrize("text", ["\\ud83d\\ude00", "\\\\ud800", "\\\\\\ud83d\\uDE00x", "\\u00e9"])
+def test_other_escapes_stay(module_api: Api, module_writer: Writer, text: str) -> None:
+    """Beside half of a surrogate pair."""
+    body = f'{{"data":{{"db_password":"{text}","freeform":{{"s":"{text}","t":"\\udfff"}}}}}}'
+    assert module_api.ask("PUT", "/api/iot", body, JSON).status_code == 201
+    drain_all(module_writer)
+    password = json.loads(f'"{text}"')
+    asked = json.dumps({"data": {"db_password": password}})
+    answer = module_api.ask("POST", "/api/iot/series?fields=s,t", asked, JSON)
+    assert answer.status_code == 200, answer.text
+    (row,) = answer.get_json()["data"]
+    assert (row["s"], row["t"]) == (password, "\ufffd")

@@ -180,3 +180,11 @@ def test_a_wrong_range_is_named(module_api: Api, query: str, field: str) -> None
         error = assert_error(module_api.post(f"/api/iot{path}?{query}"), 400, "invalid_request")
         assert error["field"] == field
         assert error["error"].startswith(f"{field}: must be")
+
+
+@pytest.mark.parametrize("path", ["", "/seconds/60", "/series"])
+@pytest.mark.parametrize("by", ["received", "interrogator"])
+def test_the_last_moment_of_the_year_9999_is_accepted(module_api: Api, path: str, by: str) -> None:
+    for moment in ("253402300799999.5", "9999-12-31T23:59:59.999999Z"):
+        query = f"from={moment}&by={by}&step=1h" if path == "/series" else f"from={moment}&by={by}"
+        assert module_api.read(f"{path}?{query}", "p") == []

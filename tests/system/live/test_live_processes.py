@@ -16,7 +16,7 @@ import pytest
 from integration.api.asking import JSON, row
 from iot_sensor_client import NoResponseError
 from support.live_events import body_pieces, live_events, parse_events
-from support.stack import Stack
+from support.stack import MakeStack, Stack
 from support.waiting import stretched, wait_until
 from system.reliability.test_request_memory import memory
 
@@ -161,3 +161,20 @@ def test_a_reading_arrives_within_a_second_and_a_shutdown_ends_the_stream(
         last = list(events)[-1]
         assert (last.name, last.data["code"]) == ("error", "unavailable")
     stack.api.wait(60)  # the next test needs another API
+
+
+def test_a_stream_beyond_the_limit_is_refused_at_once(make_stack: MakeStack, password: str) -> None:
+    """While the others are open; one that its client has left makes room."""
+    stack = make_stack({"IOT_API_WORKERS": "1", "IOT_LIVE_LISTENERS_PER_CLIENT": "2"})
+    send(stack, password, 1)
+    wait_until(lambda: stack.read(password), what="the reading")
+    body = json.dumps({"data": {"db_password": password}})
+    with live_events(stack.port, password) as first:
+        assert next(first).name == "open"
+        with live_events(stack.port, password) as second:
+            assert next(second).name == "open"
+            refused = stack.request("POST", "/api/iot/live", body, JSON)
+            assert (refused.status, refused.json()["reason"]) == (429, "live_streams")
+            assert refused.headers["Retry-After"]
+        with live_events(stack.port, password) as third:
+            assert next(third).name == "open"

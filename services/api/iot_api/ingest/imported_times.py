@@ -52,7 +52,9 @@ class ImportedTimes:
             if moment is None:
                 problem = "is not a date such as 2026-11-23 06:17:23"
             elif moment < oldest * 1000:
-                problem = f"retention deletes readings received before {_text(oldest)}"
+                problem = "is before 1970-01-01"
+                if self._retention_days:
+                    problem = f"retention deletes readings received before {_text(oldest)}"
             elif moment // 1000 > latest:
                 problem = "is in the future"
             else:

@@ -31,6 +31,12 @@ Value = str | int | float | None
 
 _SCALARS = {str, int, float, bool, NoneType}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_ESCAPES = re.compile(
+    r"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
+    r"|(?P<lone>u[Dd][89A-Fa-f][0-9A-Fa-f]{2})|.)",
+    re.DOTALL,
+)
+"""The escapes in a JSON text. A pair of surrogates is one escape."""
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 _MAX_DIGITS = 400
 """A longer integer is beyond a double, and Python refuses to convert a much longer one."""
@@ -97,10 +103,9 @@ class FieldReader:
         content = None
         with suppress(ValueError, RecursionError):
             content = json.loads(
-                text, parse_constant=lambda _: None, parse_float=_finite_float, parse_int=_integer
-            )
-            if "\\u" in text:
-                content = _without_surrogates(content)
+                _without_surrogates(text), parse_constant=lambda _: None,
+                parse_float=_finite_float, parse_int=_integer,
+            )  # fmt: skip
         if not isinstance(content, dict):
             return self._row()
         found = {attribute: content.get(member) for member, attribute in self._attributes.items()}
@@ -121,18 +126,11 @@ class FieldReader:
         return Column(list(map(_text_of_container, column)), types - {dict, list} | {str})
 
 
-def _without_surrogates(content: Any) -> Any:
-    """Return a JSON value with U+FFFD for each lone surrogate: UTF-8 can't encode surrogates."""
-    if isinstance(content, str):
-        return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(content, list):
-        return [_without_surrogates(each) for each in content]
-    if isinstance(content, dict):
-        return {
-            _without_surrogates(member): _without_surrogates(each)
-            for member, each in content.items()
-        }
-    return content
+def _without_surrogates(text: str) -> str:
+    """Return a JSON text with U+FFFD for each lone surrogate: UTF-8 can't encode surrogates."""
+    if "\\u" not in text:
+        return text
+    return _ESCAPES.sub(lambda found: r"\ufffd" if found["lone"] else found[0], text)
 
 
 def _finite_float(text: str) -> float | None:
@@ -154,7 +152,9 @@ def _member(content: Any, steps: Iterable[str]) -> Any:
 
 def _text_of_container(content: Any) -> Value:
     if isinstance(content, dict | list):
-        return json.dumps(content, separators=(",", ":"))
+        with suppress(RecursionError):
+            return json.dumps(content, separators=(",", ":"))
+        return None
     value: Value = content
     return value
 

@@ -340,7 +340,8 @@ def _append(
         for number, group, value in zip(numbers, groups or repeat(()), values, strict=False):
             pending[number][group].append(value)
     elif groups is None:
-        pending[numbers][()].extend(values)
+        if values:  # otherwise `pending` would get a list without a value
+            pending[numbers][()].extend(values)
     else:
         lists = pending[numbers]
         for group, value in zip(groups, values, strict=True):

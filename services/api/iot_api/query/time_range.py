@@ -15,7 +15,7 @@ _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+ ]\d\d:\d\d)?", re.ASCII
 )
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000
-"""The years 1 to 9999, in µs."""
+"""The years 1 to 9999, in µs. `datetime` has no others."""
 
 
 class TimeOf(StrEnum):
@@ -52,7 +52,8 @@ class TimeRange:
                 read_filter = replace(read_filter, interrogator_high=self.end - 1)
             return read_filter
         if self.begin is not None:
-            low = max(read_filter.received_low, _milliseconds(self.begin))
+            begin = min(_milliseconds(self.begin), _LAST // 1000 - 1)
+            low = max(read_filter.received_low, begin)
             read_filter = replace(read_filter, received_low=low)
         if self.end is not None:
             read_filter = replace(read_filter, received_high=_milliseconds(self.end) - 1)

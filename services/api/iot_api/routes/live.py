@@ -92,7 +92,8 @@ def _is_gone(connection: Connection) -> bool:
     """
     try:
         with socket.socket(fileno=os.dup(connection.client.fileno())) as duplicate:
-            return not duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            duplicate.setblocking(False)  # gevent's sockets wait in spite of MSG_DONTWAIT
+            return not duplicate.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:

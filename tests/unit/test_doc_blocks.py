@@ -82,6 +82,14 @@ def test_commands_of_ours_in_prose_exist() -> None:
     assert found - known == set()
 
 
+def test_commands_read_the_logs_of_every_pod() -> None:
+    """`deployment/...` reads one pod, and a selector without --tail reads the last 10 lines."""
+    found = [line for text in texts() for line in re.findall(r"kubectl.* logs [^|`]*", text)]
+    assert len(found) > 5
+    assert [line for line in found if " deployment/" in line] == []
+    assert [line for line in found if "--selector" in line and "--tail -1" not in line] == []
+
+
 def test_targets_of_make_in_documents_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = set(re.findall(r"^([a-z-]+):.* ##", makefile, re.MULTILINE))

@@ -1,17 +1,16 @@
 -- The roles of the API, the writers and the migration, each with no more rights than it needs.
 --
 -- An administrator runs this once in the service's own database, before the first migration, and sets the passwords:
---   psql "$ADMIN_URL" --single-transaction --file postgres-roles.sql
---   psql "$ADMIN_URL" --command '\password iot_api'        (and so for iot_writer and iot_migration)
+--   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --single-transaction --file postgres-roles.sql
+--   psql "$DATABASE_URL" --command '\password iot_api'     (and so for iot_writer and iot_migration)
 -- A second run changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
 -- `iot-sensor migrate --grant` (in the chart: migrations.grant) runs after each migration.
 --
 -- For an installation whose tables belong to another role, hand them over first:
 --   REASSIGN OWNED BY iot_sensor TO iot_migration;
 --
--- This file expects a superuser. Without one (managed Postgres), begin with:
---   GRANT iot_migration, iot_writer TO CURRENT_USER;       (once the roles exist)
--- and read below what REVOKE ... ON LANGUAGE then means.
+-- The administrator is a superuser, or (managed Postgres) owns the database and has CREATEROLE. Without a superuser,
+-- read below what REVOKE ... ON LANGUAGE then means.
 
 DO $$
 DECLARE
@@ -22,6 +21,10 @@ BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN', role);
         END IF;
     END LOOP;
+    -- Only a member of a role can make it the owner of something. A superuser needs no membership.
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        GRANT iot_migration, iot_writer TO CURRENT_USER;
+    END IF;
     EXECUTE format('ALTER DATABASE %I OWNER TO iot_migration', current_database());
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO iot_api, iot_writer', current_database());

@@ -8,6 +8,11 @@ DO $$
 DECLARE
     owned regclass;
 BEGIN
+    -- `pg_restore --no-owner` leaves the schema to the role of the migration, or out if the dump has one role.
+    IF to_regnamespace('iot_writer') IS NULL THEN
+        CREATE SCHEMA iot_writer;
+    END IF;
+    ALTER SCHEMA iot_writer OWNER TO iot_writer;
     FOR owned IN
         SELECT pg_class.oid::regclass FROM pg_class
         WHERE relowner <> 'iot_writer'::regrole AND (

@@ -48,6 +48,7 @@ TRACING: dict[str, Any] = {
         "variables": {
             "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a",
             "OTEL_BSP_SCHEDULE_DELAY": 1000,
+            "OTEL_TRACES_SAMPLER": "always_on",
         },
     },
     "networkPolicy": {
@@ -55,3 +56,50 @@ TRACING: dict[str, Any] = {
     },
 }
 """Traces to a collector."""
+
+WORDS: Mapping[str, Any] = {
+    "nameOverride": "no",
+    "fullnameOverride": "null",
+    "image": {"pullSecrets": ["on"]},
+    "redis": {"existingSecret": "no", "existingSecretKey": "1"},
+    "postgres": {"existingSecret": "on", "existingSecretKey": "2"},
+    "keys": {
+        "existingSecret": "null",
+        "existingSecretKey": "3",
+        "writer": {"existingSecret": "true", "existingSecretKey": "4"},
+        "rotation": {"enabled": True},
+    },
+    "auth": {"existingSecret": "off", "existingSecretKey": "5"},
+    "probe": {
+        "existingSecret": "yes",
+        "existingSecretTokenKey": "6",
+        "existingSecretPasswordKey": "7",
+        "clientCertificate": {"existingSecret": "8"},
+    },
+    "api": {
+        "priorityClassName": "true",
+        "serviceAccount": {"name": "123"},
+        "tls": {"existingSecret": "9", "clients": {"ca": {"existingSecret": "10"}}},
+    },
+    "writer": {"serviceAccount": {"name": "false"}},
+    "canary": {"enabled": True},
+    "ingress": {"enabled": True, "className": "on", "hosts": ["sensors.example.org"]},
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "gate"}]},
+    "metrics": {
+        "podMonitor": {"enabled": True},
+        "rules": {"enabled": True},
+        "dashboards": {"enabled": True, "label": "null", "labelValue": "no"},
+    },
+}
+"""Names and keys that YAML does not read as strings unless they are quoted."""
+WORDS_EXISTING = {
+    "no": {"1"},
+    "on": {"2"},
+    "null": {"3"},
+    "true": {"4"},
+    "off": {"5"},
+    "yes": {"6", "7"},
+    "8": {"tls.crt", "tls.key"},
+    "9": {"tls.crt", "tls.key", "ca.crt"},
+    "10": {"ca.crt"},
+}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING, TRACING
+from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING, TRACING, WORDS, WORDS_EXISTING
 from chart.tls_values import TLS
 
 Values = Mapping[str, Any]
@@ -343,6 +343,7 @@ MATRIX: dict[str, ValuesSet] = {
     ),
     "name-override": own({"nameOverride": "collector", "canary": {"enabled": True}}),
     "fullname-override": own({"fullnameOverride": "collector", "canary": {"enabled": True}}),
+    "words-of-yaml": ValuesSet(WORDS, (), "2024", "123", WORDS_EXISTING),
     "extras": own(
         {
             "commonLabels": {"example.org/cost": "42"},

@@ -71,3 +71,11 @@ def test_urls_are_not_compared_where_all_ports_may_be_open() -> None:
     one: Object = {"ports": [{"port": 16379, "protocol": "TCP"}]}
     more = opened({"networkPolicy": {"extraEgress": [one]}})
     assert more == {"my-redis:url": {*REDIS, 16379}, "my-pg:url": {*POSTGRES, 16379}}
+
+
+def test_the_migration_may_use_every_port_that_is_compared() -> None:
+    """The install used to accept a port that only extraEgress opens, and the migration failed."""
+    rule: Object = {"ports": [{"port": 5433, "protocol": "TCP"}]}
+    values = ValuesSet(merged(OWN, {"networkPolicy": {"extraEgress": [rule]}}))
+    release = Release("", "", {}, tuple(objects(template(values, "--kube-version", NEWEST))))
+    assert {5433, *POSTGRES} <= egress(release, "-migrate")

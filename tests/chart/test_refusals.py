@@ -47,6 +47,14 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"postgres": {"existingSecret": "", "url": "postgresql://p/d?user=u&password=hush"}},
         "put the URL into a Secret and set postgres.existingSecret.",
     ),
+    "a password of the Sentinels": (
+        {"redis": {"existingSecret": "", "url": "redis+sentinel://h/m/0?sentinel_password=hush"}},
+        "redis.url holds a password",
+    ),
+    "a password of a private key": (
+        {"postgres": {"existingSecret": "", "url": "postgresql://p/d?sslpassword=hush"}},
+        "postgres.url holds a password",
+    ),
     "a rotation without a user of Redis": (
         {
             "redis": {
@@ -65,6 +73,22 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     "a writer's key without a Secret": (
         {"keys": {"writer": {"existingSecretKey": "mine.json"}}},
         "set keys.writer.existingSecret as well.",
+    ),
+    "a probe's key without a Secret": (
+        {"probe": {"existingSecretTokenKey": "mine"}},
+        "probe.existingSecretTokenKey is set without a Secret: set probe.existingSecret as well.",
+    ),
+    "a probe's empty key without a Secret": (
+        {"probe": {"existingSecretPasswordKey": ""}},
+        "set probe.existingSecret as well.",
+    ),
+    "a hot window of the API only": (
+        {"redis": {"hotWindow": {"api": {"existingSecret": "h"}}}},
+        "must use the same hot window: set redis.hotWindow.writer.existingSecret as well.",
+    ),
+    "a hot window of the writers only": (
+        {"redis": {"hotWindow": {"writer": {"existingSecret": "h"}}}},
+        "must use the same hot window: set redis.hotWindow.api.existingSecret as well.",
     ),
     "a component's key without a Secret": (
         {
@@ -221,6 +245,13 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "jobs.extraEnv sets IOT_POSTGRES_URL_FILE, which the chart sets too: remove it there",
     ),
+    "a URL's file of the key rotation": (
+        {
+            "keys": {"rotation": {"enabled": True}},
+            "jobs": {"extraEnv": [{"name": "IOT_REDIS_URL_FILE", "value": "/mine"}]},
+        },
+        "jobs.extraEnv sets IOT_REDIS_URL_FILE, which the chart sets too: remove it there",
+    ),
     "a variable twice": (
         {"api": {"extraEnv": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}},
         "api.extraEnv sets A twice: remove one of them.",
@@ -236,6 +267,13 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     "an annotation of the chart": (
         {"api": {"podAnnotations": {"checksum/config": "1"}}},
         "api.podAnnotations has checksum/config, which the chart sets too: remove it there.",
+    ),
+    "an annotation of the chart at the canary": (
+        {
+            "canary": {"enabled": True, "podAnnotations": {"prometheus.io/port": "1"}},
+            "metrics": {"annotations": {"enabled": True}},
+        },
+        "canary.podAnnotations has prometheus.io/port, which the chart sets too: remove it there.",
     ),
     "a traffic policy without an external type": (
         {"api": {"service": {"externalTrafficPolicy": "Local"}}},

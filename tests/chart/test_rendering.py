@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from chart.matrix import MATRIX
-from chart.release import Release, hooks, name_of, title
-from chart.rendering import linted, rendered
+from chart.matrix import MATRIX, ValuesSet, merged
+from chart.release import Release, annotations, hooks, name_of, title
+from chart.rendering import linted, objects, rendered, template
 from chart.schemas import NEWEST, OLDEST, VERSIONS, mistakes
 
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
@@ -103,3 +103,23 @@ def test_hooks_use_events_of_helm(release: Release) -> None:
     known = {f"{when}-{what}" for when in ("pre", "post") for what in ("install", "upgrade")}
     for each in release.objects:
         assert hooks(each) <= known | {"test"}, title(each)
+
+
+def test_a_label_of_an_object_replaces_the_common_label() -> None:
+    """The label used to be rendered twice."""
+    common = {"commonLabels": {"release": "other", "grafana_dashboard": "0"}}
+    values = ValuesSet(merged(MATRIX["pod-monitor"].values, common))
+    made = objects(template(values, "--kube-version", NEWEST))
+    labels = {name_of(each): each["metadata"]["labels"] for each in made}
+    kinds = {each["kind"]: each["metadata"]["labels"]["release"] for each in made}
+    assert kinds["PodMonitor"] == kinds["PrometheusRule"] == "prometheus"
+    assert kinds["Service"] == "other"
+    assert labels["iot-iot-sensor-overview"]["grafana_dashboard"] == "1"
+
+
+def test_the_pod_of_helm_test_has_the_extras_of_jobs() -> None:
+    release = rendered("extras", NEWEST)
+    pod, container = release.runs("test")
+    assert pod.labels["example.org/team"] == "sensors"
+    assert annotations(pod.owner)["example.org/team"] == "sensors"
+    assert {"name": "IOT_LOG_LEVEL", "value": "DEBUG"} in container["env"]

@@ -3,7 +3,8 @@
 {{- $values := .Values -}}
 {{- $config := include "iot-sensor.config" . | fromYaml -}}
 {{- $own := dict "api" (dict) "writer" (dict) "jobs" (dict) -}}
-{{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "tls" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" (list "migration" (list "postgres")) -}}
+{{- $ofJobs := $values.keys.rotation.enabled | ternary (list "rotation" (list "redis" "postgres")) (list "migration" (list "postgres")) -}}
+{{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "tls" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" $ofJobs -}}
 {{- $names := get $own $component -}}
 {{- range include "iot-sensor.secretEnv" (dict "context" $ "component" (first $pair) "files" (last $pair)) | fromYamlArray -}}
 {{- $_ := set $names .name true -}}
@@ -30,7 +31,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $component := list "api" "writer" -}}
+{{- range $component := list "api" "writer" "canary" -}}
 {{- $extra := get $values $component -}}
 {{- range $extra.extraVolumes -}}
 {{- if has .name (list "secrets" "tmp" "migration-secrets") -}}

@@ -23,20 +23,19 @@
 
 {{/* Selector labels: a new version must not change them. Argument: context, component. */}}
 {{- define "iot-sensor.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "iot-sensor.name" .context }}
-app.kubernetes.io/instance: {{ .context.Release.Name }}
+app.kubernetes.io/name: {{ include "iot-sensor.name" .context | quote }}
+app.kubernetes.io/instance: {{ .context.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* Labels of an object. Argument: context, component, extra. */}}
 {{- define "iot-sensor.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .context.Chart.Name .context.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "iot-sensor.selectorLabels" . }}
-app.kubernetes.io/version: {{ .context.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: iot-sensor
-app.kubernetes.io/managed-by: {{ .context.Release.Service }}
-{{- with .context.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "iot-sensor.selectorLabels" . | fromYaml -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .context.Chart.Name .context.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- $_ := set $own "app.kubernetes.io/version" .context.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "iot-sensor" -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .context.Release.Service -}}
+{{- toYaml (mergeOverwrite $own (.context.Values.commonLabels | default dict) (.extra | default dict)) -}}
 {{- end -}}
 
 {{/* Labels of a pod. They do not contain the chart's version, which would restart pods. Argument: context, component, extra. */}}
@@ -84,7 +83,7 @@ app.kubernetes.io/part-of: iot-sensor
 {{/* Where pods may run. Argument: context, component, values (the component's). */}}
 {{- define "iot-sensor.scheduling" -}}
 {{- with .values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector:
@@ -117,7 +116,7 @@ topologySpreadConstraints:
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -182,23 +181,23 @@ writer-keys, tokens, tls, redis, postgres, probe), volume (its name; default: se
     sources:
     {{- if has "keyring" .files }}
       - secret:
-          name: {{ include "iot-sensor.keysSecret" .context }}
+          name: {{ include "iot-sensor.keysSecret" .context | quote }}
           items:
-            - key: {{ $values.keys.existingSecretKey }}
+            - key: {{ $values.keys.existingSecretKey | quote }}
               path: keyring/keyring.json
     {{- end }}
     {{- if has "writer-keys" .files }}
       - secret:
-          name: {{ include "iot-sensor.writerKeysSecret" .context }}
+          name: {{ include "iot-sensor.writerKeysSecret" .context | quote }}
           items:
-            - key: {{ $values.keys.writer.existingSecretKey }}
+            - key: {{ $values.keys.writer.existingSecretKey | quote }}
               path: keyring/writer-keys.json
     {{- end }}
     {{- if and (has "tokens" .files) $values.auth.enabled }}
       - secret:
-          name: {{ include "iot-sensor.tokensSecret" .context }}
+          name: {{ include "iot-sensor.tokensSecret" .context | quote }}
           items:
-            - key: {{ $values.auth.existingSecretKey }}
+            - key: {{ $values.auth.existingSecretKey | quote }}
               path: tokens/tokens.json
     {{- end }}
     {{- if has "tls" .files }}
@@ -216,9 +215,9 @@ writer-keys, tokens, tls, redis, postgres, probe), volume (its name; default: se
     {{- end }}
     {{- if and (has "redis" .files) $values.redis.ca.existingSecret }}
       - secret:
-          name: {{ $values.redis.ca.existingSecret }}
+          name: {{ $values.redis.ca.existingSecret | quote }}
           items:
-            - key: {{ $values.redis.ca.existingSecretKey }}
+            - key: {{ $values.redis.ca.existingSecretKey | quote }}
               path: redis/ca.crt
     {{- end }}
     {{- if has "redis" .files }}
@@ -229,19 +228,19 @@ writer-keys, tokens, tls, redis, postgres, probe), volume (its name; default: se
     {{- end }}
     {{- if and (has "postgres" .files) $values.postgres.ca.existingSecret }}
       - secret:
-          name: {{ $values.postgres.ca.existingSecret }}
+          name: {{ $values.postgres.ca.existingSecret | quote }}
           items:
-            - key: {{ $values.postgres.ca.existingSecretKey }}
+            - key: {{ $values.postgres.ca.existingSecretKey | quote }}
               path: postgres/ca.crt
     {{- end }}
     {{- if has "probe" .files }}
       - secret:
-          name: {{ include "iot-sensor.probeSecret" .context }}
+          name: {{ include "iot-sensor.probeSecret" .context | quote }}
           items:
-            - key: {{ $values.probe.existingSecretPasswordKey }}
+            - key: {{ $values.probe.existingSecretPasswordKey | quote }}
               path: probe/password
             {{- if $values.auth.enabled }}
-            - key: {{ $values.probe.existingSecretTokenKey }}
+            - key: {{ $values.probe.existingSecretTokenKey | quote }}
               path: probe/token
             {{- end }}
       {{- with include "iot-sensor.probeTlsFiles" .context | trim }}
@@ -253,9 +252,9 @@ writer-keys, tokens, tls, redis, postgres, probe), volume (its name; default: se
 {{- define "iot-sensor.storeFile" -}}
 {{- with include "iot-sensor.storeRef" . }}
   - secret:
-      name: {{ splitList ":" . | first }}
+      name: {{ splitList ":" . | first | quote }}
       items:
-        - key: {{ splitList ":" . | last }}
+        - key: {{ splitList ":" . | last | quote }}
           path: {{ $.path }}
 {{- end }}
 {{- end -}}

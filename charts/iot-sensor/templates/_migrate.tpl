@@ -3,7 +3,7 @@
 {{- $values := .context.Values -}}
 {{- $files := dict "context" .context "component" "migration" "files" (list "postgres") -}}
 - name: migrate
-  image: {{ include "iot-sensor.image" (dict "context" .context "image" $values.writer.image) }}
+  image: {{ include "iot-sensor.image" (dict "context" .context "image" $values.writer.image) | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
   command: ["iot-sensor"]
   args: ["migrate", "--wait", {{ include "iot-sensor.text" $values.migrations.waitSeconds }}{{ if $values.migrations.grant }}, "--grant"{{ end }}]

@@ -34,20 +34,20 @@ httpGet:
 {{- $tls := .Values.api.tls -}}
 {{- if $tls.existingSecret }}
 - secret:
-    name: {{ $tls.existingSecret }}
+    name: {{ $tls.existingSecret | quote }}
     items:
-      - key: {{ $tls.existingSecretCertificateKey }}
+      - key: {{ $tls.existingSecretCertificateKey | quote }}
         path: tls/tls.crt
-      - key: {{ $tls.existingSecretPrivateKey }}
+      - key: {{ $tls.existingSecretPrivateKey | quote }}
         path: tls/tls.key
 {{- end }}
 {{- range $name, $path := dict "ca" "tls/clients/ca.crt" "crl" "tls/clients/ca.crl" }}
 {{- $block := get $tls.clients $name }}
 {{- if $block.existingSecret }}
 - secret:
-    name: {{ $block.existingSecret }}
+    name: {{ $block.existingSecret | quote }}
     items:
-      - key: {{ $block.existingSecretKey }}
+      - key: {{ $block.existingSecretKey | quote }}
         path: {{ $path }}
 {{- end }}
 {{- end }}
@@ -79,11 +79,11 @@ httpGet:
 the group may read only if root owns it, as in a volume. */}}
 {{- define "iot-sensor.clientCertificateFile" -}}
 - secret:
-    name: {{ .name }}
+    name: {{ .name | quote }}
     items:
-      - key: {{ .block.existingSecretCertificateKey }}
+      - key: {{ .block.existingSecretCertificateKey | quote }}
         path: {{ .folder }}/client.crt
-      - key: {{ .block.existingSecretPrivateKey }}
+      - key: {{ .block.existingSecretPrivateKey | quote }}
         path: {{ .folder }}/client.key
 {{- end -}}
 
@@ -102,9 +102,9 @@ the group may read only if root owns it, as in a volume. */}}
 {{- $tls := .Values.api.tls -}}
 {{- if and $tls.existingSecret $tls.existingSecretCaKey }}
 - secret:
-    name: {{ $tls.existingSecret }}
+    name: {{ $tls.existingSecret | quote }}
     items:
-      - key: {{ $tls.existingSecretCaKey }}
+      - key: {{ $tls.existingSecretCaKey | quote }}
         path: probe/api-ca.crt
 {{- end }}
 {{- with .Values.probe.clientCertificate.existingSecret }}

@@ -30,6 +30,13 @@
 {{- fail "\n\nMore than one Redis of the hot window: set only one of redis.hotWindow.existingSecret, redis.hotWindow.url." -}}
 {{- end -}}
 
+{{- range $own, $other := dict "api" "writer" "writer" "api" -}}
+{{- $hotWindow := $values.redis.hotWindow -}}
+{{- if and (get $hotWindow $own).existingSecret (not (or (get $hotWindow $other).existingSecret $hotWindow.existingSecret $hotWindow.url)) -}}
+{{- fail (printf "\n\nredis.hotWindow.%s.existingSecret is set, but the API and the writers must use the same hot window: set redis.hotWindow.%s.existingSecret as well." $own $other) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if $values.keys.rotation.enabled -}}
 {{- range $store, $component := dict "redis" "rotation" "postgres" "migration" -}}
 {{- $block := get $values $store -}}
@@ -40,7 +47,7 @@
 {{- end -}}
 
 {{- range $name, $url := dict "postgres.url" $values.postgres.url "redis.url" $values.redis.url "redis.hotWindow.url" $values.redis.hotWindow.url -}}
-{{- if regexMatch "://[^/@]*:[^/@]+@|[?&]password=" $url -}}
+{{- if regexMatch "://[^/@]*:[^/@]+@|[?&][a-z_]*password=" $url -}}
 {{- fail (printf "\n\n%s holds a password, which everybody who may read the release would see: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
 {{- end -}}
 {{- end -}}
@@ -62,10 +69,12 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $name, $pair := dict "keys" (list $values.keys "keyring.json") "keys.writer" (list $values.keys.writer "writer-keys.json") "auth" (list $values.auth "tokens.json") "redis" (list $values.redis "url") "postgres" (list $values.postgres "url") -}}
-{{- $block := first $pair -}}
-{{- if and (not $block.existingSecret) (ne $block.existingSecretKey (last $pair)) -}}
-{{- fail (printf "\n\n%s.existingSecretKey is set without a Secret: set %s.existingSecret as well." $name $name) -}}
+{{- range list (list "keys" $values.keys "existingSecretKey" "keyring.json") (list "keys.writer" $values.keys.writer "existingSecretKey" "writer-keys.json") (list "auth" $values.auth "existingSecretKey" "tokens.json") (list "probe" $values.probe "existingSecretTokenKey" "token") (list "probe" $values.probe "existingSecretPasswordKey" "password") (list "redis" $values.redis "existingSecretKey" "url") (list "postgres" $values.postgres "existingSecretKey" "url") -}}
+{{- $name := first . -}}
+{{- $block := index . 1 -}}
+{{- $field := index . 2 -}}
+{{- if and (not $block.existingSecret) (ne (get $block $field) (last .)) -}}
+{{- fail (printf "\n\n%s.%s is set without a Secret: set %s.existingSecret as well." $name $field $name) -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,6 +1,7 @@
 """The pages of an answer together equal the whole answer, even while data is stored."""
 
 import dataclasses
+import json
 import os
 import random
 import threading
@@ -10,8 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 from redis import Redis
+from werkzeug.test import TestResponse
 
-from integration.api.asking import PASSWORD, Api, Row, assert_error, row, sample
+from integration.api.asking import JSON, PASSWORD, Api, Row, assert_error, row, sample
+from integration.api.conftest import MakeApi
 from integration.api.test_reads import fill_at_random
 from integration.compaction.past import Past, each_second, noon
 from iot_api.query import merge as merge_module
@@ -132,6 +135,32 @@ def test_an_invalid_limit_is_named(module_api: Api, limit: str) -> None:
 def test_an_invalid_order_is_named(module_api: Api, order: str) -> None:
     error = assert_error(module_api.post(f"/api/iot/5?order={order}"), 400, "invalid_request")
     assert (error["field"], error["error"]) == ("order", "order: must be asc or desc")
+
+
+@pytest.mark.parametrize("path", ["", "/1", "/1/9", "/seconds/60", "/last/9"])
+def test_a_cursor_is_refused_if_no_vault_has_the_password(
+    make_api: MakeApi, writer: Writer, path: str
+) -> None:
+    """An empty last page would end a read that is not complete."""
+    api = make_api()
+    api.put([row(relative_time=n) for n in range(1, 6)])
+    drain_all(writer)
+
+    def page(password: str, cursor: str) -> TestResponse:
+        return api.post(f"/api/iot{path}?limit=2&cursor={cursor}", password)
+
+    cursor = api.post(f"/api/iot{path}?limit=2").get_json()["cursor"]
+    for text in (cursor, "garbage"):
+        error = assert_error(page("unknown", text), 400, "invalid_request")
+        assert error["field"] == "cursor"
+        assert "no vault has this password" in error["error"]
+    body = json.dumps({"data": {"db_password": PASSWORD, "new_password": "new"}})
+    assert api.ask("POST", "/api/vault/password", body, JSON).status_code == 200
+    assert_error(page(PASSWORD, cursor), 400, "invalid_request")
+    assert len(page("new", cursor).get_json()["data"]) == 2
+    body = json.dumps({"data": {"db_password": "new"}})
+    assert api.ask("DELETE", "/api/vault", body, JSON).status_code == 200
+    assert_error(page("new", cursor), 400, "invalid_request")
 
 
 def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) -> None:

@@ -197,6 +197,9 @@ def test_a_killed_export_continues(
     assert reads == [10, 20, 30]
     spool.close()
     assert (tmp_path / f"{form}.part").stat().st_mode & 0o077 == 0
+    status, _, error = command("export", tmp_path / form, password="mistyped")
+    assert status == 1
+    assert "no vault has this password" in error
     with (
         CountingClient(url) as client,
         closing(ExportSpool(tmp_path / form, {"url": url, "query": ""})) as spool,
@@ -251,6 +254,11 @@ def test_a_complete_spool_serves_only_its_own_password(
     with Client(url) as client, closing(ExportSpool(file, {"url": url, "query": ""})) as spool:
         exporter = Exporter(ServicePages(client, owner), spool, lambda *_: None, owner)
         assert exporter.fetch() == readings
+    if readings > 10:
+        status, _, error = command("export", file, password="mistyped")
+        assert status == 1
+        assert "no vault has this password" in error
+        assert not file.exists()
     status, _, error = command("export", file, password=other)
     if readings > 10:
         assert status == 1

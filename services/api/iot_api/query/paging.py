@@ -73,6 +73,21 @@ class Paging:
     order: str | None
     cursor: str | None
 
+    def refuse_cursor(self) -> None:
+        """Refuse a cursor, because no vault has the password.
+
+        An empty page would say that the read is complete.
+
+        Raises:
+            InvalidRequestError: there is a cursor.
+        """
+        if self.cursor is not None:
+            raise InvalidRequestError(
+                "cursor: no vault has this password; it is not the password of the first page, or "
+                "the vault's password was changed, or the vault was erased",
+                field="cursor",
+            )
+
     def page(self, context: bytes) -> Page:
         """Return the requested page. `context` names the call, its range and the vault.
 

@@ -159,6 +159,8 @@ class _Views:
         paged = paging is not None and paging.limit is not None
         vault = _requested_vault(self._service)
         if vault is None:
+            if paging is not None:
+                paging.refuse_cursor()
             return empty_answer(form, request.environ, paged=paged)
         cursor_context = name.encode() + vault.vault_id.bytes
         client = requesting_client(self._service.settings)

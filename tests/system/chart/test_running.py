@@ -3,10 +3,11 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,13 +20,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from chart.made import secrets_made
 from chart.matrix import MATRIX
+from chart.podsecurity import violations
 from chart.release import Release
 from chart.rendering import notes, rendered
-from chart.schemas import NEWEST
+from chart.schemas import NEWEST, mistakes
 from iot_models.declared_metrics import METRICS
 from iot_sensor_client import Client
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
+from support.code_blocks import code_blocks
 from support.kube_api import KubeApi
 from support.waiting import wait_until
 from system.chart.running import Node, redis_of
@@ -275,6 +278,36 @@ def test_the_commands_of_the_notes_work(cluster: Cluster) -> None:
     # A person types the second command after the writer has stored the reading.
     found = wait_until(lambda: cluster.request(*read)[1]["data"], what="the reading of the notes")
     assert json.loads(found[0]["freeform"]) == send[2]["data"]["freeform"]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_documented_job_verifies_the_audit_log(cluster: Cluster, tmp_path: Path) -> None:
+    """The test runs the documented commands, and replaces only kubectl."""
+    (documented,) = (each.text for each in code_blocks("console") if "sensor-audit" in each.text)
+    release = cluster.release
+    deployments = release.named("Deployment")
+    names = [release.pod(component).owner["metadata"]["name"] for component in ("api", "writer")]
+    found = {"kind": "List", "items": [deployments[name] for name in names]}
+    (tmp_path / "get").write_text(json.dumps(found), encoding="utf-8")
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        "#!/bin/sh\ncase $3 in get) cat get ;; create) cat >create ;; esac\n", encoding="utf-8"
+    )
+    kubectl.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"}
+    script = ["/bin/bash", "-euo", "pipefail", "-c", documented]
+    subprocess.run(script, cwd=tmp_path, env=environment, check=True, timeout=20)
+    job = json.loads((tmp_path / "create").read_text(encoding="utf-8"))
+    assert mistakes(job, NEWEST) == []
+    with_job = replace(release, objects=(*release.objects, job))
+    pod, container = with_job.runs("audit")
+    assert violations(pod.metadata, pod.spec) == []
+    assert pod.component == "writer"
+    assert container["image"] == release.runs("writer")[1]["image"]
+    node = Node(with_job, tmp_path)
+    node.secrets = cluster.node.secrets
+    wait_until(lambda: node.run("audit").code == 0, what="a whole log")
+    assert "the audit log is whole" in node.said("audit")
 
 
 def test_metrics_are_served_on_the_monitored_ports(cluster: Cluster) -> None:

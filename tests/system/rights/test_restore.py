@@ -51,18 +51,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def documented(*beginnings: str) -> str:
-    """Return the lines of the documented commands that begin so, each of which is there once."""
-    blocks = [each.text for each in code_blocks("console") if each.document == "docs/operations.md"]
-    found = [
-        next(line for text in blocks for line in text.splitlines() if line.startswith(beginning))
-        for beginning in beginnings
-    ]
-    return "\n".join(found)
-
-
 def documented_block(part: str) -> str:
-    """Return the documented commands that contain a text."""
+    """Return the one block of documented commands that contains a text."""
     (found,) = (
         each.text
         for each in code_blocks("console")
@@ -113,7 +103,7 @@ class Installation:
 
     def create(self) -> None:
         """Create the database and the roles, as the section *Install* says."""
-        create = documented('psql "$ADMIN_URL" --command \'CREATE DATABASE')
+        create = documented_block("CREATE DATABASE")
         if self.owner == "iot_migration":
             self.run(create)
             self.run(documented_block("production/postgres-roles.sql"))
@@ -198,7 +188,7 @@ def test_a_documented_restore_brings_everything_back(
     for password in ("kept", "erased"):
         assert stack.put({"data": {"db_password": password, "freeform": 1}}).status == 201
         wait_until(lambda: stack.read(password), what="the reading")  # noqa: B023 -- runs at once
-    old.run(documented("pg_dump"))
+    old.run(documented_block("pg_dump"))
     rights = old.rights()
     erase(stack, "erased")
     old.run(documented_block("TO erased.csv"))

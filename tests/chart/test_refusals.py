@@ -264,6 +264,18 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"writer": {"extraVolumeMounts": [{"name": "mine", "mountPath": "/etc/iot-sensor/"}]}},
         "writer.extraVolumeMounts mounts /etc/iot-sensor/, where the chart mounts a volume",
     ),
+    "a path below one of the chart": (
+        {"api": {"extraVolumeMounts": [{"name": "tmp", "mountPath": "/etc/iot-sensor/mine"}]}},
+        "api.extraVolumeMounts mounts /etc/iot-sensor/mine, where the chart mounts a volume",
+    ),
+    "an unknown volume": (
+        {"api": {"extraVolumeMounts": [{"name": "mine", "mountPath": "/mine"}]}},
+        "mounts a volume mine, which does not exist: add the volume to api.extraVolumes.",
+    ),
+    "one service account twice": (
+        {"api": {"serviceAccount": {"name": "a"}}, "writer": {"serviceAccount": {"name": "a"}}},
+        "both create the ServiceAccount a: set writer.serviceAccount.create=false",
+    ),
     "an annotation of the chart": (
         {"api": {"podAnnotations": {"checksum/config": "1"}}},
         "api.podAnnotations has checksum/config, which the chart sets too: remove it there.",
@@ -354,6 +366,28 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"api": {"image": {"digest": "sha256:1"}}}, "/api/image/digest", "does not match pattern"),
     ({"ingress": {"paths": ["api"]}}, "/ingress/paths/0", "does not match pattern"),
     ({"api": {"service": {"type": "Ingress"}}}, "/api/service/type", "value must be one of"),
+    ({"api": {"corsOrigins": ["foo"]}}, "/api/corsOrigins/0", "does not match pattern"),
+    ({"api": {"extraEnv": [{"value": "x"}]}}, "/api/extraEnv/0", "missing property 'name'"),
+    ({"api": {"podLabels": {"a": "b c"}}}, "/api/podLabels/a", "does not match pattern"),
+    ({"ingress": {"hosts": ["http://a"]}}, "/ingress/hosts/0", "does not match pattern"),
+    (
+        {"metrics": {"rules": {"alerts": {"IotSlow": {"for": "1m1m"}}}}},
+        "/metrics/rules/alerts/IotSlow/for",
+        "does not match pattern",
+    ),
+    ({"metrics": {"rules": {"alertLabels": {"a-b": "c"}}}}, "", "invalid propertyName 'a-b'"),
+    ({"metrics": {"dashboards": {"label": ""}}}, "/metrics/dashboards/label", "minLength"),
+    # Helm removes a default for which the values say null.
+    ({"shards": None, "bindAddress": None}, "", "missing properties 'bindAddress', 'shards'"),
+    ({"api": {"page": None}}, "/api", "missing property 'page'"),
+    ({"retention": {"days": None}}, "/retention", "missing property 'days'"),
+    ({"migrations": {"enabled": None}}, "/migrations", "missing property 'enabled'"),
+    ({"keys": {"rotation": {"schedule": None}}}, "/keys/rotation", "missing property 'schedule'"),
+    (
+        {"metrics": {"rules": {"alerts": {"IotSlow": {"for": None}}}}},
+        "/metrics/rules/alerts/IotSlow",
+        "missing property 'for'",
+    ),
 ]
 
 

@@ -33,14 +33,19 @@
 
 {{- range $component := list "api" "writer" "canary" -}}
 {{- $extra := get $values $component -}}
+{{- $volumes := list "secrets" "tmp" -}}
 {{- range $extra.extraVolumes -}}
+{{- $volumes = append $volumes .name -}}
 {{- if has .name (list "secrets" "tmp" "migration-secrets") -}}
 {{- fail (printf "\n\n%s.extraVolumes has a volume %s, as the chart has: give yours another name." $component .name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $extra.extraVolumeMounts -}}
-{{- if has (trimSuffix "/" .mountPath) (list "/etc/iot-sensor" "/tmp") -}}
+{{- if or (eq (trimSuffix "/" .mountPath) "/tmp") (hasPrefix "/etc/iot-sensor/" (printf "%s/" .mountPath)) -}}
 {{- fail (printf "\n\n%s.extraVolumeMounts mounts %s, where the chart mounts a volume: choose another path." $component .mountPath) -}}
+{{- end -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "\n\n%s.extraVolumeMounts mounts a volume %s, which does not exist: add the volume to %s.extraVolumes." $component .name $component) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := $extra.podAnnotations -}}

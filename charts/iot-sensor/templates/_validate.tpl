@@ -32,7 +32,7 @@
 
 {{- range $own, $other := dict "api" "writer" "writer" "api" -}}
 {{- $hotWindow := $values.redis.hotWindow -}}
-{{- if and (get $hotWindow $own).existingSecret (not (or (get $hotWindow $other).existingSecret $hotWindow.existingSecret $hotWindow.url)) -}}
+{{- if and (get $hotWindow $own | default dict).existingSecret (not (or (get $hotWindow $other | default dict).existingSecret $hotWindow.existingSecret $hotWindow.url)) -}}
 {{- fail (printf "\n\nredis.hotWindow.%s.existingSecret is set, but the API and the writers must use the same hot window: set redis.hotWindow.%s.existingSecret as well." $own $other) -}}
 {{- end -}}
 {{- end -}}
@@ -47,6 +47,7 @@
 {{- end -}}
 
 {{- range $name, $url := dict "postgres.url" $values.postgres.url "redis.url" $values.redis.url "redis.hotWindow.url" $values.redis.hotWindow.url -}}
+{{- $url = $url | default "" -}}
 {{- if regexMatch "://[^/@]*:[^/@]+@|[?&][a-z_]*password=" $url -}}
 {{- fail (printf "\n\n%s holds a password, which everybody who may read the release would see: put the URL into a Secret and set %s.existingSecret." $name (trimSuffix ".url" $name)) -}}
 {{- end -}}
@@ -118,6 +119,14 @@
 {{- fail "\n\nNo token exists, so nobody could use the API: set auth.initialTokens or auth.existingSecret, or auth.enabled=false for a service without tokens." -}}
 {{- end -}}
 
+{{- $names := list -}}
+{{- range $component, $block := dict "api" $values.api "writer" $values.writer -}}
+{{- if $block.serviceAccount.create }}{{ $names = append $names (include "iot-sensor.serviceAccountName" (dict "context" $ "component" $component "values" $block)) }}{{ end -}}
+{{- end -}}
+{{- if ne (len $names) (len (uniq $names)) -}}
+{{- fail (printf "\n\nThe API and the writers would both create the ServiceAccount %s: set writer.serviceAccount.create=false, or give it another name." (first $names)) -}}
+{{- end -}}
+
 {{- $service := $values.api.service -}}
 {{- range $field := list "externalTrafficPolicy" "nodePort" -}}
 {{- if and (get $service $field) (eq $service.type "ClusterIP") -}}
@@ -129,7 +138,7 @@
 {{- fail (printf "\n\napi.service.%s is set, but api.service.type is %s: set the type to LoadBalancer, or leave %s empty." $field $service.type $field) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (gt (len $service.ipFamilies) 1) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
+{{- if and (gt (len ($service.ipFamilies | default list)) 1) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
 {{- fail "\n\napi.service.ipFamilies names two families: set api.service.ipFamilyPolicy to PreferDualStack or RequireDualStack." -}}
 {{- end -}}
 {{- if and (or (has "IPv6" $service.ipFamilies) (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) (not (contains ":" $values.bindAddress)) -}}

@@ -60,6 +60,15 @@ def replace_file(
         draft.replace(path)
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can encode a text: it has no surrogates, as of `surrogateescape`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def create_file(path: Path, text: str) -> bool:
     """Write a new file as a whole, readable by its owner only.
 

@@ -282,6 +282,13 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     assert (status, error) == (
         1, f"{tmp_path}/photo: unknown format; name it with --format (sqlite, csv, ndjson, json)\n",
     )  # fmt: skip
+    (tmp_path / "empty.csv").write_bytes(b" \n")
+    status, _, error = command("import", tmp_path / "empty.csv")
+    assert (status, error) == (1, f"{tmp_path}/empty.csv: the file is empty\n")
+    (tmp_path / "spaces.csv").write_text("absolute_timestamp, relative_timestamp\n2014-03-18,1\n")
+    status, _, error = command("import", tmp_path / "spaces.csv")
+    assert status == 1
+    assert "remove the spaces around the column name relative_timestamp" in error
     with closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
         database.execute("CREATE TABLE other (id INTEGER)")
     status, _, error = command("import", tmp_path / "other.db")

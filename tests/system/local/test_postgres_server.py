@@ -98,9 +98,9 @@ def test_given_settings_override_the_defaults(tmp_path: Path) -> None:
 def test_a_stale_pid_file_of_another_process_is_ignored(server: PostgresServer) -> None:
     server.start()
     server.kill(signal.SIGKILL)
-    pid_file = server.data / "postmaster.pid"
-    lines = pid_file.read_text(encoding="utf-8").splitlines()
-    pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]) + "\n", encoding="utf-8")
+    for pid_file in (server.data / "postmaster.pid", server.directory / ".s.PGSQL.5432.lock"):
+        lines = pid_file.read_text(encoding="utf-8").splitlines()
+        pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]) + "\n", encoding="utf-8")
     server.start()
     assert query(server, "SELECT 1") == 1
 

@@ -72,6 +72,18 @@ def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -
     page.wait_for_text(".plot .readout", "21")
 
 
+def test_readings_without_numbers(module_stack: Stack, open_page: OpenPage) -> None:
+    """There is no plot, so there is no list of lines."""
+    stored_texts = [row("secret texts", freeform={"door": text}) for text in ("open", "closed")]
+    assert module_stack.put(stored_texts).status == 201
+    page = open_page(module_stack.port)
+    page.open("secret texts")
+    page.wait_for_text("#table-body", "closed")
+    page.wait_for("() => !document.querySelector('#tags').hidden")
+    assert not page.page.locator("#tags").is_visible()
+    page.see("texts")
+
+
 def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
     device = Device(module_stack, "secret live", 60, wave)
     stored(module_stack, "secret live", time.time() - 40, 900, 40 / 900)

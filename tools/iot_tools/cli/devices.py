@@ -1,6 +1,7 @@
 """The arguments of `iot-sensor simulate` and `iot-sensor send`."""
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def add_send(parser: argparse.ArgumentParser) -> None:
         "fields",
         nargs="*",
         metavar="FIELD=VALUE",
-        help="fields of one reading; default: read one JSON object per line from standard input",
+        help="fields of one reading; default: one reading per line of standard input, as JSON",
     )
     parser.add_argument(
         "--time",
@@ -145,6 +146,8 @@ def _send(parsed: argparse.Namespace) -> int:
         send_through,
     )
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     readings = (
         [reading_of(parsed.fields, parsed.time)]
         if parsed.fields

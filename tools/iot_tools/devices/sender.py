@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iot_models.errors import IotError, SettingsError
+from iot_models.text_files import is_unicode
 from iot_sensor_client import Client, ClientError, Outbox, OutboxError
 
 BATCH_READINGS = 1000
@@ -57,7 +58,9 @@ def send_through(
                 outbox.send(batch)
             outbox.flush(timeout=wait_seconds)
             rejected, counts = outbox.rejected(), outbox.statistics()
-    except (OutboxError, ValueError) as error:
+    except OutboxError as error:  # which names the file
+        raise IotError(str(error)) from None
+    except ValueError as error:
         raise IotError(f"{path}: {error}") from None
     set_aside = [each for each in rejected if each.id not in before]
     if set_aside:
@@ -118,6 +121,8 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
         name, equals, value = field.partition("=")
         if not name or not equals:
             raise SettingsError(f"{field!r} does not have the form FIELD=VALUE")
+        if not is_unicode(field):
+            raise SettingsError(f"{field!r} is not UTF-8")
         try:
             freeform[name] = json.loads(value)
         except ValueError:
@@ -130,11 +135,14 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
 
     A line is a reading if it is an object with `freeform` and no members but those of a reading.
     Any other line is the `freeform` of a reading. `taken_at` applies to readings without
-    `interrogator_time`. Raises `SettingsError` if a line is not JSON.
+    `interrogator_time`. Bytes that are not UTF-8 must be surrogates (`surrogateescape`). Raises
+    `SettingsError` if a line is not JSON or not UTF-8.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        if not is_unicode(line):
+            raise SettingsError(f"line {number} is not UTF-8")
         try:
             value = json.loads(line)
         except ValueError as error:

@@ -122,9 +122,10 @@ class PostgresServer(Server):
                 f"{self.data} belongs to PostgreSQL {version}, not {self.major}: use another "
                 "directory (for `make run`, set DATA_DIR)"
             )
-        # The lock is held, so no server runs here. A pid file was left by a killed server. Another
-        # process may have its pid now, and PostgreSQL would refuse to start.
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        # The lock is held, so no server runs here. A killed server left these files. If another
+        # process has its pid now, PostgreSQL would refuse to start.
+        for left in (self.data / "postmaster.pid", self.directory / ".s.PGSQL.5432.lock"):
+            left.unlink(missing_ok=True)
         return self._program("postgres", self._options(), self.log)
 
     def _options(self) -> list[str]:

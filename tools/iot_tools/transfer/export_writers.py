@@ -162,6 +162,8 @@ class LegacyWriter:
     def __init__(self, path: Path, password: str) -> None:
         self._cipher = LegacyCipher(password)
         self._database = sqlite3.connect(path)
+        # After an error, the file is deleted, so a journal would only be left behind.
+        self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(_LEGACY_TABLE)
 
     def write(self, reading: Reading) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from iot_models.errors import IotError
+from iot_models.text_files import is_unicode
 
 from .import_row import CSV_NAMES, ImportRow, RowError, make_row, row_of_csv, row_of_json
 from .legacy_cipher import LegacyCipher
@@ -53,6 +54,8 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         raise ImportFileError(f"{path}: {error.strerror}") from None
+    if not head.strip() and len(head) < _HEAD_BYTES:
+        raise ImportFileError(f"{path}: the file is empty")
     if form is None:
         form = _form_of(head)
     if form == "sqlite":
@@ -177,8 +180,13 @@ class CsvFile(_TextFile):
             names = next(reader, [])
         except csv.Error as error:
             raise ImportFileError(f"{self._path}: the first line is not CSV: {error}") from None
-        if not _is_unicode("".join(names)):
+        if not is_unicode("".join(names)):
             raise ImportFileError(f"{self._path}: the first line is not UTF-8")
+        for name in names:
+            if name not in CSV_NAMES and name.strip() in CSV_NAMES:
+                raise ImportFileError(
+                    f"{self._path}: remove the spaces around the column name {name.strip()}"
+                )
         if "absolute_timestamp" not in names:
             raise ImportFileError(
                 f"{self._path}: the first line must name the columns; absolute_timestamp is missing"
@@ -192,7 +200,7 @@ class CsvFile(_TextFile):
         return names
 
     def _row(self, names: list[str], fields: list[str]) -> ImportRow | RowError:
-        if not _is_unicode("".join(fields)):
+        if not is_unicode("".join(fields)):
             return RowError("is not UTF-8")
         if len(fields) > len(names):
             return RowError("has more fields than the first line")
@@ -225,14 +233,6 @@ def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
             if reader.line_num > first:
                 lines = f"lines {first} to {reader.line_num}"
             yield RowError(f"is not CSV, or a quote is missing: {lines} of the file: {error}")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class NdjsonFile(_TextFile):

@@ -92,6 +92,21 @@ def test_no_field_is_no_reading(service: Service, capsys: Captured) -> None:
     assert service.requests == 0
 
 
+def test_what_is_not_utf_8_is_refused(service: Service, capsys: Captured) -> None:
+    assert main(["send", "--url", service.url, "place=caf\udce9"]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+    sent = subprocess.run(
+        [sys.executable, "-m", "iot_tools", "send", "--url", service.url],
+        input=b'"caf\xc3\xa9"\n"caf\xe9"\n',
+        capture_output=True,
+        check=False,
+    )
+    assert (sent.returncode, sent.stderr.decode()) == (
+        2, "line 2 is not UTF-8; 1 reading acknowledged before\n",
+    )  # fmt: skip
+    assert [reading["freeform"] for reading in service.readings] == ["caf\u00e9"]
+
+
 def test_an_outbox_keeps_readings_until_the_service_is_back(
     service: Service, capsys: Captured, tmp_path: Path
 ) -> None:

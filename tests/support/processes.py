@@ -46,11 +46,11 @@ def has_ended(pid: int) -> bool:
 
     Its files are closed then, even if its parent has not waited for it yet.
     """
-    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # ended since it was listed
-            if task.read_text().rpartition(")")[2].split()[0] != "Z":
-                return False
-    return True
+    try:
+        states = [_state(thread) for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return True
+    return set(states) <= {"Z", "X", ""}
 
 
 def freeze(pid: int) -> None:
@@ -69,3 +69,11 @@ def thaw(pid: int) -> None:
 def _signal(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def _state(task: Path) -> str:
+    """Return the state of a process or thread by its directory in /proc; "" if it has ended."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""

@@ -348,3 +348,22 @@ def test_a_change_that_was_only_announced(
     drain_all(writer)
     assert texts(make_api().read(password=NEW)) == ["1", "2", "2"]
     assert make_api().read(password=OLD) == []
+
+
+def test_the_thread_that_restores_vaults_survives_a_defect(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = api.service.vault_restorer
+    checks = []
+
+    def check() -> None:
+        checks.append(threading.current_thread())
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("iot_api.vaults.restorer.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("iot_api.vaults.restorer.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(restorer, "check", check)
+    restorer.start()
+    wait_until(lambda: len(checks) > 2, what="further checks")
+    assert len(set(checks)) == 1
+    restorer.close()

@@ -278,6 +278,6 @@ class VaultRestorer:
                 break
             try:
                 self.check()
-            except (RedisError, *POSTGRES_UNAVAILABLE) as error:
+            except Exception as error:  # noqa: BLE001 - the thread must survive any defect
                 report(_log, "vaults are not compared with Postgres", error)
             self._closing.wait(PAUSE_SECONDS)

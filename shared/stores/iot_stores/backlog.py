@@ -165,6 +165,10 @@ class Backlog(BacklogAppender):
             for shard, stream in zip(counts, streams, strict=True)
         }
 
+    def holds(self, shard: int, entry_id: str) -> bool:
+        """Return whether an entry is in the stream of a shard: no drain has removed it yet."""
+        return bool(self._client.xrange(self._names.stream(shard), min=entry_id, max=entry_id))
+
     def remove(self, removals: Sequence[Removal]) -> list[int]:
         """Remove stored and held entries. Return the number of entries left in each stream.
 

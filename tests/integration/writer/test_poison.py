@@ -109,3 +109,35 @@ def test_a_dropped_letter_is_deleted_and_audited(
     lines = [describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 9)]
     assert any("is dropped" in line for line in lines)
     assert read(poisoned) == ["1", "3"]
+
+
+@pytest.mark.parametrize("action", ["drop", "replay"])
+def test_a_letter_stays_while_its_entry_is_in_the_backlog(
+    client: FlaskClient,
+    writer: Writer,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    action: str,
+) -> None:
+    """The drain that set it aside failed: the next one would make the letter again."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("iot_tools.cli.dead_letters._DRAIN_SECONDS", 0)
+    letters = DeadLetters(writer.redis, KEYS)
+    writer.backlog.append([(2, b"no entry")])
+    (waiting,) = writer.backlog.read(2, max_bytes=1)
+    letters.add(2, waiting, "a reason")
+    (letter,) = letters.all()
+    assert main(["dead", action, "--all"]) == 1
+    assert "its entry is still in the backlog" in capsys.readouterr().out
+    orders = writer.letter_orders
+    client.delete(f"/api/dead-letters/{letter.letter_id}")
+    orders.run(writer.postgres)
+    assert list(letters.all()) == [letter]
+    drain_all(writer)
+    assert list(letters.all()) == [letter], "one entry makes one letter"
+    orders.run(writer.postgres)
+    assert list(letters.all()) == []
+    drain_all(writer)
+    assert list(letters.all()) == []

@@ -1,6 +1,7 @@
 """`iot-sensor dead`: list, show, replay and drop dead letters."""
 
 import argparse
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from iot_stores.forgotten import REASON, is_forgotten
 from .stores import CommandStores, open_stores
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DRAIN_SECONDS = 5.0
 
 
 def add_dead(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +66,21 @@ def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
         return is_forgotten(connection, stores.opener, letter, stores.backlog.now())
 
 
+def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
+    """Wait some seconds until a drain has removed the letter's entry from the backlog.
+
+    Return False if the entry is still there: the next drain would set it aside again.
+    """
+    until = time.monotonic() + _DRAIN_SECONDS
+    while stores.backlog.holds(letter.shard, letter.entry_id):
+        if time.monotonic() > until:
+            print(f"{letter.letter_id}: unchanged: its entry is still in the backlog, because no "
+                  "drain of its shard has completed; try again later")  # fmt: skip
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
     with open_stores("dead") as stores:
         for letter in stores.dead_letters.all():
@@ -90,6 +107,9 @@ def _replay(parsed: argparse.Namespace) -> int:
     with open_stores("dead") as stores:
         stores.watch.require_ownership()
         for letter in _selected(stores, parsed):
+            if not _is_removed(stores, letter):
+                refused += 1
+                continue
             if not parsed.even_if_stored and _is_forgotten(stores, letter):
                 refused += 1
                 print(f"{letter.letter_id}: not replayed: {REASON}; to replay it, "
@@ -105,9 +125,13 @@ def _replay(parsed: argparse.Namespace) -> int:
 
 
 def _drop(parsed: argparse.Namespace) -> int:
+    refused = 0
     with open_stores("dead") as stores:
         stores.watch.require_ownership()
         for letter in _selected(stores, parsed):
+            if not _is_removed(stores, letter):
+                refused += 1
+                continue
             # Recorded before the deletion: nothing is deleted without a trace.
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,
@@ -118,7 +142,7 @@ def _drop(parsed: argparse.Namespace) -> int:
             stores.audit(event)
             stores.dead_letters.drop(letter)
             print(f"{letter.letter_id}: deleted")
-    return 0
+    return 1 if refused else 0
 
 
 def _content(stores: CommandStores, letter: DeadLetter) -> str:

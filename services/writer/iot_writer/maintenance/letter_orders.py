@@ -72,8 +72,8 @@ class LetterOrders:
                 return
             try:
                 self._carry_out(connect(), letter_id, order)
-            except UnavailableError as error:  # the backlog is full
-                report(_log, "a dead letter is not replayed now", error)
+            except UnavailableError as error:
+                report(_log, "a dead letter is not replayed or dropped now", error)
             else:
                 self._orders.remove(letter_id)
 
@@ -84,6 +84,9 @@ class LetterOrders:
         letter = self._letters.find(letter_id)
         if letter is None:  # a writer was killed after it had carried out the order
             return
+        if self._backlog.holds(letter.shard, letter.entry_id):
+            # The drain that set it aside failed afterwards. The next one sets it aside again.
+            raise UnavailableError("its entry is still in the backlog")
         if order.action is LetterAction.DROP:
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,

@@ -124,6 +124,7 @@ def test_a_letter_stays_while_its_entry_is_in_the_backlog(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("iot_tools.cli.dead_letters._DRAIN_SECONDS", 0)
+    monkeypatch.setattr("iot_api.status.letter_actions.WAIT_SECONDS", 0)
     letters = DeadLetters(writer.redis, KEYS)
     writer.backlog.append([(2, b"no entry")])
     (waiting,) = writer.backlog.read(2, max_bytes=1)

@@ -20,7 +20,7 @@ OPTIONAL = {
 
 
 def numbers(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of each number, except those that Kubernetes does not need."""
+    """Yield the path of each number in the values. Leave out numbers that may be null."""
     for name, value in values.items():
         if name in OPTIONAL:
             continue

@@ -1,6 +1,8 @@
-"""The labelled code blocks of the documents."""
+"""The labelled code blocks of the documents, and how tests run them."""
 
 import re
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +51,30 @@ def code_blocks(*labels: str) -> list[CodeBlock]:
             text_of_block = "".join(each.removeprefix(block[1]) for each in lines)
             found.append(CodeBlock(name, line, block[2], text_of_block))
     return [block for block in found if not labels or block.label in labels]
+
+
+def run_script(
+    script: str,
+    directory: Path,
+    environment: Mapping[str, str],
+    *,
+    place: str = "",
+    typed: str | None = None,
+) -> str:
+    """Run a script of a document in bash, and return its output. Fail the test if it fails.
+
+    The failure names `place`, else the script. `typed` is what the reader types, such as passwords.
+    """
+    done = subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", script],
+        cwd=directory,
+        env=environment,
+        input=typed,
+        start_new_session=typed is not None,  # psql reads passwords from the terminal if it has one
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{place or script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

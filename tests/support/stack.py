@@ -105,7 +105,7 @@ class Stack:
         for process in killed:
             os.kill(process, signal.SIGKILL)
         self.api.wait()
-        wait_until(lambda: all(map(has_ended, killed)), 20)  # what they lock is free then
+        wait_until(lambda: all(map(has_ended, killed)), 20)  # until then, they may hold locks
 
     def unset(self, *variables: str) -> None:
         """Start processes without these variables from now on."""

@@ -300,8 +300,8 @@ class BacklogAppender:
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the answer that is remembered under one of the names of a repeated request.
 
-        Return None if there is none. Always return None if `append` waits for
-        replicas or disks: then only `append` may answer a repeated request.
+        Return None if no answer is remembered, and in any case if `append` waits for replicas or
+        disks: only `append` may then answer a repeated request.
         """
         if self._waits:
             return None

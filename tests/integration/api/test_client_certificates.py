@@ -171,14 +171,8 @@ def test_a_connection_without_a_certificate_needs_a_token(optional: Site) -> Non
     ("names", "message"),
     [
         (("sensor-9",), "the DNS name of the client certificate is not the name of a token"),
-        (
-            (),
-            ONE_NAME,
-        ),
-        (
-            ("sensor-1", "dashboard.example.org"),
-            ONE_NAME,
-        ),
+        ((), ONE_NAME),
+        (("sensor-1", "dashboard.example.org"), ONE_NAME),
         (("*",), "the DNS name of the client certificate is not the name of a token"),
     ],
 )

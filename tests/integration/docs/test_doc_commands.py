@@ -14,7 +14,7 @@ import pytest
 
 from iot_cipher.keyring import create_keyring_file
 from iot_tools.local.launcher import environment_with
-from support.code_blocks import ROOT, CodeBlock, code_blocks
+from support.code_blocks import ROOT, CodeBlock, code_blocks, run_script
 from support.stack import Stack
 
 TESTED_ELSEWHERE = {"make run\n": "tests/system/local/test_make_run.py"}
@@ -46,17 +46,8 @@ def directory(tmp_path: Path) -> Path:
 def run(block: CodeBlock, text: str, directory: Path, environment: Mapping[str, str]) -> str:
     """Run the text of a script and return its output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", text],
-        cwd=directory,
-        env={**environment, "PATH": path, "API_PASSWORD": "a password"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, f"{block.place}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    variables = {**environment, "PATH": path, "API_PASSWORD": "a password"}
+    return run_script(text, directory, variables, place=block.place)
 
 
 def asks(block: CodeBlock) -> bool:

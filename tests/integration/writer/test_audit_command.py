@@ -11,11 +11,7 @@ from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.keys import KEYS
 
-
-@pytest.fixture(autouse=True)
-def _environment(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+pytestmark = pytest.mark.usefixtures("command_environment")
 
 
 def _head(writer: Writer) -> str:

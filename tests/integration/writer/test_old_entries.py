@@ -38,10 +38,8 @@ def letters(writer: Writer) -> list[DeadLetter]:
 
 
 @pytest.fixture
-def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def command(command_environment: None) -> Callable[..., int]:  # noqa: ARG001
     """A function that runs `iot-sensor` on the stores of the test."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     return lambda *arguments: main(list(arguments))
 
 

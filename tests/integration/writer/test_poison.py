@@ -62,16 +62,13 @@ def test_the_rest_of_the_batch_is_stored(poisoned: FlaskClient, writer: Writer) 
     assert any("no beasts" in line for _, _, line in writer.audit.latest(writer.postgres(), 9))
 
 
+@pytest.mark.usefixtures("command_environment")
 def test_a_replayed_reading_is_stored_once(
     poisoned: FlaskClient,
     writer: Writer,
     postgres_url: str,
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     letters = DeadLetters(writer.redis, KEYS)
     (letter,) = letters.all()
     assert main(["dead", "list"]) == 0
@@ -95,14 +92,8 @@ def test_a_replayed_reading_is_stored_once(
     assert main(["dead", "show", "nonsense"]) == 2
 
 
-def test_a_dropped_letter_is_deleted_and_audited(
-    poisoned: FlaskClient,
-    writer: Writer,
-    environment: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("command_environment")
+def test_a_dropped_letter_is_deleted_and_audited(poisoned: FlaskClient, writer: Writer) -> None:
     (letter,) = DeadLetters(writer.redis, KEYS).all()
     assert main(["dead", "drop", letter.letter_id]) == 0
     assert list(DeadLetters(writer.redis, KEYS).all()) == []
@@ -111,18 +102,16 @@ def test_a_dropped_letter_is_deleted_and_audited(
     assert read(poisoned) == ["1", "3"]
 
 
+@pytest.mark.usefixtures("command_environment")
 @pytest.mark.parametrize("action", ["drop", "replay"])
 def test_a_letter_stays_while_its_entry_is_in_the_backlog(
     client: FlaskClient,
     writer: Writer,
-    environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     action: str,
 ) -> None:
     """The drain that set it aside failed: the next one would make the letter again."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr("iot_tools.cli.dead_letters._DRAIN_SECONDS", 0)
     monkeypatch.setattr("iot_api.status.letter_actions.WAIT_SECONDS", 0)
     letters = DeadLetters(writer.redis, KEYS)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from redis import Redis
 from iot_stores.months import DAY_MS
 from iot_tools.local.postgres_server import PostgresServer, binaries
 from iot_writer.maintenance.partitions import ensure_months_ahead
-from support.code_blocks import ROOT, code_blocks
+from support.code_blocks import ROOT, code_blocks, run_script
 from support.databases import database_url
 from support.stack import Stack
 from support.waiting import wait_until
@@ -82,24 +81,13 @@ class Installation:
 
     def run(self, script: str) -> str:
         """Run commands of the documentation and return their output."""
-        done = subprocess.run(
-            ["/bin/bash", "-euo", "pipefail", "-c", script],
-            cwd=self.directory,
-            env={
-                "PATH": SEARCH_PATH,
-                "ADMIN_URL": Database(self.server.url).url("administrator"),
-                "DATABASE_URL": self.database.url("administrator"),
-                "POSTGRES_URL": self.url("iot_migration"),
-            },
-            input="a password\n" * 2,
-            start_new_session=True,  # psql asks for passwords on a terminal if there is one
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        variables = {
+            "PATH": SEARCH_PATH,
+            "ADMIN_URL": Database(self.server.url).url("administrator"),
+            "DATABASE_URL": self.database.url("administrator"),
+            "POSTGRES_URL": self.url("iot_migration"),
+        }
+        return run_script(script, self.directory, variables, typed="a password\n" * 2)
 
     def create(self) -> None:
         """Create the database and the roles, as the section *Install* says."""

@@ -131,7 +131,7 @@ class StandIns:
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
-        """Decode JSON strings, after `restore`. Half a surrogate pair is kept."""
+        """Restore the originals in JSON strings, and decode these. Half surrogate pairs stay."""
         strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
         return strings
 

@@ -100,10 +100,13 @@ class DeadLetters:
         self.drop(letter)
 
     def drop(self, letter: DeadLetter) -> None:
-        """Delete a dead letter for good."""
-        with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.xdel(self._names.dead_letters, letter.letter_id)
+        """Delete a dead letter for good. If the process is killed halfway, drop the letter again.
+
+        Also works while the memory of Redis is full: Redis 6.2 and 7.0 then refuse transactions.
+        """
+        with self._client.pipeline(transaction=False) as pipeline:
             pipeline.srem(self._names.dead_letter_ids, f"{letter.shard} {letter.entry_id}")
+            pipeline.xdel(self._names.dead_letters, letter.letter_id)
             pipeline.execute()
 
 

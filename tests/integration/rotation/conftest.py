@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from integration.rotation.running import Running
+from iot_api.vaults import restorer
 from iot_cipher.keyring import create_keyring_file
 from iot_models.settings import Settings
 from iot_stores import process_reports
@@ -36,6 +37,7 @@ def running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Running:
     monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(restorer, "PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(key_rotation, "LOCK_SECONDS", 0.0)
     for name, value in environment.items():
         monkeypatch.setitem(os.environ, name, value)

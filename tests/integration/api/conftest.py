@@ -12,6 +12,7 @@ from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
+from iot_api.vaults import change_follower, password_changer, vault_eraser
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
@@ -19,6 +20,17 @@ from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 
 MakeApi = Callable[..., Api]
+
+
+@pytest.fixture(autouse=True)
+def early_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let requests that change a vault wait for other processes for 0.1 s instead of 1 s.
+
+    The processes of these tests are apps in one process, which read announcements in time.
+    """
+    monkeypatch.setattr(change_follower, "FOLLOW_SECONDS", 0.05)
+    for module in (change_follower, password_changer, vault_eraser):
+        monkeypatch.setattr(module, "ANNOUNCED_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -117,7 +117,8 @@ def test_a_put_under_the_password_begins_a_new_vault(
     assert len(list(records_of(make_api()).scan_cached())) == 1
 
 
-def test_entries_in_flight_are_dropped(api: Api, writer: Writer) -> None:
+def test_entries_in_flight_are_dropped(make_api: MakeApi, writer: Writer) -> None:
+    api = make_api(ack_stored_seconds=0.0)
     api.put([row(freeform=1), row("another", freeform=2)])
     receipt = api.ask("PUT", "/api/iot?ack=stored", json.dumps(row()), JSON).headers["Location"]
     dropped = sample("iot_entries_erased_total")

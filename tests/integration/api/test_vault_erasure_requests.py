@@ -12,6 +12,7 @@ from integration.api.test_password_change import change
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from integration.api.test_vault_erasure import erase, only_vault
 from iot_stores import erasures
+from iot_stores import postgres as postgres_connections
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -107,8 +108,11 @@ def test_while_version_0_1_may_run_nothing_is_erased(
     assert only_vault(postgres) == (vault_id, lookup)
 
 
-def test_without_postgres_the_error_does_not_blame_old_processes(make_api: MakeApi) -> None:
+def test_without_postgres_the_error_does_not_blame_old_processes(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that has never reached Postgres opens the vault with its record in Redis."""
+    monkeypatch.setattr(postgres_connections, "WAIT_SECONDS", 0.2)
     make_api().put(row())
     away = make_api(postgres_url="postgresql://iot@127.0.0.1:1/none")
     error = assert_error(erase(away), 503, "unavailable")

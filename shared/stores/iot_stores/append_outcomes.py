@@ -24,7 +24,10 @@ class AppendOutcome(IntEnum):
 
 
 class GuardLimitError(Exception):
-    """A guard is at its limit, so nothing was appended. `seconds` is the guard's TTL in Redis."""
+    """A counter that the append had to check (`Guard`) is at its limit: nothing was appended.
+
+    `seconds`: the time until the counter expires.
+    """
 
     def __init__(self, seconds: int) -> None:
         super().__init__("a guard is at its limit")
@@ -37,7 +40,7 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     `more`: the numbers that the script returned after `outcome`.
 
     Raises:
-        GuardLimitError: a guard is at its limit.
+        GuardLimitError: the counter of one of the request's guards (`Guard`) is at its limit.
         TooManyRequestsError: too many requests of the client are remembered.
         UnavailableError: the backlog is full, or too many requests are remembered in all.
     """

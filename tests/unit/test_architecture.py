@@ -194,6 +194,19 @@ def test_settings_are_read_in_one_place() -> None:
             assert not re.search(r"os\.(environ|getenv)", text), path.relative_to(ROOT)
 
 
+def test_every_transaction_has_an_idle_limit() -> None:
+    """A process that hangs in a transaction must not keep its locks (`postgres.transaction`)."""
+    own = {
+        "postgres.py",
+        "audit_check.py",  # takes no lock that others wait for
+        "audit_reseal.py",  # computes for longer than the limit, and drains do not wait for it
+    }
+    for path in OUR_SOURCES:
+        if path.name not in own:
+            text = path.read_text(encoding="utf-8")
+            assert ".transaction()" not in text, path.relative_to(ROOT)
+
+
 def test_no_file_is_too_long() -> None:
     files = [*OUR_SOURCES, *sources("tests")]
     long = {

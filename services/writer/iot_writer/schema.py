@@ -11,6 +11,7 @@ import psycopg
 
 from iot_models.errors import SettingsError
 from iot_stores.postgres import (
+    IDLE_LIMIT,
     OLDEST_REVISION,
     SCHEMA_REVISION,
     Connection,
@@ -67,6 +68,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
     """
     with psycopg.connect(postgres_url) as connection:
+        connection.execute(IDLE_LIMIT)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         if _is_ahead(connection):
             return

@@ -20,7 +20,7 @@ from iot_models.errors import DecryptionError, FormatError
 
 from .audit import open_record
 from .audit_head import AuditHead
-from .postgres import Connection
+from .postgres import Connection, transaction
 
 BATCH = 1000
 """Records that one transaction chains."""
@@ -54,7 +54,7 @@ class AuditChain:
         """
         keys = self._keys()
         known = [key_id.to_bytes(4, "big") for key_id in keys.key_ids]
-        with connection.transaction():
+        with transaction(connection):
             if connection.execute(_LOCK, (LOCK_KEY,)).fetchone() != (True,):
                 return 0
             # Read after the lock: each statement sees what the previous holder committed.

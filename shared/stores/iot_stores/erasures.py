@@ -17,7 +17,7 @@ from iot_models.names import KeyNames
 
 from .audit import AuditLog
 from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
-from .postgres import Connection, Pool, short_query
+from .postgres import Connection, Pool, short_query, transaction
 
 SETTLING_SECONDS = 60
 """Time after which no process uses a vault that it had opened or read before the erasure."""
@@ -93,7 +93,7 @@ class Erasures:
         """
 
         def work(connection: Connection) -> bool:
-            with connection.transaction():
+            with transaction(connection):
                 row = short_query(connection, _ERASE, (vault_id, list(lookups))).fetchone()
                 (outcome,) = cast("tuple[str]", row)
                 if outcome == "erased":

@@ -22,7 +22,7 @@ from iot_models.segment import SegmentBounds
 
 from .interval_index import REACH, Position, probes
 from .months import month_begin
-from .postgres import Connection, rolled_back_if_open, short_query
+from .postgres import TIMEOUTS, Connection, rolled_back_if_open, short_query
 
 COLUMNS: LiteralString = (
     "first_id, last_id, received_min, received_max, relative_min, relative_max, "
@@ -81,13 +81,8 @@ _LAST: dict[bool, Position] = {False: (INT64_MAX, 2**53 - 1), True: (INT64_MIN, 
 _MAXTIME = "SELECT max(relative_max + 0) FROM segments"
 _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 
-# One message saves round trips. SET LOCAL works through a pooler in transaction mode. The timeouts
-# end the transaction of a client that is gone or hangs.
-_BEGIN_READ = """
-    BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-    SET LOCAL statement_timeout = '30s';
-    SET LOCAL idle_in_transaction_session_timeout = '10s'
-"""
+# One message saves round trips.
+_BEGIN_READ: LiteralString = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {TIMEOUTS}"
 
 FETCH_BYTES = 2 * 2**20
 """Approximate ciphertext fetched at a time; it bounds the memory of a read."""

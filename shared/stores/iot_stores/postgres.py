@@ -33,6 +33,12 @@ SHORT_QUERY_SECONDS = 10
 WAIT_SECONDS = 3.0
 """Maximum time that a request waits for a free connection, or for Postgres to come back."""
 
+IDLE_LIMIT: LiteralString = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+"""Ends the transaction of a client that hangs between two statements, or whose machine is lost.
+SET LOCAL works through a pooler in transaction mode."""
+TIMEOUTS: LiteralString = f"SET LOCAL statement_timeout = '30s'; {IDLE_LIMIT}"
+"""Also ends the transaction of a client that hangs in the middle of a COPY."""
+
 _READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 _LIVENESS = {
     "connect_timeout": CONNECT_SECONDS,
@@ -245,6 +251,18 @@ def short_query(
     )
     cursor.nextset()
     return cursor
+
+
+@contextlib.contextmanager
+def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
+    """Run the block in a transaction, which Postgres ends if this process hangs.
+
+    Without a limit, reads and drains could wait for its locks for as long as the process hangs.
+    `copies`: the block uses COPY.
+    """
+    with connection.transaction():
+        connection.execute(TIMEOUTS if copies else IDLE_LIMIT)
+        yield
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from iot_models.errors import FormatError
 from iot_models.segment import SegmentBounds
 
 from .history import COLUMNS, StoredSegment, read_transaction
-from .postgres import Connection
+from .postgres import IDLE_LIMIT, Connection, transaction
 
 _SALT: LiteralString = "substring(payload FROM 2 FOR 16)"
 _FIND: LiteralString = f"""
@@ -33,8 +33,9 @@ _ERASE = "SELECT * FROM erase_segments(%s::uuid, %s::int8[], %s::int8[], %s::byt
 _REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::bytea)"
 # Triggers and constraints of `segments` belong to the role of the writers. An attacker with this
 # role could make them change settings of this session, such as row_security. RESET ALL undoes this
-# before the session, or a connection of a pooler, serves another statement.
-_RESET = "RESET ALL"
+# before the session, or a connection of a pooler, serves another statement. It also undoes the
+# limit of the transaction, which still has to be committed.
+_RESET: LiteralString = f"RESET ALL; {IDLE_LIMIT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def erase(
     """
     names = [segment.name for segment in segments]
     first_ids, received_mins, salts = (list(part) for part in zip(*names, strict=True))
-    with connection.transaction():
+    with transaction(connection):
         row = connection.execute(_ERASE, (vault_id, first_ids, received_mins, salts)).fetchone()
         connection.execute(_RESET)
     return cast("tuple[int, int]", row)
@@ -99,7 +100,7 @@ def erase(
 def replace(connection: Connection, old: NamedSegment, new: SealedSegment) -> bool:
     """Replace a segment by another, in one transaction. Return False if the old one is gone."""
     values = (new.vault_id, *old.name, list(astuple(new.bounds)), new.payload)
-    with connection.transaction():
+    with transaction(connection):
         row = connection.execute(_REPLACE, values).fetchone()
         connection.execute(_RESET)
     return cast("tuple[bool]", row)[0]

@@ -22,7 +22,7 @@ from iot_models.segment import SegmentColumns, decode_segment, unpacked_size
 from iot_models.segment_encoding import encode_merged
 from iot_stores import small_segments
 from iot_stores.compaction_orders import CompactionOrders
-from iot_stores.postgres import Connection
+from iot_stores.postgres import Connection, transaction
 
 from .segment_merger import merge_segments
 
@@ -77,7 +77,7 @@ class Compactor:
 
 
 def _execute(connection: Connection, order: CompactionOrder) -> CompactionOutcome:
-    with connection.transaction():
+    with transaction(connection, copies=True):
         old, opened, damaged = _decrypt_all(connection, order)
         new = _merge(order, old, opened) if len(old) > 1 else []
         done = bool(new) and len(new) < len(old)

@@ -6,7 +6,7 @@ from typing import cast
 import psycopg
 
 from iot_stores.months import month_begin, month_name, next_month, parse_month
-from iot_stores.postgres import Connection
+from iot_stores.postgres import Connection, transaction
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def ensure_partition(connection: Connection, begin: int) -> bool:
     if connection.execute(_EXISTS, (name,)).fetchone():
         return False
     table = psycopg.sql.Identifier(name)
-    with connection.transaction():
+    with transaction(connection):
         connection.execute(_LOCK)
         if connection.execute(_EXISTS, (name,)).fetchone():
             return False

@@ -11,7 +11,7 @@ from iot_stores import ledger
 from iot_stores.audit import AuditLog
 from iot_stores.clocks import earliest_now
 from iot_stores.months import DAY_MS, next_month
-from iot_stores.postgres import Connection
+from iot_stores.postgres import Connection, transaction
 
 from .partitions import partition_begins, partition_name
 
@@ -84,7 +84,7 @@ def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
 
 
 def _drop(connection: Connection, name: str, account: Account) -> int:
-    with connection.transaction():
+    with transaction(connection):
         connection.execute(_LOCK_WAIT)
         # This lock blocks only inserts into this month, and no writer has readings that old.
         connection.execute(_of(_LOCK_MONTH, name))
@@ -106,7 +106,7 @@ def _delete_rows(connection: Connection, cutoff: int, account: Account) -> int:
 
 
 def _delete_page(connection: Connection, name: str, cutoff: int, account: Account) -> int:
-    with connection.transaction():
+    with transaction(connection):
         rows = connection.execute(_of(_DELETE, name), {"cutoff": cutoff}).rowcount
         if rows:
             account(rows)

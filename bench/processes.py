@@ -10,7 +10,6 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
-_SAMPLE_SECONDS = 0.1
 
 
 def family(pid: int) -> list[int]:
@@ -98,14 +97,14 @@ class MemoryWatch:
 
 
 @contextmanager
-def watch_memory(pid: int) -> Iterator[MemoryWatch]:
+def watch_memory(pid: int, interval: float = 0.1) -> Iterator[MemoryWatch]:
     """Sample memory while the block runs, at least once."""
     watch, over = MemoryWatch(), threading.Event()
 
     def sample() -> None:
         while True:
             watch.samples.append(memory(pid))
-            if over.wait(_SAMPLE_SECONDS):
+            if over.wait(interval):
                 return
 
     thread = threading.Thread(target=sample)

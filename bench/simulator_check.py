@@ -21,6 +21,7 @@ from iot_tools.cli.tables import aligned
 from iot_tools.local.ports import free_port
 
 from .load import send
+from .processes import CpuWatch
 from .readings import vault_name
 from .service import KEYS, Service, running_service
 from .simulator import Load, Plant, quantile, simulate
@@ -50,6 +51,8 @@ class Measured:
     oldest_p50: float
     oldest_p99: float
     waiting: float
+    writer_cpu: float
+    """CPU seconds of the writer per second."""
 
     @property
     def entries_a_drain(self) -> float:
@@ -138,7 +141,7 @@ def fit(measured: Sequence[Measured]) -> Plant:
 def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> Measured:
     generator = random.Random(7)  # noqa: S311 - runs must be repeatable
     lanes = [_lane(service, load, vaults, generator.random(), lane) for lane in range(LANES)]
-    before = scrape(port)
+    before, watch = scrape(port), CpuWatch(service.pids)
     began = time.perf_counter()
     with _sampling(service) as waiting:
         send(service.port, lanes, service.wire.status)
@@ -156,6 +159,7 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
         oldest_p50=_quantile(used, stored, 0.5),
         oldest_p99=_quantile(used, stored, 0.99),
         waiting=_mean(waiting),
+        writer_cpu=watch.used()["writer"] / seconds,
     )
 
 

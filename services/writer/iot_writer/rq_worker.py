@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, cast
@@ -11,14 +13,15 @@ from rq import Queue, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
 
 from iot_models import names
-from iot_models.errors import SettingsError
 from iot_stores.redis_client import connect_redis, is_out_of_memory
 from iot_stores.redis_watch import RedisWatch, UnfitRedisError
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report, state_of
 
 from . import jobs, shutdown
+from .maintenance import sweep
 from .ticker import Ticker
 from .writer import Writer
 
@@ -155,7 +158,7 @@ def work(writer: Writer) -> None:
             except StopRequested:  # raised by RQ's signal handler, at any point
                 break
             if not shutdown.requested.wait(RESTART_SECONDS):
-                _recover(writer)
+                recover(writer)
         _hand_over(writer)
     finally:
         ticker.stop()
@@ -179,10 +182,12 @@ def _hand_over(writer: Writer) -> None:
         _log.debug("no drain is queued: %s", error)
 
 
-def _recover(writer: Writer) -> None:
+def recover(writer: Writer) -> None:
     """Queue a sweep. If Redis is full and takes no jobs, drain without a job to make room."""
     try:
         writer.watch.require_ownership()
+        # `enqueue_once` needs no memory if the sweep is queued already.
+        writer.backlog.try_append()
         writer.backlog.enqueue_once([names.SWEEP_JOB])
     except RedisError as error:
         if is_out_of_memory(error):
@@ -193,13 +198,27 @@ def _recover(writer: Writer) -> None:
 
 
 def _drain_directly(writer: Writer) -> None:
-    try:
-        for shard in range(writer.settings.shards):
+    """Release held entries, then drain each shard once. An error does not stop the next shard."""
+    shards: list[int] = []
+    with _like_a_job(writer):
+        shards = writer.backlog.shards()
+        sweep.recount(writer.counters)
+        sweep.release_held(writer.held, writer.postgres)
+    for shard in shards:
+        if shutdown.requested.is_set():
+            return
+        with _like_a_job(writer):
             writer.drain_shards([shard])
-    except POSTGRES_UNAVAILABLE as error:
+
+
+@contextmanager
+def _like_a_job(writer: Writer) -> Iterator[None]:
+    """Give the `with` block the time limit of a job. Log its error."""
+    try:
+        with DrainWorker.death_penalty_class(jobs.TIMEOUT_SECONDS, JobTimeoutException):
+            yield
+    except Exception as error:  # noqa: BLE001 - any defect of one shard
         writer.drop_postgres()
-        report(_log, "draining without jobs failed", error)
-    except (RedisError, UnfitRedisError, SettingsError) as error:
         report(_log, "draining without jobs failed", error)
 
 

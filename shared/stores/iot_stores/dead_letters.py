@@ -10,7 +10,7 @@ from redis import Redis
 from iot_models.names import KeyNames
 
 from .backlog import Backlog
-from .scripts import load_script
+from .scripts import load_script, run_commands
 from .stream_entries import MAX_ID_PART, StreamItem, WaitingEntry, read_stream
 
 _ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
@@ -100,14 +100,15 @@ class DeadLetters:
         self.drop(letter)
 
     def drop(self, letter: DeadLetter) -> None:
-        """Delete a dead letter for good. If the process is killed halfway, drop the letter again.
-
-        Also works while the memory of Redis is full: Redis 6.2 and 7.0 then refuse transactions.
-        """
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.srem(self._names.dead_letter_ids, f"{letter.shard} {letter.entry_id}")
-            pipeline.xdel(self._names.dead_letters, letter.letter_id)
-            pipeline.execute()
+        """Delete a dead letter for good."""
+        # Not in a transaction: with maxmemory reached, Redis 6.2 and 7.0 refuse all its commands.
+        # If the process is killed in between, the letter is still there.
+        name = f"{letter.shard} {letter.entry_id}"
+        commands = [
+            ("SREM", self._names.dead_letter_ids, name),
+            ("XDEL", self._names.dead_letters, letter.letter_id),
+        ]
+        run_commands(self._client, commands)
 
 
 def is_letter_id(text: str) -> bool:

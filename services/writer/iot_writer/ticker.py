@@ -61,11 +61,11 @@ class Ticker(threading.Thread):
             (now, _), *queued = pipeline.execute()
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
             # Keys expire at a point in time. After Redis's clock was set back, a key would live
-            # longer than its period, by as much as the clock was set back.
-            stale = at is not None and at.isdigit() and int(at) > now + 1
-            if at is not None and not stale:
+            # longer than its period, by as much as the clock was set back. A value that is not a
+            # time was planted.
+            if at is not None and at.isdigit() and len(at) < 20 and int(at) <= now + 1:
                 continue
-            if self._writer.redis.set(key, now, ex=seconds, nx=not stale):
+            if self._writer.redis.set(key, now, ex=seconds, nx=at is None):
                 self._writer.backlog.enqueue_once([job])
 
     def _check_clocks(self) -> None:

@@ -12,10 +12,10 @@ from typing import cast
 from redis import Redis
 
 from iot_models import tracing
-from iot_models.names import DRAIN_JOB_PREFIX, MAX_SHARDS, KeyNames
+from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
-from .backlog_counters import parse_number, parse_position, parse_shard
+from .backlog_counters import as_shard, parse_next_id, parse_number, parse_position, parse_shard
 from .redis_client import milliseconds
 from .scripts import load_script, run_all, run_commands
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard, next_entry_id
@@ -124,11 +124,6 @@ class Backlog(BacklogAppender):
             parse_number(out) >= end for out, end in zip(removed, ends.values(), strict=True)
         )
 
-    def read(self, shard: int, *, max_bytes: int) -> Sequence[WaitingEntry]:
-        """Return the oldest entries of a shard: see `read_shards`."""
-        (waiting,) = self.read_shards([shard], max_bytes=max_bytes)
-        return waiting.entries
-
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
         """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
 
@@ -202,7 +197,7 @@ class Backlog(BacklogAppender):
         return {
             shard: ShardProgress(
                 parse_position(at),
-                parse_number(next_id),
+                parse_next_id(next_id),
                 max(0, parse_number(added) - parse_number(removed)),
                 length,
             )
@@ -227,9 +222,9 @@ class Backlog(BacklogAppender):
         """
         call = [self._names.job_list], [DRAIN_JOB_PREFIX]
         (taken,) = run_all(self._client, self._take, [call])
-        shards = cast("list[bytes]", taken)
         # Another program may have queued a job whose id only looks like a drain.
-        return [int(shard) for shard in shards if shard.isdigit() and int(shard) < MAX_SHARDS]
+        shards = map(as_shard, cast("list[bytes]", taken))
+        return [shard for shard in shards if shard is not None]
 
     def drain_positions(self, shards: Sequence[int]) -> DrainPositions:
         """Return the positions up to which shards are drained, and Redis's time."""
@@ -256,7 +251,7 @@ class Backlog(BacklogAppender):
             position = parse_position(counters.get(b"at:%d" % shard))
             if position is not None:
                 positions[shard] = position
-            next_ids[shard] = parse_number(counters.get(b"next:%d" % shard))
+            next_ids[shard] = parse_next_id(counters.get(b"next:%d" % shard))
             if counters.get(b"out:%d" % shard, b"0") == added:
                 empty.add(shard)
         return DrainedShards(milliseconds(time), positions, next_ids, frozenset(empty))
@@ -329,7 +324,7 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     else:
         # An entry that was released from the held entries has the field `r`. An entry of a traced
         # request has `p`. An entry without `e` or `t` was planted in Redis, and becomes a dead
-        # letter.
+        # letter. Python refuses to convert thousands of digits.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         sealed, total, received, traceparent = (
             known.get(name, b"") for name in (b"e", b"t", b"r", b"p")
@@ -337,8 +332,8 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     return WaitingEntry(
         entry_id,
         sealed,
-        int(total) if total.isdigit() else 0,
+        int(total) if total.isdigit() and len(total) < 20 else 0,
         now,
-        int(received) if received.isdigit() else None,
+        int(received) if received.isdigit() and len(received) < 20 else None,
         traceparent[: tracing.TRACEPARENT_BYTES],
     )

@@ -13,7 +13,10 @@ from iot_models.names import MAX_SHARDS, KeyNames
 
 from .scripts import load_script
 
-_POSITION = re.compile(rb"[0-9]+-[0-9]+")
+_POSITION = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
+_NUMBER = re.compile(rb"-?[0-9]{1,19}")
+_MAX_NEXT_ID = 2**52
+"""No shard has used half of all ids (`reading.IDS`), so a next id from here on is damaged."""
 
 
 class BacklogCounters:
@@ -40,7 +43,14 @@ class BacklogCounters:
 
 def parse_number(counter: bytes | None) -> int:
     """Return the value of a counter; 0 if the counter is missing or damaged."""
-    return int(counter) if counter is not None and counter.removeprefix(b"-").isdigit() else 0
+    # Python refuses to convert thousands of digits.
+    return int(counter) if counter is not None and _NUMBER.fullmatch(counter) else 0
+
+
+def parse_next_id(counter: bytes | None) -> int:
+    """Return the id in a counter `next:<shard>`; 0 if the counter is missing or damaged."""
+    next_id = parse_number(counter)
+    return next_id if next_id < _MAX_NEXT_ID else 0
 
 
 def parse_position(counter: bytes | None) -> str | None:
@@ -51,6 +61,9 @@ def parse_position(counter: bytes | None) -> str | None:
 def parse_shard(field: bytes) -> int | None:
     """Return the shard of a counter `in:<shard>`; None for other counters."""
     shard = field.removeprefix(b"in:")
-    if shard == field or not shard.isdigit() or int(shard) >= MAX_SHARDS:
-        return None
-    return int(shard)
+    return None if shard == field else as_shard(shard)
+
+
+def as_shard(text: bytes) -> int | None:
+    """Return a shard's number; None for other text."""
+    return int(text) if text.isdigit() and len(text) <= 3 and int(text) < MAX_SHARDS else None

@@ -20,9 +20,11 @@ end
 
 local function is_sound(name, text)
   if string.match(name, '^at:%d+$') then
-    return string.match(text, '^%d+%-%d+$')
+    local milliseconds, sequence = string.match(text, '^(%d+)%-(%d+)$')
+    return sequence and #milliseconds <= 20 and #sequence <= 20
   elseif string.match(name, '^next:%d+$') then
-    return #text <= 19 and string.match(text, '^%d+$')
+    -- All ids are below 2^53. No shard has used half of them.
+    return #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 52
   end
   return amount(text)
 end

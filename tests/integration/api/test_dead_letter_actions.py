@@ -14,7 +14,7 @@ from iot_models.settings import Settings
 from iot_stores.dead_letters import DeadLetter
 from iot_stores.stream_entries import WaitingEntry
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 
@@ -29,7 +29,7 @@ def set_aside_whole(api: Api, redis: "Redis") -> DeadLetter:
     """Make the entry of a PUT a dead letter, as after the loss of a key."""
     assert api.put(row(freeform="kept")).status_code == 201
     (shard,) = (n for n in range(8) if redis.xlen(KEYS.stream(n)))
-    (waiting,) = stores(api).backlog.read(shard, max_bytes=1)
+    (waiting,) = read_waiting(stores(api).backlog, shard, max_bytes=1)
     stores(api).dead_letters.add(shard, waiting, "no keys")
     redis.xtrim(KEYS.stream(shard), maxlen=0, approximate=False)
     return next(stores(api).dead_letters.all())

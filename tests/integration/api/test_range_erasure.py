@@ -26,7 +26,7 @@ from iot_stores.segment_erasure import NamedSegment
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.compaction.compactor import CompactionOutcome
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 from support.waiting import wait_until
 
@@ -199,7 +199,7 @@ def test_repeated_entries_stay_erased(api: Api, writer: Writer, redis: "Redis") 
     """The ledger knows them as stored."""
     assert api.put([row(relative_time=at) for at in (1, 2)]).status_code == 201
     shards = range(writer.settings.shards)
-    waiting = {shard: writer.backlog.read(shard, max_bytes=2**20) for shard in shards}
+    waiting = {shard: read_waiting(writer.backlog, shard, max_bytes=2**20) for shard in shards}
     drain_all(writer)
     assert erased(api, 1, 1) == 1
     for shard, entries in waiting.items():

@@ -20,7 +20,7 @@ from iot_writer.drain import drain as drain_module
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance import sweep, vault_deletion
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.erasure import SETTLED, keys_with, rows_with
 from support.keys import KEYS
 from support.waiting import wait_until
@@ -177,7 +177,7 @@ def test_a_replayed_entry_is_dropped(
     """As from an old backup of Redis, after the ledger has forgotten the session."""
     api.put(row())
     waiting = {
-        shard: writer.backlog.read(shard, max_bytes=2**20)
+        shard: read_waiting(writer.backlog, shard, max_bytes=2**20)
         for shard in range(writer.settings.shards)
     }
     drain_all(writer)

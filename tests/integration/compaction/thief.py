@@ -16,6 +16,7 @@ from iot_models.segment import decode_segment
 from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_writer.maintenance.partitions import ensure_partition
+from support.draining import read_waiting
 from support.keys import KEYS
 
 
@@ -55,7 +56,7 @@ class Thief:
                 self.keys.setdefault(salt, set()).add(key)
         backlog = self.past.writer.backlog
         for shard in range(self.past.sender.settings.shards):
-            for waiting in backlog.read(shard, max_bytes=2**20):
+            for waiting in read_waiting(backlog, shard, max_bytes=2**20):
                 opened = Opener(lambda: self.keyring).open(shard, waiting.sealed)
                 entry = decode_entry(opened.content)
                 self.keys.setdefault(entry.salt, set()).add(entry.chunk_key)

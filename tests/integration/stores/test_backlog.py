@@ -15,7 +15,7 @@ from iot_models.errors import TooLargeError, UnavailableError
 from iot_stores.backlog import Backlog
 from iot_stores.stream_entries import Removal, WaitingEntry
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 SHARDS = 4
@@ -70,7 +70,7 @@ def test_bytes_are_exact_after_any_steps(
             for shard, size in step:
                 held[shard].append(size)
         elif step[0] == "remove":
-            waiting = backlog.read(step[1], max_bytes=500)
+            waiting = read_waiting(backlog, step[1], max_bytes=500)
             if waiting:
                 removed[step[1]] = waiting[-1]
                 del held[step[1]][: len(waiting)]
@@ -96,7 +96,7 @@ def test_a_full_backlog_adds_no_entry(redis: "Redis", backlog: Backlog) -> None:
     with pytest.raises(UnavailableError):
         backlog.append([(2, b"d")])
     assert everything(redis) == before
-    (first,) = backlog.read(0, max_bytes=1)
+    (first,) = read_waiting(backlog, 0, max_bytes=1)
     _remove(backlog, 0, first)
     backlog.append([(2, b"d" * 5000)])
     assert backlog.state().bytes == 10_000
@@ -104,7 +104,7 @@ def test_a_full_backlog_adds_no_entry(redis: "Redis", backlog: Backlog) -> None:
 
 def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
     backlog.append([(shard, b"%d" % shard) for shard in (3, 0, 2, 0)])
-    assert [len(backlog.read(shard, max_bytes=100)) for shard in range(SHARDS)] == [2, 0, 1, 1]
+    assert [len(read_waiting(backlog, shard)) for shard in range(SHARDS)] == [2, 0, 1, 1]
     queued = cast("list[bytes]", redis.lrange(KEYS.job_list, 0, -1))
     assert queued == [b"drain-3", b"drain-0", b"drain-2"]
 
@@ -129,7 +129,7 @@ def test_bytes_are_exact_after_appends_that_redis_aborts(
         redis.acl_deluser("limited")
     backlog.append([(0, b"a" * 100), (1, b"b" * 100)])
     for shard in (0, 1):
-        _remove(backlog, shard, backlog.read(shard, max_bytes=10_000)[-1])
+        _remove(backlog, shard, read_waiting(backlog, shard, max_bytes=10_000)[-1])
     assert backlog.state().bytes == 0
 
 
@@ -137,13 +137,13 @@ def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:
     sent = [b"%05d" % number for number in range(1000)]
     for entry in sent:
         backlog.append([(0, entry)])
-    waiting = backlog.read(0, max_bytes=2**20)
+    waiting = read_waiting(backlog, 0, max_bytes=2**20)
     assert [each.sealed for each in waiting] == sent
     assert [each.bytes_so_far for each in waiting] == list(range(5, 5001, 5))
     received = [each.received for each in waiting]
     assert received == sorted(received)
     for most in (1, 5, 6, 640, 641, 2222, 4999, 5000):
-        part = backlog.read(0, max_bytes=most)
+        part = read_waiting(backlog, 0, max_bytes=most)
         assert [each.sealed for each in part] == sent[: -(-most // 5)]
 
 
@@ -167,10 +167,10 @@ def test_large_counters_keep_all_digits(begin: int, redis: "Redis", backlog: Bac
     for size in (1, 333, 1234):
         backlog.append([(0, b"x" * size)])
         total += size
-        (*_, last) = backlog.read(0, max_bytes=10_000)
+        (*_, last) = read_waiting(backlog, 0, max_bytes=10_000)
         assert last.bytes_so_far == total
     assert backlog.state().bytes == 1568
-    first, second, third = backlog.read(0, max_bytes=10_000)
+    first, second, third = read_waiting(backlog, 0, max_bytes=10_000)
     for last, left in ((first, 1567), (first, 1567), (third, 0), (second, 0)):
         _remove(backlog, 0, last)
         assert backlog.state().bytes == left
@@ -198,7 +198,9 @@ def test_bytes_are_exact_after_interrupted_drains(writer: Writer, sender: Sender
             except ConnectionError:
                 continue
         waiting = [
-            each for number in range(8) for each in sender.backlog.read(number, max_bytes=2**30)
+            each
+            for number in range(8)
+            for each in read_waiting(sender.backlog, number, max_bytes=2**30)
         ]
         assert sender.backlog.state().bytes == sum(len(each.sealed) for each in waiting)
     drain_all(writer)

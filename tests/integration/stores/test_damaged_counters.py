@@ -14,12 +14,13 @@ from iot_stores.backlog import Backlog
 from iot_stores.backlog_counters import BacklogCounters
 from iot_stores.held_entries import HeldEntries
 from iot_stores.stream_entries import HeldEntry, Removal
+from support.draining import read_waiting
 from support.keys import KEYS
 
 VAULT = uuid.uuid4()
 EXACT = ["bytes", "held", "in:0", "out:0", "in:1", "out:1", "in:2", "out:2"]
 OTHERS = ["session_renewals", "rate", "measured", "measured_at", "at:0", "next:0"]
-DAMAGE = [b"abc", b"", b"1.5", b"nan", b"0x10", b" 7", b"-5", b"9" * 30, b"\xff"]
+DAMAGE = [b"abc", b"", b"1.5", b"nan", b"0x10", b" 7", b"-5", b"9" * 30, b"9" * 5000, b"\xff"]
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def backlog(redis: "Redis") -> Backlog:
 
 def remove(backlog: Backlog, shard: int, *, entries: int, held: int = 0) -> None:
     """Drain entries of a shard, and hold some: both numbers are given."""
-    taken = backlog.read(shard, max_bytes=10_000)[:entries]
+    taken = read_waiting(backlog, shard, max_bytes=10_000)[:entries]
     holds = [HeldEntry(each, VAULT.bytes) for each in taken[:held]]
     last = taken[-1]
     backlog.remove([Removal(shard, last, last.entry_id.decode(), 1, holds)])

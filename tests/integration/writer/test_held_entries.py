@@ -24,7 +24,7 @@ from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance import sweep
 from iot_writer.writer import Writer
 from support.counting import redis_commands
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
@@ -165,7 +165,7 @@ def test_a_late_writer_holds_no_entry_again(writer: Writer, sender: Sender) -> N
     lose(writer, vault.vault_id)
     sender.send(LOST)
     shard = sender.shard(LOST)
-    (entry,) = sender.backlog.read(shard, max_bytes=1)
+    (entry,) = read_waiting(sender.backlog, shard, max_bytes=1)
     hold = HeldEntry(entry, vault.vault_id.bytes)
     late = Removal(shard, entry, entry.entry_id.decode(), 1, [hold])
     drain_all(writer)

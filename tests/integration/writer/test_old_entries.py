@@ -12,7 +12,7 @@ from iot_stores.months import END_MS
 from iot_tools.cli.main import main
 from iot_writer.writer import Writer
 from support.clock import now
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 PASSWORD = b"p"
@@ -98,7 +98,7 @@ def test_a_dead_letter_of_an_earlier_version_is_replayed(
     """An earlier version set the entry aside because the clock of the API was behind."""
     sealed = sender.seal(PASSWORD, ["taken"], sealed_at=now() - TOO_OLD_MS - 1000)
     sender.backlog.append([sealed])
-    (waiting,) = sender.backlog.read(sealed[0], max_bytes=1)
+    (waiting,) = read_waiting(sender.backlog, sealed[0], max_bytes=1)
     DeadLetters(writer.redis, KEYS).add(sealed[0], waiting, reason)
     sender.redis.xtrim(KEYS.stream(sealed[0]), 0)
     assert command("dead", "replay", "--all") == 0

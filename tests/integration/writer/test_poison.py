@@ -12,7 +12,7 @@ from iot_models.audit_event import describe
 from iot_stores.dead_letters import DeadLetters
 from iot_tools.cli.main import main
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 TRIGGER = """
@@ -116,7 +116,7 @@ def test_a_letter_stays_while_its_entry_is_in_the_backlog(
     monkeypatch.setattr("iot_api.status.letter_actions.WAIT_SECONDS", 0)
     letters = DeadLetters(writer.redis, KEYS)
     writer.backlog.append([(2, b"no entry")])
-    (waiting,) = writer.backlog.read(2, max_bytes=1)
+    (waiting,) = read_waiting(writer.backlog, 2, max_bytes=1)
     letters.add(2, waiting, "a reason")
     (letter,) = letters.all()
     assert main(["dead", action, "--all"]) == 1

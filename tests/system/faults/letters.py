@@ -5,6 +5,7 @@ from collections.abc import Callable
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letters import DeadLetter, DeadLetters
 from iot_tools.local.child import wait_until
+from support.draining import read_waiting
 from support.keys import KEYS
 from system.faults.asking import ask
 from system.faults.fault import Scene
@@ -40,7 +41,9 @@ def _damaged_copy(backlog: Backlog) -> tuple[int, bytes]:
 
     def find() -> bool:
         for shard in range(SHARDS):
-            found.extend((shard, entry.sealed) for entry in backlog.read(shard, max_bytes=1))
+            found.extend(
+                (shard, entry.sealed) for entry in read_waiting(backlog, shard, max_bytes=1)
+            )
         return bool(found)
 
     _wait(find, "no entry waits in the backlog")

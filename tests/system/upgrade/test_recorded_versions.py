@@ -18,7 +18,7 @@ from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 from support.recorded_version import RecordedVersion
 from support.stack import Stack
@@ -88,10 +88,9 @@ def test_restored_entries_are_sealed_now(
 ) -> None:
     opener = Opener(KeyringFile(recorded.keyring_file).current)
     now = time.time() * 1000
+    backlog = Backlog(redis, KEYS, shards=settings.shards, max_bytes=1)
     for shard in range(settings.shards):
-        for waiting in Backlog(redis, KEYS, shards=settings.shards, max_bytes=1).read(
-            shard, max_bytes=2**20
-        ):
+        for waiting in read_waiting(backlog, shard):
             entry = decode_entry(opener.open(shard, waiting.sealed).content)
             assert now - 60_000 < entry.sealed_at <= now
             assert waiting.received < now - 60_000

@@ -1,0 +1,77 @@
+"""Planted values in Redis stop no drain, and make no stored reading unreadable."""
+
+from typing import Any
+
+import pytest
+
+from integration.writer.sending import Sender
+from iot_stores.dead_letters import DeadLetters
+from iot_writer.maintenance import sweep
+from iot_writer.ticker import EVERY_SECONDS, Ticker
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.keys import KEYS
+
+PASSWORD = b"p"
+LONG = "9" * 5000
+"""More digits than Python converts."""
+
+
+@pytest.mark.parametrize(
+    "planted", [str(2**52), str(2**53 - 1), "1" + "0" * 18, str(2**63 - 2), "9" * 19, LONG]
+)
+def test_a_planted_next_id_is_not_used(writer: Writer, sender: Sender, planted: str) -> None:
+    """Nobody could read a segment whose ids are above all ids."""
+    sender.send(PASSWORD)
+    drain_all(writer)
+    counter = f"next:{sender.shard(PASSWORD)}"
+    sound = int(sender.redis.hget(KEYS.backlog_counters, counter) or 0)
+    for _ in range(2):
+        sender.redis.hset(KEYS.backlog_counters, counter, planted)
+        sender.send(PASSWORD)
+        drain_all(writer)
+    sweep.recount(writer.counters)
+    sender.send(PASSWORD)
+    drain_all(writer)
+    sender.check_all()
+    assert sound < int(sender.redis.hget(KEYS.backlog_counters, counter) or 0) < sound + 1000
+
+
+@pytest.mark.parametrize("counter", ["at:{}", "in:{}", "out:{}", "in:" + LONG])
+def test_a_drain_ignores_a_counter_with_too_many_digits(
+    writer: Writer, sender: Sender, counter: str
+) -> None:
+    sender.send(PASSWORD)
+    planted = counter.format(sender.shard(PASSWORD))
+    sender.redis.hset(KEYS.backlog_counters, planted, LONG + "-0" * ("at" in counter))
+    drain_all(writer)
+    sweep.sweep(writer.backlog)
+    sweep.recount(writer.counters)
+    sender.send(PASSWORD)
+    drain_all(writer)
+    sender.check_all()
+
+
+@pytest.mark.parametrize("field", ["t", "r"])
+def test_an_entry_with_too_many_digits_delays_no_other_entry(
+    writer: Writer, sender: Sender, field: str
+) -> None:
+    fields: dict[Any, Any] = {"e": b"no entry", "t": "1", field: LONG}
+    sender.redis.xadd(KEYS.stream(sender.shard(PASSWORD)), fields)
+    sender.send(PASSWORD)
+    drain_all(writer)
+    sender.check_all()
+    assert len(list(DeadLetters(writer.redis, KEYS).all())) == 1
+
+
+def test_a_planted_job_does_not_stop_the_drains(writer: Writer, sender: Sender) -> None:
+    sender.redis.rpush(KEYS.job_list, "drain-" + LONG, "drain-7")
+    assert writer.backlog.take_drains() == [7]
+
+
+@pytest.mark.parametrize("planted", [LONG, "not a time"])
+def test_a_planted_tick_is_replaced(writer: Writer, sender: Sender, planted: str) -> None:
+    for job in EVERY_SECONDS:
+        sender.redis.set(KEYS.tick(job), planted)
+    Ticker(writer).tick()
+    assert sender.redis.llen(KEYS.job_list) == len(EVERY_SECONDS)

@@ -24,6 +24,7 @@ from iot_writer.drain.stored_log import log_stored
 from iot_writer.drain.stored_trace import trace_stored
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.letter_orders import LetterOrders
+from iot_writer.maintenance.outdated_covers import OutdatedCovers
 from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
 
@@ -47,6 +48,10 @@ class Writer:
         self.watch, self.hot_watch, self.watcher = stores.watch, stores.hot_watch, stores.watcher
         self._drained_at: dict[int, float] = {}
         self.watcher.after_checks += self._reports()
+        self.outdated_covers = OutdatedCovers(
+            stores.hot_window, self._connect, shards=settings.shards
+        )
+        self.watcher.after_checks.append(self.outdated_covers.replace)
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
         self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)

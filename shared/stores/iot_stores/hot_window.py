@@ -16,12 +16,16 @@ The cover must never claim a segment that the window lacks:
   restored to an earlier state. The backlog's Redis holds the position up to which each shard is
   drained: a cover is valid only if it reaches this position. The time is always that of the
   backlog's Redis, which stamps readings.
+- Redis may come back with older data: the position, the cover, and the marks of erased segments are
+  then older, too. Redis takes another replication id whenever it starts, and at a failover. A cover
+  holds the id of the Redis that it was written in, and is valid only in a Redis with this id.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
@@ -31,7 +35,7 @@ from iot_models.segment import SegmentBounds
 
 from .backlog import Backlog
 from .ledger import Offset
-from .scripts import load_script, run_all
+from .scripts import checked, load_script, round_trip, run_all
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
@@ -48,7 +52,8 @@ Postgres."""
 _SET_BEFORE_BYTES = 4096
 """A larger payload is set before the script runs. Lua hashes every byte of its arguments, so Redis
 would take twice the time (34 KB: 93 µs instead of 51). Small payloads cost less as arguments."""
-_COVER = ("position", "since", "seconds")
+_COVER = ("position", "since", "seconds", "replication_id")
+_REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +242,7 @@ class HotWindow:
         begin = begin or max(1, drained.now - seconds * 1000)
         if not self._usable():
             return Coverage(begin, complete=False)
-        found = self._client.hmget(self._names.hot_cover(shard), _COVER)
-        cover = _covers([shard], [cast("list[bytes | None]", found)]).get(shard)
+        cover = self._valid_covers([shard]).get(shard)
         position = drained.positions.get(shard)
         if position is None or cover is None or not cover.reaches(position):
             return Coverage(begin, complete=False)
@@ -252,10 +256,7 @@ class HotWindow:
         drained = self._backlog.drain_positions(shards)
         if not self._usable():
             return dict.fromkeys(drained.positions, 0.0)
-        with self._client.pipeline(transaction=False) as pipeline:
-            for shard in drained.positions:
-                pipeline.hmget(self._names.hot_cover(shard), _COVER)
-            covers = _covers(drained.positions, pipeline.execute())
+        covers = self._valid_covers(list(drained.positions))
         return {
             shard: covers[shard].seconds_held(drained.now)
             if shard in covers and covers[shard].reaches(position)
@@ -282,20 +283,45 @@ class HotWindow:
         """
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})
-        with self._client.pipeline(transaction=False) as pipeline:
-            for shard in shards:
-                pipeline.hmget(self._names.hot_cover(shard), _COVER)
-            for vault_id, begin in vaults:
-                pipeline.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
-            for shard in shards:
-                pipeline.hmget(self._names.hot_cover(shard), _COVER)
-            found = pipeline.execute()
-        indexes = found[len(shards) : len(shards) + len(vaults)]
+        covers = self._cover_commands(shards)
+        indexes = [
+            ("ZRANGEBYSCORE", self._names.hot_index(vault_id.bytes), begin, "+inf")
+            for vault_id, begin in vaults
+        ]
+        own_id, found = self._ask([*covers, *indexes, *covers])
+        start, end = len(shards), len(shards) + len(vaults)
         return RecentSegments(
-            _covers(shards, found[: len(shards)]),
-            [[SegmentBounds.from_bytes(member) for member in index] for index in indexes],
-            _covers(shards, found[len(shards) + len(vaults) :]),
+            _covers(shards, found[:start], own_id),
+            [[SegmentBounds.from_bytes(each) for each in index] for index in found[start:end]],
+            _covers(shards, found[end:], own_id),
         )
+
+    def outdated(self, shards: Sequence[int]) -> list[int]:
+        """Return the shards whose cover is not valid, because Redis has another replication id."""
+        if not (self._seconds and self._usable()):
+            return []
+        own_id, found = self._ask(self._cover_commands(shards))
+        return [
+            shard
+            for shard, (*_, noted_id) in zip(shards, found, strict=True)
+            if own_id and noted_id and noted_id != own_id
+        ]
+
+    def _valid_covers(self, shards: Sequence[int]) -> dict[int, Cover]:
+        own_id, found = self._ask(self._cover_commands(shards))
+        return _covers(shards, found, own_id)
+
+    def _cover_commands(self, shards: Sequence[int]) -> list[Sequence[str]]:
+        return [("HMGET", self._names.hot_cover(shard), *_COVER) for shard in shards]
+
+    def _ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
+        """Send commands in one round trip. Return Redis's replication id, and the answers.
+
+        The id is empty if the user may not use INFO.
+        """
+        info, *answers = round_trip(self._client, [("INFO", "replication"), *commands])
+        found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None
+        return found[1] if found else b"", checked(answers)
 
     def payloads(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
@@ -320,10 +346,17 @@ class HotWindow:
             yield from found
 
 
-def _covers(shards: Iterable[int], found: Iterable[list[bytes | None]]) -> dict[int, Cover]:
-    """Return the covers of shards, without the shards that have none."""
+def _covers(
+    shards: Iterable[int], found: Iterable[list[bytes | None]], own_id: bytes
+) -> dict[int, Cover]:
+    """Return the valid covers of shards. `own_id`: the replication id of Redis; empty: unknown.
+
+    Writers of earlier versions, and writers that may not use INFO, note no id.
+    """
     covers = {}
-    for shard, (position, since, seconds) in zip(shards, found, strict=True):
+    for shard, (position, since, seconds, noted_id) in zip(shards, found, strict=True):
+        if own_id and noted_id and noted_id != own_id:
+            continue
         if position is not None and since is not None and seconds is not None:
             covers[shard] = Cover(position.decode(), int(since), int(seconds))
     return covers

@@ -11,6 +11,9 @@ if not now then
 end
 local horizon = now - keep * 1000
 local expired = string.format('(%.0f', horizon)
+-- Redis takes another id when it starts, and at a failover: its data may be older than before.
+local info = redis.pcall('INFO', 'replication')
+local id = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '' -- '': INFO is not allowed
 
 local function parts(position)
   local milliseconds, sequence = string.match(position, '(%d+)-(%d+)')
@@ -27,16 +30,17 @@ end
 local function add(cover, at)
   local before, before_id, after, after_id = unpack(ARGV, at, at + 3)
   local since = ARGV[at + 4]
-  local known = redis.call('HMGET', cover, 'position', 'since', 'seconds', 'next_id')
-  -- Writers of earlier versions note no id.
+  local known = redis.call('HMGET', cover, 'position', 'since', 'seconds', 'next_id', 'replication_id')
+  -- Writers of earlier versions note no ids.
   local follows = known[1] == before and (not known[4] or known[4] == before_id)
+  local older = id ~= '' and known[5] and known[5] ~= '' and known[5] ~= id
   local late = false
-  if follows and known[3] == ARGV[1] then
+  if follows and known[3] == ARGV[1] and not older then
     since = nil -- it stays
-  elseif not known[2] and since ~= '1' then
-    -- The window is empty, and other drains may have committed before this write. Cover only readings
-    -- received from now on.
-    since = string.format('%.0f', now + 1)
+  elseif older or not known[2] and since ~= '1' then
+    -- The window may lack segments and erasures, or is empty, and other drains may have committed before this
+    -- write. Cover only readings received from now on, and after those that are stored already.
+    since = string.format('%.0f', math.max(now + 1, tonumber(since), tonumber(known[2] or '0')))
   elseif known[2] and tonumber(since) < tonumber(known[2]) then
     late = true -- the cover is that of a later drain
   elseif known[2] and known[1] and later(known[1], before) then
@@ -45,7 +49,7 @@ local function add(cover, at)
     since = string.format('%.0f', math.max(now, (parts(known[1]))) + 1)
   end
   if not late then
-    redis.call('HSET', cover, 'position', after, 'next_id', after_id)
+    redis.call('HSET', cover, 'position', after, 'next_id', after_id, 'replication_id', id)
     if since then
       redis.call('HSET', cover, 'since', since, 'seconds', ARGV[1])
     end

@@ -13,7 +13,7 @@ ledger needs one row per session, not one per entry.
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import LiteralString, NamedTuple, cast
+from typing import Any, LiteralString, NamedTuple, cast
 
 import psycopg
 
@@ -47,6 +47,9 @@ _MARK_CHANGE = """
         WHERE shards NOT IN (%(shards)s, 0) AND shard <> ALL (%(wanted)s::int2[])
         FOR UPDATE SKIP LOCKED
     )
+"""
+_OFFSETS = """
+    SELECT shard, position, received_max, next_id FROM ingest_offsets WHERE shard = ANY(%s::int2[])
 """
 _HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
 # Also returns the missing vaults, and locks the others, so that no vault is erased before the
@@ -255,6 +258,12 @@ def _offsets(
 def _next_free_id(connection: Connection, shard: int) -> int:
     highest = cast("tuple[int]", connection.execute(_HIGHEST_ID).fetchone())[0]
     return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
+
+
+def offsets(connection: Connection, shards: Collection[int]) -> dict[int, Offset]:
+    """Return the states of shards, without the shards that were never drained."""
+    rows = connection.execute(_OFFSETS, (list(shards),)).fetchall()
+    return {shard: Offset(*rest) for shard, *rest in cast("list[tuple[Any, ...]]", rows)}
 
 
 def existing_vaults(connection: Connection, vaults: Collection[uuid.UUID]) -> set[uuid.UUID]:

@@ -32,8 +32,8 @@ def run_all(
     answers = round_trip(client, [*before, *(evalsha(script, call) for call in calls)])
     first, answers = answers[: len(before)], answers[len(before) :]
     load_and_repeat(client, script, calls, answers)
-    _checked(first)
-    return _checked(answers)
+    checked(first)
+    return checked(answers)
 
 
 def run_commands(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -42,7 +42,7 @@ def run_commands(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any
     Raises:
         RedisError: the first error among the answers; or Redis is away.
     """
-    return _checked(round_trip(client, commands))
+    return checked(round_trip(client, commands))
 
 
 def load_and_repeat(
@@ -125,7 +125,7 @@ def _answer(connection: Any) -> Any:
         return error
 
 
-def _checked(answers: list[Any]) -> list[Any]:
+def checked(answers: list[Any]) -> list[Any]:
     """Return the answers. Raise the first error among them."""
     for answer in answers:
         if isinstance(answer, Exception):

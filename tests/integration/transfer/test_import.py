@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -295,6 +296,11 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     assert status == 1
     assert "is not a database of the old program: no such table: IOTD" in error
     assert command("import", tmp_path / "missing")[0] == 1
+    os.mkfifo(tmp_path / "pipe")
+    for pipe in (tmp_path / "pipe", "-"):
+        status, _, error = command("import", pipe)
+        assert status == 1
+        assert error.startswith(f"{pipe}: an import reads its file twice")
 
 
 @pytest.mark.parametrize("name", ["import", "export"])

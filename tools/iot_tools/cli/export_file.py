@@ -71,7 +71,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def _export(parsed: argparse.Namespace) -> int:
     form = _form(parsed)
     query = _query(parsed)
-    form.check(parsed.file)
     password = password_of(parsed)
     selection = {"url": parsed.url, "query": query}
     with client_of(parsed) as client, progress_bar() as progress:
@@ -79,7 +78,7 @@ def _export(parsed: argparse.Namespace) -> int:
         pages = ServicePages(client, password, query=query)
         exporter = Exporter(pages, spool, progress, password)
         try:
-            form.check(parsed.file)  # again: another export may have ended since
+            exporter.check(parsed.file, form)
             count = exporter.fetch()
             if not count:
                 raise IotError(

@@ -8,12 +8,12 @@ from enum import Enum
 from iot_models.errors import IotError
 from iot_models.reading import INT64_MAX, INT64_MIN, Reading
 
+from .import_row import CSV_NAMES, MAX_DIGITS
+
 MAX_MEMBERS = 1_000
 """Members of `freeform` that become columns."""
 _MAX_DEPTH = 100
 """Objects within objects whose members become columns."""
-_MAX_DIGITS = 1_000
-"""CPython converts at most 4,300 digits by default (`sys.set_int_max_str_digits`)."""
 Cell = int | float | bool | str | None
 
 
@@ -29,6 +29,8 @@ class Kind(Enum):
 
 OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
 """The columns that every file has."""
+_RESERVED = {*OWN, *CSV_NAMES, "data", "db_password"}
+"""Names that mean something else than a member of `freeform` to `iot-sensor import`."""
 _PREFIX = "freeform."
 
 
@@ -45,8 +47,8 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        To be unique, the name of a member gets the prefix `freeform.` if it is also in `OWN`, or
-        already begins with `freeform.`.
+        The name of a member gets the prefix `freeform.` if it is in `_RESERVED`, and, for the names
+        to be unique, if it already begins with `freeform.`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 
@@ -63,7 +65,7 @@ class Columns:
 
 
 def _column_name(member: str) -> str:
-    return _PREFIX + member if member in OWN or member.startswith(_PREFIX) else member
+    return _PREFIX + member if member in _RESERVED or member.startswith(_PREFIX) else member
 
 
 def flattened_columns(readings: Iterable[Reading]) -> Columns:
@@ -98,7 +100,7 @@ def _decoded(freeform: str) -> object:
 
 
 def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
 def _members(value: object, prefix: str = "", depth: int = 1) -> Iterator[tuple[str, object]]:

@@ -76,6 +76,14 @@ class Exporter:
         self._progress = progress
         self._password = password
 
+    def check(self, path: Path, form: ExportForm) -> None:
+        """Check that the files can be written. Raises like `ExportForm.check`.
+
+        If an earlier run was stopped while it renamed its files, some of them exist.
+        """
+        if not self._spool.renames(repr(form)):
+            form.check(path)
+
     def fetch(self) -> int:
         """Fetch the readings that the spool lacks. Return the number of readings in the spool.
 
@@ -104,6 +112,19 @@ class Exporter:
             return self._write(path, form)
 
     def _write(self, path: Path, form: ExportForm) -> list[Path]:
+        names = self._spool.renames(repr(form))
+        if not names:
+            names = self._write_unfinished(path, form)
+            self._spool.save_renames(repr(form), names)
+        for unfinished, final in names.items():
+            if unfinished.exists():  # an earlier run may have renamed it
+                refuse_existing(final)
+                unfinished.replace(final)
+        self._spool.delete()
+        return list(names.values())
+
+    def _write_unfinished(self, path: Path, form: ExportForm) -> dict[Path, Path]:
+        """Write the files under other names. Return their final names by these names."""
         columns = Columns()
         if form.flatten:
             columns = flattened_columns(self._reported("looking for columns"))
@@ -116,12 +137,10 @@ class Exporter:
                     files.next()
                 previous = now
                 files.writer.write(reading)
-            paths = files.finish()
+            return files.finish()
         except BaseException:
             files.discard()
             raise
-        self._spool.delete()
-        return paths
 
     def _check_password(self) -> None:
         """Raise `IotError` unless the complete spool belongs to this password.
@@ -167,7 +186,7 @@ _WRITERS: dict[str, Callable[[Path, Columns], Writer]] = {
 
 
 class _Files:
-    """The files of an export, under other names until all are complete."""
+    """The files of an export, under other names."""
 
     def __init__(self, path: Path, open_writer: OpenWriter, *, numbered: bool) -> None:
         self._path = path
@@ -192,14 +211,12 @@ class _Files:
         self._paths[unfinished] = path
         self.writer = self._open(unfinished)
 
-    def finish(self) -> list[Path]:
-        """Give the files their final names, and return them."""
+    def finish(self) -> dict[Path, Path]:
+        """Complete the files. Return their final names, which are free, by their own names."""
         self.writer.close()
         for path in self._paths.values():
             refuse_existing(path)
-        for unfinished, path in self._paths.items():
-            unfinished.replace(path)
-        return list(self._paths.values())
+        return self._paths
 
     def discard(self) -> None:
         """Delete files that are not complete."""

@@ -16,6 +16,10 @@ from iot_models.times import parse_time, parse_time_or_date
 
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+MAX_DIGITS = 1_000
+"""Digits of an integer that is converted. CPython converts at most 4,300 by default, because the
+time grows with their square (`sys.set_int_max_str_digits`)."""
 CSV_NAMES = {
     "absolute_timestamp": "received", "relative_timestamp": "relative",
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
@@ -39,7 +43,7 @@ class ImportRow:
     freeform: str
     """JSON text in one line."""
     canonical: str
-    """The same JSON in canonical form: equal content gives equal text."""
+    """What `canonical_json` makes of it."""
 
     def body(self, password: str) -> bytes:
         """Return the reading as a line of the body of a PUT."""
@@ -67,8 +71,37 @@ def reading_digest(reading: Reading) -> bytes:
         reading.absolute_timestamp,
         reading.relative_timestamp,
         reading.interrogator_timestamp,
-        json.dumps(json.loads(reading.freeform)),
+        canonical_json(reading.freeform),
     )
+
+
+def canonical_json(freeform: str) -> str:
+    """Return a text that is equal for equal JSON, whatever its white space and escapes.
+
+    Raises:
+        ValueError, RecursionError: the text is not JSON.
+    """
+    return json.dumps(json.loads(freeform, parse_int=_integer))
+
+
+def short_integer(digits: str) -> int:
+    """Convert an integer. Raises `RowError` if it has more than `MAX_DIGITS` digits."""
+    if len(digits) > MAX_DIGITS:
+        raise RowError(f"has an integer of more than {MAX_DIGITS} digits")
+    return int(digits)
+
+
+def _integer(digits: str) -> object:
+    return int(digits) if len(digits) <= MAX_DIGITS else {"integer": digits}
+
+
+def _one_line(freeform: str) -> str:
+    """Return the same JSON in ASCII and in one line.
+
+    Line ends are only between values, and other characters than ASCII only in texts.
+    """
+    escaped = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], freeform)
+    return escaped.replace("\n", " ").replace("\r", " ")
 
 
 def _digest(received: str, relative: int, interrogator: int, canonical: str) -> bytes:
@@ -81,15 +114,14 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
     if received is None or received == "":
         raise RowError("absolute_timestamp is missing")
     try:
-        canonical = json.dumps(json.loads(freeform))
+        canonical = canonical_json(freeform)
     except (ValueError, RecursionError):
         raise RowError("freeform is not JSON") from None
-    plain = freeform.isascii() and "\n" not in freeform and "\r" not in freeform
     return ImportRow(
         _received(str(received).strip()),
         _time("relative_timestamp", relative),
         _time("interrogator_timestamp", interrogator, parse_time_or_date),
-        freeform if plain else canonical,
+        _one_line(freeform),
         canonical,
     )
 

@@ -16,7 +16,16 @@ from typing import Protocol, cast
 from iot_models.errors import IotError
 from iot_models.text_files import is_unicode
 
-from .import_row import CSV_NAMES, ImportRow, RowError, make_row, row_of_csv, row_of_json
+from .import_row import (
+    CSV_NAMES,
+    ImportRow,
+    RowError,
+    canonical_json,
+    make_row,
+    row_of_csv,
+    row_of_json,
+    short_integer,
+)
 from .legacy_cipher import LegacyCipher
 
 _SQLITE = b"SQLite format 3\0"
@@ -47,8 +56,14 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
     """Open a file in the format `form`, or in the format that its first bytes show.
 
     Raises:
-        ImportFileError: the file can't be read, or its first bytes show no known format.
+        ImportFileError: the file can't be read, or not twice, or its first bytes show no known
+            format.
     """
+    if path == Path("-") or path.is_fifo():
+        raise ImportFileError(
+            f"{path}: an import reads its file twice, which a pipe does not allow; write the "
+            "readings into a file first"
+        )
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -132,7 +147,7 @@ class LegacySqlite:
             return RowError("interrogator_timestamp is not a number")
         try:
             text = (self._cipher.decrypt(stored, interrogator) or b"").decode()
-            json.loads(text)
+            canonical_json(text)
         except (ValueError, RecursionError):
             return OtherPasswordError("is under another password, or damaged")
         try:
@@ -250,9 +265,12 @@ class NdjsonFile(_TextFile):
 
     def _row(self, line: bytes) -> ImportRow | RowError:
         try:
-            return _checked_json(json.loads(line.decode("utf-8-sig")), self._password)
+            fields = json.loads(line.decode("utf-8-sig"), parse_int=short_integer)
+            return _checked_json(fields, self._password)
         except UnicodeDecodeError:
             return RowError("is not UTF-8")
+        except RowError as error:
+            return error
         except (ValueError, RecursionError):
             return RowError("is not JSON")
 

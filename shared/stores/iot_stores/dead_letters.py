@@ -10,6 +10,7 @@ from redis import Redis
 from iot_models.names import KeyNames
 
 from .backlog import Backlog
+from .backlog_counters import as_shard
 from .scripts import load_script, run_commands
 from .stream_entries import MAX_ID_PART, StreamItem, WaitingEntry, read_stream
 
@@ -50,6 +51,10 @@ class DeadLetters:
         self._names = names
         self._add = load_script(client, "dead_letters_add.lua")
 
+    def lacks(self, shard: int, waiting: WaitingEntry) -> bool:
+        """Return whether `add` would add an entry. Raises like `add`."""
+        return self._run(shard, waiting)
+
     def add(self, shard: int, waiting: WaitingEntry, reason: str) -> bool:
         """Copy an entry to the dead letters. Return False if the entry is a dead letter already.
 
@@ -59,10 +64,12 @@ class DeadLetters:
         Raises:
             UnfitRedisError: Redis belongs to another installation.
         """
+        return self._run(shard, waiting, waiting.sealed, reason)
+
+    def _run(self, shard: int, waiting: WaitingEntry, *content: bytes | str) -> bool:
         self._confirm_ours()
         keys = [self._names.dead_letters, self._names.dead_letter_ids]
-        arguments = [shard, waiting.entry_id, waiting.sealed, reason]
-        return bool(self._add(keys=keys, args=arguments))
+        return bool(self._add(keys=keys, args=[shard, waiting.entry_id, *content]))
 
     def all(self) -> Iterator[DeadLetter]:
         """Yield all dead letters, the oldest first."""
@@ -120,10 +127,15 @@ def is_letter_id(text: str) -> bool:
 
 
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    """Return the dead letter in a stream item. Missing or invalid fields get values.
+
+    Only another program writes such an item. It can be dropped like the others, but not opened.
+    """
+    entry_id = fields.get(b"id", b"").decode(errors="replace")
     return DeadLetter(
         letter_id.decode(),
-        int(fields[b"shard"]),
-        fields[b"id"].decode(),
-        fields[b"e"],
-        fields[b"reason"].decode(),
+        as_shard(fields.get(b"shard", b"")) or 0,
+        entry_id if is_letter_id(entry_id) else "0-0",
+        fields.get(b"e", b""),
+        fields.get(b"reason", b"planted: it has no reason").decode(errors="replace"),
     )

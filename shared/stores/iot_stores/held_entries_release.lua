@@ -16,12 +16,15 @@ for _, held_entry in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', max_en
     entry[fields[i]] = fields[i + 1]
   end
   -- The counter `bytes` includes held entries, so it does not change.
-  local total = string.format('%.0f', redis.call('HINCRBY', counters, 'in:' .. entry.shard, #entry.e))
-  redis.call('XADD', streams .. entry.shard, '*', 'e', entry.e, 't', total, 'r', entry.r)
+  -- An entry that another program wrote may lack fields. Its drain makes a dead letter of it.
+  local shard, sealed, received = tonumber(entry.shard), entry.e or '', entry.r or ''
+  shard = shard and shard >= 0 and shard <= 255 and string.format('%.0f', shard) or '0'
+  local total = string.format('%.0f', redis.call('HINCRBY', counters, 'in:' .. shard, #sealed))
+  redis.call('XADD', streams .. shard, '*', 'e', sealed, 't', total, 'r', received)
   redis.call('XDEL', held, id)
   redis.call('HINCRBY', counters, 'held', -1)
-  if not redis.call('LPOS', jobs, drains .. entry.shard) then
-    redis.call('RPUSH', jobs, drains .. entry.shard)
+  if not redis.call('LPOS', jobs, drains .. shard) then
+    redis.call('RPUSH', jobs, drains .. shard)
   end
 end
 local left = redis.call('XLEN', held)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, cast
 
+import psycopg
 import pytest
 
 from integration.writer.sending import Sealed, Sender
@@ -147,3 +148,19 @@ def test_a_damaged_copy_does_not_use_up_the_number_of_its_entry(
     sender.backlog.append([(shard, sealed)])
     drain_all(writer)
     assert sender.texts(PASSWORD) == ["whole"]
+
+
+def test_an_entry_is_recorded_although_the_session_of_postgres_ends(
+    writer: Writer, sender: Sender, postgres_url: str
+) -> None:
+    sender.backlog.append([(0, b"no entry")])
+    session = writer.postgres().info.backend_pid
+    with psycopg.connect(postgres_url, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s, 5000)", (session,))
+    with pytest.raises(psycopg.OperationalError):
+        writer.drain_shards([0])
+    writer.drop_postgres()
+    drain_all(writer)
+    (line,) = (describe(line) for _, _, line in writer.audit.latest(writer.postgres(), 10))
+    assert "of shard 0 was set aside" in line
+    assert len(_letters(sender)) == 1

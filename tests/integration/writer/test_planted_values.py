@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from integration.writer.sending import Sender
+from integration.writer.test_held_entries import bring_back, lose
 from iot_stores.dead_letters import DeadLetters
+from iot_tools.cli.main import main
 from iot_writer.maintenance import sweep
 from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
@@ -75,3 +77,40 @@ def test_a_planted_tick_is_replaced(writer: Writer, sender: Sender, planted: str
         sender.redis.set(KEYS.tick(job), planted)
     Ticker(writer).tick()
     assert sender.redis.llen(KEYS.job_list) == len(EVERY_SECONDS)
+
+
+@pytest.mark.usefixtures("command_environment")
+@pytest.mark.parametrize(
+    "fields", [{"x": "y"}, {"shard": LONG, "id": "a-b", "e": b"\xff", "reason": b"\xff"}]
+)
+def test_a_planted_dead_letter_can_be_dropped(
+    writer: Writer, sender: Sender, fields: dict[Any, Any]
+) -> None:
+    sender.redis.xadd(KEYS.dead_letters, fields)
+    writer.postgres().execute(
+        "INSERT INTO erased_vaults (vault_id, lookups) VALUES (gen_random_uuid(), '{}')"
+    )
+    writer.vault_deletion.run(writer.postgres())
+    assert main(["dead", "list"]) == 0
+    assert main(["dead", "replay", "--all"]) == 0
+    drain_all(writer)
+    letters = DeadLetters(writer.redis, KEYS)
+    (letter,) = letters.all()
+    assert "unknown format" in letter.reason
+    assert main(["dead", "drop", letter.letter_id]) == 0
+    assert list(letters.all()) == letters.oldest(9) == []
+
+
+def test_a_planted_held_entry_does_not_stop_the_release(writer: Writer, sender: Sender) -> None:
+    vault_id = sender.vault(PASSWORD).vault_id
+    lose(writer, vault_id)
+    planted: list[dict[Any, Any]] = [{"x": "y"}, {"shard": "256", "e": "", "r": ""}]
+    for fields in planted:
+        sender.redis.xadd(KEYS.held_entries(vault_id.bytes), fields)
+    sender.send(PASSWORD)
+    drain_all(writer)
+    bring_back(writer)
+    sweep.release_held(writer.held, writer.postgres)
+    drain_all(writer)
+    sender.check_all()
+    assert len(list(DeadLetters(writer.redis, KEYS).all())) == len(planted)

@@ -275,16 +275,16 @@ class Drain:
     def _set_aside(
         self, connection: Connection, shard: int, waiting: WaitingEntry, error: Exception
     ) -> None:
-        if not self._dead_letters.add(shard, waiting, str(error)):
+        if not self._dead_letters.lacks(shard, waiting):
             return
-        entry_id = waiting.entry_id.decode()
+        entry_id, reason = waiting.entry_id.decode(), str(error)
+        event = audit_event(AuditKind.ENTRY_SET_ASIDE, entry=entry_id, shard=shard, reason=reason)
+        self._audit.record(connection, event)  # first: rather twice than never
+        if not self._dead_letters.add(shard, waiting, reason):  # another writer added it
+            return
         fields = {"shard": shard, "stream_id": entry_id, **_name_of(shard, waiting)}
-        _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, error, extra=fields)
+        _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, reason, extra=fields)
         metrics.counter("iot_entries_dead_total").inc()
-        event = audit_event(
-            AuditKind.ENTRY_SET_ASIDE, entry=entry_id, shard=shard, reason=str(error)
-        )
-        self._audit.record(connection, event)
 
     def _store(
         self, connection: Connection, batches: Sequence[Batch], *, commit: bool = True

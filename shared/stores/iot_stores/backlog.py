@@ -18,12 +18,14 @@ from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
 from .backlog_counters import as_shard, parse_next_id, parse_number, parse_position, parse_shard
 from .redis_client import milliseconds
 from .scripts import load_script, run_all, run_commands
-from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard, next_entry_id
+from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
 
 MAX_ENTRIES = 4096
 """Maximum number of entries in one answer of Redis. Each entry blocks Redis for a microsecond."""
 _MAX_BYTES = 2**50
 """No shard has this many bytes, so a counter with this number is damaged."""
+_NAME_BYTES = 64
+"""The first bytes of a sealed entry, in which no other entry is equal: they have its name."""
 _UNKNOWN_SIZES = 64
 """Entries to read if their sizes are unknown, because a counter is damaged."""
 
@@ -164,11 +166,12 @@ class Backlog(BacklogAppender):
         """Return whether an entry is in the stream of a shard: no drain has removed it yet."""
         return bool(self._client.xrange(self._names.stream(shard), min=entry_id, max=entry_id))
 
-    def remove(self, removals: Sequence[Removal]) -> list[int]:
-        """Remove stored and held entries. Return the number of entries left in each stream.
+    def remove(self, removals: Sequence[Removal]) -> list[bool]:
+        """Remove stored and held entries. Return for each stream whether entries are left.
 
-        Held entries move to `HeldEntries` in the same step. Idempotent: the counters are set to
-        totals, so nothing is subtracted twice.
+        Held entries move to `HeldEntries` in the same step. Does nothing for a shard whose stream
+        lacks `Removal.last`: another drain has removed the entry, or a failover has lost it, and
+        the stream may have new entries with lower ids.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []
@@ -176,8 +179,8 @@ class Backlog(BacklogAppender):
             last = removal.last
             keys.append(self._names.stream(removal.shard))
             arguments += (
-                next_entry_id(last.entry_id), removal.shard, last.bytes_so_far, removal.position,
-                int(removal.resets_ids), removal.next_id, len(removal.held),
+                last.entry_id, last.sealed[:_NAME_BYTES], removal.shard, last.bytes_so_far,
+                removal.position, int(removal.resets_ids), removal.next_id, len(removal.held),
             )  # fmt: skip
             for held in removal.held:
                 arguments += (
@@ -185,7 +188,7 @@ class Backlog(BacklogAppender):
                     self._names.held_entries(held.vault_id), held.entry.received,
                 )  # fmt: skip
         (left,) = run_all(self._client, self._remove, [(keys, arguments)])
-        return cast("list[int]", left)
+        return list(map(bool, cast("list[int]", left)))
 
     def progress(self, shards: Sequence[int]) -> dict[int, ShardProgress]:
         """Return, for each shard, how far it is drained and how much waits."""

@@ -1,13 +1,15 @@
 -- Remove the stored entries of shards from their streams, and move other entries to the held entries.
--- Idempotent: counters are compared with totals, so a repeated call subtracts nothing.
+-- Changes nothing of a shard if the last entry to remove is not in the stream. So a repeated call is harmless, and
+-- so is a call that reaches another master after a failover: if the failover lost the entry, and the new master's
+-- clock is behind, the stream has new entries with lower ids, which no drain has read.
 --
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
--- ARGV, for each shard: first id to keep ('': keep none), shard, the shard's bytes up to the last removed
---   entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
+-- ARGV, for each shard: id of the last entry to remove, begin of its sealed bytes, shard, the shard's bytes up to
+--   this entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
 --   next id, number of entries to hold. For each entry to hold: id, vault, stream of the vault's held entries,
 --   time of receipt.
--- Returns the number of entries left in each stream, or the first error. An error of one shard does not stop
--- the others.
+-- Returns 1 for each stream in which entries are left, 0 for the others; or the first error. An error of one shard
+-- does not stop the others.
 
 local counters, vaults = KEYS[1], KEYS[2]
 
@@ -25,12 +27,12 @@ end
 local fields = {'measured', 'measured_at'}
 local shards, at = {}, 1
 for k = 3, #KEYS do
-  local shard = {stream = KEYS[k], first = at, name = ARGV[at + 1]}
+  local shard = {stream = KEYS[k], first = at, name = ARGV[at + 2]}
   shards[#shards + 1] = shard
   for _, field in ipairs({'out:', 'at:', 'next:'}) do
     fields[#fields + 1] = field .. shard.name
   end
-  at = at + 7 + 4 * ARGV[at + 6]
+  at = at + 8 + 4 * ARGV[at + 7]
 end
 local known = redis.call('HMGET', counters, unpack(fields))
 local changes, bytes = {}, 0
@@ -51,14 +53,14 @@ end
 
 -- Note the changes of a shard's counters. `out`, `position` and `known_id` are the values in Redis.
 local function progress(shard, out, position, known_id)
-  local total, next_id = ARGV[shard.first + 2], ARGV[shard.first + 5]
+  local total, next_id = ARGV[shard.first + 3], ARGV[shard.first + 6]
   out = string.match(out or '0', '^%d+$') and tonumber(out or '0')
   if out and tonumber(total) > out then
     change('out:' .. shard.name, total)
     bytes = bytes + tonumber(total) - out
   end
   -- The position never falls: a slow writer may call this after later drains did.
-  local new_position = ARGV[shard.first + 3]
+  local new_position = ARGV[shard.first + 4]
   if not position or not string.match(position, '^%d+%-%d+$') or later(new_position, position) then
     change('at:' .. shard.name, new_position)
   end
@@ -69,42 +71,52 @@ local function progress(shard, out, position, known_id)
   end
 end
 
+-- Like the writer, take the last of several fields: another program may have added the entry.
+local function sealed_of(entry)
+  local content, sealed = entry[2], ''
+  for i = 1, #content, 2 do
+    if content[i] == 'e' then
+      sealed = content[i + 1]
+    end
+  end
+  return sealed
+end
+
 local function remove(shard, number)
   local first, held = shard.first, {}
-  -- Read the entries before trimming. An entry that is missing was held or stored by another writer.
-  for i = first + 7, first + 3 + 4 * ARGV[first + 6], 4 do
-    local found = redis.call('XRANGE', shard.stream, ARGV[i], ARGV[i])
-    if found[1] then
-      held[#held + 1] = {found[1][2], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
+  local last, begin = ARGV[first], ARGV[first + 1]
+  local found, following = unpack(redis.call('XRANGE', shard.stream, last, '+', 'COUNT', 2))
+  -- After a failover, another entry may have the same id.
+  if not found or found[1] ~= last or string.sub(sealed_of(found), 1, #begin) ~= begin then
+    return math.min(1, redis.call('XLEN', shard.stream))
+  end
+  -- Read the entries before trimming. An entry that is missing was deleted by another program.
+  for i = first + 8, first + 4 + 4 * ARGV[first + 7], 4 do
+    local entry = redis.call('XRANGE', shard.stream, ARGV[i], ARGV[i])[1]
+    if entry then
+      held[#held + 1] = {sealed_of(entry), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
     end
   end
   -- Trim first, and add held entries afterwards: with maxmemory reached, Redis refuses commands that need
   -- memory unless the script has written already. XTRIM needs no memory.
-  if ARGV[first] == '' then
-    redis.call('XTRIM', shard.stream, 'MAXLEN', 0)
+  if following then
+    redis.call('XTRIM', shard.stream, 'MINID', following[1])
   else
-    redis.call('XTRIM', shard.stream, 'MINID', ARGV[first])
+    redis.call('XTRIM', shard.stream, 'MAXLEN', 0)
   end
   for _, entry in ipairs(held) do
-    local content, vault, stream, received = unpack(entry)
-    local sealed = ''
-    for i = 1, #content, 2 do
-      if content[i] == 'e' then
-        sealed = content[i + 1]
-      end
-    end
+    local sealed, vault, stream, received = unpack(entry)
     redis.call('XADD', stream, '*', 'shard', shard.name, 'e', sealed, 'r', received)
     increment(vaults, vault, 1)
     increment(counters, 'held', 1)
     increment(counters, 'bytes', #sealed)
   end
   progress(shard, unpack(known, 3 * number, 3 * number + 2))
-  local left = redis.call('XLEN', shard.stream)
-  if left == 0 and ARGV[first + 4] == '1' then
+  if not following and ARGV[first + 5] == '1' then
     -- A deleted stream starts again with ids of the current time.
     redis.call('DEL', shard.stream)
   end
-  return left
+  return following and 1 or 0
 end
 
 -- Measure the bytes drained per second, of all shards together, over at least one second.

@@ -60,7 +60,7 @@ class Removal:
 
     shard: int
     last: WaitingEntry
-    """All entries up to and including this one are removed."""
+    """All entries up to and including this one are removed, if it is in the stream."""
     position: str
     """The shard's position in the ledger after the drain (`ledger.Offset.position`)."""
     next_id: int
@@ -100,14 +100,6 @@ class WaitingShard:
     entries: Sequence[WaitingEntry]
     progress: ShardProgress
     """The progress before the entries were read."""
-
-
-def next_entry_id(entry_id: bytes) -> bytes:
-    """Return the lowest stream id above an id; empty for the highest id of all."""
-    milliseconds, sequence = map(int, entry_id.split(b"-"))
-    if sequence < MAX_ID_PART:
-        return b"%d-%d" % (milliseconds, sequence + 1)
-    return b"%d-0" % (milliseconds + 1) if milliseconds < MAX_ID_PART else b""
 
 
 def stream_order(position: str) -> tuple[int, int]:

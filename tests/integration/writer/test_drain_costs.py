@@ -91,8 +91,8 @@ def drain_commands(writer: Writer, sender: Sender) -> "Counter[str]":
 
 DRAIN_COMMANDS = {
     # Read: the sizes of the shards, and the entries.
-    "hmget": 1 + 1 + len(SHARDS), "xlen": 2 * len(SHARDS), "time": 2, "xrange": len(SHARDS),
-    # Remove: the counters of all shards in one command each.
+    "hmget": 1 + 1 + len(SHARDS), "xlen": len(SHARDS), "time": 2, "xrange": 2 * len(SHARDS),
+    # Remove: the counters of all shards in one command each; the last entry is read once more.
     "evalsha": 2, "xtrim": len(SHARDS), "hincrby": 1, "hset": 1 + len(SHARDS),
     # The hot window: a cover of each shard, four commands per segment.
     "set": len(SHARDS), "zadd": len(SHARDS), "zremrangebyscore": len(SHARDS), "expire": len(SHARDS),

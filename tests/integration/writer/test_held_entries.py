@@ -169,7 +169,7 @@ def test_a_late_writer_holds_no_entry_again(writer: Writer, sender: Sender) -> N
     hold = HeldEntry(entry, vault.vault_id.bytes)
     late = Removal(shard, entry, entry.entry_id.decode(), 1, [hold])
     drain_all(writer)
-    assert sender.backlog.remove([late]) == [0]
+    assert sender.backlog.remove([late]) == [False]
     assert writer.held.vaults() == {vault.vault_id: 1}
     bring_back(writer)
     release(writer)

@@ -1,6 +1,8 @@
 """A Redis master, its replicas and Sentinels: real processes on loopback."""
 
+import dataclasses
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -25,13 +27,25 @@ _USER = ["requirepass", "masterauth"]
 class Member(RedisServer):
     """A Redis with the password of the group, which every member may need after a promotion."""
 
-    def __init__(self, directory: Path, *, replica_of: "Member | None" = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        replica_of: "Member | None" = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         lines = [f"{word} {PASSWORD}" for word in _USER]
         lines += ["repl-diskless-sync yes", "repl-diskless-sync-delay 0", "repl-timeout 5"]
         if replica_of is not None:
             lines.append(f"replicaof 127.0.0.1 {replica_of.port}")
         super().__init__(directory, config=lines)
         self._password = PASSWORD
+        self._environment = environment or {}
+
+    def _prepare(self) -> Program:
+        program = super()._prepare()
+        environment = {**(program.environment or {}), **self._environment}
+        return dataclasses.replace(program, environment=environment)
 
     def ready(self) -> bool:
         """Return whether Redis has loaded its data and answers."""
@@ -125,9 +139,10 @@ class Group:
         sentinels: int,
         sentinel_user: str = "",
         sentinel_password: str = "",
+        master_environment: Mapping[str, str] | None = None,
     ) -> None:
         self._stack = ExitStack()
-        self.master = Member(directory / "redis-0")
+        self.master = Member(directory / "redis-0", environment=master_environment)
         self.replicas = [
             Member(directory / f"redis-{number}", replica_of=self.master)
             for number in range(1, replicas + 1)
@@ -157,6 +172,26 @@ class Group:
     def replica(self) -> Member:
         """The first replica."""
         return self.replicas[0]
+
+    def cut_replication(self) -> None:
+        """Cut the replicas off from their master, until `fail_over`. Clients still reach it."""
+        self._set_of_replicas("masterauth", "wrong")
+        with self.master.client() as client:
+            client.client_kill_filter(_type="replica")
+        wait_until(lambda: self.master.replicas() == 0, what="a cut replication")
+
+    def fail_over(self) -> Member:
+        """Kill the master, and return the replica that the Sentinels promote."""
+        self.master.kill()
+        self._set_of_replicas("masterauth", PASSWORD)
+        promoted = wait_until(self.promoted, what="another master")
+        assert promoted is not None
+        return promoted
+
+    def _set_of_replicas(self, name: str, value: str) -> None:
+        for replica in self.replicas:
+            with replica.client() as client:
+                client.config_set(name, value)
 
     def promoted(self) -> Member | None:
         """The replica that is a master now."""

@@ -10,6 +10,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 Call = tuple[Sequence[Any], Sequence[Any]]
 """Keys and arguments of one call of a script."""
+_LOADS = 3
+"""How often a script is loaded: another client's SCRIPT FLUSH may follow SCRIPT LOAD."""
 
 
 def load_script(client: "Redis", name: str) -> Any:
@@ -54,34 +56,34 @@ def load_and_repeat(
 ) -> Any:
     """Repeat the calls that Redis has refused because a restart made it forget the script.
 
-    Replace their `answers`. After the repeated calls, send `trailing_command` over the same
-    connection, and return its answer; None if no call was repeated.
+    Replace their `answers`. The calls are repeated in order, and are no transaction. After them,
+    send `trailing_command` over the same connection, and return its answer; None if no call was
+    repeated.
 
     Raises:
-        RedisError: Redis refused to repeat the calls; or Redis is away, and which calls ran is
+        RedisError: Redis refused to load the script; or Redis is away, and which calls ran is
             unknown.
     """
     # redis-py's own way, `Script` in a pipeline, sends SCRIPT EXISTS before each execution, which
     # costs a round trip.
-    forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    if not forgotten:
-        return None
-    # Loaded and run in one transaction, so that Redis can't forget the script in between. The
-    # trailing command follows the transaction: WAIT does not wait within one.
-    commands: list[Sequence[Any]] = [("MULTI",), ("SCRIPT LOAD", script.script)]
-    commands += [evalsha(script, calls[at]) for at in forgotten]
-    commands.append(("EXEC",))
-    done = len(commands) - 1
-    if trailing_command:
-        commands.append(trailing_command)
-    again = round_trip(client, commands)
-    if isinstance(again[done], Exception):
-        # The error of the first refused command says why, for example that the memory is full. The
-        # error of the transaction does not.
-        raise next(answer for answer in again if isinstance(answer, Exception))
-    for at, answer in zip(forgotten, again[done][1:], strict=True):
-        answers[at] = answer
-    return again[-1] if trailing_command else None
+    waited = None
+    for _ in range(_LOADS):
+        forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if not forgotten:
+            break
+        # Not in a transaction: while the memory is full, Redis 6.2 and 7.0 refuse (OOM) every
+        # command within MULTI, also the removal of entries, which makes room.
+        commands: list[Sequence[Any]] = [("SCRIPT LOAD", script.script)]
+        commands += [evalsha(script, calls[at]) for at in forgotten]
+        if trailing_command:
+            commands.append(trailing_command)
+        loaded, *again = round_trip(client, commands)
+        if isinstance(loaded, Exception):
+            raise loaded
+        waited = again.pop() if trailing_command else None
+        for at, answer in zip(forgotten, again, strict=True):
+            answers[at] = answer
+    return waited
 
 
 def evalsha(script: Script, call: Call) -> Sequence[Any]:

@@ -25,6 +25,7 @@ from .service import Service, running_service
 
 VAULT = "growth"
 LANES = 4
+BATCH = 1000
 LAST = 100
 SECONDS = 3600
 """Longer than the hot window, so that the read goes to Postgres."""
@@ -54,21 +55,21 @@ class Grown:
     redis_keys: int = 0
     _number: int = 0
 
-    def measure_ingest(self, batches: int, batch: int = 1000) -> None:
+    def measure_ingest(self, batches: int) -> None:
         """Send readings and record the CPU that ingest took."""
         service, lanes = self.service, []
         for lane in range(LANES):
-            begin = self._number * batches * batch
+            begin = self._number * batches * BATCH
             vault = vault_name(lane)
             lanes.append([
-                service.wire.request(service.wire.batch(begin + number * batch, batch, vault))
+                service.wire.request(service.wire.batch(begin + number * BATCH, BATCH, vault))
                 for number in range(batches)
             ])  # fmt: skip
         self._number += 1
         watch = CpuWatch(service.pids)
         send(service.port, lanes, service.wire.status)
         service.settle()
-        million = LANES * batches * batch / 1e6
+        million = LANES * batches * BATCH / 1e6
         self.ingest.append({part: used / million for part, used in watch.used().items()})
 
     def warm(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
+_SAMPLE_SECONDS = 0.1
 
 
 def family(pid: int) -> list[int]:
@@ -97,14 +98,14 @@ class MemoryWatch:
 
 
 @contextmanager
-def watch_memory(pid: int, interval: float = 0.1) -> Iterator[MemoryWatch]:
+def watch_memory(pid: int) -> Iterator[MemoryWatch]:
     """Sample memory while the block runs, at least once."""
     watch, over = MemoryWatch(), threading.Event()
 
     def sample() -> None:
         while True:
             watch.samples.append(memory(pid))
-            if over.wait(interval):
+            if over.wait(_SAMPLE_SECONDS):
                 return
 
     thread = threading.Thread(target=sample)

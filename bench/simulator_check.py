@@ -21,7 +21,6 @@ from iot_tools.cli.tables import aligned
 from iot_tools.local.ports import free_port
 
 from .load import send
-from .processes import CpuWatch
 from .readings import vault_name
 from .service import KEYS, Service, running_service
 from .simulator import Load, Plant, quantile, simulate
@@ -51,8 +50,6 @@ class Measured:
     oldest_p50: float
     oldest_p99: float
     waiting: float
-    writer_cpu: float
-    """CPU seconds of the writer per second."""
 
     @property
     def entries_a_drain(self) -> float:
@@ -141,7 +138,7 @@ def fit(measured: Sequence[Measured]) -> Plant:
 def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> Measured:
     generator = random.Random(7)  # noqa: S311 - runs must be repeatable
     lanes = [_lane(service, load, vaults, generator.random(), lane) for lane in range(LANES)]
-    before, watch = scrape(port), CpuWatch(service.pids)
+    before = scrape(port)
     began = time.perf_counter()
     with _sampling(service) as waiting:
         send(service.port, lanes, service.wire.status)
@@ -159,7 +156,6 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
         oldest_p50=_quantile(used, stored, 0.5),
         oldest_p99=_quantile(used, stored, 0.99),
         waiting=_mean(waiting),
-        writer_cpu=watch.used()["writer"] / seconds,
     )
 
 

@@ -20,7 +20,6 @@ class Result:
 
     requests: int
     seconds: float
-    p50_ms: float
     p99_ms: float
 
     @property
@@ -56,4 +55,4 @@ def run(port: int, wire: Wire, bodies: Sequence[str], *, seconds: int, folder: P
         raise RuntimeError(
             f"wrk: {result['refused']} refused, {result['broken']} without a response"
         )
-    return Result(result["requests"], result["seconds"], result["p50_ms"], result["p99_ms"])
+    return Result(result["requests"], result["seconds"], result["p99_ms"])

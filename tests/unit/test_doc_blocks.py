@@ -15,7 +15,6 @@ from support.code_blocks import DOCUMENTS, LABELS, ROOT, CodeBlock, code_blocks
 
 NEED_SERVERS = {block.document for block in code_blocks("console")}
 
-FENCED = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 ARROW = re.compile(r"(\w+?)-?->>(\w+): ")
 
 

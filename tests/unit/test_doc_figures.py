@@ -21,7 +21,6 @@ WRITTEN_BY_HAND = (
     "bench/README.md", "services/api/README.md", "services/writer/README.md",
 )  # fmt: skip
 """Documents of the present state. ADRs and the changelog have figures of their date."""
-MODEL_TABLE = re.compile(r"<!-- (overview|limits|costs) -->.*?<!-- end of \1 -->", re.DOTALL)
 UNITS = {
     "": 1, "s": 1, "seconds": 1, "minutes": 60, "an": 3600, "hour": 3600, "hours": 3600,
     "days": 86_400, "MiB": 2**20, "KiB": 2**10, "bytes": 1,

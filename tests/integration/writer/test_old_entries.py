@@ -16,7 +16,6 @@ from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 PASSWORD = b"p"
-DEAD = ["dead", "replay", "--all"]
 
 
 def plant(sender: Sender, sealed: Sealed, entry_id: str) -> None:

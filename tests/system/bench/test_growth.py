@@ -74,7 +74,7 @@ def test_known_costs_of_drains_are_fitted() -> None:
     measured = [
         Measured(
             load, load.seconds, load.rate * load.seconds / entries,
-            0.004 + entries * 0.0002 + entries * load.batch * 0.000003, 0, 0, 0, 0, 0,
+            0.004 + entries * 0.0002 + entries * load.batch * 0.000003, 0, 0, 0, 0,
         )
         for load, entries in ((Load(20), 1.1), (Load(600), 17.0), (Load(60, 1000), 2.5))
     ]  # fmt: skip

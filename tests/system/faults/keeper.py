@@ -34,7 +34,6 @@ class Keeper(threading.Thread):
         super().__init__(name=f"keeper-{name}", daemon=True)
         self.part = part
         self.spawned_at = 0.0
-        self.deaths = 0
         self._name = name
         self._stopping = threading.Event()
 
@@ -43,7 +42,6 @@ class Keeper(threading.Thread):
         self._spawn()
         while not self._stopping.wait(_LOOK_SECONDS):
             if not self.part.running:
-                self.deaths += 1
                 self._stopping.wait(RESTART_SECONDS)
                 self.part.clear_group()
                 self._spawn()

@@ -21,7 +21,6 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 PASSWORDS = [b"password-%d" % number for number in range(24)]
-TAKEN_UP_SECONDS = 15
 
 _WAITING_FOR_LOCK = """
     SELECT count(*) FROM pg_locks

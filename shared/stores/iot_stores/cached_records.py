@@ -7,7 +7,6 @@ from itertools import islice
 from typing import cast
 
 from redis import Redis
-from redis.client import Pipeline
 
 from iot_cipher.vault import VaultRecord
 from iot_models.names import KeyNames
@@ -46,23 +45,25 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 
 
 def hide_records(
-    pipeline: "Pipeline", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
+    client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
     """Hide a vault's records in Redis under the lookups of its old password.
+
+    `client` may be a pipeline, as in the functions below.
 
     A process that read Postgres before the change may store such a record later: it is hidden, too.
     Records of other vaults stay visible: the old password may get a new vault.
     """
     for lookup in lookups:
-        pipeline.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
+        client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
 
 
-def show_records(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+def show_records(client: "Redis", names: KeyNames, lookup: bytes) -> None:
     """Undo `hide_records` for a lookup that a vault has again."""
-    pipeline.set(names.changed_lookup(lookup), b"", px=1)
+    client.set(names.changed_lookup(lookup), b"", px=1)
 
 
-def remove_record(pipeline: "Pipeline", names: KeyNames, lookup: bytes) -> None:
+def remove_record(client: "Redis", names: KeyNames, lookup: bytes) -> None:
     """Remove the cached record under a lookup."""
     # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-    pipeline.set(names.vault_record(lookup), b"", px=1)
+    client.set(names.vault_record(lookup), b"", px=1)

@@ -20,6 +20,7 @@ from iot_models.names import KeyNames
 
 from .cached_records import decode_record, encode_record
 from .postgres import Connection
+from .recorded_vaults import COLUMNS
 from .scripts import load_script, run_all
 from .vault_records import find_by_ids
 
@@ -32,7 +33,7 @@ _UNDER_OTHER_KEYS: LiteralString = """
 """
 _COUNT: LiteralString = f"SELECT count(*) {_UNDER_OTHER_KEYS}"
 _SELECT: LiteralString = f"""
-    SELECT vault_id, lookup, salt, scrypt_log2_n, wrapped_key {_UNDER_OTHER_KEYS}
+    SELECT {COLUMNS} {_UNDER_OTHER_KEYS}
     AND vault_id > %s ORDER BY vault_id LIMIT %s
 """
 _SWAP = """

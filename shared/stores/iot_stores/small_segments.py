@@ -33,9 +33,7 @@ _NAMED: LiteralString = """
         (SELECT unnest(%(first_ids)s::int8[]), unnest(%(times)s::int8[]))
 """
 _SELECT_NAMED: LiteralString = f"""
-    SELECT first_id, last_id, received_min, received_max, relative_min, relative_max,
-        interrogator_min, interrogator_max, shard, count, payload
-    FROM segments WHERE {_NAMED}
+    SELECT {history.COLUMNS}, payload FROM segments WHERE {_NAMED}
 """  # noqa: S608 - composed of constants
 _LOCK_SEGMENTS: LiteralString = f"{_SELECT_NAMED} FOR UPDATE OF segments SKIP LOCKED"
 _FETCH: LiteralString = f"{_SELECT_NAMED} AND octet_length(payload) < %(bytes)s"

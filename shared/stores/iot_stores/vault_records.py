@@ -308,9 +308,7 @@ class VaultRecords:
     def _show(self, record: VaultRecord) -> None:
         """Undo `hide` for a record that Postgres has."""
         try:
-            with self._client.pipeline(transaction=False) as pipeline:
-                show_records(pipeline, self._names, record.lookup)
-                pipeline.execute()
+            show_records(self._client, self._names, record.lookup)
         except RedisError as error:
             report(_log, "a vault record stays hidden in Redis", error)
 
@@ -366,8 +364,7 @@ class VaultRecords:
         if old.lookup == new.lookup:
             return
         try:
-            # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-            self._client.set(self._names.vault_record(old.lookup), b"", px=1)
+            remove_record(self._client, self._names, old.lookup)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 

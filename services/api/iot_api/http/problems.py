@@ -46,7 +46,7 @@ def problem_body(
         {
             "error": sentence,
             "code": code,
-            **(details or {}),
+            **details,
             "type": TYPE_PREFIX + code,
             "title": TITLES[code],
             "status": status,

@@ -113,11 +113,8 @@ def parse_paging(arguments: Mapping[str, str]) -> Paging:
     limit, order = arguments.get("limit"), arguments.get("order")
     if order is not None and order not in _ORDERS:
         raise InvalidRequestError("order: must be asc or desc", field="order")
-    return Paging(None if limit is None else _limit(limit), order, arguments.get("cursor"))
-
-
-def _limit(text: str) -> int:
-    return parse_positive("limit", text)
+    most = None if limit is None else parse_positive("limit", limit)
+    return Paging(most, order, arguments.get("cursor"))
 
 
 def parse_positive(field: str, text: str) -> int:

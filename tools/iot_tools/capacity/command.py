@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from iot_tools.cli.tables import aligned, table
+from iot_tools.cli.tables import print_table
 
 from .costs import described
 from .model import Capacity, Demand, Limit, Need
@@ -49,16 +49,15 @@ def add_capacity(parser: argparse.ArgumentParser) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     if parsed.costs:
-        _print(
-            ("cost", "value", "unit", "how it was measured"), costs_rows(), markdown=parsed.markdown
-        )
+        constants_head = ("cost", "value", "unit", "how it was measured")
+        print_table(constants_head, costs_rows(), markdown=parsed.markdown)
         return 0
     given = {name: getattr(parsed, name) for name in Demand.__dataclass_fields__}
     capacity = Capacity(Demand(**given))
-    _print(("part", "what", "needed"), needs_rows(capacity), markdown=parsed.markdown)
+    print_table(("part", "what", "needed"), needs_rows(capacity), markdown=parsed.markdown)
     print()
     head = ("limit of one release", "used", "remedy")
-    _print(head, limits_rows(capacity), markdown=parsed.markdown)
+    print_table(head, limits_rows(capacity), markdown=parsed.markdown)
     if capacity.releases > 1:
         print(
             f"\nOne release is not enough: run {capacity.releases} of them, by groups of devices."
@@ -103,11 +102,6 @@ def amount(need: Need) -> str:
 def share(limit: Limit) -> str:
     """Return the used share of a limit as text: `85%`; from ten times the limit on, `12 times`."""
     return f"{limit.used:.0%}" if limit.used < 10 else f"{limit.used:,.0f} times"
-
-
-def _print(head: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool) -> None:
-    for line in table(head, rows) if markdown else aligned([head, *rows]):
-        print(line)
 
 
 def _count(text: str) -> int:

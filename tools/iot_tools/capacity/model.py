@@ -78,9 +78,9 @@ class Limit:
 class Capacity:
     """The resources that a load needs."""
 
-    def __init__(self, demand: Demand, costs: Costs | None = None) -> None:
+    def __init__(self, demand: Demand) -> None:
         self.demand = demand
-        self.costs = costs or Costs()
+        self.costs = Costs()
         self.segments = self._segments()
         self.processes, self.opening = self._processes()
 

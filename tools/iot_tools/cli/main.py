@@ -160,14 +160,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(parsed: argparse.Namespace) -> int:
-    rows = [("Variable", "Default", "Meaning"), *settings.describe()]
-    if parsed.markdown:
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-        print("\n".join([lines[0], "| --- | --- | --- |", *lines[1:]]))
-        return 0
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, default, meaning in rows:
-        print(f"{name:{widths[0]}}  {default:{widths[1]}}  {meaning}")
+    from .tables import print_table  # noqa: PLC0415 -- only where it is needed
+
+    head = ("Variable", "Default", "Meaning")
+    print_table(head, list(settings.describe()), markdown=parsed.markdown)
     return 0
 
 

@@ -17,7 +17,6 @@ from .connection import Connection
 
 _log = logging.getLogger(__name__)
 
-PATIENCE = 60.0
 _TIMEOUTS = (5, 10)
 """Timeouts of connecting and of the response, in seconds."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.5, 8.0
@@ -49,7 +48,7 @@ class SecretObjects:
         self,
         connection: Connection,
         *,
-        patience: float = PATIENCE,
+        patience: float,
         report: Callable[[str], None] = _log.warning,
     ) -> None:
         self.namespace = connection.namespace

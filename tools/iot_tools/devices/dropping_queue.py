@@ -32,17 +32,14 @@ class DroppingQueue:
         self._batches.append(batch)
         self.waiting += len(batch.readings)
         while self.waiting > self._capacity and len(self._batches) > 1:
-            self.dropped += len(self._remove().readings)
+            self.dropped += len(self.remove_first().readings)
 
     def first(self) -> Batch | None:
         """Return the batch to send next, None if the queue is empty."""
         return self._batches[0] if self._batches else None
 
-    def remove_first(self) -> None:
-        """Remove the first batch, which was acknowledged or rejected."""
-        self._remove()
-
-    def _remove(self) -> Batch:
+    def remove_first(self) -> Batch:
+        """Remove and return the first batch: it was acknowledged or rejected, or is dropped."""
         batch = self._batches.popleft()
         self.waiting -= len(batch.readings)
         return batch

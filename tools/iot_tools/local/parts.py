@@ -1,6 +1,5 @@
 """The processes of `make run`, and their settings."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,3 @@ class Parts:
     def _is_given(self, field: str) -> bool:
         variable = settings.variable(field)
         return bool(self.given.get(variable) or self.given.get(f"{variable}_FILE"))
-
-
-def of_this_process(options: Options, inherit: tuple[int, ...]) -> Parts:
-    """Return the parts with the environment of this process."""
-    return Parts(options, os.environ, inherit)

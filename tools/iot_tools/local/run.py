@@ -1,5 +1,6 @@
 """`make run`: run the whole service on one machine until Ctrl-C."""
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from iot_models.errors import SettingsError
 from iot_sensor_client import Client, RetryPolicy
 from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 
-from . import first_reading, orphans, parts
+from . import first_reading, orphans
 from .child import LaunchError
 from .first_reading import FirstReading
 from .lock import DirectoryInUseError, DirectoryLock
@@ -41,8 +42,8 @@ def run(options: Options) -> int:
     with ShutdownSignals() as signals:
         try:
             lock.take(_EARLIER_RUN_SECONDS)
-            all_parts = parts.of_this_process(options, (lock.fileno(),))
-            return LocalRun(all_parts, terminal, signals).run()
+            parts = Parts(options, os.environ, (lock.fileno(),))
+            return LocalRun(parts, terminal, signals).run()
         except DirectoryInUseError as error:
             terminal.show(f"{error}: stop the other `make run`, or set another DATA_DIR.")
         except LaunchError as error:

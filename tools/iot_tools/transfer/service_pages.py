@@ -1,7 +1,6 @@
 """Readings of the service, in pages of bounded size."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,21 +17,15 @@ _PAGE_BYTES = 4 * 2**20
 """Approximate size of a page; bounds the memory of the command."""
 
 
-class _Page(msgspec.Struct):
-    data: list[Reading]
-    cursor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPage:
+class ReadPage(msgspec.Struct, frozen=True):
     """A page of readings."""
 
-    readings: list[Reading]
-    cursor: str | None
+    readings: list[Reading] = msgspec.field(name="data")
+    cursor: str | None = None
     """Where the next page begins; None: this is the last one."""
 
 
-_decoder = msgspec.json.Decoder(_Page)
+_decoder = msgspec.json.Decoder(ReadPage)
 
 
 class ServicePages:
@@ -62,7 +55,7 @@ class ServicePages:
             response = checked(self._client, "POST", path, json=self._body)
             page = _decode(response)
             cursor = page.cursor
-            yield ReadPage(page.data, cursor)
+            yield page
             if cursor is None:
                 return
             limit = max(1, min(_MAX_LIMIT, limit * _PAGE_BYTES // max(1, len(response.body))))
@@ -78,7 +71,7 @@ def checked(client: Client, method: str, path: str, *, json: object = None) -> R
     return response
 
 
-def _decode(response: Response) -> _Page:
+def _decode(response: Response) -> ReadPage:
     try:
         return _decoder.decode(response.body)
     except msgspec.DecodeError:

@@ -14,7 +14,7 @@ from integration.writer.sending import Sender
 from iot_stores.stream_entries import Removal
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
-from support.draining import drain_all
+from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 
 P = b"p"
@@ -124,7 +124,7 @@ def test_a_late_removal_leaves_a_stream_that_began_again(writer: Writer, sender:
     sender.send(P)
     shard = sender.shard(P)
     sender.redis.xadd(KEYS.stream(shard), {"e": b"planted", "t": 0}, id="18446744073709551615-7")
-    planted = sender.backlog.read(shard, max_bytes=2**20)[-1]
+    planted = read_waiting(sender.backlog, shard)[-1]
     drain_all(writer)
     sender.send(P)
     late = Removal(shard, planted, planted.entry_id.decode(), 1)

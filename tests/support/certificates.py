@@ -63,9 +63,9 @@ def _pair(signed: x509.Certificate, private: ec.EllipticCurvePrivateKey) -> Pair
 class Authority:
     """A certificate authority that issues certificates to clients or servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
         self._private = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name(f"authority {x509.random_serial_number():x}")
+        self._name = _name(name or f"authority {x509.random_serial_number():x}")
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         signed = (
             x509.CertificateBuilder()

@@ -79,7 +79,8 @@ class ServedCertificate:
         context = _context(self._config)
         lists = None
         if self._revocations is not None:
-            lists = self._revocations.read(context, expired=not self.is_loaded)
+            authorities = Path(self._config.ca_certs)
+            lists = self._revocations.read(context, authorities, first=not self.is_loaded)
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
             raise SettingsError("the TLS files changed while they were read")

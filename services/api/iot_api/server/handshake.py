@@ -30,7 +30,9 @@ def shake_hands(
     certificate's `is_revoked` asks `revocations` whether the certificate is revoked by now.
 
     Raises:
-        OSError: the handshake failed. A refused client certificate is counted and logged.
+        OSError: the handshake failed, or it resumed a session although the revocation list of the
+            certificate's authority has expired since. A refused client certificate is counted and
+            logged.
     """
     try:
         client.do_handshake()
@@ -43,6 +45,10 @@ def shake_hands(
     if revocations is None:
         return parse_certificate(content)
     identity = identity_of(client.getpeercert(binary_form=True))
+    # OpenSSL does not verify the certificate again if the client resumes a session.
+    if client.session_reused and revocations.have_expired(identity[0]):
+        _refuse("no_list", host, "the session was resumed after the revocation list expired")
+        raise ssl.SSLError("the revocation list has expired")
     return parse_certificate(content, lambda: revocations.contains(identity))
 
 
@@ -55,5 +61,9 @@ def _report(error: ssl.SSLError, host: str) -> None:
         reason, message = "none", "the client sent no certificate"
     else:
         return
+    _refuse(reason, host, message)
+
+
+def _refuse(reason: str, host: str, message: str) -> None:
     metrics.counter("iot_client_certificates_refused_total").labels(reason).inc()
     _log.warning("refused the TLS handshake of %s: %s", host, message)

@@ -3,10 +3,12 @@
 import datetime as dt
 import re
 import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from iot_models import metrics
 from iot_models.errors import SettingsError
@@ -23,9 +25,9 @@ class RevokedCertificates:
     """The content of a file of revocation lists."""
 
     identities: frozenset[Identity]
-    expires: dt.datetime | None
-    """When the first of the lists expires. From then on, OpenSSL refuses all certificates of the
-    authority that issued this list."""
+    expires: Mapping[bytes, dt.datetime]
+    """When the lists expire, by their issuers (DER). From then on, OpenSSL refuses all certificates
+    of the authority in a full handshake."""
 
 
 class Revocations:
@@ -36,20 +38,29 @@ class Revocations:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._revoked: frozenset[Identity] = frozenset()
+        self._revoked = RevokedCertificates(frozenset(), {})
 
     def contains(self, identity: Identity) -> bool:
         """Return whether the certificate is revoked."""
-        return identity in self._revoked
+        return identity in self._revoked.identities
 
-    def read(self, context: ssl.SSLContext, *, expired: bool) -> RevokedCertificates:
+    def have_expired(self, issuer: bytes) -> bool:
+        """Return whether the list of this issuer (DER) has expired."""
+        expires = self._revoked.expires.get(issuer)
+        return expires is not None and expires <= dt.datetime.now(dt.UTC)
+
+    def read(
+        self, context: ssl.SSLContext, authorities: Path, *, first: bool
+    ) -> RevokedCertificates:
         """Return the content of the file, and make `context` refuse the revoked certificates.
 
-        `expired`: whether to accept an expired list. Only the first load does: later, the lists in
-        use may still be valid.
+        `first`: whether no lists are in use yet. Then lists are accepted with which OpenSSL refuses
+        all certificates of the authority. Later, the lists in use may be better.
 
         Raises:
-            SettingsError: the file holds no list, or a list that can't be read or has expired.
+            SettingsError: the file holds no list, or a list that can't be read, or, unless this is
+                the first load, a list that has expired, is not valid yet, or is not signed by its
+                issuer in the file `authorities`.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)
@@ -58,12 +69,15 @@ class Revocations:
             lists = [x509.load_pem_x509_crl(text) for text in _LIST.findall(self.path.read_bytes())]
         except ValueError as error:
             raise SettingsError(f"IOT_TLS_CLIENT_CRL_FILE can't be used: {error}") from None
-        ends = [each.next_update_utc for each in lists if each.next_update_utc is not None]
-        expires = min(ends, default=None)
-        if expires is not None and not expired and expires <= dt.datetime.now(dt.UTC):
-            raise SettingsError(
-                f"IOT_TLS_CLIENT_CRL_FILE: a list expired at {expires:%Y-%m-%dT%H:%M:%SZ}"
-            )
+        if not first:
+            known = _certificates(authorities)
+            for each in lists:
+                _check(each, known)
+        expires = dict[bytes, dt.datetime]()
+        for each in lists:
+            end, issuer = each.next_update_utc, each.issuer.public_bytes()
+            if end is not None:  # of two lists of an issuer, OpenSSL uses the one that is valid
+                expires[issuer] = max(end, expires.get(issuer, end))
         identities = (
             (each.issuer.public_bytes(), entry.serial_number) for each in lists for entry in each
         )
@@ -71,10 +85,43 @@ class Revocations:
 
     def use(self, revoked: RevokedCertificates) -> None:
         """From now on, `contains` finds these certificates, and no others."""
-        self._revoked = revoked.identities
-        if revoked.expires is not None:
+        self._revoked = revoked
+        if revoked.expires:
             gauge = metrics.gauge("iot_tls_client_crl_next_update_timestamp_seconds")
-            gauge.set(revoked.expires.timestamp())
+            gauge.set(min(revoked.expires.values()).timestamp())
+
+
+def _check(found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]) -> None:
+    """Raise `SettingsError` for a list with which OpenSSL would refuse all certificates."""
+    now = dt.datetime.now(dt.UTC)
+    name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
+    if found.next_update_utc is not None and found.next_update_utc <= now:
+        raise SettingsError(f"{name} expired at {found.next_update_utc:%Y-%m-%dT%H:%M:%SZ}")
+    if found.last_update_utc > now:
+        raise SettingsError(
+            f"{name} is not valid before {found.last_update_utc:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    issuers = [each for each in authorities if each.subject == found.issuer]
+    if issuers and not any(_is_signed_by(found, each) for each in issuers):
+        raise SettingsError(f"{name} is not signed by this authority")
+
+
+def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    try:
+        return found.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+    except (TypeError, UnsupportedAlgorithm):
+        return True  # OpenSSL may support the algorithm
+
+
+def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
+    """Return the certificates of a file that OpenSSL has loaded.
+
+    `cryptography` does not read OpenSSL's trust settings: none of a file with them is returned.
+    """
+    try:
+        return x509.load_pem_x509_certificates(authorities.read_bytes())
+    except ValueError:
+        return []
 
 
 def identity_of(certificate: bytes) -> Identity:

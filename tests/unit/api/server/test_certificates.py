@@ -12,7 +12,8 @@ from cryptography import x509
 from gunicorn.config import Config
 
 from iot_api.server.certificates import CHECK_SECONDS, ServedCertificate
-from iot_api.server.revocations import Revocations, identity_of
+from iot_api.server.handshake import shake_hands
+from iot_api.server.revocations import Revocations, RevokedCertificates, identity_of
 from iot_api.server.startup_errors import check_client_authorities, check_revocation_lists
 from iot_models.errors import SettingsError
 from support.certificates import Authority, MountedSecret, Pair, new_pair
@@ -305,23 +306,29 @@ def test_without_a_valid_list_no_certificate_of_an_authority_is_accepted(tmp_pat
 
 
 def invalid_lists() -> dict[str, tuple[bytes, str]]:
-    authority = Authority()
+    authority = Authority("devices")
     whole = authority.revoke()
+    name = "IOT_TLS_CLIENT_CRL_FILE: a list of CN=devices"
     return {
         "empty": (b"", "IOT_TLS_CLIENT_CRL_FILE can't be used"),
         "half": (whole[: len(whole) // 2], "IOT_TLS_CLIENT_CRL_FILE can't be used"),
         "a certificate": (authority.certificate, "IOT_TLS_CLIENT_CRL_FILE has no certificate rev"),
-        "expired": (authority.revoke(begins=-9, ends=-1), "FILE: a list expired at 20"),
+        "expired": (authority.revoke(begins=-9, ends=-1), f"{name} expired at 20"),
+        "not yet valid": (authority.revoke(begins=1, ends=9), f"{name} is not valid before 20"),
+        "of another key": (whole, f"{name} is not signed by this authority"),
     }
+
+
+STARTS_WITH = ("expired", "not yet valid", "of another key")
+"""The API starts with these lists, and refuses the certificates of the authority."""
 
 
 @pytest.mark.parametrize("name", invalid_lists())
 def test_invalid_lists_are_not_used(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And the API does not start with them, except with an expired one."""
     content, message = invalid_lists()[name]
-    authority = Authority()
+    authority = Authority("devices")
     revoked = authority.issue("a")
     watched = Watched(tmp_path, new_pair(), authority.certificate, authority.revoke(revoked))
     watched.check()
@@ -332,6 +339,48 @@ def test_invalid_lists_are_not_used(
     assert not watched.accepts(revoked, tmp_path)
     (line,) = caplog.messages
     assert message in line
-    if name != "expired":
+    if name not in STARTS_WITH:
         with pytest.raises(SettingsError, match=message):
             check_revocation_lists(str(watched.lists))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_is_resumed_after_the_list_expired(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """OpenSSL itself verifies nothing when a session is resumed."""
+    authority = Authority()
+    device = authority.issue("a")
+    watched = Watched(tmp_path, new_pair(), authority.certificate, authority.revoke())
+    watched.check()
+    assert watched.revocations is not None
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = version
+    (tmp_path / "device.pem").write_bytes(device.certificate + device.key)
+    context.load_cert_chain(tmp_path / "device.pem")
+
+    def serve(theirs: socket.socket) -> bool:
+        options = {"server_side": True, "do_handshake_on_connect": False}
+        with watched.served.wrap_socket(theirs, **options) as served:
+            assert shake_hands(served, "a device", watched.revocations) is not None
+            served.sendall(b"!")
+            return bool(served.session_reused)
+
+    def connect(session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+        mine, theirs = socket.socketpair()
+        with ThreadPoolExecutor(1) as pool:
+            answering = pool.submit(serve, theirs)
+            with context.wrap_socket(mine, session=session) as client:
+                client.recv(1)  # TLS 1.3 sends the session after the handshake
+                return answering.result(), client.session
+
+    resumed, session = connect(None)
+    assert not resumed
+    resumed, session = connect(session)
+    assert resumed
+    issuer, _ = identity_of(ssl.PEM_cert_to_DER_cert(device.certificate.decode()))
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
+    watched.revocations.use(RevokedCertificates(frozenset(), {issuer: past}))
+    with pytest.raises(ssl.SSLError, match="the revocation list has expired"):
+        connect(session)

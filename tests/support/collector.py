@@ -1,11 +1,12 @@
 """A collector of OpenTelemetry spans."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from .serving import serving
 
 
 class Collector(ThreadingHTTPServer):
@@ -42,7 +43,6 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def collecting() -> Iterator[Collector]:
     """Run a collector for the block."""
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Collector()
+    with serving(server):
         yield server
-        server.shutdown()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from support.serving import serving, write_kube_config
+from support.serving import QuietHandler, serving, write_kube_config
 
 USER = "system:serviceaccount:plant:iot-secrets"
 _PATH = re.compile(r"/api/v1/namespaces/([^/]+)/secrets(?:/([^/]+))?")
@@ -216,14 +216,10 @@ def _status(error: _RefusedError) -> dict[str, Any]:
     }
 
 
-def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
-
+def _handler(api: KubeApi) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def _any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            body = json.loads(self.body() or "null")
             found = _PATH.fullmatch(self.path)
             if found is None:
                 status, answer = 404, _status(_RefusedError(404, "no such resource"))
@@ -235,19 +231,12 @@ def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
                 except ConnectionAbortedError:
                     self.close_connection = True
                     return
-            payload = json.dumps(answer).encode()
             try:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
+                headers = {"Content-Type": "application/json"}
+                self.answer(status, json.dumps(answer).encode(), headers)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the client was killed
 
         do_GET = do_POST = do_PUT = do_DELETE = _any  # noqa: N815 -- the names http.server calls
-
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
 
     return Handler

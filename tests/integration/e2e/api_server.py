@@ -13,14 +13,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from chart.podsecurity import violations
 from chart.schemas import NEWEST, mistakes
-from support.serving import serving, write_kube_config
+from support.serving import QuietHandler, serving, write_kube_config
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -245,27 +245,15 @@ def ready_pod(labels: Mapping[str, str], node: str = "node-1") -> Object:
     }
 
 
-def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
-
+def _handler(api: ApiServer) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def _any(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            body = json.loads(self.body() or "null")
             status, answer = api.answer(self.command, self.path, body)
             text = answer if isinstance(answer, str) else json.dumps(answer)
-            payload = text.encode()
-            self.send_response(status)
             kind = "text/plain" if isinstance(answer, str) else "application/json"
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+            self.answer(status, text.encode(), {"Content-Type": kind})
 
         do_GET = do_POST = do_PATCH = do_DELETE = _any  # noqa: N815 -- the names http.server calls
-
-        def log_message(self, *_: object) -> None:
-            """Keep the tests' output clean."""
 
     return Handler

@@ -1,9 +1,8 @@
 """All servers get the same readings, and the load generator fails on unexpected responses."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from importlib import import_module
 from itertools import repeat
 from pathlib import Path
@@ -16,6 +15,8 @@ from bench.peers.stand_in import compared_with_recorded
 from bench.profiles import API_STAGES, LOOP, OTHER, WRITER_STAGES, parse
 from bench.response_counter import count_in_response
 from bench.stage import batches, missing
+
+from support.serving import QuietHandler, serving
 
 
 def test_json_and_lines_have_the_same_readings() -> None:
@@ -44,29 +45,15 @@ def test_readings_have_the_recorded_size_and_different_times() -> None:
 def port() -> Iterator[int]:
     """A server that refuses bodies with `bad`, and closes connections."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
+    class Handler(QuietHandler):
+        def do_PUT(self) -> None:  # noqa: N802 -- the name http.server calls
+            body = self.body()
+            headers = {"Connection": "close"} if body.endswith(b"1") else {}
+            self.answer(400 if b"bad" in body else 201, b"abcab" * 1000, headers)
 
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = b"abcab" * 1000
-            self.send_response(400 if b"bad" in body else 201)
-            self.send_header("Content-Length", str(len(answer)))
-            if body.endswith(b"1"):
-                self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in http.server
-            del format, args
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 WIRE = Wire("PUT", "/", "text/plain", 201, lambda *_: b"", lambda *_: "")

@@ -1,7 +1,6 @@
 """`iot-sensor probe`, which helm test runs, detects faults of the service."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ import pytest
 
 from iot_tools.cli.main import main
 from iot_tools.local.ports import free_port
+from support.serving import serving
 from support.stack import MakeStack, Stack
 from support.waiting import stretched
 from system.tools.conftest import Start
@@ -76,12 +76,8 @@ class FaultyService:
 def faulty() -> Iterator[FaultyService]:
     """A service with configurable faults."""
     made = FaultyService()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
+    with serving(made.server):
+        yield made
 
 
 def probe(url: str, *options: str, timeout: str = "5") -> int:

@@ -1,11 +1,12 @@
 """A small HTTP server that answers as the test tells it."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
+
+from support.serving import QuietHandler, serving
 
 CLOSE = 0
 """Instead of a status: close the connection without a response."""
@@ -44,15 +45,12 @@ class Server:
         """Connections that carried a request."""
         return len({request.connection for request in self.received})
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[QuietHandler]:
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
-
-            def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        class Handler(QuietHandler):
+            def _any(self) -> None:
+                body = self.body()
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 port = self.client_address[1]
                 received = Received(self.command, self.path, headers, body, port)
@@ -62,18 +60,10 @@ class Server:
                 if status == CLOSE:
                     self.close_connection = True
                     return
-                self.send_response(status)
-                for name, value in extra.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(server.body)))
-                self.end_headers()
-                self.wfile.write(server.body)
+                self.answer(status, server.body, extra)
                 self.close_connection |= server.closes
 
-            do_GET = do_PUT = do_POST = _answer  # noqa: N815 -- the names http.server calls
-
-            def log_message(self, *_: object) -> None:
-                """Keep the output of the tests clean."""
+            do_GET = do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
 
         return Handler
 
@@ -82,9 +72,5 @@ class Server:
 def server() -> Iterator[Server]:
     """A server that runs."""
     made = Server()
-    thread = threading.Thread(target=made.http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-    thread.join()
+    with serving(made.http):
+        yield made

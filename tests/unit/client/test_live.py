@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
+from support.serving import serving
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -63,15 +64,11 @@ class Scripted:
 @contextmanager
 def scripted() -> Iterator[Scripted]:
     service = Scripted()
-    thread = threading.Thread(target=service.http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield service
-    finally:
-        service.release.set()
-        service.http.shutdown()
-        service.http.server_close()
-        thread.join()
+    with serving(service.http):
+        try:
+            yield service
+        finally:
+            service.release.set()
 
 
 def test_a_cut_stream_is_resumed_behind_its_last_event() -> None:

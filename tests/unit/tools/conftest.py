@@ -4,13 +4,14 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iot_tools.local.child import Child, Program
+from support.serving import QuietHandler, serving
 
 MakeChild = Callable[..., Child]
 
@@ -50,26 +51,15 @@ class FakeService:
         self._lock = threading.Lock()
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
-
-            def do_PUT(self) -> None:
+        class Handler(QuietHandler):
+            def do_PUT(self) -> None:  # noqa: N802 -- the name http.server calls
                 service.authorizations.add(self.headers["Authorization"])
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, headers = service.take(json.loads(body), self.headers["Idempotency-Key"])
+                rows = json.loads(self.body())
+                status, headers = service.take(rows, self.headers["Idempotency-Key"])
                 if status == 0:
                     self.close_connection = True
                     return
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, *_: object) -> None:
-                """Keep the tests' output clean."""
+                self.answer(status, b"{}", headers)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -93,9 +83,5 @@ class FakeService:
 def service() -> Iterator[FakeService]:
     """A running `FakeService`."""
     fake = FakeService()
-    thread = threading.Thread(target=fake.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield fake
-    fake.server.shutdown()
-    fake.server.server_close()
-    thread.join()
+    with serving(fake.server):
+        yield fake

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from iot_sensor_client import Client
 from iot_tools.checks.soak import make_report
 from iot_tools.checks.soak_device import Account, SoakDevice
 from iot_tools.cli.main import main
+from support.serving import QuietHandler, serving
 
 Row = dict[str, Any]
 READINGS = 5
@@ -42,16 +43,13 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Service, str]]:
+def running(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Service, str]]:
     """Run a service and yield the service and its URL."""
     service = Service(lie)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # answers would wait 40 ms for an ACK
-
+    class Handler(QuietHandler):
         def _any(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["data"]
+            body = json.loads(self.body())["data"]
             if service.after:
                 time.sleep(service.after.pop(0))
             status = service.statuses.pop(0) if service.statuses else 200
@@ -68,26 +66,13 @@ def serving(lie: Callable[[list[Row]], list[Row]] = list) -> Iterator[tuple[Serv
                     "interrogator_timestamp": body["interrogator_time"],
                     "freeform": json.dumps(body["freeform"]),
                 }
-            payload = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
+            self.answer(status, json.dumps(answer).encode())
 
         do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
 
-        def log_message(self, *_: object) -> None:
-            """Keep the tests' output clean."""
-
     server = QuietServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serving(server):
         yield service, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def soaked(url: str, *, timeout: float = 5) -> Account:
@@ -113,7 +98,7 @@ def altered(name: str, value: object) -> Callable[[list[Row]], list[Row]]:
 
 
 def test_a_correct_service_passes() -> None:
-    with serving() as (_, url):
+    with running() as (_, url):
         account = soaked(url)
     assert well(account)
     assert len(account.acknowledged) == account.sent
@@ -134,7 +119,7 @@ def test_a_correct_service_passes() -> None:
     ],
 )
 def test_a_wrong_answer_is_detected(lie: Callable[[list[Row]], list[Row]], found: str) -> None:
-    with serving(lie) as (_, url):
+    with running(lie) as (_, url):
         account = soaked(url)
     assert getattr(account, found) == 1
     assert not well(account)
@@ -145,7 +130,7 @@ def test_a_wrong_answer_is_detected(lie: Callable[[list[Row]], list[Row]], found
     [(0, "failed"), (500, "failed"), (401, "failed"), (503, "refused"), (429, "refused")],
 )
 def test_each_failed_request_is_counted_and_reported_once(status: int, counted: str) -> None:
-    with serving() as (service, url):
+    with running() as (service, url):
         service.statuses = [status]
         account = soaked(url)
     assert getattr(account, counted) == 1
@@ -157,7 +142,7 @@ def test_each_failed_request_is_counted_and_reported_once(status: int, counted: 
 
 
 def test_an_answer_after_the_timeout_is_a_failure() -> None:
-    with serving() as (service, url):
+    with running() as (service, url):
         service.after = [2]
         account = soaked(url, timeout=0.2)
     assert account.failed == 1

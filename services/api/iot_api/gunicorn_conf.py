@@ -11,6 +11,7 @@ from typing import Any
 
 from gevent import events, monkey
 
+from iot_api.limits.memory_budget import budget_bytes
 from iot_api.limits.pod_turn import share_turns
 from iot_api.server.logs import gunicorn_log, libraries_level, log_uncaught_in_greenlets
 from iot_api.server.metrics_folder import create_metrics_folder
@@ -107,7 +108,7 @@ def post_worker_init(worker: Any) -> None:
         Limits(
             connections=_settings.api_connections,
             connections_per_network=_connections_per_network(),
-            memory_bytes=max(_settings.api_request_memory_bytes, 4 * _settings.max_body_bytes),
+            memory_bytes=budget_bytes(_settings),
         )
     )
     if _settings.tls_client_crl_file:

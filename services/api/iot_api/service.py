@@ -15,6 +15,7 @@ from iot_api.ingest.intake import GreenletWakeup, Intake
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
+from iot_api.limits.memory_budget import budget_bytes
 from iot_api.limits.rate_limit import RateLimit, RateSettler
 from iot_api.live.hub import LiveHub
 from iot_api.live.source import LiveSource
@@ -219,7 +220,7 @@ def build_service(settings: Settings) -> Service:
                 names, settings.idempotency_seconds, settings.idempotency_max_requests
             ),
         ),
-        large_requests=LargeRequests(),
+        large_requests=LargeRequests(budget_bytes(settings)),
         receipts=Receipts(pool, backlog),
         readings=Readings(
             pool,

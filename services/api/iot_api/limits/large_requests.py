@@ -1,12 +1,14 @@
 """Large requests: one at a time in a process. Under contention, they get a tenth of the time."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from iot_models.errors import Refusal
+from iot_models.errors import Refusal, TooManyRequestsError
 
 from .clients import Client
 from .fair_slots import FairSlots
+from .memory_budget import BODY_FACTOR
 from .pace import Pace
 
 LARGE_BYTES = 2**20
@@ -23,9 +25,19 @@ _REFUSAL = "too many large requests wait; try again"
 
 class LargeRequests:
     """Limits decompression and parsing to one large body at a time. Small bodies are only
-    counted."""
+    counted.
 
-    def __init__(self, pace: Pace | None = None) -> None:
+    A large body stays in memory while it waits. The large bodies of a group of clients
+    (`Client.group`) take at most half of the memory budget, and all large bodies three quarters:
+    the rest is for the bodies of other clients. If there is no other large body, a body of any size
+    is accepted.
+    """
+
+    def __init__(self, memory_bytes: int, pace: Pace | None = None) -> None:
+        """`memory_bytes`: the budget for all requests of the process."""
+        self._memory_bytes = memory_bytes
+        self._held: Counter[str] = Counter()
+        """Memory of the large bodies, by group of clients."""
         self._pace = pace or Pace()
         self._slots = FairSlots(
             1,
@@ -50,17 +62,38 @@ class LargeRequests:
                 self.small += 1
 
     @contextmanager
-    def slot(self, client: Client) -> Iterator[None]:
-        """Hold the slot for large bodies.
+    def slot(self, client: Client, received: int) -> Iterator[None]:
+        """Hold the slot for large bodies. `received`: bytes of the whole body as received.
 
         Raises:
-            TooManyRequestsError: too many requests wait for the slot, or the wait took too long.
+            TooManyRequestsError: too many requests wait for the slot, their bodies take too much
+                memory, or the wait took too long.
         """
         with (
+            self.hold(client.group, received * BODY_FACTOR),
             self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL),
             self._pace.work(self._served_small),
         ):
             yield
+
+    @contextmanager
+    def hold(self, group: str, count: int) -> Iterator[None]:
+        """Count memory of a group's large body for the time of the block.
+
+        Raises:
+            TooManyRequestsError: the large bodies take too much memory.
+        """
+        of_group, of_all = self._held[group] + count, self._held.total() + count
+        too_much = 2 * of_group > self._memory_bytes or 4 * of_all > 3 * self._memory_bytes
+        if too_much and of_all > count:
+            raise TooManyRequestsError(_REFUSAL, retry_after=1, reason=Refusal.LARGE_REQUESTS)
+        self._held[group] += count
+        try:
+            yield
+        finally:
+            self._held[group] -= count
+            if not self._held[group]:
+                del self._held[group]
 
     def _served_small(self) -> bool:
         """Return whether small requests were served since the last large one."""
@@ -84,9 +117,9 @@ class Turn:
         `size`: decompressed bytes so far. `received`: bytes of the whole body as received.
 
         Raises:
-            TooManyRequestsError: too many requests wait for the slot, or the wait took too long.
+            TooManyRequestsError: like `LargeRequests.slot`.
         """
         dense = size >= DENSE_BYTES and size > DENSITY * received
         if (dense or size >= LARGE_BYTES) and not self.is_large:
             self.is_large = True
-            self._slot.enter_context(self._requests.slot(self._client))
+            self._slot.enter_context(self._requests.slot(self._client, received))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from iot_models.errors import UnavailableError
+from iot_models.settings import Settings
 
 EXEMPT_BYTES = 16 * 1024
 """Bodies up to this size are not charged. Most requests are that small."""
@@ -23,6 +24,11 @@ CHARGE = "iot_api.charge"
 """Key in the WSGI environ: a function that charges the request for bytes. It raises
 `UnavailableError` if the budget is used up. The worker refunds the bytes after the response.
 """
+
+
+def budget_bytes(settings: Settings) -> int:
+    """Return the bytes of the budget. Two of the largest bodies fit into it."""
+    return max(settings.api_request_memory_bytes, 2 * BODY_FACTOR * settings.max_body_bytes)
 
 
 class Holder(Protocol):

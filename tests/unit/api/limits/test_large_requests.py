@@ -1,11 +1,19 @@
 """Large bodies are processed one at a time and leave most of the time to small requests."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
+from iot_api.limits.memory_budget import BODY_FACTOR
 from iot_api.limits.pace import CONTENDED_REST, MAX_REST_SECONDS, Pace, seconds_waited_for_cpu
+from iot_models.errors import TooManyRequestsError
 from support.clock import Clock
+
+BUDGET = 64 * LARGE_BYTES
+LARGEST = BUDGET // (2 * BODY_FACTOR)
+"""Two of these bodies take the whole budget, as the largest permitted ones may."""
 
 
 class SleepClock(Clock):
@@ -29,7 +37,7 @@ def clock() -> SleepClock:
 
 @pytest.fixture
 def requests(clock: SleepClock) -> LargeRequests:
-    return LargeRequests(Pace(clock, clock.sleep, clock.waiting))
+    return LargeRequests(BUDGET, Pace(clock, clock.sleep, clock.waiting))
 
 
 def parse_large(
@@ -111,3 +119,20 @@ def test_small_requests_between_two_large_ones_are_counted(
         requests.small += 1
         parse_large(requests, clock, 0.2)
     assert clock.slept == pytest.approx(2 * 0.2 * CONTENDED_REST)
+
+
+def test_waiting_bodies_leave_memory_for_others(requests: LargeRequests) -> None:
+    """Half of the budget is the limit of a group, three quarters that of all large bodies."""
+
+    def hold(group: str, size: int) -> None:
+        held.enter_context(requests.hold(group, size * BODY_FACTOR))
+
+    with ExitStack() as held:
+        hold("greedy", LARGEST)
+        with pytest.raises(TooManyRequestsError):
+            hold("greedy", 1)
+        hold("another", LARGEST // 2)
+        with pytest.raises(TooManyRequestsError):
+            hold("a third", LARGE_BYTES)
+    with requests.turn(Client("alone")) as turn:
+        turn.grow(BUDGET, BUDGET)  # nothing is left of the others

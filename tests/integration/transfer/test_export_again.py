@@ -1,0 +1,72 @@
+"""What an export has written is imported unchanged; an export that is killed is continued."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from support.stack import Stack
+
+from .conftest import Command
+from .test_export import stored
+from .test_import import without_ids
+
+
+def test_an_export_that_is_killed_between_renames_continues(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(command, tmp_path / "in.db", "renames", [(7 * n, n) for n in range(5)])
+    lines = [
+        {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,
+         "relative_timestamp": -number, "freeform": str(number)}
+        for number in range(5)
+    ]  # fmt: skip
+    (tmp_path / "in.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    assert command("import", tmp_path / "in.ndjson", password="renames")[0] == 0
+    out, options = tmp_path / "out" / "run.csv", ("--split-runs",)
+    out.parent.mkdir()
+    replace = Path.replace
+
+    def die(self: Path, target: Path) -> Path:
+        if target.stem.endswith("-002"):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(Path, "replace", die)
+        assert command("export", out, *options, password="renames")[0] == 130
+    assert [each.name for each in out.parent.glob("run-*")] == ["run-001.csv"]
+    status, said, _ = command("export", out, *options, password="renames")
+    assert (status, said.splitlines()[0]) == (0, "10 readings")
+    files = sorted(out.parent.iterdir())
+    assert said.splitlines()[1:] == [str(each) for each in files]
+    rows = [row for each in files for row in csv.DictReader(each.read_text().splitlines())]
+    assert len(rows) == 10
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+@pytest.mark.parametrize("options", [(), ("--flatten",)])
+def test_what_is_exported_is_imported_unchanged(
+    service: Stack, command: Command, tmp_path: Path, form: str, options: tuple[str, ...]
+) -> None:
+    texts = [
+        '{"n": ' + "9" * 5_000 + "}", '{"x": 1.10, "x": 2}', r'"Stra\u00dfe\u2028\ud83d\ude00"',
+        '{"data": 5}', '{"data": [1, 2]}', '{"db_password": "secret"}', '{"relativetime": 5}',
+        '{"interrogatortime": 5, "id": 1, "freeform": 2}', r'"\ud800"', "1e400", "null",
+    ]  # fmt: skip
+    lines = [
+        {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,
+         "relative_timestamp": number, "freeform": text}
+        for number, text in enumerate(texts)
+    ]  # fmt: skip
+    (tmp_path / "in.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    one, two = f"one {form}{options}", f"two {form}{options}"
+    assert command("import", tmp_path / "in.ndjson", password=one)[0] == 0
+    assert [row["freeform"] for row in service.read(one)] == texts
+    out = tmp_path / f"out.{form}"
+    assert command("export", out, *options, password=one)[0] == 0
+    assert command("import", out, password=two)[0] == 0
+    assert without_ids(service.read(two)) == without_ids(service.read(one))
+    said = command("import", out, password=two)[1].splitlines()
+    assert said[1:] == ["0 imported", f"{len(texts)} were in the service before"]

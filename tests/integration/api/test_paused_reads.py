@@ -9,10 +9,11 @@ import psycopg
 import pytest
 from redis import Redis
 
-from integration.api.asking import Api, row, sample
+from integration.api.asking import Api, assert_error, row, sample
+from integration.api.conftest import MakeApi
 from integration.compaction.past import Past, each_second, noon
 from iot_api.query import merge as merge_module
-from iot_api.query import pausable_read
+from iot_api.query import pausable_read, series_windows
 from iot_api.query import readings as readings_module
 from iot_api.query.hot_readings import Readings
 from iot_api.query.merge import Order
@@ -111,6 +112,19 @@ def test_a_paused_read_holds_no_connection(
     read.pause()
     assert open_transactions() == 0
     assert len(list(batches)) > 1
+
+
+def test_a_refused_series_releases_its_slot(
+    past: Past, make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series_windows, "MAX_VALUES", 10)
+    monkeypatch.setattr(series_windows, "_PENDING", 10)
+    monkeypatch.setattr(pausable_read, "FIRST_TURN_SECONDS", 0.1)
+    past.store(PASSWORD, each_second(noon(2), 400), each=100)
+    api = make_api(api_postgres_pool=2)  # with a single slot for reads
+    for _ in range(2):
+        answer = api.post("/api/iot/series?step=1s&by=interrogator&fields=rssi")
+        assert_error(answer, 400, "invalid_request")
 
 
 def test_a_read_of_the_hot_window_can_be_paused(

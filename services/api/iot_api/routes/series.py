@@ -1,6 +1,7 @@
 """The view of `/api/iot/series`: fields of readings over time, for notebooks and dashboards."""
 
 import time
+from contextlib import closing
 
 from flask import Blueprint, Response, request
 
@@ -81,11 +82,14 @@ def _windows(
 
 
 def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
-    for batch in read:
-        for columns in columns_of(batch):
-            windows.add(columns)
-            time.sleep(0)  # let other requests of the process run
-        del batch  # free its memory before the next one is produced
+    # If a reading is refused, only `closing` ends the turn at once: references between the read and
+    # its batches form a cycle.
+    with closing(iter(read)) as batches:
+        for batch in batches:
+            for columns in columns_of(batch):
+                windows.add(columns)
+                time.sleep(0)  # let other requests of the process run
+            del batch  # free its memory before the next one is produced
     return windows
 
 

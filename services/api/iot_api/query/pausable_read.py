@@ -422,15 +422,15 @@ def limited(batches: Generator[Sequence[Reading], None, None], page: Page) -> Ba
 def first_readings(
     batches: Generator[Sequence[Reading], None, None], count: int
 ) -> Generator[Sequence[Reading], None, None]:
-    """Yield the first `count` readings."""
+    """Yield the first `count` readings.
+
+    `count` may be 0: a turn may end directly behind the last reading of a page.
+    """
     with closing(batches):
-        for batch in batches:
-            left = count - len(batch)
+        while count > 0 and (batch := next(batches, None)) is not None:
             yield batch[:count]
+            count -= len(batch)
             del batch  # free its memory before the next one is produced
-            count = left
-            if count <= 0:
-                return
 
 
 def cursor_behind(last: Reading, page: Page) -> Cursor:

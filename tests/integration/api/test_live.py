@@ -201,6 +201,16 @@ def test_a_client_that_is_gone_makes_room(make_api: MakeApi, writer: Writer) -> 
     ours.close()
 
 
+def test_waiting_events_of_a_client_that_leaves_take_no_memory(api: Api, writer: Writer) -> None:
+    store(api, writer, 1)
+    live = api.service.live
+    with listening(api) as events:
+        next(events)
+        store(api, writer, 2)
+        wait_until(lambda: live.waiting.total > 0, what="an event waits")
+    assert live.waiting.total == 0
+
+
 def test_all_streams_share_one_poll_and_one_decryption(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,7 +84,7 @@ class LiveHub:
         self._lock = threading.RLock()
         self._stopping = False
         self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
-        self._waiting = WaitingBytes()
+        self.waiting = WaitingBytes()
         self._gauge = metrics.gauge("iot_live_listeners")
         self._gauge.set(0)
 
@@ -122,7 +122,7 @@ class LiveHub:
             self._feeds[vault_id] = feed
             listener = Listener(
                 client, cached.record, position or feed.position, still_allowed, is_gone,
-                self._waiting,
+                self.waiting,
             )  # fmt: skip
             feed.listeners.append(listener)
             verify_at = time.monotonic() + self._verify_seconds(vault_id)
@@ -144,6 +144,7 @@ class LiveHub:
             if not feed.listeners:
                 del self._feeds[vault_id]
             self._clients -= Counter([listener.client.name])
+        listener.end(UnavailableError("the client is gone"))  # a delivery may still offer events
         self._gauge.dec()
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
@@ -212,7 +213,6 @@ class LiveHub:
         listeners = [listener for feed in self.feeds() for listener in feed.listeners]
         for listener in listeners:
             if listener.is_gone():
-                listener.end(UnavailableError("the client is gone"))
                 self.close(listener)
 
     def _verify_seconds(self, vault_id: uuid.UUID) -> float:

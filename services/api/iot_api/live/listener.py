@@ -58,9 +58,13 @@ class Listener:
         self._changed = Condition()
 
     def offer(self, event: ReadingsEvent) -> None:
-        """Add an event. If too many events wait, drop all of them. Never blocks."""
+        """Add an event, unless the stream has ended. If too many events wait, drop all of them.
+        Never blocks.
+        """
         with self._changed:
             size = len(event.text)
+            if self._ending is not None:
+                return
             if self._skipped is not None:
                 self._skip(event)
             elif self._waiting and (

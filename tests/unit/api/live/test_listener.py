@@ -82,6 +82,7 @@ def test_the_end_wakes_a_listener_and_drops_what_waits() -> None:
     listener = new_listener(waiting)
     listener.offer(event(1))
     listener.end(UnavailableError("over"))
+    listener.offer(event(2))
     assert waiting.total == 0
     with pytest.raises(UnavailableError, match="over"):
         listener.take(0)

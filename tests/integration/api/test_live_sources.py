@@ -3,12 +3,13 @@
 import dataclasses
 import random
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, cast
 
 import pytest
 from redis import Redis
 
-from integration.api.asking import Api, sample
+from integration.api.asking import PASSWORD, Api, sample
 from integration.api.conftest import MakeApi
 from integration.api.live_streams import listening, send, take
 from integration.api.test_live import store
@@ -16,6 +17,7 @@ from integration.api.test_range_erasure import erase
 from iot_api.limits.clients import Client
 from iot_api.live import feed, poller, source
 from iot_api.vaults import compaction_planner
+from iot_cipher.encryption import OpenVault
 from iot_models.settings import Settings
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -64,6 +66,38 @@ def test_without_a_hot_window_postgres_serves_streams(
         assert take(events, 2)[0] == ["2", "3"]
     with listening(api, position) as events:
         assert take(events, 2)[0] == ["2", "3"]
+
+
+def test_shards_without_a_checked_cover_are_left_out(
+    api: Api, writer: Writer, cold_writer: Writer
+) -> None:
+    """Two drains end while the hot window is read for a drain of another shard. The hot window
+    lacks the first one."""
+    store(api, writer, 1)
+    vault, live = vault_of(api, PASSWORD), api.service.live.source
+    own = vault.shard(api.service.settings.shards)
+    start = live.drained()
+    watched = source.Watched(vault=vault, position=live.now(start), reached={}, checked=start)
+    for password in map(str, count()):
+        store(api, writer, 1, password=password)
+        if own not in watched.moved(drained := live.drained()):
+            break
+        watched.complete(drained)
+    store(api, cold_writer, 2)
+    store(api, writer, 3)
+    lacking: list[source.Watched] = []
+    assert not list(live.recent_rows([watched], drained, lacking))
+    assert not lacking
+    assert not list(live.recent_rows([watched], live.drained(), lacking))
+    assert lacking == [watched]
+    found = live.stored_rows(watched, drained)
+    assert [each.freeform for rows in found for each in rows.readings] == ["2", "3"]
+
+
+def vault_of(api: Api, password: str) -> OpenVault:
+    vault = api.service.vaults.find(password.encode(), Client("test"))
+    assert vault is not None
+    return vault
 
 
 def test_an_evicted_or_emptied_hot_window(api: Api, writer: Writer, redis: "Redis") -> None:

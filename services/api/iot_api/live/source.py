@@ -6,7 +6,7 @@ so a position stays exact when a stream changes from one to the other.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -175,7 +175,7 @@ class LiveSource:
                 lacking.append(each)
                 continue
             try:
-                for rows in self._opened(each.vault, bounds, each.position):
+                for rows in self._opened(each.vault, wanted, bounds, each.position):
                     yield each, rows
             except (EvictedError, RedisError):
                 lacking.append(each)
@@ -235,7 +235,7 @@ class LiveSource:
         if not _holds(recent, wanted, after.since, now):
             return
         try:
-            for rows in self._opened(vault, recent.bounds[0], after, until):
+            for rows in self._opened(vault, wanted, recent.bounds[0], after, until):
                 after = rows.position
                 yield rows
         except (EvictedError, RedisError):
@@ -246,17 +246,24 @@ class LiveSource:
     def _opened(
         self,
         vault: OpenVault,
+        covered: Container[int],
         bounds_found: Iterable[SegmentBounds],
         after: LivePosition,
         until: LivePosition | None = None,
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, from segments of the hot window.
 
+        Segments of shards other than those in `covered` are left out: earlier ones may be missing.
+
         Raises:
             EvictedError, RedisError: the hot window can't return a segment.
         """
         found = sorted(
-            (bounds for bounds in bounds_found if bounds.last_id > after.id_of(bounds.shard)),
+            (
+                bounds
+                for bounds in bounds_found
+                if bounds.shard in covered and bounds.last_id > after.id_of(bounds.shard)
+            ),
             key=lambda bounds: bounds.first_id,
         )
         if until is not None:

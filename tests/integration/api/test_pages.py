@@ -18,6 +18,7 @@ from integration.api.conftest import MakeApi
 from integration.api.test_reads import fill_at_random
 from integration.compaction.past import Past, each_second, noon
 from iot_api.query import merge as merge_module
+from iot_api.query import paging
 from iot_api.query import readings as readings_module
 from iot_cipher.encryption import SealedSegment, decrypt_segment, encrypt_segment
 from iot_models.segment import SegmentColumns, decode_segment
@@ -208,6 +209,15 @@ def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) 
         "=" * 9,
     ):
         assert_error(filled.post(f"/api/iot?cursor={wrong}"), 400, "invalid_request")
+
+
+def test_a_cursor_of_another_version_is_refused(
+    filled: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "VERSION", paging.VERSION + 1)
+    cursor = filled.post("/api/iot?limit=2").get_json()["cursor"]
+    monkeypatch.undo()
+    assert_error(filled.post(f"/api/iot?limit=2&cursor={cursor}"), 400, "invalid_request")
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])

@@ -48,7 +48,7 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     except (binascii.Error, ValueError):
         data = b""
     body, checksum = data[: _FORM.size], data[_FORM.size :]
-    if len(body) < _FORM.size or checksum != _checksum(body, context):
+    if body[:1] != bytes([VERSION]) or checksum != _checksum(body, context):
         raise InvalidRequestError(
             "cursor: must be from an answer to the same call, with the same range and password",
             field="cursor",

@@ -38,7 +38,7 @@ class _Produced:
     end: Position
     """The position of the last reading."""
     ids: Sequence[int]
-    """All ids of the segment, including those of rows that the filter excludes."""
+    """The ids of the segment. Those of rows that the filter excludes may be left out."""
 
     @property
     def bytes(self) -> int:

@@ -122,12 +122,13 @@ class Settings:
     )
     redis_wait_replicas: int = _setting(
         0,
-        "Number of Redis replicas that must have readings before they are acknowledged.",
+        "Number of Redis replicas that must have readings before they are acknowledged, and before "
+        "writers store them.",
         maximum=10,
     )
     redis_wait_fsync: int = _setting(
         0,
-        "1: acknowledge readings once they are on the disks of Redis and of "
+        "1: acknowledge and store readings once they are on the disks of Redis and of "
         "IOT_REDIS_WAIT_REPLICAS replicas (WAITAOF, in Redis 7.2 and Valkey).",
         maximum=1,
     )

@@ -4,30 +4,46 @@ The Lua scripts change streams, counters and the job queue in one step: Redis ru
 interruption, so a process that is killed leaves none of them half changed.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import (
+    NoScriptError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 - redis-py's own
+)
 
 from iot_models import tracing
 from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
 from .backlog_counters import as_shard, parse_next_id, parse_number, parse_position, parse_shard
+from .confirmation import NO_CONFIRMATION, Confirmation
 from .redis_client import milliseconds
-from .scripts import load_script, run_all, run_commands
+from .scripts import checked, evalsha, load_script, round_trip, run_all, run_commands
+from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
 
 MAX_ENTRIES = 4096
 """Maximum number of entries in one answer of Redis. Each entry blocks Redis for a microsecond."""
+_FSYNC_FACTOR = 4
+"""Factor for `MAX_ENTRIES` if each read waits for an fsync, which may come once a second."""
 _MAX_BYTES = 2**50
 """No shard has this many bytes, so a counter with this number is damaged."""
 _NAME_BYTES = 64
 """The first bytes of a sealed entry, in which no other entry is equal: they have its name."""
 _UNKNOWN_SIZES = 64
 """Entries to read if their sizes are unknown, because a counter is damaged."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnconfirmedError(TimeoutError):
+    """Replicas or disks did not confirm in time that they have the waiting entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +100,22 @@ class Backlog(BacklogAppender):
         *,
         shards: int,
         max_bytes: int,
-        wait_replicas: int = 0,
-        wait_fsync: bool = False,
+        confirmation: Confirmation = NO_CONFIRMATION,
         wakeup: Callable[[], Wakeup] = ThreadWakeup,
     ) -> None:
         super().__init__(
             client,
             names,
             max_bytes=max_bytes,
-            wait_replicas=wait_replicas,
-            wait_fsync=wait_fsync,
+            confirmation=confirmation,
             wakeup=wakeup,
         )
         self._shards = shards
         self._remove = load_script(client, "backlog_remove.lua")
         self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
+        self._confirm = load_script(client, "backlog_confirm.lua")
+        self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
         """Try a command that `remove` uses, changing nothing. Raises `RedisError` if it fails."""
@@ -131,9 +147,17 @@ class Backlog(BacklogAppender):
 
         Once the limit is reached, the remaining shards are left out. Every earlier shard that has
         waiting entries is returned with at least one. The number of round trips is constant.
+
+        If entries must be on replicas or disks before they are acknowledged, only entries that are
+        there are returned. Otherwise a failover could lose an entry that is stored, together with
+        its `Idempotency-Key`: the repeated request would be stored too.
+
+        Raises:
+            UnconfirmedError: replicas or disks did not confirm the entries in time.
+            RedisError: Redis can't serve.
         """
         progress = self.progress(shards)
-        counts, bytes_left, entries_left = {}, max_bytes, MAX_ENTRIES
+        counts, bytes_left, entries_left = {}, max_bytes, self._max_entries
         for shard, known in progress.items():
             if bytes_left <= 0 or entries_left <= 0:
                 break
@@ -155,12 +179,32 @@ class Backlog(BacklogAppender):
         commands: list[Sequence[str | int]] = [("TIME",)]
         for shard, count in counts.items():
             commands.append(("XRANGE", self._names.stream(shard), "-", "+", "COUNT", count))
-        (seconds, micros), *streams = run_commands(self._client, commands)
+        if self._confirmation.command:
+            (seconds, micros), *streams = self._run_confirmed(commands)
+        else:
+            (seconds, micros), *streams = run_commands(self._client, commands)
         now = milliseconds((int(seconds), int(micros)))
         return {
             shard: [_waiting_entry(entry_id, fields, now) for entry_id, fields in stream]
             for shard, stream in zip(counts, streams, strict=True)
         }
+
+    def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
+        """Run commands that read. Return their answers if replicas and disks have what was read."""
+        # All over one connection: after a failover, another server would confirm other data.
+        write = evalsha(self._confirm, ([self._names.backlog_counters], []))
+        everything = [*commands, write, self._confirmation.command]
+        *answers, written, waited = round_trip(self._client, everything)
+        if isinstance(written, NoScriptError):
+            self._client.script_load(self._confirm.script)
+            *answers, written, waited = round_trip(self._client, everything)
+        checked([*answers, written])
+        if isinstance(waited, ResponseError):
+            # For example, the writer's user may not use WAITAOF.
+            report(_log, "entries are stored before replicas and disks confirm them", waited)
+        elif any(answers[1:]) and (missing := self._confirmation.missing(waited, self._client)):
+            raise UnconfirmedError(missing)
+        return answers
 
     def holds(self, shard: int, entry_id: str) -> bool:
         """Return whether an entry is in the stream of a shard: no drain has removed it yet."""

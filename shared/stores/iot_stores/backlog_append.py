@@ -35,12 +35,10 @@ from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .append_conditions import Guard, RememberedRequest, conditions
 from .append_outcomes import AppendOutcome, refuse
-from .redis_connections import renew_connections
+from .confirmation import NO_CONFIRMATION, Confirmation
 from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
 
-WAIT_MILLISECONDS = 2000
-"""Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
 MAX_BYTES = 2**20
 """Approximate maximum size of a group: each caller also waits for the bytes of the others."""
 CHECK_SECONDS = 1.0
@@ -216,23 +214,15 @@ class BacklogAppender:
         names: KeyNames,
         *,
         max_bytes: int,
-        wait_replicas: int = 0,
-        wait_fsync: bool = False,
+        confirmation: Confirmation = NO_CONFIRMATION,
         wakeup: Callable[[], Wakeup] = ThreadWakeup,
     ) -> None:
         self._client = client
         self._names = names
-        self._wait_replicas = wait_replicas
-        self._wait_fsync = wait_fsync
-        self._waits = bool(wait_replicas or wait_fsync)
-        if wait_fsync:
-            wait_command: tuple[Any, ...] = ("WAITAOF", 1, wait_replicas, WAIT_MILLISECONDS)
-        elif wait_replicas:
-            wait_command = ("WAIT", wait_replicas, WAIT_MILLISECONDS)
-        else:
-            wait_command = ()
+        self._confirmation = confirmation
+        self._waits = confirmation.command if confirmation.of_appends else ()
         self._max_bytes = max_bytes
-        self._script = AppendScript(client, names, max_bytes, wait_command)
+        self._script = AppendScript(client, names, max_bytes, self._waits)
         self._groups = GroupCommit(self._script.send, wakeup)
         self._traceparent = tracing.traceparent if tracing.is_on() else None
 
@@ -255,8 +245,8 @@ class BacklogAppender:
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
                 remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
-                but fewer than `wait_replicas` replicas (with `wait_fsync`: fewer disks) confirmed
-                them in time: a failover may lose them.
+                but fewer replicas or disks than `confirmation` requires confirmed them in time: a
+                failover may lose them.
             RedisError: Redis is away; whether the entries were added is unknown.
         """
         arguments: list[Any]
@@ -315,16 +305,8 @@ class BacklogAppender:
             )
         if isinstance(answer, Exception):
             raise answer
-        local, replicas = answer if self._wait_fsync else (1, answer)
-        if replicas < self._wait_replicas:
-            # This master may be cut off from its replicas, and one of them may be the master now.
-            # New connections resolve the name in the URL again.
-            renew_connections(self._client)
-            sentence = f"{replicas} of {self._wait_replicas} replicas have the readings"
-            raise UnavailableError(f"{_logged(sentence)}; try again")
-        if not local:
-            sentence = "Redis has not put the readings on its disk"
-            raise UnavailableError(f"{_logged(sentence)}; try again")
+        if missing := self._confirmation.missing(answer, self._client):
+            raise UnavailableError(f"{_logged(missing)}; try again")
 
 
 def _logged(sentence: str) -> str:

@@ -10,8 +10,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 Call = tuple[Sequence[Any], Sequence[Any]]
 """Keys and arguments of one call of a script."""
-_LOADS = 3
-"""How often a script is loaded: another client's SCRIPT FLUSH may follow SCRIPT LOAD."""
+_LOADS = 100
+"""How often a script is loaded at most: another client may send SCRIPT FLUSH after SCRIPT LOAD."""
 
 
 def load_script(client: "Redis", name: str) -> Any:

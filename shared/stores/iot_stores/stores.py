@@ -15,6 +15,7 @@ from .backlog_append import ThreadWakeup, Wakeup
 from .backlog_counters import BacklogCounters
 from .clocks import ClockWatch
 from .compaction_orders import CompactionOrders
+from .confirmation import Confirmation
 from .dead_letters import DeadLetters
 from .held_entries import HeldEntries
 from .hot_window import HotWindow
@@ -45,7 +46,8 @@ class Stores:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
         `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
-        require. The API acknowledges after that. `wakeup` returns the `Wakeup` of a waiting append.
+        require, as drains do. The API acknowledges after that. `wakeup` returns the `Wakeup` of a
+        waiting append.
 
         `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
         """
@@ -125,8 +127,11 @@ class Stores:
             self.names,
             shards=self.settings.shards,
             max_bytes=self.settings.backlog_max_bytes,
-            wait_replicas=self.settings.redis_wait_replicas if self._appends_wait else 0,
-            wait_fsync=self._appends_wait and bool(self.settings.redis_wait_fsync),
+            confirmation=Confirmation(
+                self.settings.redis_wait_replicas,
+                bool(self.settings.redis_wait_fsync),
+                of_appends=self._appends_wait,
+            ),
             wakeup=self._wakeup,
         )
 

@@ -24,6 +24,7 @@ from iot_stores import backlog_append
 from iot_stores.append_conditions import RememberedRequest
 from iot_stores.backlog import Backlog
 from iot_stores.backlog_append import MAX_BYTES, AppendResult
+from iot_stores.confirmation import Confirmation
 from iot_stores.redis_client import connect_redis
 from iot_tools.local.redis_server import RedisServer
 from support.keys import KEYS
@@ -310,7 +311,11 @@ def test_a_group_waits_once_for_its_replicas(tmp_path: Path, opened: ExitStack) 
     try:
         callers = opened.enter_context(Callers(group.url))
         callers.backlog = Backlog(
-            callers.client, KEYS, shards=SHARDS, max_bytes=2**30, wait_replicas=1
+            callers.client,
+            KEYS,
+            shards=SHARDS,
+            max_bytes=2**30,
+            confirmation=Confirmation(replicas=1),
         )
         callers.backlog.append([])
         before = waits(callers.redis)

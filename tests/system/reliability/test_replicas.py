@@ -11,6 +11,8 @@ from flask.testing import FlaskClient
 from iot_api.app import create_app
 from iot_models.settings import Settings, load
 from iot_stores import store_states
+from iot_stores.backlog import UnconfirmedError
+from iot_writer import jobs
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.waiting import wait_until
@@ -100,7 +102,8 @@ def test_a_request_repeated_without_a_replica_is_stored_once(
     pair.replica.kill(signal.SIGSTOP)
     for _ in range(3):
         assert put(client, "once", key="k")[0] == 503
-    drain_all(writer)
+    with pytest.raises(UnconfirmedError, match="0 of 1 replicas"):
+        drain_all(writer)
     assert put(client, "once", key="k")[0] == 503
     pair.replica.kill(signal.SIGCONT)
     wait_until(lambda: pair.master.replicas() == 1, what="the replica in step")
@@ -109,6 +112,37 @@ def test_a_request_repeated_without_a_replica_is_stored_once(
     assert (status, headers["Idempotent-Replayed"]) == (201, "true")
     drain_all(writer)
     assert texts(client) == ["once"]
+
+
+def test_a_drain_without_a_replica_ends_in_one_log_line(
+    client: FlaskClient,
+    pair: Group,
+    writer: Writer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_states, "_reported", {})
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    pair.replica.kill(signal.SIGKILL)
+    assert put(client, "waiting")[0] == 503
+    caplog.clear()
+    (shard,) = writer.backlog.oldest_ages()
+    assert jobs.drain(shard) == "redis_away"
+    told = [record.message for record in caplog.records if record.name == jobs.__name__]
+    assert told == ["Redis is away: 0 of 1 replicas have the readings; nothing is drained"]
+    assert entries(pair.master) == 1
+
+
+def test_a_full_redis_that_forgot_its_scripts_is_drained(
+    client: FlaskClient, pair: Group, writer: Writer
+) -> None:
+    assert put(client, "full")[0] == 201
+    with pair.master.client() as master:
+        master.config_set("maxmemory", 1)
+        master.script_flush()
+        drain_all(writer)
+        master.config_set("maxmemory", 0)
+    assert (texts(client), entries(pair.master)) == (["full"], 0)
 
 
 def test_idempotency_keys_are_on_the_replica(

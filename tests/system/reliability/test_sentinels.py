@@ -1,11 +1,19 @@
 """Sentinels promote a replica when the master is killed, and the service continues."""
 
 import dataclasses
+import json
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
-from iot_models.settings import Settings
+import pytest
+
+from iot_api.app import create_app
+from iot_models.settings import Settings, load
+from iot_stores.backlog import UnconfirmedError
 from iot_stores.redis_client import connect_redis
+from iot_writer.writer import Writer
+from support.draining import drain_all
 from support.stack import MakeStack
 from support.waiting import stretched, wait_until
 from system.reliability.devices import Fleet
@@ -72,6 +80,37 @@ def test_a_failover_without_wait_replicas_loses_only_the_last_readings(
         f"{done.lost} readings lost, which is what this setting allows"
     )
     assert done.lost <= DEVICES * 5
+
+
+def test_a_request_repeated_after_a_failover_is_stored_once(
+    environment: dict[str, str], group: Group
+) -> None:
+    """The master is cut off from its replicas. The writer must not store what they lack."""
+    changes = {"IOT_REDIS_URL": group.url, "IOT_REDIS_WAIT_REPLICAS": "1"}
+    settings = load(environment | changes)
+    with closing(Writer(settings)) as writer:
+        app = create_app(settings)
+        client = app.test_client()
+
+        def put(key: str) -> int:
+            body = json.dumps({"data": {"db_password": "p", "freeform": key}})
+            headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+            return client.put("/api/iot", data=body, headers=headers).status_code
+
+        assert put("before") == 201
+        drain_all(writer)
+        group.cut_replication()
+        assert put("cut off") == 503
+        with pytest.raises(UnconfirmedError):
+            drain_all(writer)
+        group.fail_over()
+        wait_until(lambda: put("cut off") == 201, what="an acknowledgement")
+        drain_all(writer)
+        asked = json.dumps({"data": {"db_password": "p"}})
+        answer = client.post("/api/iot", data=asked, content_type="application/json")
+        texts = [json.loads(row["freeform"]) for row in json.loads(answer.data)["data"]]
+        assert texts == ["before", "cut off"]
+        app.extensions["iot"].close()
 
 
 def test_one_of_three_sentinels_is_enough(group: Group, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from iot_api.app import create_app
 from iot_models.errors import UnavailableError
 from iot_models.settings import load
 from iot_stores import store_states
-from iot_stores.backlog import Backlog
+from iot_stores.backlog import Backlog, UnconfirmedError
 from iot_stores.backlog_append import AppendResult
+from iot_stores.confirmation import Confirmation
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
+from iot_writer.writer import Writer
+from support.draining import drain_all
 from support.keys import KEYS
 from support.waiting import wait_until
 
@@ -112,6 +116,44 @@ def test_a_put_is_acknowledged_when_it_is_on_disk(
         assert sum(client.xlen(key) for key in client.scan_iter("iot:ingest:*")) == 2
 
 
+def writer_of(environment: dict[str, str], url: str) -> Writer:
+    return Writer(load(environment | {"IOT_REDIS_URL": url, "IOT_REDIS_WAIT_FSYNC": "1"}))
+
+
+def test_only_entries_on_disk_are_stored(
+    careful: FlaskClient, environment: dict[str, str], master: Valkey
+) -> None:
+    with closing(writer_of(environment, master.url)) as writer, master.client() as client:
+        client.config_set("appendfsync", "no")
+        assert put(careful)[0] == 503
+        with pytest.raises(UnconfirmedError, match="disk"):
+            drain_all(writer)
+        assert writer.backlog.state().entries != {}
+        client.config_set("appendfsync", "always")
+        drain_all(writer)
+        assert sum(writer.backlog.state().entries.values()) == 0
+
+
+def test_a_writer_that_may_not_wait_stores_as_before(
+    careful: FlaskClient,
+    environment: dict[str, str],
+    master: Valkey,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The documented user of an earlier version lacks +waitaof."""
+    assert put(careful)[0] == 201
+    with master.client() as client:
+        client.acl_setuser(
+            "writer", enabled=True, passwords=["+w"], keys=["*"], categories=["+@all"],
+            commands=["-waitaof"],
+        )  # fmt: skip
+    url = master.url.replace("//", "//writer:w@")
+    with closing(writer_of(environment, url)) as writer:
+        drain_all(writer)
+        assert sum(writer.backlog.state().entries.values()) == 0
+    assert "stored before replicas and disks confirm them" in caplog.text
+
+
 def test_a_missing_aof_is_503_and_named(environment: dict[str, str], master: Valkey) -> None:
     with master.client() as client:
         client.config_set("appendonly", "no")
@@ -153,7 +195,11 @@ def test_a_group_of_appends_waits_for_the_disk_once(master: Valkey) -> None:
     """One WAITAOF confirms all concurrent appends of a group."""
     with Callers(master.url) as callers:
         callers.backlog = Backlog(
-            callers.client, KEYS, shards=SHARDS, max_bytes=2**30, wait_fsync=True
+            callers.client,
+            KEYS,
+            shards=SHARDS,
+            max_bytes=2**30,
+            confirmation=Confirmation(fsync=True),
         )
         callers.backlog.append([])
         calls = [partial(callers.append, b"%d" % number) for number in range(20)]

@@ -1,0 +1,46 @@
+"""Confirmation that entries are on replicas or disks, by WAIT or WAITAOF."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from .redis_connections import renew_connections
+
+WAIT_MILLISECONDS = 2000
+"""Timeout of WAIT and WAITAOF. With `appendfsync everysec`, an fsync comes every second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Where entries must be, besides the memory of Redis."""
+
+    replicas: int = 0
+    """Number of replicas that must have the entries."""
+    fsync: bool = False
+    """Whether the entries must be on the disks of Redis and of these replicas."""
+    of_appends: bool = True
+    """Whether appends wait for this. Drains wait in any case."""
+
+    @property
+    def command(self) -> tuple[Any, ...]:
+        """The command that waits for the writes of its connection; () if nothing is required."""
+        if self.fsync:
+            return ("WAITAOF", 1, self.replicas, WAIT_MILLISECONDS)
+        return ("WAIT", self.replicas, WAIT_MILLISECONDS) if self.replicas else ()
+
+    def missing(self, answer: Any, client: "Redis") -> str:
+        """Return what the answer to the command lacks, as a sentence; empty if it lacks nothing.
+
+        If replicas are missing, `client` connects again: this master may be cut off from its
+        replicas, and one of them may be the master now. New connections resolve the name in the
+        URL again.
+        """
+        local, replicas = answer if self.fsync else (1, answer)
+        if replicas < self.replicas:
+            renew_connections(client)
+            return f"{replicas} of {self.replicas} replicas have the readings"
+        return "" if local else "Redis has not put the readings on its disk"
+
+
+NO_CONFIRMATION = Confirmation()

@@ -10,7 +10,12 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.http.request import PROVEN
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.minute_limit import WIDE_FACTOR
+from iot_models.errors import TooManyRequestsError
+from iot_models.names import KeyNames
+from iot_models.settings import Settings
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -87,6 +92,31 @@ def test_processes_share_the_counters_and_clients_do_not(make_api: MakeApi) -> N
 
     assert [status(api, "10.0.0.1") for api in (one, two, one, two, one)] == [200] * 3 + [429] * 2
     assert status(two, "10.0.0.2") == 200
+
+
+def test_unanswered_passwords_count_for_suspects(settings: Settings, redis: "Redis") -> None:
+    """A refused opening tells that the vault is not open. But a site whose known passwords are all
+    refused after a restart must not be locked out."""
+    names = KeyNames(settings.redis_key_prefix)
+    guesses = GuessLimit(redis, names, limit=5)
+    site, attacker = (Client(name, token="t") for name in ("t@10.0.0.1", "t@10.0.0.2"))
+    for client in (site, attacker):
+        for _ in range(50):
+            guesses.count_unanswered(client)
+        guesses.check(client)
+    guesses.count(attacker)
+    with pytest.raises(TooManyRequestsError):
+        guesses.check(attacker)
+    guesses.check(site)
+    assert redis.get(names.guesses("t@*")) == b"6", "other clients of the token are not locked out"
+    slow = Client("10.0.0.3")
+    guesses.count(slow)
+    for _ in range(3):
+        guesses.count_unanswered(slow)
+        guesses.check(slow)
+    guesses.count_unanswered(slow)
+    with pytest.raises(TooManyRequestsError):
+        guesses.check(slow)
 
 
 def test_forged_addresses_share_a_limit(make_api: MakeApi) -> None:

@@ -227,11 +227,13 @@ class Intake:
         if None not in vaults_if_open and proven >= set(keys):
             return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
-        vaults, guards, opened = [], self._guesses.guards(client), 0
+        self._vaults.queue.check_room(client)
+        vaults, opened = list[OpenVault](), 0
+        guards = self._guesses.guards(client)
         for vault, batch in zip(vaults_if_open, batches, strict=True):
             if vault is None:
                 if opened == self._guesses.max_openings:
-                    raise _too_many_openings(opened, vaults_if_open.count(None))
+                    raise _too_many_openings(opened, len(batches) - len(vaults))
                 opened += 1
                 guards = ()  # `find_or_create` checks them
             vaults.append(vault or self._vaults.find_or_create(batch.password, client))
@@ -245,18 +247,19 @@ class Intake:
         return shard, self._sealer.seal(shard, entry.encode())
 
 
-def _too_many_openings(opened: int, total: int) -> TooManyRequestsError:
-    """Return the error for a request that has opened `opened` of `total` vaults.
+def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
+    """Return the error for a request that may open no more vaults.
 
-    The opened vaults stay open, so the next attempt gets further.
+    The opened vaults stay open, so the next attempt gets further. `left` is the number of passwords
+    that were not looked at: an answer that depended on their vaults would test them all.
     """
     return TooManyRequestsError(
-        f"the server had to open {total} vaults for this request, and has opened {opened} of them; "
+        f"the server has opened {opened} vaults for this request, and {left} passwords are left; "
         "nothing was stored, send the request again",
         retry_after=1,
         reason=Refusal.OPENINGS,
         opened=opened,
-        left=total - opened,
+        left=left,
     )
 
 

@@ -122,6 +122,14 @@ class FairSlots:
                 self._note_turn(self._clock() - began)
             self._release()
 
+    def check(self, client: Client, *, seconds: float, refusal: str) -> None:
+        """Check that `slot` would not refuse the client at once. Raises like `slot`."""
+        with self._guard:
+            wait = self._expected_wait(client, Priority.FIRST)
+            too_late = self._estimates and wait > seconds
+            if not self._free and (too_late or self._full_for(client, Priority.FIRST)):
+                raise self._refusal(refusal, wait)
+
     def _acquire(
         self,
         client: Client,

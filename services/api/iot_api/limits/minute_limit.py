@@ -121,15 +121,19 @@ class MinuteLimit:
 
     def count(self, client: Client) -> None:
         """Count an event."""
+        self.add(client, 1)
+
+    def add(self, client: Client, events: int) -> None:
+        """Count events."""
         try:
             for guard in self.guards(client):
                 with self._client.pipeline(transaction=True) as pipeline:
                     pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
-                    pipeline.incr(guard.name)
+                    pipeline.incrby(guard.name, events)
                     pipeline.ttl(guard.name)
                     *_, counted, left = pipeline.execute(raise_on_error=False)
                 if _is_no_counter(counted):
-                    self._restart(guard.name, "is not a number", count=1)
+                    self._restart(guard.name, "is not a number", count=events)
                 elif isinstance(counted, RedisError):
                     raise counted
                 elif counted >= guard.limit and 0 <= left <= WINDOW_SECONDS:

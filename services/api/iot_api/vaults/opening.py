@@ -67,7 +67,7 @@ class Vaults:
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
         self._policy: LookupPolicy | None = None
-        self._queue = ScryptQueue(guesses)
+        self.queue = ScryptQueue(guesses)
         self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
@@ -134,13 +134,8 @@ class Vaults:
         """Keep a vault open under its new password."""
         key = self.cache.key(password)
         self.cache.put(key, record, vault)
-        self._queue.remember(key)
+        self.queue.remember(key)
         self._restorer.start()
-
-    @property
-    def waiting(self) -> int:
-        """Number of requests that wait for a scrypt."""
-        return self._queue.waiting
 
     def close(self) -> None:
         """Close all vaults."""
@@ -172,13 +167,18 @@ class Vaults:
         self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
         self._guesses.check(client)
+        self.queue.check_room(client)
         key = self.cache.key(password)
         cached = self._cached(key, password, client)
         if cached is not None:
             return cached
         metrics.counter("iot_vault_cache_misses_total").inc()
         with tracing.span("open a vault"):
-            found = self._open_shared(key, password, client, create=create)
+            try:
+                found = self._open_shared(key, password, client, create=create)
+            except Exception:
+                self._guesses.count_unanswered(client)
+                raise
         return None if found is None else found.cached
 
     def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
@@ -265,7 +265,7 @@ class Vaults:
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-            with self._queue.turn(key, client, seconds=seconds):
+            with self.queue.turn(key, client, seconds=seconds):
                 return self._slow_key(password, salt, log2_n)
 
         if missed:
@@ -279,7 +279,7 @@ class Vaults:
     ) -> _Opened | None:
         new_opening: Future[_Opened | None] = Future()
         # A suspect's opening waits longer and is refused more often, so only suspects share it.
-        opening_key = (key, create, self._queue.is_urgent(key, client))
+        opening_key = (key, create, self.queue.is_urgent(key, client))
         opening = self._under_way.setdefault(opening_key, new_opening)
         try:
             if opening is new_opening:
@@ -364,7 +364,7 @@ class Vaults:
             record, vault = standing, search.open(standing)
         record = self._moved(search, record, vault)
         cached = self.cache.put(key, record, vault, search.missed)
-        self._queue.remember(key)
+        self.queue.remember(key)
         self._restorer.start()
         self._opened(vault)
         return cached
@@ -411,7 +411,7 @@ class Vaults:
         if record.vault_id != fresh.vault_id:
             return _Opened(self._open(search, key, record, from_cache=False))
         cached = self.cache.put(key, record, vault, search.missed)
-        self._queue.remember(key)
+        self.queue.remember(key)
         self._restorer.start()
         return _Opened(cached, created=True)
 

@@ -82,6 +82,18 @@ class ScryptQueue:
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
 
+    def check_room(self, client: Client) -> None:
+        """Refuse a suspect for whose passwords the queue has no room now.
+
+        Called before it is known whether the vault is open. Otherwise, a suspect that fills the
+        queue could tell from each answer whether a vault is open.
+
+        Raises:
+            TooManyRequestsError: the client is a suspect, and too many requests of suspects wait.
+        """
+        if self._guesses.suspects(client):
+            self._suspects.check(client, seconds=WAIT_SECONDS, refusal=_BUSY)
+
     def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:
         end = time.monotonic() + seconds
         self._enter(slots, self._suspects, client, seconds)

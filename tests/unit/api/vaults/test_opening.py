@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.opening import Vaults
 from iot_api.vaults.restorer import VaultRestorer
+from iot_api.vaults.scrypt_queue import MAX_WAITING_PER_CLIENT, ScryptQueue
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.vault import PasswordKey, VaultRecord, password_key, scrypt_secret
@@ -104,6 +106,7 @@ class NoGuesses(GuessLimit):
 
     def __init__(self) -> None:
         self.counted = 0
+        self.unanswered = 0
         self.suspected = False
         self.refused: set[str] = set()
 
@@ -121,6 +124,10 @@ class NoGuesses(GuessLimit):
     def count(self, client: Client, *, created: bool = False) -> None:
         del client, created
         self.counted += 1
+
+    def count_unanswered(self, client: Client) -> None:
+        del client
+        self.unanswered += 1
 
     def suspects(self, client: Client) -> bool:
         return self.suspected or client.name == "suspect"
@@ -224,13 +231,16 @@ def test_concurrent_requests_share_one_opening(
     assert guesses.counted == 1
 
 
-def test_a_failed_opening_is_retried(vaults: Vaults, records: Records, keyring: Keyring) -> None:
+def test_a_failed_opening_is_retried(
+    vaults: Vaults, records: Records, keyring: Keyring, guesses: NoGuesses
+) -> None:
     records.fails = True
     with ThreadPoolExecutor(max_workers=4) as threads:
         for each in _ask(vaults, records, keyring, threads):
             assert isinstance(each.exception(LATER), ConnectionError)
     records.held_up.clear()
     assert vaults.find_or_create(b"same", CLIENT) == vaults.find(b"same", CLIENT)
+    assert guesses.unanswered == 4  # each request, though they shared an opening
 
 
 def test_a_password_in_use_costs_one_scrypt(
@@ -303,13 +313,17 @@ class HeldUp:
     def go_on(self) -> None:
         self._go_on.set()
 
+    def called(self, queue: ScryptQueue, callers: int) -> bool:
+        return len(self.order) + queue.waiting == callers
+
     def open_all(self, vaults: Vaults, requests: Sequence[tuple[bytes, Client]]) -> list[OpenVault]:
         """Send requests one after the other while the first one is blocked."""
         with ThreadPoolExecutor() as threads:
             done = []
             for number, request in enumerate(requests, 1):
                 done.append(threads.submit(vaults.find_or_create, *request))
-                wait_until(lambda: len(self.order) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
+                called = partial(self.called, vaults.queue, number)
+                wait_until(called, what="a caller")
             self.go_on()
             return [each.result(LATER) for each in done]
 
@@ -355,13 +369,12 @@ def test_a_client_that_becomes_a_suspect_waits_behind_others(
         return client is flood and made_suspect.is_set()
 
     guesses.suspects = suspects  # type: ignore[method-assign] # changes during the test
-    wait_until_held = slow_key.order
     requests = [(b"first", flood), (b"guess 1", flood), (b"guess 2", flood), (b"mine", device)]
     with ThreadPoolExecutor() as threads:
         done = []
         for number, request in enumerate(requests, 1):
             done.append(threads.submit(vaults.find_or_create, *request))
-            wait_until(lambda: len(wait_until_held) + vaults.waiting == number, what="a caller")  # noqa: B023 - at once
+            wait_until(partial(slow_key.called, vaults.queue, number), what="a caller")
         made_suspect.set()
         slow_key.go_on()
         for each in done:
@@ -378,7 +391,7 @@ def test_waiting_guesses_end_with_the_limit(make_vaults: MakeVaults, guesses: No
         first = threads.submit(vaults.find_or_create, b"first", CLIENT)
         wait_until(lambda: slow_key.order == [b"first"], what="a scrypt")
         waiting = [threads.submit(vaults.find, b"guess %d" % each, CLIENT) for each in range(3)]
-        wait_until(lambda: vaults.waiting == 3, what="waiting guesses")
+        wait_until(lambda: vaults.queue.waiting == 3, what="waiting guesses")
         guesses.refused.add(CLIENT.name)
         slow_key.go_on()
         first.result(LATER)
@@ -386,4 +399,35 @@ def test_waiting_guesses_end_with_the_limit(make_vaults: MakeVaults, guesses: No
             with pytest.raises(TooManyRequestsError):
                 each.result(LATER)
     assert slow_key.order == [b"first"]
+    vaults.close()
+
+
+def test_a_suspect_with_a_full_queue_learns_nothing(
+    make_vaults: MakeVaults, guesses: NoGuesses
+) -> None:
+    """The answer for a password whose vault is open is that for any other password."""
+    slow_key = HeldUp()
+    vaults = make_vaults(VaultCache(size=10, seconds=10), slow_key)
+    suspect = Client("suspect")
+    vaults.find_or_create(b"open", CLIENT)
+    with ThreadPoolExecutor(MAX_WAITING_PER_CLIENT + 2) as threads:
+        opening = threads.submit(vaults.find, b"first", suspect)
+        wait_until(lambda: slow_key.order[-1] == b"first", what="a scrypt")
+        waiting = [
+            threads.submit(vaults.find, b"guess %d" % each, suspect)
+            for each in range(MAX_WAITING_PER_CLIENT)
+        ]
+        wait_until(lambda: vaults.queue.waiting == len(waiting), what="a full queue")
+        refusals = []
+        for password in (b"open", b"unknown"):
+            with pytest.raises(TooManyRequestsError) as refused:
+                vaults.find(password, suspect)
+            refusals.append((str(refused.value), refused.value.reason, refused.value.retry_after))
+        assert refusals[0] == refusals[1]
+        assert vaults.find(b"open", CLIENT) is not None
+        guesses.refused.add(suspect.name)  # so that those who wait end at once
+        slow_key.go_on()
+        opening.result(LATER)
+        assert all(isinstance(each.exception(LATER), TooManyRequestsError) for each in waiting)
+    assert guesses.unanswered == len(waiting), "each that waited was tested; the others were not"
     vaults.close()

@@ -37,6 +37,7 @@ class Stream:
         self._connection = connection
         self._socket: socket.socket = connection.sock  # http.client may drop it with the head
         self._received = connection.getresponse()
+        self._process = os.getpid()
         body = b"" if self._received.status == HTTPStatus.OK else self._received.read()
         self.response = Response(self._received.status, self._received.headers, body)
         self.set_timeout(timeout)
@@ -47,9 +48,16 @@ class Stream:
             self._socket.settimeout(seconds)
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it arrives. Raises `OSError` or `HTTPException` if it is cut off."""
-        while piece := self._received.read1():
+        """Yield the body as it arrives. Raises `OSError` or `HTTPException` if it is cut off.
+
+        Raises `ConnectionError` in a forked child, which would take bytes from its parent.
+        """
+        while os.getpid() == self._process:
+            piece = self._received.read1()
+            if not piece:
+                return
             yield piece
+        raise ConnectionError("the connection belongs to the parent of this process")
 
     def abort(self) -> None:
         """End the body, even while another thread waits for it."""
@@ -63,7 +71,10 @@ class Stream:
 
 
 class ConnectionPool:
-    """The idle connections to one server. Each request uses its own connection. Thread-safe."""
+    """The idle connections to one server. Each request uses its own connection. Thread-safe.
+
+    A forked child opens connections of its own.
+    """
 
     def __init__(
         self,
@@ -87,14 +98,17 @@ class ConnectionPool:
         self._keep_alive = keep_alive
         # A list: append and pop are atomic, and the connection used last is the least likely one
         # to have reached the keep-alive timeout of the server.
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[tuple[int, http.client.HTTPConnection]] = []
+        """Each with the id of the process that opened it. On a connection that two processes use,
+        each could receive the responses to requests of the other.
+        """
 
     @property
     def connected(self) -> bool:
         """Whether an idle connection is open that the server has not closed."""
         connection = self._take_idle()
         if connection is not None:
-            self._idle.append(connection)
+            self._idle.append((os.getpid(), connection))
         return connection is not None
 
     def send(self, request: Request, *, repeatable: bool) -> Response:
@@ -146,12 +160,13 @@ class ConnectionPool:
         """Close all idle connections. The next request opens a new one."""
         while True:
             try:
-                self._idle.pop().close()
+                self._idle.pop()[1].close()
             except IndexError:
                 return
 
     def _exchange(self, connection: http.client.HTTPConnection, request: Request) -> Response:
         done = False
+        process = os.getpid()
         try:
             path = self._base_path + request.path
             # A server may refuse a large body, and close before it has read all of the body. The
@@ -167,7 +182,7 @@ class ConnectionPool:
             return response
         finally:
             if done:
-                self._idle.append(connection)
+                self._idle.append((process, connection))
             else:
                 connection.close()
 
@@ -193,10 +208,10 @@ class ConnectionPool:
     def _take_idle(self) -> http.client.HTTPConnection | None:
         while True:
             try:
-                connection = self._idle.pop()
+                process, connection = self._idle.pop()
             except IndexError:
                 return None
-            if not _closed_by_server(connection):
+            if process == os.getpid() and not _closed_by_server(connection):
                 return connection
             connection.close()
 

@@ -5,7 +5,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -76,6 +77,9 @@ class Outbox:
 
     The file holds readings unencrypted, with permissions for its owner alone. It holds no password
     and no token: these stay in the client. Use one file for each password.
+
+    An outbox belongs to the process that opened it. In a forked child, every call raises
+    `OutboxError`, except `close`, which does nothing; the parent's outbox is not affected.
     """
 
     def __init__(
@@ -110,7 +114,9 @@ class Outbox:
         self._linger = linger
         self._retry = retry
         self._in_doubt = in_doubt
-        self._file = OutboxFile(Path(path), max_bytes, batch_size)
+        self._path = Path(path)
+        self._process = os.getpid()
+        self._file = OutboxFile(self._path, max_bytes, batch_size)
         self._changed = threading.Condition()
         self._closed = self._closing = False
         self._flushing = 0
@@ -148,8 +154,7 @@ class Outbox:
         rows = [_encode(reading, number) for number, reading in enumerate(several)]
         if not rows:
             return
-        with self._changed:
-            self._check_open()
+        with self._opened():
             try:
                 self._file.append(rows)
             finally:
@@ -161,8 +166,7 @@ class Outbox:
         Returns:
             False if that takes longer than `timeout` seconds. The readings stay in the outbox.
         """
-        with self._changed:
-            self._check_open()
+        with self._opened():
             last = self._file.last_id()
             self._flushing += 1
             self._changed.notify_all()
@@ -177,6 +181,8 @@ class Outbox:
 
         A request under way is completed, even if this takes longer than `timeout`.
         """
+        if os.getpid() != self._process:
+            return
         with self._changed:
             if self._closed:
                 return
@@ -193,6 +199,7 @@ class Outbox:
 
     def statistics(self) -> OutboxStatistics:
         """Return the state of the outbox."""
+        self._check_process()
         with self._changed:
             counts = self._file.counts()
             return OutboxStatistics(
@@ -207,11 +214,11 @@ class Outbox:
 
     def rejected(self) -> list[RejectedReading]:
         """Return the readings that were set aside, oldest first."""
-        self._check_open()
-        return [
-            RejectedReading(each, json.loads(body), reason, datetime.fromtimestamp(at, UTC))
-            for each, body, reason, at in self._file.rejected()
-        ]
+        with self._opened():
+            return [
+                RejectedReading(each, json.loads(body), reason, datetime.fromtimestamp(at, UTC))
+                for each, body, reason, at in self._file.rejected()
+            ]
 
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
         """Send again, under a new key, readings that were set aside. Return how many there were."""
@@ -222,15 +229,29 @@ class Outbox:
         return self._take_back(rejected, send=False)
 
     def _take_back(self, rejected: Iterable[RejectedReading], *, send: bool) -> int:
-        with self._changed:
-            self._check_open()
+        with self._opened():
             count = self._file.take_back([each.id for each in rejected], send=send)
             self._changed.notify_all()
             return count
 
-    def _check_open(self) -> None:
-        if self._closing:
-            raise OutboxError("the outbox is closed")
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Lock the outbox, which must be open."""
+        self._check_process()
+        with self._changed:
+            if self._closing:
+                raise OutboxError("the outbox is closed")
+            yield
+
+    def _check_process(self) -> None:
+        # A fork copies what SQLite knows of its locks, but not the locks: the child would overwrite
+        # what the parent writes. Check this before taking a lock, which a thread of the parent may
+        # have held at the fork.
+        if os.getpid() != self._process:
+            raise OutboxError(
+                f"the outbox {self._path} was opened in process {self._process}: a forked process"
+                " needs an outbox of its own, in another file"
+            )
 
     def _is_done(self, reading: int) -> bool:
         return self._done >= reading or not self._file.counts().waiting

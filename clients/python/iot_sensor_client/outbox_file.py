@@ -87,6 +87,10 @@ class OutboxFile:
             self._db = sqlite3.connect(
                 path, timeout=1.0, isolation_level=None, check_same_thread=False
             )
+            # Only `close` may close the connection: if the garbage collector of a forked child did,
+            # SQLite would delete the WAL of the parent. A connection is not collected while one of
+            # its own functions refers to it.
+            self._db.create_function("kept_open", 0, self._db.cursor)
             self._space = OutboxSpace(path, self._db)
             try:
                 self._prepare()
@@ -339,7 +343,9 @@ class OutboxFile:
             if code == sqlite3.SQLITE_FULL:
                 raise OutboxFullError(disk_full(self._path)) from error
             if code == sqlite3.SQLITE_BUSY:
-                raise OutboxError(f"{self._path} is in use by another outbox") from error
+                raise OutboxError(
+                    f"{self._path} is in use by another outbox, or was when this process was forked"
+                ) from error
             raise OutboxError(f"{self._path} can't be read or written: {error}") from error
 
 

@@ -34,6 +34,8 @@ class Scripted:
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         """Path, Last-Event-ID and the data of the body."""
+        self.holds = False
+        """Keep each stream open, not only the last one."""
         self.release = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.http.daemon_threads = True
@@ -52,7 +54,8 @@ class Scripted:
                 self.end_headers()
                 self.wfile.write(content)
                 self.wfile.flush()
-                if not scripted.answers and status == 200 and content.startswith(b"event"):
+                held = scripted.holds or not scripted.answers
+                if held and status == 200 and content.startswith(b"event"):
                     scripted.release.wait(30)
 
             def log_message(self, *_: object) -> None:

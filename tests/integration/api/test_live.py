@@ -115,6 +115,20 @@ def test_a_long_burst_comes_in_several_events(api: Api, writer: Writer) -> None:
         assert rest == ids[done : done + len(rest)], "a position within a burst"
 
 
+def test_invented_addresses_take_at_most_half_of_the_streams(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api = make_api(live_listeners=4)
+    store(api, writer, 1)
+    streams = [open_stream(api, headers={"X-Forwarded-For": f"192.0.2.{n}"}) for n in range(2)]
+    third = open_stream(api, headers={"X-Forwarded-For": "192.0.2.3"})
+    assert assert_error(third, 429, "too_many_requests")["reason"] == "live_streams"
+    streams += [open_stream(api), open_stream(api)]
+    assert [stream.status_code for stream in streams] == [200] * 4
+    for stream in streams:
+        stream.close()
+
+
 def test_a_heartbeat_has_a_position(beating: Api, writer: Writer) -> None:
     store(beating, writer, 1)
     with listening(beating) as events:

@@ -79,6 +79,8 @@ class LiveHub:
         self._max_listeners_per_client = max_listeners_per_client
         self._feeds: dict[uuid.UUID, Feed] = {}
         self._clients: Counter[str] = Counter()
+        self._behind: Counter[str] = Counter()
+        """Number of listeners behind each untrusted proxy."""
         self._changing: dict[uuid.UUID, _Change] = {}
         """Vaults whose password is being changed, until the change has settled."""
         self._lock = threading.RLock()
@@ -128,6 +130,7 @@ class LiveHub:
             verify_at = time.monotonic() + self._verify_seconds(vault_id)
             feed.verify_at = min(feed.verify_at, verify_at)
             self._clients[client.name] += 1
+            self._behind[client.proxy] += 1
             until, reached = feed.position, dict(feed.reached)
             self.poller.start()
         self._gauge.inc()
@@ -144,6 +147,7 @@ class LiveHub:
             if not feed.listeners:
                 del self._feeds[vault_id]
             self._clients -= Counter([listener.client.name])
+            self._behind -= Counter([listener.client.proxy])
         listener.end(UnavailableError("the client is gone"))  # a delivery may still offer events
         self._gauge.dec()
 
@@ -205,6 +209,9 @@ class LiveHub:
             return "this server process has its maximum of live streams; try again"
         if self._clients[client.name] >= self._max_listeners_per_client:
             return "this client has its maximum of live streams; close one of them"
+        # An untrusted proxy may be a client that invents the addresses of others.
+        if client.proxy and 2 * self._behind[client.proxy] >= self._max_listeners:
+            return "the clients behind this proxy have their maximum of live streams; try again"
         return None
 
     def _drop_gone(self) -> None:

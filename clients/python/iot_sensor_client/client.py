@@ -16,10 +16,10 @@ from typing import Any, Literal, Self
 
 from .batches import MAX_READINGS, batch_body, compressed, encode_reading, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
-from .errors import ClientError, NoResponseError, RetryableError, raise_for_status
+from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
 from .following import Follower
 from .live import STREAM_SECONDS, LiveFollower
-from .readings import FOREIGN, PAGE_SIZE, Readings, read_path, unix_ms
+from .readings import PAGE_SIZE, Readings, read_path, unix_ms
 from .response import Response
 from .retry import RetryPolicy
 
@@ -176,11 +176,12 @@ class Client:
         Raises:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
+                Also for a response of 2xx that is not from iot-sensor.
         """
         rows = [{"data": {**self.credentials, **reading}} for reading in readings]
         key = idempotency_key or str(uuid.uuid4())
         response = self.request("PUT", "/api/iot", headers={"Idempotency-Key": key}, json=rows)
-        raise_for_status(response)
+        answer_of(response, "success")
         return response
 
     def send(
@@ -234,7 +235,7 @@ class Client:
             body = compressed(body)
             headers["Content-Encoding"] = "gzip"
         response = self.request("PUT", "/api/iot", body, headers, repeatable=retry)
-        raise_for_status(response)
+        answer_of(response, "success")
         return response
 
     def read(
@@ -348,7 +349,7 @@ class Client:
         response = self.request(
             "POST", "/api/vault/password", json={"data": passwords}, repeatable=False
         )
-        raise_for_status(response, rejected=_PASSWORD_REFUSED)
+        answer_of(response, "changed", rejected=_PASSWORD_REFUSED)
         self._password = new_password
 
     def erase_vault(self) -> None:
@@ -364,7 +365,7 @@ class Client:
         response = self.request(
             "DELETE", "/api/vault", json={"data": credentials}, repeatable=False
         )
-        raise_for_status(response, rejected=_PASSWORD_REFUSED)
+        answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
 
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
@@ -381,19 +382,15 @@ class Client:
         """
         credentials = {"db_password": self._password or ""}
         response = self.request("DELETE", f"/api/iot/{start}/{end}", json={"data": credentials})
-        raise_for_status(response, rejected=_PASSWORD_REFUSED)
-        try:
-            count: int = response.json()["erased"]
-        except (ValueError, KeyError, TypeError):
-            raise RetryableError(FOREIGN, response) from None
+        count: int = answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
         return count
 
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now. Leaves no connection open."""
         request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)
         try:
-            return self._attempt(request, repeatable=True).ok
-        except NoResponseError:
+            return bool(answer_of(self._attempt(request, repeatable=True), "status"))
+        except ClientError:
             return False
 
     @property
@@ -403,11 +400,7 @@ class Client:
 
     def _data(self, path: str) -> list[dict[str, Any]]:
         response = self.request("POST", path, json={"data": self.credentials})
-        raise_for_status(response)
-        try:
-            data: list[dict[str, Any]] = response.json()["data"]
-        except (ValueError, KeyError, TypeError):
-            raise RetryableError(FOREIGN, response) from None
+        data: list[dict[str, Any]] = answer_of(response, "data")
         return data
 
     def _request(

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 from .response import Response
 
@@ -13,6 +14,7 @@ _PERMANENT = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
+FOREIGN = "the response is not from iot-sensor: check the URL, and the proxies on the way"
 _QUOTED_BYTES = 200
 
 
@@ -88,3 +90,18 @@ def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = fr
     if response.status in _PERMANENT | rejected or response.status < HTTPStatus.BAD_REQUEST:
         raise RejectedError(message, response)
     raise RetryableError(message, response)
+
+
+def answer_of(
+    response: Response, member: str, *, rejected: frozenset[HTTPStatus] = frozenset()
+) -> Any:
+    """Return a member of the JSON object with which the service answers a request that succeeded.
+
+    Raises the errors of `raise_for_status`, and `RetryableError` if the answer has no such member:
+    a proxy, a login page or another server may answer any request with 200.
+    """
+    raise_for_status(response, rejected=rejected)
+    try:
+        return response.json()[member]
+    except (ValueError, KeyError, TypeError):
+        raise RetryableError(FOREIGN, response) from None

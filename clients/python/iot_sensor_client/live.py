@@ -12,9 +12,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from .connections import Stream
-from .errors import NoResponseError, RetryableError, raise_for_status
+from .errors import FOREIGN, NoResponseError, RetryableError, raise_for_status
 from .following import Follower, is_temporary
-from .readings import FOREIGN
 from .response import Response
 from .retry import RetryPolicy
 
@@ -108,6 +107,8 @@ class LiveFollower:
         self._stop.wait(self._interval)
 
     def _rows(self, stream: Stream) -> Iterator[_Rows]:
+        if stream.response.headers.get_content_type() != "text/event-stream":
+            raise ValueError("the response is not a stream of events")
         for name, event_id, data in _events(stream.pieces()):
             self._connected, self._attempts = True, 1
             if name == "open" and "heartbeat" in data:

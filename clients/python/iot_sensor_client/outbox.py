@@ -384,5 +384,6 @@ def _may_be_stored(error: Exception) -> bool:
     """Return whether the service may have stored the batch of a failed attempt."""
     if isinstance(error, NoResponseError):
         return error.sent
+    # A proxy may have replaced the answer of the service, even by one with 200.
     status = getattr(error, "status", None)
-    return status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return status is not None and (status >= HTTPStatus.INTERNAL_SERVER_ERROR or status < 300)

@@ -5,14 +5,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from .errors import RetryableError, raise_for_status
+from .errors import answer_of
 from .tables import arrow_table, pandas_frame
 
 if TYPE_CHECKING:
     from .client import Client
 
 PAGE_SIZE = 10_000
-FOREIGN = "the response is not from iot-sensor"
 Row = dict[str, Any]
 
 
@@ -70,13 +69,8 @@ class Readings:
 def read_page(client: "Client", path: str) -> tuple[list[Row], str | None, str | None]:
     """Return the readings of a page, the cursor of the next page, and the header `Date`."""
     response = client.request("POST", path, json={"data": client.credentials})
-    raise_for_status(response)
-    try:
-        answer = response.json()
-        rows: list[Row] = answer["data"]
-        cursor: str | None = answer.get("cursor")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RetryableError(FOREIGN, response) from None
+    rows: list[Row] = answer_of(response, "data")
+    cursor: str | None = response.json().get("cursor")
     return rows, cursor, response.headers.get("Date")
 
 

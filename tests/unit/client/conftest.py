@@ -30,7 +30,9 @@ class Server:
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str]]] = []
-        self.body = b"{}"
+        self.body = b'{"success": "1 object(s) created", "status": "ready"}'
+        self.refusal: bytes | None = None
+        """Body of answers with 400 and more, if it is not `body`."""
         self.status_of: Callable[[Received], int] | None = None
         """Chooses the status of a request when `answers` is empty."""
         self.closes = False
@@ -60,10 +62,11 @@ class Server:
                 if status == CLOSE:
                     self.close_connection = True
                     return
-                self.answer(status, server.body, extra)
+                content = server.refusal if server.refusal and status >= 400 else server.body
+                self.answer(status, content, extra)
                 self.close_connection |= server.closes
 
-            do_GET = do_PUT = do_POST = _any  # noqa: N815 -- the names http.server calls
+            do_GET = do_PUT = do_POST = do_DELETE = _any  # noqa: N815 -- the names http.server calls
 
         return Handler
 

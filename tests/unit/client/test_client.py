@@ -34,7 +34,7 @@ def test_readings_are_sent_under_the_password_and_one_key(server: Server) -> Non
 
 
 def test_a_client_without_a_password_names_none(server: Server) -> None:
-    server.body = b'{"data": []}'
+    server.body = b'{"data": [], "success": "1 object(s) created"}'
     with Client(server.url) as client:
         client.put_readings([READING])
         assert client.read() == []
@@ -117,7 +117,16 @@ def test_a_request_that_may_succeed_later(
     assert (caught.value.status, caught.value.retry_after) == (status, 3)
 
 
-@pytest.mark.parametrize("call", CALLS[1:])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *CALLS,
+        lambda client: client.send([READING]),
+        lambda client: client.change_password("new"),
+        lambda client: client.erase_vault(),
+        lambda client: client.erase_readings(0, 1),
+    ],
+)
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"1"])
 def test_a_response_of_another_server(
     server: Server, body: bytes, call: Callable[[Client], Any]
@@ -125,6 +134,7 @@ def test_a_response_of_another_server(
     server.body = body
     with Client(server.url) as client, pytest.raises(RetryableError, match="not from iot-sensor"):
         call(client)
+    assert not client.is_ready()
 
 
 def test_a_token_is_asked_for_before_each_attempt(server: Server) -> None:

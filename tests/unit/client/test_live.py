@@ -51,6 +51,8 @@ class Scripted:
                 scripted.requests.append((self.path, last, body["data"]))
                 status, content = scripted.answers.pop(0) if scripted.answers else (200, OPEN)
                 self.send_response(status)
+                if content.startswith(b"event"):
+                    self.send_header("Content-Type", "text/event-stream; charset=utf-8")
                 self.end_headers()
                 self.wfile.write(content)
                 self.wfile.flush()
@@ -134,6 +136,13 @@ def test_a_refusal_is_raised() -> None:
         for expected in (RetryableError, RetryableError, RejectedError):
             with pytest.raises(expected):
                 next(client.follow(interval=0.01))
+
+
+def test_a_page_of_another_server_is_no_stream() -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [(200, b"<html>Please log in</html>")]
+        with pytest.raises(RetryableError, match="not from iot-sensor"):
+            next(client.follow(interval=0.01))
 
 
 def test_stop_ends_a_quiet_stream() -> None:

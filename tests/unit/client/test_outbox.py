@@ -113,6 +113,23 @@ def test_a_batch_is_repeated_unchanged_until_it_is_acknowledged(
     assert len({each.headers["idempotency-key"] for each in server.received}) == 2
 
 
+def test_a_page_of_another_server_acknowledges_nothing(
+    server: Server, client: Client, path: Path
+) -> None:
+    """A captive portal, or a wrong URL, answers any request with 200."""
+    answer, server.body = server.body, b"<html>Please log in</html>"
+    with Outbox(client, path, retry=QUICK, linger=0) as box:
+        box.send(reading(1))
+        wait_until(lambda: box.statistics().state == "waiting", what="a failed attempt")
+        state = box.statistics()
+        assert (state.waiting, state.acknowledged) == (1, 0)
+        assert "not from iot-sensor: check the URL" in str(state.last_error)
+        server.body = answer
+        assert box.flush(20)
+        assert box.statistics().acknowledged == 1
+    assert len({each.headers["idempotency-key"] for each in server.received}) == 1
+
+
 def test_a_batch_keeps_its_key_and_readings_over_a_restart(
     server: Server, client: Client, path: Path
 ) -> None:
@@ -145,7 +162,7 @@ def test_bad_readings_are_set_aside_and_the_others_sent(
     server: Server, client: Client, path: Path
 ) -> None:
     bad = {3, 4, 9}
-    server.body = BAD.encode()
+    server.refusal = BAD.encode()
     server.status_of = lambda received: 400 if bad & set(times(received)) else 201
     with Outbox(client, path, retry=QUICK) as box:
         box.send([reading(number) for number in range(12)])

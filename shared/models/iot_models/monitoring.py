@@ -2,9 +2,11 @@
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from threading import Thread
-from typing import TYPE_CHECKING, cast
+from contextlib import suppress
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
@@ -15,6 +17,10 @@ from .errors import SettingsError
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+MAX_CONNECTIONS = 50
+"""A probe and a scrape take one each. Beyond that, the oldest connection is ended."""
+SILENT_SECONDS = 10.0
+"""How long a client may send nothing."""
 Check = Callable[[], tuple[bool, Mapping[str, str]]]
 """Returns whether the check passed (200, otherwise 503), and the JSON object to answer."""
 
@@ -31,9 +37,9 @@ def serve(
     Raises:
         SettingsError: the server can't listen on the port. The message names `setting`.
     """
-    server_class = _IPv6Server if ":" in address else ThreadingWSGIServer
+    server_class = _IPv6Server if ":" in address else _Server
     try:
-        server = make_server(address, port, _app(checks, registry), server_class, _SilentHandler)
+        server = make_server(address, port, _app(checks, registry), server_class, Handler)
     except OSError as error:
         raise SettingsError(
             f"{setting}: can't listen on {address} port {port}: {error.strerror}"
@@ -67,14 +73,50 @@ def _answer(
     return [json.dumps(dict(content)).encode()]
 
 
-class _IPv6Server(ThreadingWSGIServer):
+class _Server(ThreadingWSGIServer):
+    """A server that clients can't keep from answering probes with open connections."""
+
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._lock = Lock()
+        self._open: dict[Any, None] = {}
+        """The sockets of all connections, the oldest first."""
+        super().__init__(*arguments, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a request in a thread."""
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):  # the client is gone
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of a defect, but nothing if a client is gone or silent."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _IPv6Server(_Server):
     """A server for IPv6 addresses. On `::` it accepts IPv4 too (Linux: bindv6only=0)."""
 
     address_family = socket.AF_INET6
 
 
-class _SilentHandler(WSGIRequestHandler):
+class Handler(WSGIRequestHandler):
     """A handler without an access log, because probes and scrapes come every few seconds."""
+
+    timeout = SILENT_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,15 +83,17 @@ class OutboxFile:
         self._counts: Counts | None = None
         """None: not known; the readings have to be counted."""
         with self._reported():
-            _create_private(path)
+            # The process may change its folder. SQLite puts the WAL beside the target of a link.
+            self._path = Path(os.path.realpath(path))
+            _create_private(self._path)
             self._db = sqlite3.connect(
-                path, timeout=1.0, isolation_level=None, check_same_thread=False
+                self._path, timeout=1.0, isolation_level=None, check_same_thread=False
             )
             # Only `close` may close the connection: if the garbage collector of a forked child did,
             # SQLite would delete the WAL of the parent. A connection is not collected while one of
             # its own functions refers to it.
             self._db.create_function("kept_open", 0, self._db.cursor)
-            self._space = OutboxSpace(path, self._db)
+            self._space = OutboxSpace(self._path, self._db)
             try:
                 self._prepare()
             except BaseException:
@@ -107,6 +109,12 @@ class OutboxFile:
         found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
         if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
             raise OutboxError(f"{self._path} is not an outbox of this version of the client")
+        for each in (self._path, Path(f"{self._path}-wal")):  # files that were there before
+            with suppress(FileNotFoundError, PermissionError):  # another user's keep their mode
+                each.chmod(0o600)
+        # Debian's SQLite overwrites deleted rows by default: it writes each freed page to the WAL.
+        # Removing a batch could then need more space than a full outbox leaves on the disk.
+        run("PRAGMA secure_delete = OFF")
         run("PRAGMA temp_store = MEMORY")  # for VACUUM: the disk may be full
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")

@@ -97,6 +97,41 @@ def test_readings_wait_in_a_private_file_without_the_password(
     assert [times(each) for each in server.received] == [[1, 2]]
 
 
+@pytest.mark.parametrize("name", ["readings.outbox", ":memory:", "file:readings"])
+def test_a_relative_path_names_a_file_even_if_the_process_changes_its_folder(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "began").mkdir()
+    (tmp_path / "later").mkdir()
+    monkeypatch.chdir(tmp_path / "began")
+    with Outbox(client, f"../began/{name}" if name == "readings.outbox" else name) as box:
+        monkeypatch.chdir(tmp_path / "later")
+        shutil.rmtree(tmp_path / "later")
+        box.send(reading(1))
+        assert box.flush(20)
+    assert (tmp_path / "began" / name).stat().st_size > 0
+
+
+def test_links_and_old_files_become_private(client: Client, path: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    left_behind(link, reading(1))
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    wal = Path(f"{target}-wal")
+    wal.touch()
+    for each in (target, wal):
+        each.chmod(0o644)
+    with Outbox(client, link) as box:
+        modes = {stat.S_IMODE(each.stat().st_mode) for each in (target, wal)}
+        assert modes == {0o600}
+        assert box.flush(20)
+    path.write_bytes(b"x" * 1000)
+    path.chmod(0o644)
+    with pytest.raises(OutboxError):
+        Outbox(client, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644, "not an outbox: left as it was"
+
+
 @pytest.mark.parametrize("status", [CLOSE, 429, 500, 503, 401, 404, 302, 415, 400])
 def test_a_batch_is_repeated_unchanged_until_it_is_acknowledged(
     server: Server, client: Client, path: Path, status: int

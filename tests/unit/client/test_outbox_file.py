@@ -175,6 +175,17 @@ def test_setting_readings_aside_needs_no_space_for_a_second_copy(path: Path) -> 
     assert path.stat().st_size < 1.3 * len(ROWS[0]) * len(ROWS) * 40
 
 
+def test_removing_a_batch_needs_little_space(path: Path) -> None:
+    """Each reading has a page of its own. SQLite may have been built with SECURE_DELETE."""
+    file = opened(path, 500)
+    file.append(["x" * 2040] * 1000)
+    batch = taken(file)
+    database(file).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    file.remove(batch)
+    assert Path(f"{path}-wal").stat().st_size < outbox_space.WAL_BYTES
+    file.close()
+
+
 def interrupted(number: int, act: Callable[[], object]) -> bool:
     """Interrupt a call at its `number`-th line in the code of the file, as Ctrl-C may. Return
     False if the call ended before.

@@ -147,7 +147,7 @@ def _send(parsed: argparse.Namespace) -> int:
     )
 
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     readings = (
         [reading_of(parsed.fields, parsed.time)]
         if parsed.fields

@@ -1,6 +1,7 @@
 """`iot-sensor send`: send one reading, or those of a file with one JSON value per line."""
 
 import json
+import math
 import queue
 import threading
 import time
@@ -58,6 +59,8 @@ def send_through(
                 outbox.send(batch)
             outbox.flush(timeout=wait_seconds)
             rejected, counts = outbox.rejected(), outbox.statistics()
+            if wait_seconds:  # without a wait, the end of the block gives time for one attempt
+                outbox.close(timeout=0)
     except OutboxError as error:  # which names the file
         raise IotError(str(error)) from None
     except ValueError as error:
@@ -123,8 +126,12 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
             raise SettingsError(f"{field!r} does not have the form FIELD=VALUE")
         if not is_unicode(field):
             raise SettingsError(f"{field!r} is not UTF-8")
+        if name in freeform:
+            raise SettingsError(f"field {name!r} is given twice: give it one value")
         try:
-            freeform[name] = json.loads(value)
+            freeform[name] = json.loads(value, parse_float=_finite)
+        except OverflowError as error:
+            raise SettingsError(f"{field!r}: {error}") from None
         except ValueError:
             freeform[name] = value
     return {"interrogator_time": _time(taken_at), "freeform": freeform}
@@ -144,12 +151,21 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
         if not is_unicode(line):
             raise SettingsError(f"line {number} is not UTF-8")
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_float=_finite)
+        except OverflowError as error:
+            raise SettingsError(f"line {number}: {error}") from None
         except ValueError as error:
             raise SettingsError(f"line {number} is not JSON: {error}") from None
         is_reading = isinstance(value, dict) and "freeform" in value and value.keys() <= _MEMBERS
         reading = value if is_reading else {"freeform": value}
         yield {"interrogator_time": _time(taken_at), **reading}
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError(f"{text} is too large for a number: use one below 1.8e308, or a text")
+    return number
 
 
 def _time(taken_at: str) -> int | str:

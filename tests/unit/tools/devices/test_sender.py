@@ -92,6 +92,28 @@ def test_no_field_is_no_reading(service: Service, capsys: Captured) -> None:
     assert service.requests == 0
 
 
+def test_a_field_that_would_be_lost_is_refused(service: Service, capsys: Captured) -> None:
+    assert main(["send", "--url", service.url, "a=1", "b=2", "a=3"]) == 2
+    assert capsys.readouterr().err == "field 'a' is given twice: give it one value\n"
+    assert main(["send", "--url", service.url, "c=[-1e400]"]) == 2
+    assert capsys.readouterr().err == (
+        "'c=[-1e400]': -1e400 is too large for a number: use one below 1.8e308, or a text\n"
+    )
+    assert service.requests == 0
+
+
+def test_lines_may_begin_with_a_byte_order_mark(service: Service) -> None:
+    sent = subprocess.run(
+        [sys.executable, "-m", "iot_tools", "send", "--url", service.url],
+        input=b"\xef\xbb\xbf1\n1e400\n",
+        capture_output=True,
+        check=False,
+    )
+    assert sent.returncode == 2
+    assert sent.stderr.startswith(b"line 2: 1e400 is too large for a number")
+    assert [reading["freeform"] for reading in service.readings] == [1]
+
+
 def test_what_is_not_utf_8_is_refused(service: Service, capsys: Captured) -> None:
     assert main(["send", "--url", service.url, "place=caf\udce9"]) == 2
     assert "is not UTF-8" in capsys.readouterr().err
@@ -122,6 +144,14 @@ def test_an_outbox_keeps_readings_until_the_service_is_back(
     said = capsys.readouterr().out
     assert said.startswith(f"{service.url}: ")
     assert said.endswith("2 readings acknowledged\n")
+
+
+def test_an_outbox_waits_as_long_as_the_command_says(service: Service, tmp_path: Path) -> None:
+    service.failures = [(503, {"Retry-After": "60"})]
+    words = ["--outbox", str(tmp_path / "outbox"), "--wait", "0.5"]
+    began = time.monotonic()
+    assert main(["send", "--url", service.url, *words, "x=1"]) == 0
+    assert time.monotonic() - began < 5
 
 
 def test_lines_of_a_pipe_are_sent_before_its_end(service: Service) -> None:

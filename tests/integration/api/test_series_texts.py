@@ -1,4 +1,4 @@
-"""Series of names and texts that JSON escapes."""
+"""Series of names and texts that JSON escapes, of large texts, and of values of several types."""
 
 import json
 
@@ -6,7 +6,9 @@ import pytest
 
 from integration.api.asking import JSON, Api
 from integration.api.asking import row as put_row
-from integration.api.test_series import series
+from integration.api.test_series import MINUTE, series
+from iot_api.query import series_windows
+from iot_api.routes import series as series_route
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -69,3 +71,41 @@ def test_other_escapes_stay(module_api: Api, module_writer: Writer, text: str) -
     assert answer.status_code == 200, answer.text
     (row,) = answer.get_json()["data"]
     assert (row["s"], row["t"]) == (password, "\ufffd")
+
+
+def test_groups_are_numbers_then_texts_then_none(module_api: Api, module_writer: Writer) -> None:
+    groups = [9, None, "b", -20, 100, True, 10, "10", -3, 2.5]
+    rows = [
+        put_row("order", interrogator_time=at, freeform={"g": group, "h": 1})
+        for at in (0, MINUTE * 1000)
+        for group in groups
+    ]
+    assert module_api.put(rows).status_code == 201
+    drain_all(module_writer)
+    wanted = [-20, -3, 2.5, 9, 10, 100, "10", "b", "true", None]
+    for group in ("g", "h,g"):
+        found = series(module_api, "order", group=group, step="1m", by="interrogator")
+        assert [row["g"] for row in found] == wanted * 2
+        assert [row["time"] for row in found] == [0] * 10 + [MINUTE] * 10
+
+
+def test_large_texts_are_charged(
+    module_api: Api, module_writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of a window count once, however often its values are added."""
+    each = 2**20
+    rows = [
+        put_row("texts", interrogator_time=at, freeform={"v": [str(at) * each]}) for at in range(9)
+    ]
+    assert module_api.put(rows).status_code == 201
+    drain_all(module_writer)
+    charged: list[int] = []
+    monkeypatch.setattr(series_route, "charge_request", lambda _, count: charged.append(count))
+    monkeypatch.setattr(series_windows, "_PENDING_BYTES", 2 * each)
+    monkeypatch.setattr(series_windows, "MAX_TEXT_BYTES", 2 * each)
+    (window,) = series(module_api, "texts", fields="v", agg="last", step="365000d")
+    assert window["v"] == json.dumps(["8" * each])
+    assert sum(charged) >= 4 * each
+    charged.clear()
+    assert len(series(module_api, "texts", fields="v")) == len(rows)
+    assert 4 * each <= sum(charged) < 8 * each

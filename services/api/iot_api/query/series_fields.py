@@ -4,16 +4,17 @@ A field is the name of a member of `freeform`, or the path to a member of an inn
 `engine.speed` is the member of this name, or else the member `speed` of the object `engine`.
 
 A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
-A member that is missing, null, NaN or infinite has no value. If `freeform` is not an object, no
-field has a value.
+A member that is missing, null, NaN, or beyond a double has no value. If `freeform` is not an
+object, no field has a value.
 """
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from operator import and_, attrgetter
 from types import NoneType
@@ -24,6 +25,13 @@ import msgspec
 from iot_models.reading import SEPARATOR
 from iot_models.segment import split_texts
 
+from .large_freeform import (
+    SMALL_BYTES,
+    LargeFreeform,
+    decode_leniently,
+    split_runs,
+    text_of_container,
+)
 from .series_query import Condition
 
 Value = str | int | float | None
@@ -31,15 +39,10 @@ Value = str | int | float | None
 
 _SCALARS = {str, int, float, bool, NoneType}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_ESCAPES = re.compile(
-    r"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
-    r"|(?P<lone>u[Dd][89A-Fa-f][0-9A-Fa-f]{2})|.)",
-    re.DOTALL,
-)
-"""The escapes in a JSON text. A pair of surrogates is one escape."""
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 _MAX_DIGITS = 400
-"""A longer integer is beyond a double, and Python refuses to convert a much longer one."""
+"""A longer string is no number."""
+_encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,13 @@ class Column:
 class FieldReader:
     """Reads the same fields of many texts."""
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    def __init__(
+        self, fields: Sequence[str], charge: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`charge` is called with each increase in memory for large texts, in bytes, and may
+        raise.
+        """
+        self._charge = charge
         self._paths = {name: [name, *name.split(".")] for name in fields}
         members = {member for name, path in self._paths.items() for member in (name, path[1])}
         self._attributes = {member: f"f{number}" for number, member in enumerate(sorted(members))}
@@ -78,11 +87,32 @@ class FieldReader:
         self._many = msgspec.json.Decoder(list[row])
 
     def columns(self, texts: bytes, count: int) -> dict[str, Column]:
-        """Return the column of each field. `texts` are `count` texts, joined by `SEPARATOR`."""
+        """Return the column of each field. `texts` are `count` texts, joined by `SEPARATOR`.
+
+        Other greenlets run meanwhile if the texts are large.
+        """
         if not self._paths:
             return {}
+        if len(texts) <= SMALL_BYTES:
+            return self._columns(texts, count)
+        columns = {name: Column([], set()) for name in self._paths}
+        for run in split_runs(texts):
+            for name, part in self._columns(run, run.count(SEPARATOR) + 1).items():
+                columns[name].values.extend(part.values)
+                columns[name].types.update(part.types)
+            time.sleep(0)
+        return columns
+
+    def _columns(self, texts: bytes, count: int) -> dict[str, Column]:
+        if len(texts) > SMALL_BYTES:  # a single text
+            values = self._large.values(texts)
+            return {name: _column([value]) for name, value in values.items()}
         rows = self._rows(texts, count)
-        return {name: self._column(name, path, rows) for name, path in self._paths.items()}
+        return {name: _column(self._values(name, path, rows)) for name, path in self._paths.items()}
+
+    @cached_property
+    def _large(self) -> LargeFreeform:
+        return LargeFreeform(self._paths, self._charge)
 
     def _rows(self, texts: bytes, count: int) -> list[Any]:
         if self._escapes:
@@ -100,18 +130,13 @@ class FieldReader:
         return self._decoded_slowly(text)
 
     def _decoded_slowly(self, text: str) -> Any:
-        content = None
-        with suppress(ValueError, RecursionError):
-            content = json.loads(
-                _without_surrogates(text), parse_constant=lambda _: None,
-                parse_float=_finite_float, parse_int=_integer,
-            )  # fmt: skip
+        content = decode_leniently(text)
         if not isinstance(content, dict):
             return self._row()
         found = {attribute: content.get(member) for member, attribute in self._attributes.items()}
         return self._row(**found)
 
-    def _column(self, name: str, path: list[str], rows: list[Any]) -> Column:
+    def _values(self, name: str, path: list[str], rows: list[Any]) -> list[Any]:
         attribute = self._attributes[name]
         column = list(map(attrgetter(attribute), rows))
         if len(path) > len((name, name)):
@@ -120,26 +145,30 @@ class FieldReader:
                 _member(getattr(row, root), steps) if value is None else value
                 for row, value in zip(rows, column, strict=True)
             ]
-        types = set(map(type, column))
-        if types <= _SCALARS:
-            return Column(column, types)
-        return Column(list(map(_text_of_container, column)), types - {dict, list} | {str})
+        return column
 
 
-def _without_surrogates(text: str) -> str:
-    """Return a JSON text with U+FFFD for each lone surrogate: UTF-8 can't encode surrogates."""
-    if "\\u" not in text:
-        return text
-    return _ESCAPES.sub(lambda found: r"\ufffd" if found["lone"] else found[0], text)
+def _column(values: list[Any]) -> Column:
+    types = set(map(type, values))
+    if not types <= _SCALARS:
+        values = list(map(text_of_container, values))
+        types = types - {dict, list} | {str}
+    if int in types:
+        try:
+            _encoder.encode(values)  # the fastest way to find an integer of more than 64 bits
+        except OverflowError:
+            values = [_as_double(value) if type(value) is int else value for value in values]
+            types |= {NoneType}
+    return Column(values, types)
 
 
-def _finite_float(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if len(text) <= _MAX_DIGITS else None
+def _as_double(number: int) -> int | None:
+    """Return the number; None if it is beyond a double."""
+    try:
+        float(number)
+    except OverflowError:
+        return None
+    return number
 
 
 def _member(content: Any, steps: Iterable[str]) -> Any:
@@ -148,15 +177,6 @@ def _member(content: Any, steps: Iterable[str]) -> Any:
             return None
         content = content.get(step)
     return content
-
-
-def _text_of_container(content: Any) -> Value:
-    if isinstance(content, dict | list):
-        with suppress(RecursionError):
-            return json.dumps(content, separators=(",", ":"))
-        return None
-    value: Value = content
-    return value
 
 
 def keys_of(column: Column) -> list[Any]:
@@ -183,7 +203,10 @@ def _number(value: Value) -> int | float | None:
         return value
     if len(value) > _MAX_DIGITS or not _NUMBER.fullmatch(value):
         return None
-    return _finite_float(value) if set(value) & set(".eE") else int(value)
+    if not set(value) & set(".eE"):
+        return _as_double(int(value))
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def passing(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> list[bool] | None:

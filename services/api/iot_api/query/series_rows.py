@@ -103,13 +103,16 @@ def window_pieces(rows: Iterator[Row], form: RowForm) -> Iterator[bytes]:
 class SeriesForm(ReadingForm):
     """The readings themselves as rows: `time`, groups and fields."""
 
-    def __init__(self, query: SeriesQuery, form: RowForm) -> None:
+    def __init__(
+        self, query: SeriesQuery, form: RowForm, charge: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`charge` is called with the memory of large texts, in bytes, and may raise."""
         super().__init__()
         self.media_type = form.media_type
         self._query = query
         self._form = form
         conditions = [condition.field for condition in query.conditions]
-        self._reader = FieldReader([*query.fields, *query.groups, *conditions])
+        self._reader = FieldReader([*query.fields, *query.groups, *conditions], charge)
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode the readings that pass the conditions; nothing if none does."""

@@ -9,7 +9,7 @@ Variances", 1979), which loses no digits when the mean is large.
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, repeat
 from operator import itemgetter, not_
 from types import NoneType
@@ -34,6 +34,9 @@ _PENDING = 32_768
 _PENDING_NUMBERS = 8 * _PENDING
 """The same limit for values that are numbers, if there are many windows. Numbers take little
 memory, and each time values are added, every window costs a microsecond."""
+
+_PENDING_BYTES = 32 * 2**20
+"""Limit of the texts whose values are collected, times the number of fields."""
 
 _FEW = 16
 """With this many readings per step or more, on average, readings are added step by step."""
@@ -163,19 +166,19 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`step` is in milliseconds. `charge` is called with the memory of new windows, in bytes,
-        and may raise.
+        """`step` is in milliseconds. `charge` is called with the memory of new windows and of large
+        texts, in bytes, and may raise.
         """
         self._charge = charge
         self._query = query
         self._step = step
         conditions = [condition.field for condition in query.conditions]
-        self._reader = FieldReader([*query.fields, *query.groups, *conditions])
+        self._reader = FieldReader([*query.fields, *query.groups, *conditions], charge)
         self._windows: list[dict[Key, Window]] = [{} for _ in query.fields or (COUNT,)]
         self._keys: set[Key] = set()
         self._without_value: set[Key] = set()
         self._pending: list[Pending] = [_pending() for _ in self._windows]
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._most_waiting = _PENDING
         self._text_bytes = 0
         self.readings = 0
@@ -211,7 +214,8 @@ class SeriesWindows:
             for number, part in parts:
                 cut = {name: column.cut(part) for name, column in columns.items()}
                 self._collect(number, times[part], ids[part], cut)
-        if self._waiting >= self._most_waiting:
+        self._waiting_bytes += len(readings.texts) * len(self._windows)
+        if self._waiting >= self._most_waiting or self._waiting_bytes >= _PENDING_BYTES:
             self._flush()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
@@ -220,7 +224,7 @@ class SeriesWindows:
         try:
             keys = sorted(self._keys)
         except TypeError:  # a group has values of several types
-            keys = sorted(self._keys, key=lambda key: (key[0], *map(str, _values_of(key[1]))))
+            keys = sorted(self._keys, key=_order)
         nothing = _WINDOWS[self._query.aggregate]()
         for key in keys:
             results = [windows.get(key, nothing).result() for windows in self._windows]
@@ -267,7 +271,7 @@ class SeriesWindows:
 
     def _flush(self) -> None:
         """Add the pending values to the windows."""
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         new = self._without_value.union(*map(_keys_of, self._pending)) - self._keys
         self._without_value.clear()
         self._keys |= new
@@ -277,7 +281,9 @@ class SeriesWindows:
                 "step",
             )
         self._charge(_WINDOW_BYTES * len(new) * len(self._windows))
-        self._charge_texts(value for _, group in new for value in _values_of(group))
+        self._add_text_bytes(
+            sum(_text_bytes(value) for _, group in new for value in _values_of(group))
+        )
         for windows, pending in zip(self._windows, self._pending, strict=True):
             for number, lists in pending.items():
                 for group, values in lists.items():
@@ -291,12 +297,15 @@ class SeriesWindows:
         window = windows.get(key)
         if window is None:
             window = windows[key] = _WINDOWS[self._query.aggregate]()
+        if self._query.aggregate not in _PLACED:
+            window.add(values)
+            return
+        before = _text_bytes(window.result())
         window.add(values)
-        if self._query.aggregate in _PLACED:
-            self._charge_texts([window.result()])
+        self._add_text_bytes(_text_bytes(window.result()) - before)
 
-    def _charge_texts(self, values: Iterable[Value]) -> None:
-        self._text_bytes += sum(len(value) for value in values if isinstance(value, str))
+    def _add_text_bytes(self, count: int) -> None:
+        self._text_bytes += count
         if self._text_bytes > MAX_TEXT_BYTES:
             problem = f"the texts of groups and values have more than {MAX_TEXT_BYTES} characters"
             raise _too_large(problem, "group")
@@ -350,6 +359,18 @@ def _append(
 
 def _keys_of(pending: Pending) -> Iterator[Key]:
     return ((number, group) for number, lists in pending.items() for group in lists)
+
+
+def _order(key: Key) -> tuple[Any, ...]:
+    """Return the sort key of a window: numbers, then texts, then groups without a value."""
+    number, group = key
+    return number, *(
+        (2, 0) if each is None else (isinstance(each, str), each) for each in _values_of(group)
+    )
+
+
+def _text_bytes(value: Value) -> int:
+    return len(value) if isinstance(value, str) else 0
 
 
 def _values_of(group: Group) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from functools import partial
 
 from flask import Blueprint, Response, request
 
@@ -57,7 +58,8 @@ def _series(service: Service) -> Response:
             record.end(windows.readings)
         return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
     read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
-    stream = ReadingsStream(read, record=record, form=SeriesForm(query, form))
+    charge = partial(charge_request, request.environ)
+    stream = ReadingsStream(read, record=record, form=SeriesForm(query, form, charge))
     request.environ[PAUSE] = stream.pause
     return readings_answer(stream, request.environ)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 _TIMES = ("relative_timestamp", "interrogator_timestamp")
 _FREEFORM = "freeform"
+_MAX_DIGITS = 1_000
+"""CPython converts at most 4,300 digits by default (`sys.set_int_max_str_digits`)."""
 Pages = Iterable[Sequence[Mapping[str, Any]]]
 Columns = dict[str, list[Any]]
 
@@ -70,10 +72,28 @@ def _columns(pages: Pages, *, flatten: bool) -> Columns:
 
 
 def _members(freeform: str) -> dict[str, Any]:
-    value = json.loads(freeform)
+    """Return the columns of a reading. An integer that is too long for `int` is its digits."""
+    value = json.loads(freeform, parse_int=_integer)
+    if "\\u" in freeform:
+        value = _unicode(value)
     if isinstance(value, dict):
         return {f"{_FREEFORM}.{name}": member for name, member in value.items()}
     return {_FREEFORM: value}
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
+def _unicode(value: Any) -> Any:
+    """Replace each lone surrogate with its escape, because UTF-8 can't encode surrogates."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, list):
+        return list(map(_unicode, value))
+    if isinstance(value, dict):
+        return {_unicode(name): _unicode(each) for name, each in value.items()}
+    return value
 
 
 def _time(text: str) -> datetime:

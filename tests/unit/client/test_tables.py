@@ -60,6 +60,39 @@ def test_pandas(client: Client) -> None:
     assert frame["freeform.rssi"].tolist()[:2] == [-61, -60.5]
 
 
+@pytest.mark.parametrize(
+    ("freeform", "column", "value"),
+    [
+        (r'{"t":"a\ud800"}', "freeform.t", r"a\ud800"),
+        (r'"\ud800"', "freeform", r"\ud800"),
+        (r'{"\ud800":1}', r"freeform.\ud800", 1),
+        (r'{"t":["\udfff",{"\ud800":"\ud83d\ude00"}]}', "freeform.t", None),
+        (f'{{"t":{"9" * 5000}}}', "freeform.t", "9" * 5000),
+        (f'{{"t":[-{"9" * 5000}]}}', "freeform.t", None),
+        (f'{{"t":{"9" * 400}}}', "freeform.t", "9" * 400),
+        ('{"t":' + "[" * 400 + "]" * 400 + "}", "freeform.t", None),
+    ],
+)
+@pytest.mark.parametrize("others", [[], ['{"t":1}'], ['{"t":"b"}'], ['{"t":[1]}'], ['{"t":{}}']])
+def test_one_odd_reading_fails_no_table(
+    client: Client, server: Server, freeform: str, column: str, value: object, others: list[str]
+) -> None:
+    rows = [{**ROWS[0], "freeform": each} for each in (freeform, *others)]
+    server.body = json.dumps({"data": rows}).encode()
+    table = client.readings().to_arrow(flatten=True)
+    frame = client.readings().to_pandas(flatten=True)
+    assert table.num_rows == len(frame) == len(rows)
+    assert column in table.column_names
+    assert column in frame.columns
+    if value is not None:
+        shown = table[column].to_pylist()[0]
+        assert shown in {value, json.dumps(value)}
+        assert str(frame[column].tolist()[0]) in {
+            str(value),
+            str(float(value)) if value == 1 else "",
+        }
+
+
 def test_no_reading_is_an_empty_table(client: Client, server: Server) -> None:
     server.body = b'{"data": []}'
     assert client.readings().to_arrow().num_rows == 0

@@ -1,6 +1,7 @@
 """`iot-sensor import`, against a running service."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from integration.api.test_legacy_transcript import READINGS, READS, comparable
-from iot_sensor_client import Client
+from iot_sensor_client import Client, Response
 from iot_tools.cli.main import main
 from iot_tools.transfer.import_sources import CsvFile, LegacySqlite, NdjsonFile
 from iot_tools.transfer.importer import Importer
@@ -314,6 +315,26 @@ def test_a_service_that_does_not_answer_is_reported_at_once(
     assert error.startswith("http://127.0.0.1:1: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_another_server_acknowledges_nothing(
+    service: Stack, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may replace the answer to a PUT by a page with the status 200."""
+    rows = [("portal", "2014-03-18 10:59:19", number, number) for number in range(5)]
+    file = legacy_file(tmp_path / "in.db", rows)
+    request = Client.request
+
+    def replaced(self: Client, method: str, *arguments: Any, **options: Any) -> Response:
+        response = request(self, method, *arguments, **options)
+        return dataclasses.replace(response, body=b"<html>") if method == "PUT" else response
+
+    with monkeypatch.context() as replacing:
+        replacing.setattr(Client, "request", replaced)
+        status, _, error = command("import", file, password="portal")
+    assert (status, "not from iot-sensor" in error, "imported: 0" in error) == (1, True, True)
+    assert command("import", file, password="portal")[0] == 0
+    assert len(service.read("portal")) == len(rows)
 
 
 def test_the_file_stays_as_it_is(command: Command, tmp_path: Path) -> None:

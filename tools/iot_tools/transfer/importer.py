@@ -22,7 +22,7 @@ from http import HTTPStatus
 from iot_models.errors import IotError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
-from iot_sensor_client.errors import raise_for_status
+from iot_sensor_client.errors import answer_of
 
 from .import_plan import ImportPlan
 from .import_row import ImportRow, RowError, reading_digest
@@ -230,7 +230,7 @@ class Importer:
             }
             try:
                 response = self._client.request("PUT", path, body, headers)
-                raise_for_status(response)
+                answer_of(response, "success")
             except RejectedError as error:
                 rows = self._without_refused(rows, error)
                 continue

@@ -173,7 +173,7 @@ class HotWindow:
         Payloads that the window would not keep are left out: those larger than `MAX_PAYLOAD_BYTES`,
         and those of imported segments that are too old for the window.
         """
-        horizon = drain.after.received_max - self._seconds * 1000
+        horizon = stream_order(drain.after.position)[0] - self._seconds * 1000
         for segment in drain.segments:
             is_large = _SET_BEFORE_BYTES < len(segment.payload) <= MAX_PAYLOAD_BYTES
             if is_large and segment.bounds.received_max >= horizon:

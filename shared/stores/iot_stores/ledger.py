@@ -51,7 +51,7 @@ _MARK_CHANGE = """
 _OFFSETS = """
     SELECT shard, position, received_max, next_id FROM ingest_offsets WHERE shard = ANY(%s::int2[])
 """
-_HIGHEST_ID = "SELECT coalesce(max(next_id), 0) FROM ingest_offsets"
+_HIGHEST = "SELECT max(received_max), max(next_id) FROM ingest_offsets"
 # Also returns the missing vaults, and locks the others, so that no vault is erased before the
 # segments are committed. The locks are taken in the order of the ids, so that a drain and an
 # erasure can't deadlock.
@@ -118,7 +118,8 @@ class Offset:
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
     received_max: int
-    """Latest time of receipt of all drained entries, in Unix milliseconds."""
+    """Latest time of receipt of all stored readings of the shard, in Unix milliseconds. It includes
+    the readings of all shards up to the last change of the number of shards."""
     next_id: int
     """Id of the next reading."""
 
@@ -201,9 +202,10 @@ def begin_drain(
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards. Each shard then continues above all ids that were used, so the ids of a vault
-    still rise. The row of a shard has the number of shards at the time of the shard's last drain.
-    The first drain after a change sets this number to 0 in the rows of all other shards: they then
-    notice the change even if `IOT_SHARDS` is changed back before their next drain.
+    still rise, and its cover in the hot window begins after the readings of all shards. The row of
+    a shard has the number of shards at the time of the shard's last drain. The first drain after a
+    change sets this number to 0 in the rows of all other shards: they then notice the change even
+    if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.
@@ -250,14 +252,15 @@ def _offsets(
         if changed:
             connection.execute(_MARK_CHANGE, parameters)
         if known_shards != shards:
-            next_id = max(next_id, _next_free_id(connection, shard))
+            received_max, highest_id = _highest(connection)
+            next_id = (highest_id // ID_STRIDE + 1) * ID_STRIDE + shard
         locked[shard] = Offset(position, received_max, next_id)
     return locked
 
 
-def _next_free_id(connection: Connection, shard: int) -> int:
-    highest = cast("tuple[int]", connection.execute(_HIGHEST_ID).fetchone())[0]
-    return (highest // ID_STRIDE + 1) * ID_STRIDE + shard
+def _highest(connection: Connection) -> tuple[int, int]:
+    """Return the latest time of receipt and the highest next id of all shards."""
+    return cast("tuple[int, int]", connection.execute(_HIGHEST).fetchone())
 
 
 def offsets(connection: Connection, shards: Collection[int]) -> dict[int, Offset]:

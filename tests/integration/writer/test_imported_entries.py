@@ -4,6 +4,7 @@ import os
 from array import array
 
 import pytest
+from redis.exceptions import RedisError
 
 from integration.writer.sending import Sender
 from iot_cipher.encryption import Entry
@@ -51,3 +52,28 @@ def test_old_and_new_readings_of_one_drain_are_stored_once(sender: Sender, write
     )
     assert rows[:2] == [(APRIL, APRIL + 5, 2), (next_month(APRIL), next_month(APRIL), 1)]
     assert [row[2] for row in rows[2:]] in ([2], [1, 1])
+
+
+def test_the_hot_window_does_not_cover_a_missing_import_ahead_of_the_clock(
+    sender: Sender, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.send(PASSWORD)
+    drain_all(writer)
+    shard, window = sender.shard(PASSWORD), writer.stores.hot_window
+    ahead = sender.backlog.now() + 60_000
+    send(sender, int64s([ahead]))
+
+    def refuse(*_: object) -> None:
+        raise RedisError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(window, "write", refuse)
+        drain_all(writer)
+    sender.send(PASSWORD)
+    drain_all(writer)
+    cover = window.recent([shard], []).before[shard]
+    assert cover.since == ahead + 1
+    writer.hot_redis.flushall()  # drains that commit before the next write are missing, too
+    sender.send(PASSWORD)
+    drain_all(writer)
+    assert window.recent([shard], []).before[shard].since == ahead + 1

@@ -82,6 +82,28 @@ def test_ids_are_unique_when_the_number_of_shards_changes(
     assert len(ids) == len(set(ids)) == sum(sender.numbers.values())
 
 
+@pytest.mark.parametrize("added", [True, False])
+def test_the_hot_window_does_not_cover_what_other_shards_stored_before(
+    environment: dict[str, str], *, added: bool
+) -> None:
+    """The hot window is emptied before `IOT_SHARDS` is changed. `added`: to a larger number."""
+    apart = environment | {
+        "IOT_HOT_WINDOW_REDIS_URL": environment["IOT_REDIS_URL"].replace("/0", "/1")
+    }
+    numbers = ("4", "8") if added else ("8", "4")
+    before, after = (load(apart | {"IOT_SHARDS": shards}) for shards in numbers)
+    with sending(before) as first, sending(after) as second:
+        mover = next(each for each in PASSWORDS if first.shard(each) != second.shard(each))
+        second.numbers = first.numbers
+        first.send(mover, 2)
+        _drained(before)
+        assert first.last_seconds(mover, 60) == ["0", "1"]
+        second.service.stores.hot_redis.flushdb()
+        second.send(mover)
+        _drained(after)
+        assert second.last_seconds(mover, 60) == second.texts(mover) == ["0", "1", "2"]
+
+
 def test_the_backlog_of_a_removed_shard_is_stored(
     environment: dict[str, str], sender: Sender
 ) -> None:

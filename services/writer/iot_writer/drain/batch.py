@@ -140,7 +140,9 @@ def build_batch(
     # stream, so all later positions would lie beyond that year too. Such ids are at the end of the
     # stream.
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
-    received_max = max(before.received_max, batch.opened[-1].waiting.received)
+    # Imported readings may have later times of receipt than their entry.
+    received = (segment.bounds.received_max for segment in segments)
+    received_max = max(before.received_max, batch.opened[-1].waiting.received, *received)
     after = Offset(last.entry_id.decode(), received_max, next_id)
     return StoredBatch(batch, before, after, segments, repeated, held, dropped, stored)
 

@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -290,6 +291,13 @@ def shared_stack(shared_processes: Stack) -> Stack:
 def password(request: pytest.FixtureRequest) -> str:
     """A password that no other test of the module uses."""
     return f"password of {request.node.name}"
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """A stack of resources that are closed after the test."""
+    with ExitStack() as made:
+        yield made
 
 
 @pytest.fixture

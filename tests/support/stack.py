@@ -58,6 +58,11 @@ class Stack:
         if metrics:
             self.serve_metrics()
 
+    @property
+    def url(self) -> str:
+        """The URL of the API, without TLS."""
+        return f"http://127.0.0.1:{self.port}"
+
     def serve_metrics(self) -> None:
         """Serve metrics on `metrics_port` from the next start of the API on."""
         self.metrics_port = free_port()

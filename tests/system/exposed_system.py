@@ -63,7 +63,7 @@ class System:
     def ask(self, method: str, path: str, body: object, **headers: str) -> int:
         """Send a request with the token. Return the status, or 0 without an answer."""
         authorized = {**_JSON, "Authorization": f"Bearer {self.token}", **headers}
-        with Client(f"http://127.0.0.1:{self.stack.port}", timeout=20) as client, suppress(OSError):
+        with Client(self.stack.url, timeout=20) as client, suppress(OSError):
             return client.request(
                 method, path, json.dumps(body), authorized, repeatable=False
             ).status

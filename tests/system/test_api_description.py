@@ -21,7 +21,7 @@ LIMITS = {
 
 def test_responses_conform_to_the_description(make_stack: MakeStack, tmp_path: Path) -> None:
     stack = make_stack(LIMITS)
-    url = f"http://127.0.0.1:{stack.port}/openapi.json"
+    url = f"{stack.url}/openapi.json"
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "--config-file", FOLDER / "schemathesis.toml",
          "run", url, "--no-color"],

@@ -136,7 +136,7 @@ def _rows(number: int, places: range) -> list[dict[str, Any]]:
 def clients(own_stack: Stack) -> Iterator[list[Client]]:
     """Clients that keep their connections, so that a vault is opened in one API process first."""
     with ExitStack() as opened:
-        url = f"http://127.0.0.1:{own_stack.port}"
+        url = own_stack.url
         yield [opened.enter_context(Client(url, timeout=60)) for _ in range(CLIENTS)]
 
 

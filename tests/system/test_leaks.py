@@ -129,7 +129,7 @@ def change_of_the_password(system: System) -> None:
     assert system.ask("POST", "/api/vault/password", body, **authorized) == 404
     for name, password in (("old", NEW_PASSWORD), ("new", PASSWORD)):
         (system.directory / name).write_text(password)
-    url = f"http://127.0.0.1:{system.stack.port}"
+    url = system.stack.url
     files_of_passwords = (
         "--password-file", str(system.directory / "old"),
         "--new-password-file", str(system.directory / "new"),

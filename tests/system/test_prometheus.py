@@ -80,7 +80,7 @@ def scraped(
         stack.writer_environment["IOT_WRITER_METRICS_PORT"] = str(ports["writer"])
         stack.start_writer()
         command = [sys.executable, "-m", "iot_tools", "canary", "--every", "1"]
-        command += ["--url", f"http://127.0.0.1:{stack.port}"]
+        command += ["--url", stack.url]
         command += ["--metrics-port", str(ports["canary"])]
         canary = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         load = Load(stack)

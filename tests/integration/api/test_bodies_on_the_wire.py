@@ -9,6 +9,7 @@ import pytest
 
 from integration.api.asking import JSON, row
 from iot_sensor_client import Response
+from support.answers import answer_of
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -57,11 +58,9 @@ def test_a_content_length_over_the_limit_is_refused_before_the_body(module_stack
     head = f"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: {2**30}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as connection:
         connection.sendall(head.encode())
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert (answer.status, json.loads(answer.read())["code"]) == (413, "too_large")
-        assert answer.headers["X-Request-Id"]
-        answer.close()
+        status, headers, body = answer_of(connection)
+        assert (status, json.loads(body)["code"]) == (413, "too_large")
+        assert headers["X-Request-Id"]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +97,7 @@ def test_a_truncated_body_is_not_stored(module_stack: Stack, password: str, fram
 def test_errors_of_gunicorn_are_json(module_stack: Stack, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", module_stack.port), timeout=10) as connection:
         connection.sendall(head)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert 400 <= answer.status < 500
-        assert answer.headers["X-Request-Id"]
-        assert json.loads(answer.read())["error"]
+        status, headers, body = answer_of(connection)
+        assert 400 <= status < 500
+        assert headers["X-Request-Id"]
+        assert json.loads(body)["error"]

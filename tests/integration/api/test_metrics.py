@@ -247,7 +247,7 @@ def test_top_shows_the_status_of_all_processes(
     module_stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack = module_stack
-    top = ["top", "--url", f"http://127.0.0.1:{stack.port}", "--once"]
+    top = ["top", "--url", stack.url, "--once"]
 
     def status() -> dict[str, Any]:
         assert main([*top, "--json"]) == 0
@@ -266,7 +266,7 @@ def test_top_shows_the_status_of_all_processes(
 
 def test_top_refreshes_a_terminal(module_stack: Stack) -> None:
     """It takes the whole screen, and gives it back after Ctrl-C."""
-    url = f"http://127.0.0.1:{module_stack.port}"
+    url = module_stack.url
     ours, its = pty.openpty()
     command = [sys.executable, "-m", "iot_tools", "top", "--url", url, "--every", "0.1"]
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its) as process:

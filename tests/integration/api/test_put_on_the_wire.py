@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.api.asking import row
+from support.answers import answer_of
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -31,12 +32,6 @@ def head(
     if length >= 0:
         every.append(b"Content-Length: %d" % length)
     return b"\r\n".join([*every, b"Content-Type: application/json", b"", b""])
-
-
-def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes]:
-    answer = http.client.HTTPResponse(client, method="PUT")
-    answer.begin()
-    return answer.status, answer.headers, answer.read()
 
 
 def taken(client: socket.socket) -> http.client.HTTPMessage:

@@ -15,7 +15,7 @@ ADDRESS = "http://127.0.0.1:5000"
 
 def test_the_examples(stack: Stack, tmp_path: Path) -> None:
     text = README.read_text(encoding="utf-8")
-    url = f"http://127.0.0.1:{stack.port}"
+    url = stack.url
     first, outbox, pages, live, asynchronous = (
         example.replace(ADDRESS, url)
         for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL)

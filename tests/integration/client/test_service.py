@@ -17,17 +17,13 @@ READINGS = [
 ]
 
 
-def url_of(stack: Stack) -> str:
-    return f"http://127.0.0.1:{stack.port}"
-
-
 def times(rows: list[dict[str, int]]) -> list[int]:
     return [row["relative_timestamp"] for row in rows]
 
 
 @pytest.mark.parametrize("gzip", [False, True])
 def test_readings_come_back(shared_stack: Stack, password: str, gzip: bool) -> None:
-    with Client(url_of(shared_stack), password, gzip=gzip) as client:
+    with Client(shared_stack.url, password, gzip=gzip) as client:
         assert client.is_ready()
         assert client.max_relative_time() is None
         client.put_readings([{**each, "freeform": "x" * 2000} for each in READINGS])
@@ -39,12 +35,12 @@ def test_readings_come_back(shared_stack: Stack, password: str, gzip: bool) -> N
         assert client.max_relative_time() == 4
         with pytest.raises(RejectedError, match="400"):
             client.read(last=-1)
-    with Client(url_of(shared_stack), f"another {password}") as stranger:
+    with Client(shared_stack.url, f"another {password}") as stranger:
         assert stranger.read() == []
 
 
 def test_a_key_stores_readings_once(shared_stack: Stack, password: str) -> None:
-    with Client(url_of(shared_stack), password) as client:
+    with Client(shared_stack.url, password) as client:
         assert client.put_readings(READINGS, idempotency_key="k").status == 201
         repeated = client.put_readings(READINGS, idempotency_key="k")
         assert repeated.headers["Idempotent-Replayed"] == "true"
@@ -55,7 +51,7 @@ def test_a_key_stores_readings_once(shared_stack: Stack, password: str) -> None:
 
 def test_a_restart_of_the_api_is_bridged(shared_stack: Stack, password: str) -> None:
     retry = RetryPolicy(max_attempts=100, max_pause_seconds=1)
-    with Client(url_of(shared_stack), password, retry=retry) as client:
+    with Client(shared_stack.url, password, retry=retry) as client:
         client.put_readings(READINGS[:1])
         shared_stack.kill_api()
         shared_stack.start_api(wait=False)
@@ -73,7 +69,7 @@ def test_a_token_that_is_replaced(environment: dict[str, str], tmp_path: Path) -
     mounted.write_text("iot_unknown")
     try:
         stack.start_api()
-        with Client(url_of(stack), "password", mounted.read_text) as client:
+        with Client(stack.url, "password", mounted.read_text) as client:
             with pytest.raises(RetryableError, match="401"):
                 client.put_readings(READINGS)
             mounted.write_text(f"{token}\n")
@@ -88,7 +84,7 @@ def test_any_number_of_readings_goes_out_and_comes_back_in_batches_and_pages(
     shared_stack: Stack, password: str
 ) -> None:
     readings = [{"relative_time": n, "interrogator_time": n, "freeform": n} for n in range(25)]
-    with Client(url_of(shared_stack), password) as client:
+    with Client(shared_stack.url, password) as client:
         began = datetime.now(UTC) - timedelta(minutes=1)
         assert client.send(iter(readings), batch_size=10, idempotency_key="k") == 25
         assert client.send(readings, batch_size=10, idempotency_key="k") == 25
@@ -120,7 +116,7 @@ def test_live_readings_come_once_also_those_of_an_outage(
             seen.append(row["relative_timestamp"])  # noqa: PERF401 -- as they come
 
     once = RetryPolicy(max_attempts=1)
-    with Client(url_of(shared_stack), password, retry=once) as client:
+    with Client(shared_stack.url, password, retry=once) as client:
         client.put_readings(READINGS)
         wait_until(lambda: len(client.read()) == 5, what="five old readings")
         follower = threading.Thread(target=follow, args=(client,))
@@ -147,7 +143,7 @@ def test_live_readings_come_once_also_those_of_an_outage(
 def test_readings_of_the_seconds_before_are_not_live(shared_stack: Stack, password: str) -> None:
     """A poll reaches back further than the overlap."""
     stop = threading.Event()
-    with Client(url_of(shared_stack), password) as client:
+    with Client(shared_stack.url, password) as client:
         client.put_readings([{"relative_time": 0}])
         stop.wait(1.2)  # longer than the overlap, shorter than what a poll reaches back
         client.put_readings([{"relative_time": 1}])

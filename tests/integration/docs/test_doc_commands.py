@@ -57,7 +57,7 @@ def asks(block: CodeBlock) -> bool:
 
 def with_service(block: CodeBlock, stack: Stack, password: str) -> str:
     """Return the text of a script with the address of the service and a password of the test."""
-    address = f"http://127.0.0.1:{stack.port}"
+    address = stack.url
     return block.text.replace(SERVICE, address).replace(PASSWORD, password)
 
 

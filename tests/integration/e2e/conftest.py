@@ -89,5 +89,5 @@ def served(server: ApiServer, release: Release, shared_stack: Stack) -> Release:
     """A release whose URL is the URL of real processes."""
     url = URL.format(namespace=release.namespace)
     assert release.url == url
-    server.rename[url] = f"http://127.0.0.1:{shared_stack.port}"
+    server.rename[url] = shared_stack.url
     return release

@@ -45,13 +45,6 @@ def callers(redis_url: str) -> Iterator[Callers]:
         yield made
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """A stack of resources that are closed after the test."""
-    with ExitStack() as stack:
-        yield stack
-
-
 def numbered(number: int, size: int = 0) -> bytes:
     """Return an entry; all lengths differ, so that each entry has a different end."""
     return (b"%d " % number).ljust(max(size, 10 + number), b"x")

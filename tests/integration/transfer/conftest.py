@@ -30,7 +30,7 @@ def command(
     def run(name: str, *arguments: object, password: str = LEGACY_PASSWORD) -> tuple[int, str, str]:
         monkeypatch.setenv("IOT_PASSWORD", password)
         capsys.readouterr()
-        url = f"http://127.0.0.1:{service.port}"
+        url = service.url
         status = main([name, *map(str, arguments), "--url", url])
         said = capsys.readouterr()
         return status, said.out, said.err

@@ -56,7 +56,7 @@ def test_the_old_form_is_the_old_file_and_can_be_imported(
     assert list(tmp_path.iterdir()) == [file]
     assert query(file, SCHEMA) == query(LEGACY_FILE, SCHEMA)
     assert query(file, ROWS) == query(LEGACY_FILE, ROWS), "to the byte"
-    with Client(f"http://127.0.0.1:{service.port}", "encpassword") as client:
+    with Client(service.url, "encpassword") as client:
         client.erase_vault()
     assert f"{LEGACY_READINGS} imported" in command("import", file)[1]
     assert without_ids(service.read("encpassword")) == without_ids(before)
@@ -181,7 +181,7 @@ def test_a_killed_export_continues(
     monkeypatch.setattr("iot_tools.transfer.service_pages._FIRST_LIMIT", 10)
     monkeypatch.setattr("iot_tools.transfer.service_pages._MAX_LIMIT", 10)
     stored(command, tmp_path / "in.db", form, [(n, {"n": n}) for n in range(45)])
-    url = f"http://127.0.0.1:{service.port}"
+    url = service.url
     spool = ExportSpool(tmp_path / form, {"url": url, "query": ""})
     reads: list[int] = []
 
@@ -219,7 +219,7 @@ def test_a_write_that_is_interrupted_is_repeated(
     service: Stack, command: Command, tmp_path: Path
 ) -> None:
     stored(command, tmp_path / "in.db", "write", [(n, n) for n in range(5)])
-    url = f"http://127.0.0.1:{service.port}"
+    url = service.url
     with (
         Client(url) as client,
         closing(ExportSpool(tmp_path / "out.csv", {"url": url, "query": ""})) as spool,
@@ -250,7 +250,7 @@ def test_a_complete_spool_serves_only_its_own_password(
     owner, other, file = f"owner {readings}", f"other {readings}", tmp_path / "out.csv"
     stored(command, tmp_path / "in.db", owner, [(n, n) for n in range(readings)])
     stored(command, tmp_path / "other.db", other, [(1, "other")])
-    url = f"http://127.0.0.1:{service.port}"
+    url = service.url
     with Client(url) as client, closing(ExportSpool(file, {"url": url, "query": ""})) as spool:
         exporter = Exporter(ServicePages(client, owner), spool, lambda *_: None, owner)
         assert exporter.fetch() == readings
@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_sentence_and_the_export_continues(
     rows = [(n, {"text": os.urandom(400).hex()}) for n in range(600)]
     stored(command, tmp_path / "in.db", password, rows)
     file = tmp_path / f"out.{form}"
-    url = f"http://127.0.0.1:{service.port}"
+    url = service.url
     arguments = ["export", str(file), "--url", url] + ["--flatten"] * (form != "db")
     limited = subprocess.run(
         [sys.executable, "-B", "-c", _LIMITED, str(kib * 1024), *arguments],
@@ -310,7 +310,7 @@ def test_a_second_export_into_the_same_file_is_refused(
 ) -> None:
     stored(command, tmp_path / "in.db", "twice", [(1, 1)])
     file = tmp_path / "out.csv"
-    selection = {"url": f"http://127.0.0.1:{service.port}", "query": ""}
+    selection = {"url": service.url, "query": ""}
     with closing(ExportSpool(file, selection)):
         refused = (1, "", f"another export writes {file}: wait for its end\n")
         assert command("export", file, password="twice") == refused

@@ -191,7 +191,7 @@ def test_a_killed_import_continues(
     password = f"killed {after}"
     rows = [(password, f"2020-01-0{n // 7 + 1} 00:00:00", n, n) for n in range(45)]
     file = legacy_file(tmp_path / "file.db", rows)
-    with DyingClient(f"http://127.0.0.1:{service.port}") as client:
+    with DyingClient(service.url) as client:
         client.dies_at, client.after = 3, after
         with pytest.raises(KilledError):
             Importer(client, LegacySqlite(file, password), password, lambda *_: None).run()
@@ -225,7 +225,7 @@ def test_erased_readings_are_imported_again(
     rows = [("erased", "2020-01-01 00:00:00", 7 * n, n) for n in range(5)]
     file = legacy_file(tmp_path / "file.db", rows)
     assert "5 imported" in command("import", file, password="erased")[1]
-    with Client(f"http://127.0.0.1:{service.port}", "erased") as client:
+    with Client(service.url, "erased") as client:
         assert client.erase_readings(0, 10) == 5
     assert service.read("erased") == []
     assert "5 imported" in command("import", file, password="erased")[1]

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from support.answers import answer_of
 from support.stack import Stack
 from support.waiting import stretched, wait_until
 
@@ -44,13 +45,6 @@ def api(processes: Stack) -> Stack:
     return processes
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """A stack of resources that are closed after the test."""
-    with ExitStack() as stack:
-        yield stack
-
-
 def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
     """Return an open connection that has received one response."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
@@ -75,12 +69,6 @@ def slow_body(
     client = begun(stack, opened)
     client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
     return client
-
-
-def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes]:
-    answer = http.client.HTTPResponse(client)
-    answer.begin()
-    return answer.status, answer.headers, answer.read()
 
 
 def send_sigterm(stack: Stack) -> float:

@@ -1,6 +1,5 @@
 """Idle connections are closed after `IOT_KEEPALIVE_SECONDS`; others are not."""
 
-import http.client
 import json
 import socket
 import ssl
@@ -12,6 +11,7 @@ import pytest
 
 from iot_sensor_client import Client
 from iot_tools.local.certificate import ensure_certificate
+from support.answers import answer_of
 from support.stack import Stack
 
 KEEPALIVE = 2
@@ -62,30 +62,15 @@ def stack(
         made.stop()
 
 
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """A stack of resources that are closed after the test."""
-    with ExitStack() as made:
-        yield made
-
-
-def status(client: socket.socket) -> int:
-    """Read a response to its end, and return its status."""
-    answer = http.client.HTTPResponse(client)
-    answer.begin()
-    answer.read()
-    return answer.status
-
-
 def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> None:
     """The connections had no request, completed requests, or an incomplete head."""
     began = time.monotonic()
     fresh, used, half, half_after = (opened.enter_context(stack.connect()) for _ in range(4))
     for client in (used, half_after):
         client.sendall(GET)
-        assert status(client) == 200
+        assert answer_of(client)[0] == 200
         client.sendall(PUT + BODY)
-        assert status(client) == 201
+        assert answer_of(client)[0] == 201
     for client in (half, half_after):
         client.sendall(GET[:20])
     for client in (fresh, used, half, half_after):
@@ -100,7 +85,7 @@ def test_a_connection_is_kept_for_the_configured_time(stack: Impatient, opened: 
     for _ in range(3):
         client.sendall(PUT + BODY)
         client.settimeout(PATIENCE)
-        assert status(client) == 201
+        assert answer_of(client)[0] == 201
         client.settimeout(0.75 * KEEPALIVE)
         with pytest.raises(TimeoutError):
             client.recv(1)
@@ -132,9 +117,9 @@ def test_a_slow_request_is_completed(stack: Impatient, opened: ExitStack) -> Non
         idle = opened.enter_context(stack.connect())
         assert idle.recv(1) == b""
     slow.sendall(BODY[10:])
-    assert status(slow) == 201
+    assert answer_of(slow)[0] == 201
     slow.sendall(GET)  # the timeout starts again after a request
-    assert status(slow) == 200
+    assert answer_of(slow)[0] == 200
     assert slow.recv(1) == b""
 
 
@@ -144,7 +129,7 @@ def test_a_connection_in_use_is_kept(stack: Impatient, opened: ExitStack) -> Non
     count = 0
     while time.monotonic() - began < 3 * KEEPALIVE:
         used.sendall(PUT + BODY)
-        assert status(used) == 201
+        assert answer_of(used)[0] == 201
         count += 1
         time.sleep(KEEPALIVE / 8)
     print(f"{count} requests on a connection in {3 * KEEPALIVE} s")

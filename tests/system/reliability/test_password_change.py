@@ -209,6 +209,6 @@ def test_while_postgres_is_away_the_old_password_opens_nothing(
 
 
 def test_the_python_client(service: Stack, old: str, new: str) -> None:
-    with Client(f"http://127.0.0.1:{service.port}", old, timeout=30) as client:
+    with Client(service.url, old, timeout=30) as client:
         client.change_password(new)
         assert [each["freeform"] for each in client.read()] == ["0"]

@@ -162,7 +162,7 @@ def test_the_python_client(service: Stack, password: str) -> None:
     device = Device(service, password)
     for _ in range(3):
         device.send()
-    with Client(f"http://127.0.0.1:{service.port}", password, timeout=30) as client:
+    with Client(service.url, password, timeout=30) as client:
         assert client.erase_readings(0, 7) == 1
         assert client.erase_readings(0, 7) == 0
         assert [each["relative_timestamp"] for each in client.read()] == [14, 21]

@@ -1,18 +1,18 @@
 """The memory of concurrent large bodies is bounded, and small requests are served."""
 
 import gzip
-import http.client
 import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from support.answers import answer_of
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -24,13 +24,6 @@ PATIENCE = 60
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
 
 Start = Callable[..., Stack]
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """A stack of resources that are closed after the test."""
-    with ExitStack() as made:
-        yield made
 
 
 @pytest.fixture
@@ -61,13 +54,6 @@ def begin(stack: Stack, opened: ExitStack, body: bytes) -> socket.socket:
     return client
 
 
-def status_of(client: socket.socket) -> int:
-    answer = http.client.HTTPResponse(client)
-    answer.begin()
-    answer.read()
-    return answer.status
-
-
 def memory(pid: int, what: str) -> float:
     """Return `VmRSS`, or its maximum `VmHWM`, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
@@ -91,13 +77,13 @@ def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: Exit
             client.sendall(body[:-1])
             together.wait(PATIENCE)
             client.sendall(body[-1:])
-            status = status_of(client)
+            status = answer_of(client)[0]
         except ConnectionError:  # refused during the upload
             together.abort()
             status = 503
         except threading.BrokenBarrierError:
             client.sendall(body[-1:])
-            status = status_of(client)
+            status = answer_of(client)[0]
         statuses[status] += 1
 
     clients = [threading.Thread(target=put) for _ in range(CLIENTS)]
@@ -166,7 +152,7 @@ def test_decompressed_sizes_count(start: Start, opened: ExitStack, encoding: str
     assert seen
     for client in held:
         client.sendall(body[-1:])
-        assert status_of(client) in {201, 503}
+        assert answer_of(client)[0] in {201, 503}
     wait_until(
         lambda: api.request("PUT", "/api/iot", packed, headers).status == 201,
         what="an acknowledgement",

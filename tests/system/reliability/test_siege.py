@@ -80,7 +80,7 @@ def besieged(stack: Stack) -> Iterator["subprocess.Popen[str]"]:
 def requests_per_second(stack: Stack, seconds: float) -> float:
     """Return the rate of acknowledged requests of one device on one connection."""
     count, began = 0, time.monotonic()
-    with Client(f"http://127.0.0.1:{stack.port}", timeout=30) as client:
+    with Client(stack.url, timeout=30) as client:
         while time.monotonic() - began < seconds:
             response = client.request("PUT", "/api/iot", BODY, JSON, repeatable=False)
             assert response.status == 201, response.body

@@ -14,6 +14,7 @@ import pytest
 
 from iot_sensor_client import Client
 from iot_tools.local.certificate import ensure_certificate
+from support.answers import answer_of
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -36,13 +37,6 @@ ESTABLISHED, CLOSE_WAIT = "01", "08"
 """States in /proc/net/tcp."""
 
 Api = Callable[..., Stack]
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """A stack of resources that are closed after the test."""
-    with ExitStack() as made:
-        yield made
 
 
 @pytest.fixture
@@ -75,12 +69,6 @@ def connect(stack: Stack, opened: ExitStack, sent: bytes = b"") -> socket.socket
     client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
     client.sendall(sent)
     return client
-
-
-def answer_of(client: socket.socket) -> tuple[int, http.client.HTTPMessage, bytes]:
-    answer = http.client.HTTPResponse(client)
-    answer.begin()
-    return answer.status, answer.headers, answer.read()
 
 
 def status_of(stack: Stack, path: str = "/healthz") -> int:

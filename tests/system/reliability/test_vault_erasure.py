@@ -272,6 +272,6 @@ def test_a_writer_is_killed(
 
 
 def test_the_python_client(service: Stack, password: str) -> None:
-    with Client(f"http://127.0.0.1:{service.port}", password, timeout=30) as client:
+    with Client(service.url, password, timeout=30) as client:
         client.erase_vault()
         assert client.read() == []

@@ -79,7 +79,7 @@ def start_canary(start: Start, password: str, tmp_path: Path) -> StartCanary:
             *(
                 "canary",
                 "--url",
-                f"http://127.0.0.1:{stack.port}",
+                stack.url,
                 "--password-file",
                 str(file),
             ),
@@ -306,7 +306,7 @@ def test_a_used_port_is_named(shared_stack: Stack, start: Start) -> None:
 
 
 def test_the_canary_runs_without_metrics(shared_stack: Stack, start: Start) -> None:
-    url = f"http://127.0.0.1:{shared_stack.port}"
+    url = shared_stack.url
     process = start("canary", "--url", url, "--metrics-port", "0")
     assert process.stdout is not None
     assert "starts at reading 1" in process.stdout.readline()

@@ -72,7 +72,7 @@ sys.exit(status)
 
 def run(stack: Stack, *arguments: str) -> tuple[str, str]:
     """Run `iot-sensor`. Return what it printed, and its time and memory."""
-    url = f"http://127.0.0.1:{stack.port}"
+    url = stack.url
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments, "--url", url],

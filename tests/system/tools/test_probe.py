@@ -85,18 +85,13 @@ def probe(url: str, *options: str, timeout: str = "5") -> int:
     return main(["probe", "--url", url, "--timeout", timeout, *options])
 
 
-def url_of(stack: Stack) -> str:
-    """Return the URL of the API."""
-    return f"http://127.0.0.1:{stack.port}"
-
-
 def test_a_correct_service_passes(
     shared_stack: Stack, password: str, tmp_path: Path, capsys: Captured
 ) -> None:
     file = tmp_path / "password"
     file.write_text(f"{password}\n")
     for _ in range(2):
-        assert probe(url_of(shared_stack), "--password-file", str(file), timeout="30") == 0
+        assert probe(shared_stack.url, "--password-file", str(file), timeout="30") == 0
         said = capsys.readouterr()
         assert "the reading came back unchanged " in said.out
         assert said.err == ""
@@ -106,14 +101,14 @@ def test_a_correct_service_passes(
 
 
 def test_a_password_is_optional(shared_stack: Stack) -> None:
-    assert probe(url_of(shared_stack), timeout="30") == 0
+    assert probe(shared_stack.url, timeout="30") == 0
 
 
 def test_tokens_without_the_scopes_are_reported(
     make_stack: MakeStack, token_files: dict[str, Path], tmp_path: Path, capsys: Captured
 ) -> None:
     stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])})
-    url = url_of(stack)
+    url = stack.url
     assert probe(url, "--token-file", str(token_files["probe"]), timeout="30") == 0
     capsys.readouterr()
     unknown = tmp_path / "unknown"
@@ -147,7 +142,7 @@ def test_the_probe_waits_for_a_service_that_starts(
     environment: dict[str, str], tmp_path: Path, start: Start
 ) -> None:
     late = Stack(environment, tmp_path)
-    process = start("probe", "--url", url_of(late), "--timeout", "60")
+    process = start("probe", "--url", late.url, "--timeout", "60")
     try:
         late.start_api()
         late.start_writer()
@@ -160,7 +155,7 @@ def test_the_probe_waits_for_a_service_that_starts(
 
 def test_a_missing_writer_is_reported(shared_stack: Stack, capsys: Captured) -> None:
     shared_stack.writers[-1].stop()
-    assert probe(url_of(shared_stack), timeout="3") == 1
+    assert probe(shared_stack.url, timeout="3") == 1
     assert capsys.readouterr().err == (
         "the reading was acknowledged, but could not be read within 3 s: is a writer running?\n"
     )

@@ -20,7 +20,7 @@ class Soaking:
     def __init__(self, stack: Stack, logs: Path, *options: str) -> None:
         self._out = logs / "soak.out"
         self.until = logs / "until"
-        url = f"http://127.0.0.1:{stack.port}"
+        url = stack.url
         fixed = ["--url", url, "--until", str(self.until), "--seconds", "120"]
         with self._out.open("wb") as out:
             self.process = subprocess.Popen(

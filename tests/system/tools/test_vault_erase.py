@@ -22,21 +22,17 @@ def password_file(password: str, tmp_path: Path) -> list[str]:
     return ["--password-file", str(tmp_path / "password")]
 
 
-def url_of(stack: Stack) -> str:
-    return f"http://127.0.0.1:{stack.port}"
-
-
 def test_the_vault_is_erased(
     shared_stack: Stack, password: str, password_file: list[str], capsys: Captured
 ) -> None:
     assert shared_stack.put({"data": {"db_password": password}}).status == 201
     wait_until(lambda: len(shared_stack.read(password)) == 1, what="the reading")
-    command = ["vault", "erase", "--url", url_of(shared_stack), *password_file]
+    command = ["vault", "erase", "--url", shared_stack.url, *password_file]
     assert main(command) == 2
     assert capsys.readouterr().err == ("there is no terminal to ask for confirmation; use --yes\n")
     assert len(shared_stack.read(password)) == 1
     assert main([*command, "--yes"]) == 0
-    assert capsys.readouterr().out == f"{url_of(shared_stack)}: the vault was erased\n"
+    assert capsys.readouterr().out == f"{shared_stack.url}: the vault was erased\n"
     assert shared_stack.read(password) == []
     assert main([*command, "--yes"]) == 1
     assert "db_password: no vault has this password" in capsys.readouterr().err
@@ -49,7 +45,7 @@ def test_a_token_of_the_scope_admin_is_needed(
     capsys: Captured,
 ) -> None:
     stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])}, writers=0)
-    command = ["vault", "erase", "--yes", "--url", url_of(stack), *password_file]
+    command = ["vault", "erase", "--yes", "--url", stack.url, *password_file]
     assert main([*command, "--token-file", str(token_files["probe"])]) == 1
     assert "this request needs a token with the scope admin" in capsys.readouterr().err
 
@@ -90,6 +86,6 @@ def test_the_password_may_be_empty(shared_stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert shared_stack.put({"data": {"db_password": ""}}).status == 201
     wait_until(lambda: len(shared_stack.read("")) == 1, what="the reading")
-    options = ["--url", url_of(shared_stack), "--password-file", str(tmp_path / "empty")]
+    options = ["--url", shared_stack.url, "--password-file", str(tmp_path / "empty")]
     assert main(["vault", "erase", "--yes", *options]) == 0
     assert shared_stack.read("") == []

@@ -23,27 +23,23 @@ def files(tmp_path: Path) -> list[str]:
     ]
 
 
-def url_of(stack: Stack) -> str:
-    return f"http://127.0.0.1:{stack.port}"
-
-
 def test_the_password_is_changed(stack: Stack, files: list[str], capsys: Captured) -> None:
     assert stack.put({"data": {"db_password": "the old password"}}).status == 201
-    command = ["vault", "password", "--url", url_of(stack), *files]
+    command = ["vault", "password", "--url", stack.url, *files]
     assert main(command) == 0
-    assert capsys.readouterr().out == f"{url_of(stack)}: the password was changed\n"
+    assert capsys.readouterr().out == f"{stack.url}: the password was changed\n"
     wait_until(lambda: len(stack.read("the new password")) == 1, what="the reading")
     assert stack.read("the old password") == []
     assert main(command) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{url_of(stack)}: db_password: no vault has this password; if an earl")
+    assert said.startswith(f"{stack.url}: db_password: no vault has this password; if an earl")
 
 
 def test_a_token_of_the_scope_admin_is_needed(
     make_stack: MakeStack, token_files: dict[str, Path], files: list[str], capsys: Captured
 ) -> None:
     stack = make_stack({"IOT_TOKENS_FILE": str(token_files["tokens"])}, writers=0)
-    command = ["vault", "password", "--url", url_of(stack), *files]
+    command = ["vault", "password", "--url", stack.url, *files]
     assert main([*command, "--token-file", str(token_files["probe"])]) == 1
     assert "this request needs a token with the scope admin" in capsys.readouterr().err
 

@@ -29,7 +29,7 @@ local shards, at = {}, 1
 for k = 3, #KEYS do
   local shard = {stream = KEYS[k], first = at, name = ARGV[at + 2]}
   shards[#shards + 1] = shard
-  for _, field in ipairs({'out:', 'at:', 'next:'}) do
+  for _, field in ipairs({'out:', 'next:'}) do
     fields[#fields + 1] = field .. shard.name
   end
   at = at + 8 + 4 * ARGV[at + 7]
@@ -42,28 +42,16 @@ local function change(field, value)
   changes[#changes + 1] = value
 end
 
-local function later(one, other)
-  local ms, sequence = string.match(one, '(%d+)-(%d+)')
-  local other_ms, other_sequence = string.match(other, '(%d+)-(%d+)')
-  if ms ~= other_ms then
-    return tonumber(ms) > tonumber(other_ms)
-  end
-  return tonumber(sequence) > tonumber(other_sequence)
-end
-
--- Note the changes of a shard's counters. `out`, `position` and `known_id` are the values in Redis.
-local function progress(shard, out, position, known_id)
+-- Note the changes of a shard's counters. `out` and `known_id` are the values in Redis.
+local function progress(shard, out, known_id)
   local total, next_id = ARGV[shard.first + 3], ARGV[shard.first + 6]
   out = string.match(out or '0', '^%d+$') and tonumber(out or '0')
   if out and tonumber(total) > out then
     change('out:' .. shard.name, total)
     bytes = bytes + tonumber(total) - out
   end
-  -- The position never falls: a slow writer may call this after later drains did.
-  local new_position = ARGV[shard.first + 4]
-  if not position or not string.match(position, '^%d+%-%d+$') or later(new_position, position) then
-    change('at:' .. shard.name, new_position)
-  end
+  -- The removed entries were still in the stream, so no later drain has set the position. A higher one was planted.
+  change('at:' .. shard.name, ARGV[shard.first + 4])
   -- Compare ids as text: Lua numbers are exact up to 2^53 only.
   known_id = known_id or '0'
   if #next_id > #known_id or (#next_id == #known_id and next_id > known_id) then
@@ -111,7 +99,7 @@ local function remove(shard, number)
     increment(counters, 'held', 1)
     increment(counters, 'bytes', #sealed)
   end
-  progress(shard, unpack(known, 3 * number, 3 * number + 2))
+  progress(shard, unpack(known, 2 * number + 1, 2 * number + 2))
   if not following and ARGV[first + 5] == '1' then
     -- A deleted stream starts again with ids of the current time.
     redis.call('DEL', shard.stream)

@@ -39,6 +39,19 @@ def test_a_planted_next_id_is_not_used(writer: Writer, sender: Sender, planted: 
     assert sound < int(sender.redis.hget(KEYS.backlog_counters, counter) or 0) < sound + 1000
 
 
+def test_the_next_drain_repairs_a_planted_position(writer: Writer, sender: Sender) -> None:
+    """Until then, the hot window is not used, and Postgres seems to be restored."""
+    sender.send(PASSWORD)
+    drain_all(writer)
+    shard = sender.shard(PASSWORD)
+    sender.redis.hset(KEYS.backlog_counters, f"at:{shard}", "99999999999999-0")
+    assert writer.stores.hot_window.covers([shard]) == {shard: 0}
+    sender.send(PASSWORD)
+    drain_all(writer)
+    assert writer.stores.hot_window.covers([shard])[shard] > 0
+    sender.check_all()
+
+
 @pytest.mark.parametrize("counter", ["at:{}", "in:{}", "out:{}", "in:" + LONG])
 def test_a_drain_ignores_a_counter_with_too_many_digits(
     writer: Writer, sender: Sender, counter: str

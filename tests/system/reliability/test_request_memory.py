@@ -94,7 +94,8 @@ def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: Exit
     grown = memory(worker, "VmHWM") - before
     print(f"{CLIENTS} bodies of 15 MiB added {grown:.0f} MiB: {dict(statuses)}")
     assert grown < MAX_MIB
-    assert set(statuses) == {201, 503}
+    # 503 while a body arrives, 429 when it is complete: too many large bodies wait.
+    assert {201} < set(statuses) <= {201, 429, 503}
     wait_until(
         lambda: api.request("PUT", "/api/iot", body).status == 201, what="room for a large body"
     )

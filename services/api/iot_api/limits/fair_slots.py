@@ -123,11 +123,14 @@ class FairSlots:
             self._release()
 
     def check(self, client: Client, *, seconds: float, refusal: str) -> None:
-        """Check that `slot` would not refuse the client at once. Raises like `slot`."""
+        """Refuse a client that has waiting callers, if `slot` would refuse it at once. Raises like
+        `slot`."""
         with self._guard:
+            if self._free or not self._of_client[client.name]:
+                return
             wait = self._expected_wait(client, Priority.FIRST)
             too_late = self._estimates and wait > seconds
-            if not self._free and (too_late or self._full_for(client, Priority.FIRST)):
+            if too_late or self._full_for(client, Priority.FIRST):
                 raise self._refusal(refusal, wait)
 
     def _acquire(

@@ -83,13 +83,14 @@ class ScryptQueue:
                 yield
 
     def check_room(self, client: Client) -> None:
-        """Refuse a suspect for whose passwords the queue has no room now.
+        """Refuse a suspect that has waiting requests, if the queue has no room for another one.
 
         Called before it is known whether the vault is open. Otherwise, a suspect that fills the
-        queue could tell from each answer whether a vault is open.
+        queue could tell from each answer whether a vault is open. A suspect without waiting
+        requests did not fill the queue: a device that has just created its vault goes on.
 
         Raises:
-            TooManyRequestsError: the client is a suspect, and too many requests of suspects wait.
+            TooManyRequestsError: the queue has no room.
         """
         if self._guesses.suspects(client):
             self._suspects.check(client, seconds=WAIT_SECONDS, refusal=_BUSY)

@@ -318,7 +318,7 @@ class Settings:
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "
         "example https://app.example.org:8443. `https://*.example.org` matches every host with "
-        "exactly one more label. `*` matches every origin, and `null` pages without an origin.",
+        "exactly one more label. `*` matches every origin, `null` matches pages without one.",
     )
     page: int = _setting(1, "1: serve the live page at `/`. 0: there is no page.", maximum=1)
     metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104

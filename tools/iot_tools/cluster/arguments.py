@@ -57,7 +57,7 @@ def _create(parsed: argparse.Namespace) -> int:
         if (getattr(parsed, one) is None) != (getattr(parsed, other) is None):
             raise SettingsError(f"give both --{one} and --{other.replace('_', '-')}, or neither")
     if scopes and parsed.tokens is None:
-        raise SettingsError("--token: also give the Secrets --tokens and --token-values")
+        raise SettingsError("--token: name the Secrets with --tokens and --token-values")
 
     if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")

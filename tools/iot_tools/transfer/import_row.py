@@ -146,7 +146,8 @@ def row_of_json(data: Mapping[str, object]) -> ImportRow:
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     """Return the row of a CSV file of the old program or of `iot-sensor export`.
 
-    If `freeform` is missing or empty, its members are the other columns. Raises `RowError`.
+    If the column `freeform` is missing or empty, the other columns are the members of the reading's
+    `freeform`. Raises `RowError`.
     """
     own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
     freeform = fields.get("freeform")

@@ -200,7 +200,7 @@ class VaultCache:
                 cached.missing, cached.renew_at = True, self._clock()
 
     def forget_redis(self) -> None:
-        """Make the next PUT under each vault store its record in Redis again."""
+        """Forget which records are in Redis: the next PUT of each vault stores its record again."""
         for cached in list(self._vaults.values()):
             cached.in_redis = False
 

@@ -110,7 +110,7 @@ class OutboxFile:
         if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
             raise OutboxError(f"{self._path} is not an outbox of this version of the client")
         for each in (self._path, Path(f"{self._path}-wal")):  # files that were there before
-            with suppress(FileNotFoundError, PermissionError):  # another user's keep their mode
+            with suppress(FileNotFoundError, PermissionError):  # of another user
                 each.chmod(0o600)
         # Debian's SQLite overwrites deleted rows by default: it writes each freed page to the WAL.
         # Removing a batch could then need more space than a full outbox leaves on the disk.

@@ -34,7 +34,7 @@ class Refusal(StrEnum):
     OPENING_QUEUE = "opening_queue"
     """Too many passwords wait to be opened."""
     LARGE_REQUESTS = "large_requests"
-    """Too many large bodies wait to be parsed."""
+    """Too many large bodies wait to be parsed, or they take too much memory."""
     REMEMBERED_REQUESTS = "remembered_requests"
     """The client has too many remembered requests with an Idempotency-Key."""
     RATE = "rate"

@@ -74,7 +74,7 @@ def _answer(
 
 
 class _Server(ThreadingWSGIServer):
-    """A server that clients can't keep from answering probes with open connections."""
+    """A server that answers probes even if clients hold many connections open."""
 
     request_queue_size = 128
 
@@ -85,7 +85,7 @@ class _Server(ThreadingWSGIServer):
         super().__init__(*arguments, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a request in a thread."""
+        """Answer a request in a thread. Beyond the limit, end the oldest connection."""
         with self._lock:
             if len(self._open) >= MAX_CONNECTIONS:
                 oldest = next(iter(self._open))

@@ -258,9 +258,9 @@ class Settings:
     )
     api_request_memory_bytes: int = _setting(
         128 * 2**20,
-        "Memory of an API process for request bodies and for answers to slow clients. When it "
-        "is used up, requests are answered 503. A value below four times "
-        "IOT_MAX_BODY_BYTES counts as four times IOT_MAX_BODY_BYTES.",
+        "Memory of an API process for request bodies and for answers to slow clients. When it is "
+        "used up, requests are answered 503. Beyond half of it, large bodies of one client are "
+        "answered 429. A value below four times IOT_MAX_BODY_BYTES counts as that.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(

@@ -149,8 +149,9 @@ class Backlog(BacklogAppender):
         waiting entries is returned with at least one. The number of round trips is constant.
 
         If entries must be on replicas or disks before they are acknowledged, only entries that are
-        there are returned. Otherwise a failover could lose an entry that is stored, together with
-        its `Idempotency-Key`: the repeated request would be stored too.
+        there are returned, unless the user may not use WAIT or WAITAOF. Otherwise a failover could
+        lose an entry that is stored, together with its `Idempotency-Key`: the repeated request
+        would be stored too.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.

@@ -4,7 +4,7 @@
 -- clock is behind, the stream has new entries with lower ids, which no drain has read.
 --
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
--- ARGV, for each shard: id of the last entry to remove, begin of its sealed bytes, shard, the shard's bytes up to
+-- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to
 --   this entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
 --   next id, number of entries to hold. For each entry to hold: id, vault, stream of the vault's held entries,
 --   time of receipt.

@@ -1,6 +1,6 @@
 -- Add an entry to the dead letters, once: a repeated drain reads the same entry again.
 -- KEYS: stream of dead letters, set of the entries in that stream. ARGV: shard, entry id; then sealed bytes and
--- reason, or nothing to add no entry.
+-- reason. Without these two, only check whether the entry is a dead letter.
 -- Returns 1 if the entry was not a dead letter before, else 0.
 local name, sealed, reason = ARGV[1] .. ' ' .. ARGV[2], ARGV[3], ARGV[4]
 -- SREM first, because it needs no memory: with maxmemory reached, Redis refuses SADD and XADD unless the script

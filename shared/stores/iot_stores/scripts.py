@@ -11,7 +11,7 @@ from redis.exceptions import NoScriptError, ResponseError
 Call = tuple[Sequence[Any], Sequence[Any]]
 """Keys and arguments of one call of a script."""
 _LOADS = 100
-"""How often a script is loaded at most: another client may send SCRIPT FLUSH after SCRIPT LOAD."""
+"""Maximum number of loads of a script: another client may send SCRIPT FLUSH after SCRIPT LOAD."""
 
 
 def load_script(client: "Redis", name: str) -> Any:
@@ -56,7 +56,7 @@ def load_and_repeat(
 ) -> Any:
     """Repeat the calls that Redis has refused because a restart made it forget the script.
 
-    Replace their `answers`. The calls are repeated in order, and are no transaction. After them,
+    Replace their `answers`. The calls are repeated in order, but not in a transaction. After them,
     send `trailing_command` over the same connection, and return its answer; None if no call was
     repeated.
 

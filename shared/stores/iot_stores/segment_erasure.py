@@ -34,7 +34,7 @@ _REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::
 # Triggers and constraints of `segments` belong to the role of the writers. An attacker with this
 # role could make them change settings of this session, such as row_security. RESET ALL undoes this
 # before the session, or a connection of a pooler, serves another statement. It also undoes the
-# limit of the transaction, which still has to be committed.
+# limit of the transaction, which still has to be committed: set it again.
 _RESET: LiteralString = f"RESET ALL; {IDLE_LIMIT}"
 
 

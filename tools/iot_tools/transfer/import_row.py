@@ -17,9 +17,9 @@ from iot_models.times import parse_time, parse_time_or_date
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-MAX_DIGITS = 1_000
-"""Digits of an integer that is converted. CPython converts at most 4,300 by default, because the
-time grows with their square (`sys.set_int_max_str_digits`)."""
+MAX_DIGITS = 4_300
+"""Digits of an integer that CPython converts by default: the time grows with their square
+(`sys.set_int_max_str_digits`)."""
 CSV_NAMES = {
     "absolute_timestamp": "received", "relative_timestamp": "relative",
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
@@ -43,7 +43,7 @@ class ImportRow:
     freeform: str
     """JSON text in one line."""
     canonical: str
-    """What `canonical_json` makes of it."""
+    """`freeform` in the form of `canonical_json`."""
 
     def body(self, password: str) -> bytes:
         """Return the reading as a line of the body of a PUT."""
@@ -98,7 +98,7 @@ def _integer(digits: str) -> object:
 def _one_line(freeform: str) -> str:
     """Return the same JSON in ASCII and in one line.
 
-    Line ends are only between values, and other characters than ASCII only in texts.
+    In JSON, line ends occur only between values, and characters beyond ASCII only in strings.
     """
     escaped = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], freeform)
     return escaped.replace("\n", " ").replace("\r", " ")

@@ -56,8 +56,7 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
     """Open a file in the format `form`, or in the format that its first bytes show.
 
     Raises:
-        ImportFileError: the file can't be read, or not twice, or its first bytes show no known
-            format.
+        ImportFileError: the file can't be read, is a pipe, or its first bytes show no known format.
     """
     if path == Path("-") or path.is_fifo():
         raise ImportFileError(

@@ -42,8 +42,8 @@ class GuessLimit(MinuteLimit):
         self._suspects: dict[str, float] = {}
         """Senders (`Client.sender`) of unknown passwords, and until when each is a suspect."""
         self._unanswered: dict[str, tuple[int, float]] = {}
-        """How many passwords of each client (`Client.name`) were refused while it was no suspect,
-        and until when this counts."""
+        """For each client (`Client.name`) that was not a suspect: the number of its passwords that
+        `count_unanswered` noted, and until when they count."""
 
     def check_new_vault(self, client: Client) -> None:
         """Refuse a client that has created too many vaults.
@@ -54,7 +54,10 @@ class GuessLimit(MinuteLimit):
         self._new_vaults.check(client)
 
     def count(self, client: Client, *, created: bool = False) -> None:
-        """Count an unknown password. `created`: a vault was created for it."""
+        """Count an unknown password. `created`: a vault was created for it.
+
+        Also counts what `count_unanswered` has noted for the client.
+        """
         metrics.counter("iot_unknown_passwords_total").inc()
         now = self._clock()
         note(self._suspects, client.sender, now + WINDOW_SECONDS)

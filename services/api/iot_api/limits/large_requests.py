@@ -78,7 +78,7 @@ class LargeRequests:
 
     @contextmanager
     def hold(self, group: str, count: int) -> Iterator[None]:
-        """Count memory of a group's large body for the time of the block.
+        """Reserve memory for a large body of a group of clients during the block.
 
         Raises:
             TooManyRequestsError: the large bodies take too much memory.

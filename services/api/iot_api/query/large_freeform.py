@@ -52,8 +52,8 @@ def split_runs(texts: bytes) -> Iterator[bytes]:
 
 
 def decode_leniently(text: str) -> Any:
-    """Decode what msgspec refuses: constants and numbers beyond a double become None, and each lone
-    surrogate becomes U+FFFD. Return None for a text that is nested too deeply.
+    """Decode what msgspec refuses: constants and numbers too large for a double become None, and
+    each lone surrogate becomes U+FFFD. Return None for a text that is nested too deeply.
     """
     with suppress(ValueError, RecursionError):
         return json.loads(

@@ -4,7 +4,7 @@ A field is the name of a member of `freeform`, or the path to a member of an inn
 `engine.speed` is the member of this name, or else the member `speed` of the object `engine`.
 
 A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
-A member that is missing, null, NaN, or beyond a double has no value. If `freeform` is not an
+A member that is missing, null, NaN or too large for a double has no value. If `freeform` is not an
 object, no field has a value.
 """
 
@@ -163,7 +163,7 @@ def _column(values: list[Any]) -> Column:
 
 
 def _as_double(number: int) -> int | None:
-    """Return the number; None if it is beyond a double."""
+    """Return the number; None if it is too large for a double."""
     try:
         float(number)
     except OverflowError:

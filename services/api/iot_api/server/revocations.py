@@ -54,8 +54,9 @@ class Revocations:
     ) -> RevokedCertificates:
         """Return the content of the file, and make `context` refuse the revoked certificates.
 
-        `first`: whether no lists are in use yet. Then lists are accepted with which OpenSSL refuses
-        all certificates of the authority. Later, the lists in use may be better.
+        `first`: whether no lists are in use yet. The first load accepts expired and invalid lists:
+        OpenSSL then refuses every certificate of the authority. A later load keeps the lists in use
+        instead.
 
         Raises:
             SettingsError: the file holds no list, or a list that can't be read, or, unless this is
@@ -72,7 +73,7 @@ class Revocations:
         if not first:
             known = _certificates(authorities)
             for each in lists:
-                _check(each, known)
+                _check_usable(each, known)
         expires = dict[bytes, dt.datetime]()
         for each in lists:
             end, issuer = each.next_update_utc, each.issuer.public_bytes()
@@ -91,7 +92,9 @@ class Revocations:
             gauge.set(min(revoked.expires.values()).timestamp())
 
 
-def _check(found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]) -> None:
+def _check_usable(
+    found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]
+) -> None:
     """Raise `SettingsError` for a list with which OpenSSL would refuse all certificates."""
     now = dt.datetime.now(dt.UTC)
     name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
@@ -116,7 +119,7 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
     """Return the certificates of a file that OpenSSL has loaded.
 
-    `cryptography` does not read OpenSSL's trust settings: none of a file with them is returned.
+    `cryptography` does not read OpenSSL's trust settings: a file that has them yields none.
     """
     try:
         return x509.load_pem_x509_certificates(authorities.read_bytes())

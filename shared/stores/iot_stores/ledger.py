@@ -223,7 +223,7 @@ def begin_drain(
     cursor = psycopg.ClientCursor(connection)
     cursor.execute(_BEGIN, parameters)
     cursor.nextset()
-    offsets = _offsets(connection, cursor.fetchall(), parameters)
+    offsets = _locked_offsets(connection, cursor.fetchall(), parameters)
     cursor.nextset()
     numbers = {session: SessionNumbers() for session in keys}
     missing_vaults = set()
@@ -237,7 +237,7 @@ def begin_drain(
     return LockedShards(offsets, numbers, missing_vaults)
 
 
-def _offsets(
+def _locked_offsets(
     connection: Connection, rows: Sequence[tuple[object, ...]], parameters: Mapping[str, object]
 ) -> dict[int, Offset]:
     """Return the states of the locked shards. Mark a change of the number of shards."""
@@ -263,7 +263,7 @@ def _highest(connection: Connection) -> tuple[int, int]:
     return cast("tuple[int, int]", connection.execute(_HIGHEST).fetchone())
 
 
-def offsets(connection: Connection, shards: Collection[int]) -> dict[int, Offset]:
+def read_offsets(connection: Connection, shards: Collection[int]) -> dict[int, Offset]:
     """Return the states of shards, without the shards that were never drained."""
     rows = connection.execute(_OFFSETS, (list(shards),)).fetchall()
     return {shard: Offset(*rest) for shard, *rest in cast("list[tuple[Any, ...]]", rows)}

@@ -129,8 +129,7 @@ class FairSlots:
             if self._free or not self._of_client[client.name]:
                 return
             wait = self._expected_wait(client, Priority.FIRST)
-            too_late = self._estimates and wait > seconds
-            if too_late or self._full_for(client, Priority.FIRST):
+            if self._has_no_room(client, Priority.FIRST, wait, seconds):
                 raise self._refusal(refusal, wait)
 
     def _acquire(
@@ -147,10 +146,8 @@ class FairSlots:
                 self._free -= 1
                 return
             wait = self._expected_wait(client, priority)
-            too_late = self._estimates and wait > seconds
-            if seconds <= 0 or (
-                not always_queue and (too_late or self._full_for(client, priority))
-            ):
+            no_room = self._has_no_room(client, priority, wait, seconds)
+            if seconds <= 0 or (no_room and not always_queue):
                 raise self._refusal(refusal, wait)
             waiter = _Waiter(client, priority)
             group = self._queues[priority].setdefault(client.group, OrderedDict())
@@ -165,9 +162,11 @@ class FairSlots:
         if not in_time and self._withdraw(waiter):
             raise self._refusal(refusal, self._expected_wait(client, priority))
 
-    def _full_for(self, client: Client, priority: Priority) -> bool:
+    def _has_no_room(self, client: Client, priority: Priority, wait: float, seconds: float) -> bool:
+        """Return whether a new caller, with this estimated wait, is refused at once."""
         return (
-            sum(self._waiting[: priority + 1]) >= self._max_waiting
+            (self._estimates and wait > seconds)
+            or sum(self._waiting[: priority + 1]) >= self._max_waiting
             or self._of_client[client.name] >= self._max_per_client
             or 2 * self._behind[client.proxy] >= self._max_waiting
         )

@@ -39,7 +39,7 @@ class OutdatedCovers:
             if not outdated:
                 return
             with self._connect() as connection:
-                offsets = ledger.offsets(connection, outdated)
+                offsets = ledger.read_offsets(connection, outdated)
             self._hot_window.write(
                 [DrainedShard(shard, offset, offset, []) for shard, offset in offsets.items()]
             )

@@ -47,14 +47,14 @@ def test_a_put_with_many_new_passwords_costs_few_scrypts_and_makes_progress(
 
 
 def test_a_refused_put_tells_nothing_about_the_passwords_that_are_left(make_api: MakeApi) -> None:
-    api = make_api(max_openings=1, scrypt_log2_n=13, guess_limit=0)
+    api = make_api(max_openings=1, scrypt_log2_n=15, guess_limit=0)  # 4 openings
     assert api.put(row("open")).status_code == 201
     answers = [
-        api.put([row(f"{number} {each}") for each in range(19)] + [last]).get_json()
+        api.put([row(f"{number} {each}") for each in range(7)] + [last]).get_json()
         for number, last in enumerate((row("open"), row("unknown")))
     ]
     assert answers[0] == answers[1]
-    assert answers[0]["left"] == 20 - 16
+    assert answers[0]["left"] == 8 - 4
 
 
 def test_a_higher_cost_permits_fewer_openings(make_api: MakeApi) -> None:

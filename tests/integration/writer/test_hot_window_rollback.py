@@ -51,16 +51,19 @@ def settings(store: Store, environment: dict[str, str], request: pytest.FixtureR
 
 
 @pytest.fixture
-def rolled_back(settings: Settings) -> Iterator[Sender]:
-    with sending(settings) as made:
-        yield made
-
-
-@pytest.fixture
 def own_writer(settings: Settings) -> Iterator[Writer]:
     made = Writer(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def rolled_back(settings: Settings, own_writer: Writer) -> Iterator[Sender]:
+    """A sender that has stored one reading."""
+    with sending(settings) as made:
+        made.send(PASSWORD)
+        drain_all(own_writer)
+        yield made
 
 
 def test_a_cover_is_not_valid_in_a_redis_with_older_data(
@@ -68,8 +71,6 @@ def test_a_cover_is_not_valid_in_a_redis_with_older_data(
 ) -> None:
     sender, shard = rolled_back, rolled_back.shard(PASSWORD)
     window = own_writer.stores.hot_window
-    sender.send(PASSWORD)
-    drain_all(own_writer)
     store.save()
     sender.send(PASSWORD, 2)
     drain_all(own_writer)
@@ -87,8 +88,6 @@ def test_erased_readings_do_not_come_back(
     store: Store, own_writer: Writer, rolled_back: Sender
 ) -> None:
     sender = rolled_back
-    sender.send(PASSWORD)
-    drain_all(own_writer)
     store.save()
     assert sender.service.range_eraser.erase(PASSWORD, 0, 10, SENDER) == 1
     store.come_back_older()
@@ -102,8 +101,6 @@ def test_a_shard_without_new_entries_gets_a_new_cover(
 ) -> None:
     sender, shard = rolled_back, rolled_back.shard(PASSWORD)
     window = own_writer.stores.hot_window
-    sender.send(PASSWORD)
-    drain_all(own_writer)
     assert window.outdated([shard]) == []
     store.server.stop()
     own_writer.outdated_covers.replace()  # Redis is away

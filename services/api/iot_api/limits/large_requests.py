@@ -91,9 +91,7 @@ class LargeRequests:
         try:
             yield
         finally:
-            self._held[group] -= count
-            if not self._held[group]:
-                del self._held[group]
+            self._held -= Counter({group: count})  # keeps no group at zero
 
     def _served_small(self) -> bool:
         """Return whether small requests were served since the last large one."""

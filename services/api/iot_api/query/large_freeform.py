@@ -59,7 +59,7 @@ def decode_leniently(text: str) -> Any:
         return json.loads(
             _replaced(_SURROGATES, text.encode(), rb"\ufffd").decode() if "\\u" in text else text,
             parse_constant=lambda _: None,
-            parse_float=_finite_float,
+            parse_float=finite_float,
             parse_int=_integer,
         )
     return None
@@ -176,7 +176,8 @@ def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
     return replaced.getvalue()
 
 
-def _finite_float(text: str) -> float | None:
+def finite_float(text: str) -> float | None:
+    """Return the number; None if it is too large for a double."""
     number = float(text)
     return number if math.isfinite(number) else None
 

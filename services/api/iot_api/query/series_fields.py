@@ -8,7 +8,6 @@ A member that is missing, null, NaN or too large for a double has no value. If `
 object, no field has a value.
 """
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from .large_freeform import (
     SMALL_BYTES,
     LargeFreeform,
     decode_leniently,
+    finite_float,
     split_runs,
     text_of_container,
 )
@@ -41,7 +41,7 @@ _SCALARS = {str, int, float, bool, NoneType}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 _MAX_DIGITS = 400
-"""A longer string is no number."""
+"""A string with more characters counts as text, not as a number."""
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -205,8 +205,7 @@ def _number(value: Value) -> int | float | None:
         return None
     if not set(value) & set(".eE"):
         return _as_double(int(value))
-    number = float(value)
-    return number if math.isfinite(number) else None
+    return finite_float(value)
 
 
 def passing(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> list[bool] | None:

@@ -29,15 +29,15 @@ from .phase import ClientGoneError, Phase, count_closed
 from .slow_send import PAUSE, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Limit of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB of each.
-They are not charged to the memory budget, and gunicorn's parser copies or searches all received
-bytes of them for every byte that arrives.
+"""Maximum size of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB.
+Heads and trailers are not charged to the memory budget. For every byte that arrives, gunicorn's
+parser copies or searches all bytes received before.
 """
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
 _SMALL_PART_BYTES = 4096
 """A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
-a time would take 60 times its size. The memory budget charges twice the size."""
+a time would take 60 times its size in memory, while the memory budget charges twice its size."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +62,7 @@ class Connection:
     failure: Exception | None = None
     """Raised by the next receive of the body."""
     missing_body: Exception | None = None
-    """Raised if a body does not arrive because the connection was closed before its head was read.
+    """Raised if a body does not arrive because the connection was closed before the head was read.
     Otherwise the client would be told that its body is cut off (400), and might drop readings."""
     head_bytes: int = 0
     """Received bytes of the head, or of several heads whose requests arrived together."""
@@ -155,8 +155,8 @@ class Connection:
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.
 
-        On Linux, a receive after SHUT_RD returns the bytes that have arrived, or the end of the
-        stream if there are none: a request is answered, or its client finds the connection closed.
+        On Linux, a receive after SHUT_RD still returns the bytes that have arrived before, and then
+        the end of the stream.
         """
         self._shut_down(socket.SHUT_RD)
 
@@ -230,7 +230,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self.ahead = bytes(data) + self.ahead
 
     def take_buffered(self) -> bytes:
-        """Return all bytes that have arrived."""
+        """Return and remove all bytes that no request has taken."""
         data, self.ahead = self.ahead, b""
         return data
 

@@ -13,10 +13,10 @@ from .phase import Phase, count_closed
 STALLED_SECONDS = 1.0
 """A connection whose body or answer makes no progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
-"""Shortest time between two rankings while almost all connections are busy."""
+"""Shortest time between two rankings of the silent connections while almost all are busy."""
 _SHARE = 16
-"""If 1/16 of the connections or more are silent, a ranking chooses at least 1/16 of all. So a flood
-of new connections needs few rankings."""
+"""A ranking chooses at least 1/16 of all connections, if that many are silent. So a flood of new
+connections needs few rankings."""
 
 
 class _Group:
@@ -29,10 +29,10 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection to close next: the lowest by `rank` in the last ranking.
+        """Return the silent connection to close next; None if the last ranking has none left.
 
-        Return None if that ranking has no more silent connections. Once a ranking is used up, the
-        next call may make a new one.
+        A ranking sorts the silent connections by `rank`, lowest first. A call makes a new ranking
+        when the last one is used up, but not more often than `_may_rank` allows.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
@@ -116,7 +116,7 @@ class ConnectionTable:
         connection.end(failure)
 
     def _makes_room(self, network: str) -> bool:
-        """Close a silent connection if there are too many; return False if none is silent."""
+        """Return whether a new connection has room. If a limit is reached, close a silent one."""
         own = self._networks.get(network)
         if own is not None and len(own.connections) >= self._per_network:
             victim = own.pop_victim(lambda member: (member.phase, member.since))

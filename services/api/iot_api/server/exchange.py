@@ -422,7 +422,7 @@ def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
 
 
 def _check_transfer_coding(request: Any) -> None:
-    """Refuse all transfer codings but `chunked`, and long trailers.
+    """Refuse a request with another transfer coding than `chunked`, and limit its trailers.
 
     gunicorn 27 accepts `gzip, chunked`, and passes the compressed bytes on as the body. It accepts
     trailers of 800 KiB.

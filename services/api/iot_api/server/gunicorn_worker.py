@@ -120,7 +120,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         self._revocations = Revocations(Path(lists))
 
     def allow(self, origins: Origins) -> None:
-        """Set the origins whose web pages may read the responses of the worker itself."""
+        """Set the origins whose web pages may read responses that the worker itself writes."""
         self._cors = Cors(origins)
         self._refuse = self._cors.wrap(_refuse)
 

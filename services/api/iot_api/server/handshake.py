@@ -53,7 +53,10 @@ def shake_hands(
 
 
 def _report(error: ssl.SSLError, host: str) -> None:
-    """Report a failure that the client's certificate caused. The client sees only an alert."""
+    """Count and log a failure that the client's certificate caused, or the lack of one.
+
+    The client sees only a TLS alert.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = _REASONS.get(error.verify_code, "untrusted")
         message = error.verify_message

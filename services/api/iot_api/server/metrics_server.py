@@ -78,7 +78,7 @@ class BacklogCollector(Collector):
         self._client = stores.redis
         self._hot_client = stores.hot_redis
         self._backlog = stores.backlog
-        # There is no watch over its Redis: the watch would query Postgres at the first scrape.
+        # Without `usable`: a `RedisWatch` over this Redis would query Postgres at the first scrape.
         self._hot_window = HotWindow(
             self._hot_client, stores.names, stores.backlog, seconds=settings.hot_window_seconds
         )

@@ -26,14 +26,14 @@ class RevokedCertificates:
 
     identities: frozenset[Identity]
     expires: Mapping[bytes, dt.datetime]
-    """When the lists expire, by their issuers (DER). From then on, OpenSSL refuses all certificates
-    of the authority in a full handshake."""
+    """When each list expires, by issuer (DER). From then on, OpenSSL refuses all certificates of
+    this issuer in full handshakes."""
 
 
 class Revocations:
     """The certificates that are revoked now.
 
-    OpenSSL checks a certificate in the handshake; `contains` is for connections that are open.
+    OpenSSL checks a certificate only in the handshake; `contains` checks it on open connections.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,14 +54,14 @@ class Revocations:
     ) -> RevokedCertificates:
         """Return the content of the file, and make `context` refuse the revoked certificates.
 
-        `first`: whether no lists are in use yet. The first load accepts expired and invalid lists:
-        OpenSSL then refuses every certificate of the authority. A later load keeps the lists in use
-        instead.
+        `first`: whether no lists are in use yet. The first load accepts lists that have expired,
+        are not valid yet, or are not signed by their issuer in the file `authorities`: OpenSSL then
+        refuses every certificate of this issuer. A later load raises an error for such a list, so
+        that the lists in use stay in use.
 
         Raises:
-            SettingsError: the file holds no list, or a list that can't be read, or, unless this is
-                the first load, a list that has expired, is not valid yet, or is not signed by its
-                issuer in the file `authorities`.
+            SettingsError: the file holds no list, or a list that can't be read or (in a later load)
+                can't be used.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)
@@ -85,7 +85,7 @@ class Revocations:
         return RevokedCertificates(frozenset(identities), expires)
 
     def use(self, revoked: RevokedCertificates) -> None:
-        """From now on, `contains` finds these certificates, and no others."""
+        """Replace the lists that `contains` and `have_expired` look into."""
         self._revoked = revoked
         if revoked.expires:
             gauge = metrics.gauge("iot_tls_client_crl_next_update_timestamp_seconds")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
-"""Key in the WSGI environ: a function of a view that is called, at most once for each piece of the
-answer, when the client has not taken the piece for `PAUSE_SECONDS`. A long read then frees its
-transaction and memory."""
+"""Key in the WSGI environ under which a view stores a function that pauses its work. The worker
+calls the function at most once for each piece of the answer, when the client has not taken all of
+the piece after `PAUSE_SECONDS`. A long read then frees its transaction and memory."""
 _SPIN_SECONDS = 0.01
 
 
@@ -32,7 +32,7 @@ def send_rest(
     memory: MemoryBudget,
     pause: Callable[[], object] | None,
 ) -> None:
-    """Send the rest of a piece of an answer; note in the connection how much the client takes.
+    """Send the rest of a piece of an answer; record in `connection` how much the client takes.
 
     `send_at_once` returns how many bytes the kernel took without waiting. After a wait of
     `PAUSE_SECONDS`, the bytes that are not sent yet are charged to `memory`, and `pause` is called

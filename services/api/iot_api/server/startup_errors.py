@@ -28,10 +28,10 @@ def share(folder: Path) -> None:
 
 
 def check_certificate(certificate: str, key: str) -> None:
-    """Load the certificate and its key, if there are any.
+    """Check that the certificate and its key can be loaded. An empty `certificate` passes.
 
     Raises:
-        SettingsError: they can't be read, or the key is not that of the certificate.
+        SettingsError: a file can't be read, or the key does not belong to the certificate.
     """
     if not certificate:
         return
@@ -46,7 +46,7 @@ def check_certificate(certificate: str, key: str) -> None:
 
 
 def check_client_authorities(path: str) -> None:
-    """Load the authorities that issue client certificates, if there is a file of them.
+    """Check the file of the authorities that issue client certificates. An empty `path` passes.
 
     Raises:
         SettingsError: the file can't be read, or holds no certificate of an authority.
@@ -56,7 +56,7 @@ def check_client_authorities(path: str) -> None:
 
 
 def check_revocation_lists(path: str) -> None:
-    """Load the certificate revocation lists of the authorities, if there is a file of them.
+    """Check the file of the authorities' certificate revocation lists. An empty `path` passes.
 
     Raises:
         SettingsError: the file can't be read, or holds no list.

@@ -1,4 +1,4 @@
-"""Bodies that the application has not read: they are received before a connection is closed.
+"""Discarding the unread rest of a request's body before the connection is used again or closed.
 
 When a socket with unread bytes is closed, Linux sends RST instead of FIN (RFC 1122, 4.2.2.13), and
 the client may lose the answer that it has not read yet.
@@ -18,11 +18,14 @@ from .connection import Connection
 
 _SECONDS = 2.0
 _BYTES = 16 * 2**20
-"""Maximum bytes read of an unwanted body: all of a body within the default size limit."""
+"""Maximum number of bytes to read and discard: the default of `IOT_MAX_BODY_BYTES`."""
 
 
 def discard_body(connection: Connection, body: Any) -> bool:
-    """Read the rest of a body, within limits; return whether another request can follow."""
+    """Read and discard the rest of a body, within limits.
+
+    Return whether the connection can take another request.
+    """
     connection.discards_body = True
     if body.failed:  # the start of the next request is unknown
         half_close(connection)
@@ -31,13 +34,13 @@ def discard_body(connection: Connection, body: Any) -> bool:
 
 
 def half_close(connection: Connection) -> None:
-    """End the sending side, and read what the client still sends, within limits."""
+    """End the sending side. Then read and discard, within limits, what the client still sends."""
     connection.send_no_more()
     _discard(connection.client.recv)
 
 
 def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read to the end; return False if a limit is reached or the connection is closed."""
+    """Read to the end. Return False if a limit is reached first, or if reading fails."""
     left = _BYTES
     # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
     ends = (OSError, ParseException, IotError, RequestTimeout)

@@ -52,7 +52,7 @@ class RefusalCounter(Generic[Counted]):
         self._lock = threading.Lock()
         self._counts: dict[Counted, int] = {}
         self._recorded: dict[Counted, float] = {}
-        """When each refusal was last recorded, for `PERIOD_SECONDS`."""
+        """When each refusal was last recorded. `take` forgets a time after `PERIOD_SECONDS`."""
 
     def count(self, refusal: Counted) -> None:
         """Count a refusal. Returns at once."""

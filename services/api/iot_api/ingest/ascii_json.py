@@ -13,9 +13,10 @@ SLICE = 64 * 1024
 """Bytes that are escaped at once: bounds the memory and the time until other greenlets run."""
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
-"""Escapes of `json.dumps` that must be undone. JSON text holds no other control characters, and
-byte 0 separates texts. The backslash is undone first. At that point each backslash begins an
-escape, so a search for two backslashes from left to right never finds halves of two escapes."""
+"""Escapes of `json.dumps` that must be undone, in this order. The texts hold no other control
+characters: JSON has line feeds, tabs and carriage returns, and byte 0 separates texts. The
+backslash is undone first, while each backslash begins an escape: so a search for two backslashes
+from left to right never finds halves of two escapes."""
 _STAND_INS = bytes(
     ord(character)
     for character in string.printable[:94]

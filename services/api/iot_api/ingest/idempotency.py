@@ -25,7 +25,7 @@ from .parser import Batch
 from .receipts import decode_receipt, encode_list
 
 CLIENTS_SHARE = 4
-"""At most a quarter of the remembered requests may be those of one client. All clients behind an
+"""One client may have at most a quarter of the remembered requests. All clients behind an
 untrusted proxy count as one client: a client that invents addresses could otherwise use up the
 whole limit."""
 _KEY = re.compile(r"[ -~]{1,255}")

@@ -51,17 +51,18 @@ class Accepted:
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
     """The last entry of the request in each shard: when these are stored, all entries are. Empty
-    unless requested."""
+    unless requested (`with_entries`), or the request has an Idempotency-Key."""
     ends: Mapping[int, int] = field(default_factory=dict)
-    """Where these entries end in the backlog, by shard (`Backlog.all_removed`). Empty for a
+    """By shard: where the request's entries end in the backlog (`AppendResult.ends`). Empty for a
     repeated request."""
     repeated: bool = False
-    """Whether an earlier request with the same Idempotency-Key was accepted; nothing was appended
-    now."""
+    """Whether the request repeats an accepted one with the same Idempotency-Key. If so, nothing was
+    appended now."""
     vaults: Sequence[uuid.UUID] = ()
     """The vaults of the readings. Empty for a repeated request."""
     names: Sequence[EntryName] = ()
-    """All entries. Empty unless requested, and for a repeated request."""
+    """The names of all entries. Empty unless requested (`with_entries`); always empty for a
+    repeated request."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return what the log says of the request (`http.request_log.Logged`)."""
@@ -137,12 +138,12 @@ class Intake:
 
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
-            TooManyRequestsError: the client is over the guess limit or has too many remembered
-                requests; or too many passwords wait to be opened; or the request has too many
-                passwords whose vaults are not open. Nothing was appended.
-            UnavailableError: the backlog is full or Redis is not safe to use; nothing was appended.
-                Also if Redis has appended the readings, but not enough replicas or disks have
-                confirmed them in time; in this case the readings may be stored.
+            TooManyRequestsError: nothing was appended. The client is over the guess limit or the
+                limit of new vaults, or has too many remembered requests. Or too many passwords wait
+                to be opened. Or too many vaults of the request are not open.
+            UnavailableError: nothing was appended, because the backlog is full, too many requests
+                are remembered, or Redis is not safe to use. Or too few replicas or disks confirmed
+                in time that they have the readings; these readings may be stored.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
         """
@@ -250,8 +251,9 @@ class Intake:
 def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
     """Return the error for a request that may open no more vaults.
 
-    The opened vaults stay open, so the next attempt gets further. `left` is the number of passwords
-    that were not looked at: an answer that depended on their vaults would test them all.
+    The opened vaults stay open, so the next attempt gets further. `left` is the number of all
+    remaining passwords, even of open vaults. Otherwise the number would tell the client something
+    about each of these passwords.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

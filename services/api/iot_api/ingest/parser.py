@@ -213,8 +213,8 @@ def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
 
 
 def _decode(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
-    # Most bodies are ASCII, and JSON for the strict decoder. `json_dialect` looks at all others: it
-    # checks UTF-8, which msgspec does not check everywhere, and takes what old clients send.
+    # Most bodies are ASCII, and valid for the strict decoder. `json_dialect` decodes all others: it
+    # checks UTF-8, which msgspec does not check everywhere, and accepts what old clients send.
     if body.isascii():
         try:
             return Decoded(_rows(body, lines=lines), body)

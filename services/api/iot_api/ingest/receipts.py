@@ -23,8 +23,9 @@ _GROUPED = 2
 _GROUP = struct.Struct(">16sBB")
 """Session, number of names minus one, bytes per number. The shards and the numbers follow."""
 _MAX_LISTED = 64
-"""Longer lists of names are grouped. Proxies and gunicorn accept about 4 KiB of a request line: 114
-names in a list. In groups, the names of 256 shards take 3.1 KiB."""
+"""Maximum number of names in a plain list; more names are grouped by session. Proxies and gunicorn
+accept a request line of about 4 KiB, which holds 114 names in a list. In groups, the names of 256
+shards take 3.1 KiB."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 0.2
 """Seconds between two queries while a request waits."""
 
@@ -95,7 +96,7 @@ def encode_list(entries: Sequence[EntryName]) -> str:
 
 
 def decode_receipt(text: str) -> list[EntryName]:
-    """Decode a receipt, a list or in groups. Raises `InvalidRequestError` for any other text."""
+    """Decode a receipt of either form. Raises `InvalidRequestError` for any other text."""
     try:
         names = base64.b64decode(text, altchars=b"-_", validate=True)
         if names[:1] == bytes([_GROUPED]):

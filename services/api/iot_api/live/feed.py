@@ -44,10 +44,10 @@ class Feed(Watched):
         return self.own_shard in moved or age >= OTHER_SHARDS_SECONDS
 
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
-        """Offer `rows`, the readings behind the position `before`, to listeners, event by event.
+        """Offer `rows`, the readings behind the position `before`, to `listeners` as events.
 
-        Each event is encoded once for all listeners. Only listeners that joined behind this
-        position get events of their own, without the readings that they already have.
+        Each event is encoded once for all listeners. Only listeners that joined behind `before` get
+        events of their own, without the readings that they already have.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes
@@ -71,7 +71,7 @@ class Joined:
     until: LivePosition
     """The feed offers the readings behind this position. The caller reads the earlier readings."""
     reached: dict[int, str]
-    """By shard: the position of the last drain of readings up to `until`."""
+    """By shard: a position in the stream. The drains up to it stored all readings up to `until`."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return `position`, advanced to the feed's position if no event waits for the client."""

@@ -34,8 +34,9 @@ VERIFY_SECONDS = 300.0
 VERIFY_CHANGED_SECONDS = 2.0
 """The same, after a change of the password was announced: the change may still be pending."""
 CHANGING_SECONDS = 3.0
-"""After the announcement, no stream is opened with the old password for this long. Most changes are
-made by then; `VERIFY_CHANGED_SECONDS` ends streams that are opened before a later one."""
+"""For this long after the announcement, no stream is opened with the old password. Most changes are
+made by then. If a change is made later, a comparison after `VERIFY_CHANGED_SECONDS` ends the
+streams that were opened before the change."""
 REFUSED_SECONDS = 5
 """`Retry-After` of a stream beyond a limit."""
 

@@ -58,8 +58,9 @@ class Listener:
         self._changed = Condition()
 
     def offer(self, event: ReadingsEvent) -> None:
-        """Add an event, unless the stream has ended. If too many events wait, drop all of them.
-        Never blocks.
+        """Add an event, unless the stream has ended. Never blocks.
+
+        If too many events wait, replace all of them and this one with a summary.
         """
         with self._changed:
             size = len(event.text)

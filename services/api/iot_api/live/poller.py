@@ -50,7 +50,7 @@ class LivePoller:
         self._positions: Mapping[int, str] = {}
         """How far the shards were drained at the last poll."""
         self._look_at = 0.0
-        """When all vaults are checked next, even if no shard has moved."""
+        """When all vaults are checked next, even if no shard was drained."""
         self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
         self._has_feeds = threading.Event()
         self._has_work = threading.Event()

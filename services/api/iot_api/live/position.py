@@ -32,7 +32,8 @@ class LivePosition:
     """For each shard, the id up to which a listener has all readings."""
 
     since: int
-    """Unix milliseconds of the clock that stamps readings."""
+    """The listener has all readings received before this time: Unix milliseconds, by the clock that
+    stamps readings."""
     floor: int
     """The id for a shard that `ids` lacks."""
     ids: Mapping[int, int]
@@ -42,7 +43,7 @@ class LivePosition:
         return self.ids.get(shard, self.floor)
 
     def includes(self, other: "LivePosition") -> bool:
-        """Return whether the listener has all readings that a listener at `other` has."""
+        """Return whether a listener here has all readings that a listener at `other` has."""
         shards = self.ids.keys() | other.ids.keys()
         return all(self.id_of(shard) >= other.id_of(shard) for shard in shards)
 

@@ -35,8 +35,8 @@ SLACK_MS = 5000
 MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
 """A listener that is further behind than this in Postgres gets a summary."""
 PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
-"""Approximate size of what is read from Postgres in one transaction. A page is longer if the ids of
-merged segments overlap."""
+"""Approximate size of a page, which one transaction reads from Postgres. A page is longer if the
+ids of merged segments overlap."""
 
 _INSTEAD = "live streams read Postgres instead of the hot window"
 
@@ -53,8 +53,9 @@ class Skipped:
 
     count: int
     begin: int
-    """Earliest and latest time of receipt, in Unix milliseconds."""
+    """Earliest time of receipt, in Unix milliseconds."""
     end: int
+    """Latest time of receipt, in Unix milliseconds."""
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class LiveRows:
     received: list[int] = field(default_factory=list)
     """Times of receipt of the readings, in Unix milliseconds."""
     skipped: Skipped | None = None
-    """The readings that are left out before these."""
+    """Readings that are left out. Their summary comes before `readings`."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -76,7 +77,8 @@ class Watched:
     vault: OpenVault
     position: LivePosition
     reached: dict[int, str]
-    """Position of the last drain of each shard whose readings are read."""
+    """By shard: a position in the stream. The drains up to it stored all readings up to `position`.
+    """
     checked: DrainedShards
     """How far the shards were drained at the last check."""
 
@@ -198,7 +200,8 @@ class LiveSource:
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, which are all stored already.
 
-        `reached` has the stream position of the last drain of these readings, by shard.
+        `reached` has a position in the stream of each shard: the drains up to it stored these
+        readings.
 
         Raises:
             psycopg.Error: Postgres can't serve.
@@ -253,7 +256,8 @@ class LiveSource:
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, from segments of the hot window.
 
-        Segments of shards other than those in `covered` are left out: earlier ones may be missing.
+        Segments of shards outside `covered` are left out: earlier segments of these shards may be
+        missing.
 
         Raises:
             EvictedError, RedisError: the hot window can't return a segment.

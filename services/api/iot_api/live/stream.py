@@ -21,7 +21,7 @@ RETRY_MS = 1000
 """Shortest time after which a client should connect again; a random part is added, so that the
 clients of a process that ended do not return at the same moment."""
 CHECK_SECONDS = 1.0
-"""Before an event, the token is checked again if the last check is older."""
+"""Before an event, the token is checked again if its last check is older than this."""
 MAX_ROUNDS = 5
 """A client that is far behind gets stored readings in at most this many rounds, then a summary."""
 

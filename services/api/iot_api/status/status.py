@@ -146,7 +146,7 @@ def _shards(
 
 
 def _last_drains(writers: Iterable[Heartbeat]) -> dict[int, tuple[float, str]]:
-    """Return the last drain of each shard: which running writer drained it, and when."""
+    """Return the last drain of each shard by a running writer: Unix ms, and the writer's name."""
     last: dict[int, tuple[float, str]] = {}
     for writer in writers:
         for shard, at in writer.drained_at.items():

@@ -23,7 +23,7 @@ _FULL_SECONDS = 1.0
 
 
 class OutboxConsumer:
-    """Sends what an old driver queues.
+    """Sends the readings that an old driver queues.
 
     The driver must set the attributes that this class declares without a value.
     """

@@ -305,10 +305,10 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Return an iterator over the readings that the service receives from the first `next` on.
 
-        It waits until `stop` is set. Each reading comes exactly once, in the order of ids, even if
-        it is stored late. Readings received up to `overlap` seconds before the first `next`, but
-        stored after it, come too. Imported readings and readings that the service held do not
-        come. The client uses a live stream, or polls if the service has no free one.
+        The iterator ends when `stop` is set. Each reading comes exactly once, in the order of ids,
+        even if it is stored late. Readings received up to `overlap` seconds before the first
+        `next`, but stored after it, come too. Imported readings and readings that the service held
+        do not come. The client uses a live stream, or polls if the service has no free one.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

@@ -46,9 +46,9 @@ class Follower:
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Return an iterator over the new readings of each poll, oldest id first."""
-        # Readings that exist now are old. The iterator begins at the newest of them, or at the
-        # current time. Later polls reach back by two overlaps at most, and by `_ROUNDING_SECONDS`:
-        # what they return and this poll does not would seem new.
+        # Readings that exist now are not new. The iterator begins at the newest of them, or at the
+        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`, so
+        # this poll does, too: an older reading that only a later poll returned would seem new.
         for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
             self._learn(row)
         begin = self._date
@@ -95,7 +95,7 @@ class Follower:
         self._newest = max(self._newest, received)
 
     def _forget(self) -> None:
-        # A poll begins `overlap` before the newest reading; a margin for the clock of the answers.
+        # A poll begins `overlap` before the newest reading. The rest is a margin for clocks.
         oldest = self._newest - 2 * self._overlap - timedelta(seconds=5)
         self._seen = {each: at for each, at in self._seen.items() if at >= oldest}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 STREAM_SECONDS = 60.0
-"""Longest time without a byte until the stream has told the interval of its heartbeats."""
+"""Longest time without a byte, until the first event tells the interval of the heartbeats."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
 """Newest ids that are remembered, for the summary of readings that the stream left out."""

@@ -221,11 +221,11 @@ class Outbox:
             ]
 
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
-        """Send again, under a new key, readings that were set aside. Return how many there were."""
+        """Send rejected readings again, under a new key. Return how many the file still had."""
         return self._take_back(rejected, send=True)
 
     def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
-        """Delete readings that were set aside. Return how many there were."""
+        """Delete rejected readings. Return how many the file still had."""
         return self._take_back(rejected, send=False)
 
     def _take_back(self, rejected: Iterable[RejectedReading], *, send: bool) -> int:

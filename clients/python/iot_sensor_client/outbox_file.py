@@ -15,7 +15,7 @@ from .errors import OutboxError, OutboxFullError
 from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 
 ROW_BYTES = 32
-"""What a reading takes in the file beside its text."""
+"""Bytes that a reading takes in the file in addition to its text."""
 _APPLICATION_ID = 0x696F7478
 _VERSION = 1
 _TABLES = f"""
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(slots=True)
 class Counts:
-    """What the file holds."""
+    """How many readings and bytes the file holds."""
 
     waiting: int
     rejected: int
@@ -79,7 +79,7 @@ class OutboxFile:
         """Id of the batch that takes the next reading, the number of its readings, their bytes."""
         self._attempts = False
         self._unrecorded: tuple[int, float] | None = None
-        """A batch and the time of its first attempt, if the file could not take it."""
+        """Id of a batch, and the time of its first attempt, if this time is not in the file yet."""
         self._counts: Counts | None = None
         """None: not known; the readings have to be counted."""
         with self._reported():
@@ -128,7 +128,8 @@ class OutboxFile:
     def _before_first_attempt(self) -> None:
         """Record that attempts begin. This needs space on the disk; opening the file does not.
 
-        If the last process crashed, note an attempt for the oldest batch, which may have been sent.
+        If the last process crashed, record an attempt for the oldest batch, which may have been
+        sent.
         """
         if self._attempts:
             return
@@ -142,7 +143,7 @@ class OutboxFile:
         self._attempts = True
 
     def counts(self) -> Counts:
-        """Return what the file holds."""
+        """Return how many readings and bytes the file holds."""
         with self._lock, self._reported():
             if self._counts is None:
                 self._counts = self._count()
@@ -275,7 +276,7 @@ class OutboxFile:
             self._space.shrink()
 
     def _delete(self, batch: Batch) -> bool:
-        """Delete a batch. Return False if an earlier call deleted it, and failed afterwards."""
+        """Delete a batch. Return False if an earlier call has deleted it, and failed afterwards."""
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
         deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
         return deleted.rowcount > 0

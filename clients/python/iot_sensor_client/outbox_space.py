@@ -24,7 +24,7 @@ _PLENTY = 8
 _KEPT_PAGES = 256
 """Free pages that the file keeps for new readings (1 MiB)."""
 _VACUUM_PAGES = 2048
-"""Most pages in use that a VACUUM copies, in memory (8 MiB)."""
+"""Maximum number of pages in use for a VACUUM, which copies them in memory (8 MiB)."""
 _LOCK_ATTEMPTS = 100
 _LOCK_PAUSE_SECONDS = 0.01
 
@@ -42,8 +42,8 @@ class OutboxSpace:
     """Keeps some space on the disk free, because SQLite needs some to remove readings. Returns the
     space of removed readings to the disk.
 
-    SQLite keeps the pages of deleted rows: without this, an outbox that has filled its disk would
-    stay full after all its readings are acknowledged.
+    SQLite keeps the pages of deleted rows. So without this class, an outbox that has filled its
+    disk would stay full after all its readings are acknowledged.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
@@ -64,8 +64,8 @@ class OutboxSpace:
         with self._locked_folder():
             self._make_room(2 * added)
             yield
-            # The file now grows while there is room. A removal then needs space for the WAL only,
-            # which has its own from the last checkpoint.
+            # This lets the file grow now, while there is room. A later removal then needs space for
+            # the WAL only, and the WAL keeps up to `WAL_BYTES` at a checkpoint.
             self.checkpoint()
 
     def _make_room(self, needed: int) -> None:
@@ -104,9 +104,9 @@ class OutboxSpace:
     def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
         """Return the file's free pages to the disk, so that others can use the space.
 
-        Do nothing if the file has at most `kept_pages` free pages, or at most `free_per_used` free
-        pages for each page in use, because all pages in use have to be copied. Also do nothing if
-        there are more than `_VACUUM_PAGES` to copy, or if the disk has no room for two copies.
+        A VACUUM copies all pages in use. So do nothing if few pages are free: at most `kept_pages`,
+        or at most `free_per_used` for each page in use. Also do nothing if more than
+        `_VACUUM_PAGES` are in use, or if the disk has no room for two copies of the pages in use.
         """
         # A failure leaves the file as before. It must not become one of the caller, who has just
         # removed readings; the file shrinks another time.

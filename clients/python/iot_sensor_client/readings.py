@@ -48,9 +48,9 @@ class Readings:
         """Return a `pyarrow.Table`. It needs the extra `arrow`.
 
         `absolute_timestamp` is a UTC time; the other times are whole microseconds. `freeform` is
-        the JSON text. With `flatten`, each member has its own column, such as `freeform.rssi`, and
-        only a `freeform` that is not an object is in the column `freeform`. Members whose values
-        have different types are JSON texts.
+        the JSON text. With `flatten`, each member of `freeform` has its own column, such as
+        `freeform.rssi`; a `freeform` that is not an object is in the column `freeform`. If the
+        values of a column have different types, they are JSON texts.
 
         Raises:
             ImportError: pyarrow is not installed.

@@ -72,7 +72,7 @@ def _columns(pages: Pages, *, flatten: bool) -> Columns:
 
 
 def _members(freeform: str) -> dict[str, Any]:
-    """Return the columns of a reading. An integer that is too long for `int` is its digits."""
+    """Return the columns of a reading. An integer with too many digits for `int` stays a string."""
     value = json.loads(freeform, parse_int=_integer)
     if "\\u" in freeform:
         value = _unicode(value)

@@ -17,7 +17,7 @@ NICENESS = 5
 
 
 def step_back() -> None:
-    """Lower the priority of this process and its children, and let it end with its parent."""
+    """Lower the priority of this process and its children. End this process with its parent."""
     if sys.platform == "linux":
         die_with(os.getppid(), signal.SIGTERM, ctypes.CDLL(None, use_errno=True))
     # A shell ignores SIGINT in its background jobs, and the tests' processes would inherit that.

@@ -117,7 +117,10 @@ class Authority:
     def revoke(
         self, *pairs: Pair, begins: float = -1, ends: float = 1, serials: tuple[int, ...] = ()
     ) -> bytes:
-        """Return a list (PEM) of revoked certificates, valid from `begins` to `ends`, in days."""
+        """Return a revocation list (PEM) of these certificates and `serials`.
+
+        It is valid from `begins` to `ends`, in days from now.
+        """
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -137,8 +140,9 @@ def _name(common_name: str) -> x509.Name:
 
 
 class MountedSecret:
-    """A folder as kubelet mounts a Secret: the files are links through `..data`, a link that is
-    replaced.
+    """A folder like a Secret that kubelet mounts: each file is a link to a file below `..data`.
+
+    `..data` is a link to the folder of the current version.
     """
 
     def __init__(self, folder: Path, pair: Pair) -> None:

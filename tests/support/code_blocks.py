@@ -40,7 +40,7 @@ class CodeBlock:
 
 
 def code_blocks(*labels: str) -> list[CodeBlock]:
-    """Return the blocks of all documents that have one of the labels; of any label without one."""
+    """Return the blocks of all documents that have one of `labels`. Without labels, return all."""
     found = []
     for path in sorted({path for pattern in DOCUMENTS for path in ROOT.glob(pattern)}):
         text = path.read_text(encoding="utf-8")
@@ -63,7 +63,8 @@ def run_script(
 ) -> str:
     """Run a script of a document in bash, and return its output. Fail the test if it fails.
 
-    The failure names `place`, else the script. `typed` is what the reader types, such as passwords.
+    The message of the failure begins with `place`, or with the script if `place` is empty. `typed`
+    is the text that the reader types, such as passwords.
     """
     done = subprocess.run(
         ["/bin/bash", "-euo", "pipefail", "-c", script],

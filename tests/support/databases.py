@@ -44,7 +44,7 @@ _DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datn
 
 
 def set_revision(connection: psycopg.Connection, revision: str) -> None:
-    """Let a database have a revision of the schema; `none`: it has no schema."""
+    """Change the revision of the schema that a database records. `none`: record no schema."""
     if revision == "none":
         connection.execute("DROP TABLE alembic_version")
     else:
@@ -121,7 +121,9 @@ class EmptyDatabases:
         self._admin.close()
 
     def _empty(self, database: psycopg.Connection) -> bool:
-        """Return whether the database is again like the template."""
+        """Give all tables the rows of the template. Return False if the schema differs from the
+        template's, or Postgres has collected statistics.
+        """
         for (partition,) in database.execute(_PARTITIONS).fetchall():
             database.execute(f"DROP TABLE {partition}")
         if database.execute(_SCHEMA).fetchone() != self._schema:
@@ -141,13 +143,13 @@ class EmptyDatabases:
         return True
 
     def _has_the_rows(self, database: psycopg.Connection, table: str) -> bool:
-        """Return whether a table of the template that has rows has the same rows."""
+        """Return whether the table has the rows of the template. False if the template has none."""
         rows = self._rows[table]
         return rows != (None,) and _content(database, table) == rows
 
 
 def _content(database: psycopg.Connection, table: str) -> tuple[str | None]:
-    """Return the rows of a table as JSON; null for none."""
+    """Return the rows of a table as JSON, in a tuple; (None,) for an empty table."""
     query = sql.SQL("SELECT json_agg(t)::text FROM {} AS t").format(sql.Identifier(table))
     row: tuple[str | None] | None = database.execute(query).fetchone()
     assert row is not None

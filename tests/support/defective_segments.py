@@ -13,7 +13,7 @@ from iot_models.reading import INT64_MAX
 from iot_models.segment import ARRIVAL, ID_STRIDE, MERGED_ALONE, SORTED, SegmentBounds
 
 Defect = Callable[[SegmentBounds], tuple[SegmentBounds, bytes]]
-"""Returns the bounds and the content of a segment in place of a sound one with these bounds."""
+"""A function from the bounds of a sound segment to the bounds and content of a defective one."""
 
 LATE = 2**60
 """A time after the year 9999, in ms."""
@@ -52,12 +52,12 @@ def content(
 
 
 def _same(**parts: Callable[[SegmentBounds], Any]) -> Defect:
-    """Return a defect of the content alone."""
+    """Return a defect that changes only the content."""
     return lambda bounds: (bounds, content(bounds, **{k: of(bounds) for k, of in parts.items()}))
 
 
 def _bounds(change: Callable[[SegmentBounds], dict[str, int]]) -> Defect:
-    """Return a defect of bounds and content, which agree."""
+    """Return a defect that changes the bounds. The content agrees with the changed bounds."""
 
     def defect(bounds: SegmentBounds) -> tuple[SegmentBounds, bytes]:
         changed = replace(bounds, **change(bounds))

@@ -34,7 +34,7 @@ def connections_to_each(
 
 
 def _accepted_by(connection: socket.socket, pids: set[int]) -> int | None:
-    """Return the process that accepted a connection of this machine, None before it did."""
+    """Return which of the processes accepted a connection, None if none of them has yet."""
     inode = _inode_of_peer(connection)
     for pid in pids:
         for handle in Path(f"/proc/{pid}/fd").glob("*"):

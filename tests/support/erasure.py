@@ -14,7 +14,7 @@ TABLES = """
 """
 COUNT = "SELECT count(*) FROM ONLY {table} AS t WHERE t::text ~ %s"
 SETTLED = "UPDATE erased_vaults SET erased_at = erased_at - interval '2 minutes'"
-"""Statement that makes all erasures as old as the last deletion needs."""
+"""Statement that makes all erasures two minutes older, old enough for their last deletion."""
 
 
 def rows_with(postgres: "psycopg.Connection[Any]", vault_id: uuid.UUID) -> dict[str, int]:

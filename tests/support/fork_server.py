@@ -5,8 +5,8 @@ fork server imports one of them once, as the real process does, and forks for ea
 process has its own environment, session, log and arguments. It runs `python -m gunicorn ...` or
 `python -m iot_writer` from the first line on.
 
-A process that could import something else is started as a new one, and so are all outside Linux:
-`ForkingLauncher` decides that.
+`ForkingLauncher` forks a process only on Linux, and only if the environment of the process does not
+change the imports. It starts all other processes without a fork server.
 """
 
 import atexit
@@ -30,7 +30,7 @@ from iot_tools.local.launcher import Launcher
 from . import forking
 
 _VARIABLES = ("IOT_", "PYTEST_", "TMPDIR")
-"""Beginnings of the variables that nothing reads while it is imported."""
+"""Beginnings of the names of environment variables that no module reads while it is imported."""
 
 
 class ForkServer:
@@ -50,7 +50,10 @@ class ForkServer:
         return self._answer(arguments=[*arguments], environment={**environment}, log=str(log))
 
     def status(self, pid: int) -> int:
-        """Return the exit status of a process that has ended, -N if signal N killed it. Once."""
+        """Return the exit status of a process that has ended, -N if signal N killed it.
+
+        Call this once for each process: it frees the pid.
+        """
         return self._answer(ended=pid)
 
     def close(self) -> None:
@@ -77,9 +80,9 @@ def _fork_server(module: str) -> ForkServer:
 
 
 class _ForkedProcess:
-    """What `Child` uses of `subprocess.Popen`, for a process whose parent is a fork server.
+    """A process whose parent is a fork server, with the methods of `Popen` that `Child` uses.
 
-    As with `Popen`, no other process gets the pid before the exit status was read.
+    As with `Popen`, no other process gets the pid before `poll` or `wait` has returned the status.
     """
 
     def __init__(self, server: ForkServer, pid: int) -> None:
@@ -128,7 +131,7 @@ class _ForkedChild(Child):
 
 
 class ForkingLauncher(Launcher):
-    """A launcher that forks API and writers where they would import the same as the server."""
+    """A launcher that forks the API and the writers from fork servers if possible."""
 
     def python(
         self,

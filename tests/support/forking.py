@@ -62,7 +62,10 @@ def _import(modules: tuple[str, ...]) -> None:
 
 
 def serve() -> Mapping[str, Any] | None:
-    """Answer until the input ends. Return the question in a process that was forked for it."""
+    """Answer questions until the input ends, then return None.
+
+    In a process that was forked to answer a question, return this question.
+    """
     with os.fdopen(os.dup(0), "rb") as questions:
         for line in questions:
             question: Mapping[str, Any] = json.loads(line)
@@ -91,7 +94,7 @@ def fork() -> int:
 
 
 def become(question: Mapping[str, Any]) -> None:
-    """Make this forked process one that was started with an environment, arguments and a log."""
+    """Give this forked process the environment, the arguments and the log of the question."""
     die_with(os.getppid(), signal.SIGTERM, ctypes.CDLL(None, use_errno=True))
     nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(question["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

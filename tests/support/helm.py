@@ -69,7 +69,10 @@ def _version(tool: str, path: str) -> tuple[int, ...]:
 
 
 def _unpacked() -> Path:
-    """Return the folder of both tools in the virtual environment, which is created atomically."""
+    """Return the folder of both tools in the virtual environment. Unpack the wheel if needed.
+
+    Processes may call this at the same time.
+    """
     wheel = importlib.metadata.distribution(_WHEEL)
     made = Path(sys.prefix) / f"kube-tools-{wheel.version}"
     if made.is_dir():

@@ -1,4 +1,4 @@
-"""gunicorn's parser, and the API's exchange, as functions from bytes to the requests in them."""
+"""Functions from bytes to requests: one with gunicorn's parser, one with the API's `Exchange`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Found:
     """A request as an app sees it, or the reason why the connection ended."""
 
     error: str = ""
-    """Name of the error of a head or a body."""
+    """Class name of the error that the head or the body raised; "" if none."""
     request: tuple[Any, ...] = ()
     environ: tuple[tuple[str, Any], ...] = ()
     body: bytes | None = None
@@ -101,7 +101,7 @@ def found(request: Any, environ: dict[str, Any], read: Callable[[], bytes]) -> F
 
 
 def by_gunicorn(cfg: Config, pieces: Sequence[bytes]) -> list[Found]:
-    """Return the requests that gunicorn's parser finds, as the worker used it."""
+    """Return the requests that gunicorn's own parser finds in `pieces`."""
     parser = RequestParser(cfg, Client(list(pieces)), PEER)
     requests: list[Found] = []
     try:
@@ -120,7 +120,7 @@ def by_gunicorn(cfg: Config, pieces: Sequence[bytes]) -> list[Found]:
 
 
 class Server:
-    """What an exchange needs of the worker: records the requests instead of answering them."""
+    """A worker for an `Exchange`. It records each request, and answers without content."""
 
     alive = True
 
@@ -154,7 +154,7 @@ class Server:
 
 
 def by_exchange(server: Server, pieces: Sequence[bytes]) -> list[Found]:
-    """Return the requests that the API's exchange finds."""
+    """Return the requests that the API's `Exchange` finds in `pieces`."""
     connection = Connection(Client(list(pieces)), "")  # type: ignore[arg-type]
     worker = cast("ApiWorker", server)
     server.exchange = Exchange(worker, connection, PEER, LISTENER)

@@ -1,4 +1,4 @@
-"""The names of Redis keys without a prefix, and keys of entries that come from no file."""
+"""The names of Redis keys without a prefix, and transit keys that a test sets."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ KEYS = KeyNames("")
 
 @dataclass
 class CheckedKeys:
-    """Keys for a `Sealer`, which asks for them with each entry."""
+    """Transit keys for a `Sealer`, which calls `current` for each entry."""
 
     current: Callable[[], TransitKeys]
     check_at: float = -math.inf
 
     @property
     def loaded(self) -> TransitKeys:
-        """Return nothing: a check is always due."""
+        """Fail: a `Sealer` reads this only while no check is due, but a check is always due."""
         raise AssertionError("a check is due")

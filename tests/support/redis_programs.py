@@ -1,4 +1,4 @@
-"""Programs of other servers than that of `redis_url`, which is the newest Redis of the machine."""
+"""Programs of Redis and Valkey for tests on other servers than that of `redis_url`."""
 
 from importlib import util
 from pathlib import Path

@@ -92,7 +92,7 @@ class Stack:
         return writer
 
     def start_missing(self, *, writers: int = 1) -> None:
-        """Start the API and writers as far as they do not run."""
+        """Start the API if it does not run, and writers until `writers` of them run."""
         for _ in range(writers - sum(writer.running for writer in self.writers)):
             self.start_writer()
         if self.api is None or not self.api.running:

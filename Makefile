@@ -38,7 +38,7 @@ REPEATS ?= 1
 EVERY ?= 1.7
 ONLY ?=
 
-# Setting of `make parser-test`, beside SEED.
+# Settings of `make parser-test`: this and SEED.
 MUTATIONS ?= 100000
 
 # Settings of `make bench`, apart from ONLY.

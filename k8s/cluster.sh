@@ -18,7 +18,7 @@ tool() {
   command -v "$1" || PYTHONPATH=tests .venv/bin/python -m support.helm "$1" 2>/dev/null
 }
 
-# Report everything that is missing at once, with its purpose.
+# Report all missing tools together, each with its purpose.
 need() {
   local missing=0 each
   engine=${ENGINE:-}

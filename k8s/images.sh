@@ -2,7 +2,7 @@
 # Builds both images (`make images`). Environment:
 #   ENGINE          docker, podman or buildah; default: the first one that works
 #   REGISTRY, TAG   parts of the images' names; default: no registry, the version of services/api
-#   BASE_IMAGE      base image with Python 3.11 or newer and its venv module, for example of a mirror
+#   BASE_IMAGE      base image with Python 3.11 or newer and its venv module, for example from a mirror
 #   PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_TRUSTED_HOST   sources of packages
 #   PIP_CONFIG_FILE the same, with a password; PIP_CERT  trusted certificates of the sources
 #   SOURCE          URL of the sources, for a label of the images; default: that of the remote `origin`

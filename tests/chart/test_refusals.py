@@ -117,7 +117,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
             "auth": {"enabled": False},
             "api": {"tls": {"existingSecret": "tls", "clients": {"ca": {"existingSecret": "ca"}}}},
         },
-        "there are no tokens for whose names client certificates stand: set auth.enabled=true.",
+        "auth.enabled is false, and a client certificate stands for a token: set auth.enabled",
     ),
     "revocation lists without an authority": (
         {"api": {"tls": {"existingSecret": "t", "clients": {"crl": {"existingSecret": "crl"}}}}},
@@ -258,7 +258,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a volume of the chart": (
         {"api": {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}},
-        "api.extraVolumes has a volume tmp, as the chart has: give yours another name.",
+        "api.extraVolumes has a volume tmp, and so has the chart: give your volume another name.",
     ),
     "a path of the chart": (
         {"writer": {"extraVolumeMounts": [{"name": "mine", "mountPath": "/etc/iot-sensor/"}]}},

@@ -37,7 +37,7 @@
 {{- range $extra.extraVolumes -}}
 {{- $volumes = append $volumes .name -}}
 {{- if has .name (list "secrets" "tmp" "migration-secrets") -}}
-{{- fail (printf "\n\n%s.extraVolumes has a volume %s, as the chart has: give yours another name." $component .name) -}}
+{{- fail (printf "\n\n%s.extraVolumes has a volume %s, and so has the chart: give your volume another name." $component .name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $extra.extraVolumeMounts -}}

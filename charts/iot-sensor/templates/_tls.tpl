@@ -160,7 +160,7 @@ the group may read only if root owns it, as in a volume. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Refuse TLS values that need another value which is not set. */}}
+{{/* Refuse TLS values that need another value, if that value is not set. */}}
 {{- define "iot-sensor.validateTls" -}}
 {{- $values := .Values -}}
 {{- $tls := $values.api.tls -}}
@@ -181,7 +181,7 @@ the group may read only if root owns it, as in a volume. */}}
 {{- fail "\n\napi.tls.clients.ca is set, but the API serves http: set api.tls.existingSecret as well." -}}
 {{- end -}}
 {{- if and $clients.ca.existingSecret (not $values.auth.enabled) -}}
-{{- fail "\n\napi.tls.clients.ca is set, but there are no tokens for whose names client certificates stand: set auth.enabled=true." -}}
+{{- fail "\n\napi.tls.clients.ca is set, but auth.enabled is false, and a client certificate stands for a token: set auth.enabled=true." -}}
 {{- end -}}
 {{- range $name, $value := dict "crl.existingSecret" $clients.crl.existingSecret "required" $clients.required -}}
 {{- if and $value (not $clients.ca.existingSecret) -}}

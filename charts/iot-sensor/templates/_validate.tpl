@@ -102,7 +102,7 @@
 {{- end -}}
 
 {{- if and $values.openshift (or $values.redis.internal.enabled $values.postgres.internal.enabled) -}}
-{{- fail "\n\nThe demo's Redis and Postgres do not run on OpenShift, because their images need certain users: set redis.existingSecret and postgres.existingSecret instead of internal.enabled." -}}
+{{- fail "\n\nThe demo's Redis and Postgres do not run on OpenShift, because their images run as fixed users: set redis.existingSecret and postgres.existingSecret instead of internal.enabled." -}}
 {{- end -}}
 
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}

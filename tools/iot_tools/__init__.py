@@ -1,1 +1,1 @@
-"""The `iot-sensor` command: operators' commands, checks, cluster set-up, capacity, `make run`."""
+"""All subcommands of `iot-sensor`, including `iot-sensor run`, which `make run` calls."""

@@ -1,11 +1,11 @@
-"""`python -m iot_tools` is `iot-sensor`."""
+"""The entry point of `iot-sensor`, and of `python -m iot_tools`."""
 
 import gc
 import sys
 
 
 def main() -> int:
-    """Run the command and return its exit status. Ctrl-C prints one line, even during imports."""
+    """Run the command. Return its exit status. Ctrl-C shows no traceback, even during imports."""
     gc.disable()  # imports make no garbage, and collections take a tenth of a command's time
     try:
         from iot_tools.cli.main import main as run  # noqa: PLC0415 -- takes long
@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _collect_garbage() -> None:
-    """Turn on garbage collection, but never for the imported modules, not even at exit."""
+    """Turn on garbage collection, which from now on ignores the objects of the imported modules."""
     gc.freeze()
     gc.enable()
 

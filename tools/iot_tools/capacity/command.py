@@ -60,7 +60,7 @@ def _run(parsed: argparse.Namespace) -> int:
     print_table(head, limits_rows(capacity), markdown=parsed.markdown)
     if capacity.releases > 1:
         print(
-            f"\nOne release is not enough: run {capacity.releases} of them, by groups of devices."
+            f"\nOne release is not enough: divide the devices among {capacity.releases} releases."
         )
     return 0
 

@@ -23,7 +23,7 @@ _ASSUMED = "assumed"
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The constants, with their units. The model takes each request as one entry."""
+    """The constants, with their units. The model counts each request as one entry."""
 
     api_entry: float = _cost(
         MEASURED["api_entry"], "µs", "API: a request, without its readings", _LOADS
@@ -93,14 +93,18 @@ class Costs:
                               "resident memory by open vaults")  # fmt: skip
 
     job_seconds: float = _cost(1.0, "s", "longest time one job runs drains", _CODE)
-    linger: float = _cost(0.015, "s", "shortest time from drain to drain of a writer", _CODE)
+    linger: float = _cost(
+        0.015, "s", "shortest time between the starts of two drains of a writer", _CODE
+    )
     renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
                                  "looked up again",
                                  _CODE)  # fmt: skip
     max_shards: int = _cost(
         256, "", "maximum number of shards (the distance of ids, ID_STRIDE)", _CODE
     )
-    small_readings: int = _cost(512, "", "readings from which on a segment is not merged", _CODE)
+    small_readings: int = _cost(
+        512, "", "smallest number of readings of a segment that is not merged", _CODE
+    )
     merged_readings: int = _cost(8192, "", "maximum number of readings of a merged segment, "
                                  "all of one day", _CODE)  # fmt: skip
     busy: float = _cost(0.6, "", "planned utilisation of a core", _ASSUMED)

@@ -1,6 +1,7 @@
 """The capacity model: what a fleet of devices needs, and which limit it reaches first.
 
-Arithmetic on measured costs, stage by stage. The model has no queues; `bench.simulator` has.
+Arithmetic on measured costs, stage by stage. The model ignores the time that entries wait in
+queues; `bench.simulator` simulates it.
 """
 
 import math
@@ -72,7 +73,7 @@ class Limit:
     """Used share of the limit; above 1 the limit is exceeded."""
     remedy: str
     hard: bool = True
-    """Whether only another release, or another database, raises the limit."""
+    """Whether the limit can be raised only by a further release or another database."""
 
 
 class Capacity:
@@ -195,7 +196,7 @@ class Capacity:
         return MICRO * (
             demand.requests * costs.postgres_entry
             + demand.readings * costs.postgres_reading * rewrites
-            + self.segments * costs.postgres_segment * 2  # and deleted, once they are merged
+            + self.segments * costs.postgres_segment * 2  # inserted, later deleted
             + self.drains * costs.postgres_drain
         )
 

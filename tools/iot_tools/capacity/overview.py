@@ -22,7 +22,7 @@ WAYS = {
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Return (devices, rate, capacity with and without sticky routing) for each fleet."""
+    """Return (devices, what each sends, capacity with and without sticky routing) of each fleet."""
     capacities = []
     for devices in FLEETS:
         for way, demand in WAYS.items():

@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class Canary:
-    """Sends reading n with n as its relative time and with an Idempotency-Key made of n.
+    """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
     After a restart, or with two canaries at once, a number may be sent again: the service stores it
-    once. A relative time of n µs is too small to become the greatest one of all vaults, which
-    `GET /api/iot/maxtime` returns.
+    once. Relative times as small as n µs do not change the answer of `GET /api/iot/maxtime`, the
+    greatest relative time of all vaults.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Canary:
         grace: float,
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`every` is the time between two readings in seconds. `grace`: `WatchedReadings`.
+        """`every` is the time between two readings in seconds. `grace`: see `WatchedReadings`.
 
         `token` is called before each request, so that a replaced token is used.
 
@@ -68,9 +68,9 @@ class Canary:
         metrics.export_build("iot_canary_build_info")
 
     def health(self) -> tuple[bool, dict[str, str]]:
-        """Return whether the loop still runs, and the content of the response of /healthz.
+        """Return whether the loop still runs, and the body of the response to /healthz.
 
-        Failed requests make no difference.
+        Failed requests do not make the canary unhealthy.
         """
         alive = time.monotonic() - self._active_at < _STUCK_SECONDS + self._every
         return alive, {"status": "ok" if alive else "stuck"}
@@ -140,7 +140,7 @@ class Canary:
         return True
 
     def _put(self, reading: dict[str, Any], key: str) -> bool:
-        """Send a reading. Return True if the service has a reading of this number."""
+        """Send a reading. Return True: the service now has a reading with this number."""
         try:
             self._client.put_readings([reading], idempotency_key=key)
         except RejectedError as error:
@@ -223,7 +223,7 @@ def run(canary: Canary, port: int) -> int:
 
 
 def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the decoded `freeform` of canaries' rows. Other clients may use the same password."""
+    """Return the decoded `freeform` of canaries' rows: other clients may use the same password."""
     contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
     return [
         content

@@ -1,4 +1,4 @@
-"""The probe: sends one reading and reads it back, as `helm test` does."""
+"""The probe, which `helm test` runs: sends one reading and reads it back."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class ProbeError(IotError):
 
 
 class Probe:
-    """A client with one password. It repeats requests while the service is unavailable."""
+    """Tests the service with one reading. Repeats requests while the service is unavailable."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Soak:
     begin: float = 60.0
     """Longest wait for the service before the load, in seconds."""
     settle: float = 60.0
-    """Longest time for readings under way at the end of the load, in seconds."""
+    """Longest time to resend readings that are not acknowledged when the load ends, in seconds."""
     verify: float = 120.0
     """Longest time until all readings are stored and read, in seconds."""
     timeout: float = 30.0
@@ -57,9 +57,9 @@ class Soak:
             raise SettingsError(f"--url: {error}") from None
 
     def wait_for_service(self) -> None:
-        """Return at the first response, or after `self.begin` seconds without one.
+        """Wait until the service responds, for `self.begin` seconds at most.
 
-        Failures are not counted. It takes a moment until all nodes know a new Kubernetes Service.
+        Failures are not counted: it takes a moment until all nodes know a new Kubernetes Service.
         """
         deadline = time.monotonic() + self.begin
         client = self._client(keep_alive=False)

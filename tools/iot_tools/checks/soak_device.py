@@ -12,9 +12,9 @@ from iot_sensor_client import Client, NoResponseError, Response
 _MIN_PAUSE = 0.2
 _MAX_PAUSE = 5.0
 _READ_EVERY = 10
-"""Readings after which the device reads the last one back."""
+"""Number of readings that a device sends between two reads of its last reading."""
 _MAX_LAG_SECONDS = 1.0
-"""A delayed device catches up: it sends faster than its rate, for at most this much of the load."""
+"""After a delay, a device sends faster than its rate, to make up for at most this many seconds."""
 _MAX_FAILURES = 20
 
 
@@ -24,7 +24,7 @@ class Account:
 
     requests: int = 0
     failed: int = 0
-    """Requests without a response, or with one that is neither a success nor `refused`."""
+    """Requests that got no response, or a response other than a success, 429 or 503."""
     refused: int = 0
     """Requests that were answered 429 or 503."""
     failures: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Account:
 
 
 class SoakDevice:
-    """Sends reading n with n as its times and with an Idempotency-Key made of n.
+    """Sends numbered readings. Both times of reading n are n; its Idempotency-Key is made of n.
 
     A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
     however many requests failed. Each device has its own password, and so its own vault.
@@ -57,8 +57,9 @@ class SoakDevice:
         self._interval = 1 / rate
 
     def run(self, stop: threading.Event, *, settle: float) -> None:
-        """Send until `stop` is set. Then resend an unacknowledged reading for up to `settle`
-        seconds.
+        """Send until `stop` is set.
+
+        Then resend the last reading for up to `settle` seconds, if it is not acknowledged.
         """
         due = time.monotonic()
         while not stop.is_set():
@@ -79,7 +80,7 @@ class SoakDevice:
         self._client.close()
 
     def _send_next(self, stop: threading.Event, settle: float) -> None:
-        """Send the next reading until it is acknowledged or `stop` was set `settle` seconds ago."""
+        """Send the next reading until it is acknowledged, or `settle` seconds after `stop`."""
         number = self._next_number()
         pause, deadline = _MIN_PAUSE, None
         while self._put(number, "/api/iot") is None:

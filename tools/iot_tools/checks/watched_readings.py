@@ -19,14 +19,14 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found out. Each number is reported once, by the first check that sees it."""
+    """The findings of one check. Later checks do not report the same findings again."""
 
     lost: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     """Reported as lost by an earlier check, and found now."""
     round_trips: list[float] = field(default_factory=list)
-    """Seconds from sending to finding, of readings found for the first time."""
+    """Seconds from sending to finding, for each reading that was found for the first time."""
 
 
 class WatchedReadings:
@@ -86,7 +86,7 @@ class WatchedReadings:
         return now - watched.sent_at
 
     def check(self, counts: Mapping[int, int], now: float) -> CheckResult:
-        """Return what a check found out. `counts` says how often each number was read."""
+        """Check all watched numbers. `counts` says how often a read has returned each number."""
         result = CheckResult()
         for number, watched in self._watched.items():
             count = counts.get(number, 0)
@@ -107,7 +107,7 @@ class WatchedReadings:
         return result
 
     def mark_check_failed(self) -> None:
-        """Restart the grace of all missing numbers."""
+        """Restart the `grace` period of all missing numbers."""
         for watched in self._watched.values():
             watched.missing_since = None
 
@@ -124,7 +124,7 @@ class WatchedReadings:
         old = [
             number
             for number, watched in self._watched.items()
-            # A number that is missing, and not yet lost, is kept until it is decided.
+            # A missing number is kept until it is either found or lost.
             if now - watched.acknowledged_at > self._keep and (watched.present or watched.lost)
         ]
         for number in old:

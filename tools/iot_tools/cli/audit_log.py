@@ -19,12 +19,13 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
     """Add `audit verify|export|accept`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     verify = actions.add_parser(
-        "verify", help="check the hash chain; if a row is bad, name the first one and exit with 1"
+        "verify",
+        help="check the hash chain; if a row is bad, name the first bad row and exit with 1",
     )
     verify.add_argument(
         "--head",
         type=_head,
-        help="compare with this head, from a writer's log, instead of the one in Redis",
+        help="compare with this head, from a writer's log, instead of the head in Redis",
     )
     verify.set_defaults(command=_verify)
     export = actions.add_parser(
@@ -116,7 +117,7 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
     """Return the published head as text, or "(damaged)" if it can't be parsed.
 
     Raises:
-        IotError: Redis has no published head, or the database has that head.
+        IotError: Redis has no published head, or the database contains the published head.
     """
     try:
         published = stores.audit_head.read()

@@ -55,7 +55,7 @@ EXAMPLES = {
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose help has a description and an example. Errors take one line."""
+    """An `ArgumentParser` that adds an example to its help and prints an error as one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -77,10 +77,10 @@ else:  # argparse's class is generic for type checkers only
 
 
 class _Subcommands(_Base):
-    """Subcommands, each described by its line in the list of commands."""
+    """Adds subcommands. The help of each begins with its line in the list of commands."""
 
     def add_parser(self, name: str, **options: Any) -> CommandParser:
-        """Add a subcommand. The default of `description` is `help`."""
+        """Add a subcommand. Without a `description`, its `help` becomes its description."""
         meaning = f"{options['help'][:1].upper()}{options['help'][1:]}."
         options.setdefault("description", textwrap.fill(meaning, width=_WIDTH))
         return super().add_parser(name, **options)

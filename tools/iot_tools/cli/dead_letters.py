@@ -32,7 +32,7 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
     replay.add_argument(
         "--even-if-stored",
         action="store_true",
-        help="also replay an entry so old that nobody knows whether it is stored already; its "
+        help="also replay an entry that is so old that it is unknown whether it is stored; its "
         "readings may then be stored twice",
     )
     for action, command in ((replay, _replay), (drop, _drop)):
@@ -67,9 +67,10 @@ def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
 
 
 def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
-    """Wait some seconds until a drain has removed the letter's entry from the backlog.
+    """Wait up to 5 seconds for a drain to remove the letter's entry from the backlog.
 
-    Return False if the entry is still there: the next drain would set it aside again.
+    If the entry is still there, say so and return False: the next drain would set the entry aside
+    again.
     """
     until = time.monotonic() + _DRAIN_SECONDS
     while stores.backlog.holds(letter.shard, letter.entry_id):

@@ -38,7 +38,7 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=positive_integer,
         metavar="READINGS",
-        help="readings in a request; default: those of half a second, at most 500",
+        help="readings in a request; default: the readings of half a second, at most 500",
     )
     parser.add_argument(
         "--jitter",
@@ -83,20 +83,21 @@ def add_send(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time",
         default="now",
-        help="time of the readings that name none: RFC 3339 or Unix microseconds (default now)",
+        help="time of readings without a time of their own: RFC 3339 or Unix microseconds "
+        "(default now)",
     )
     parser.add_argument(
         "--wait",
         type=seconds,
         default=60.0,
         metavar="SECONDS",
-        help="how long to try again while the service is unavailable (default 60)",
+        help="how long to retry while the service is unavailable (default 60)",
     )
     parser.add_argument(
         "--outbox",
         type=Path,
         metavar="FILE",
-        help="keep readings that are not acknowledged in this file, and send them at the next call",
+        help="file that keeps unacknowledged readings; the next call with this file sends them",
     )
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     add_password(parser)
@@ -126,7 +127,7 @@ def _simulate(parsed: argparse.Namespace) -> int:
 
 
 def _progress_line() -> "Show | None":
-    """Return a function that replaces a line on the terminal; None if there is no terminal."""
+    """Return a function that overwrites the last line of the terminal; None without a terminal."""
     if not sys.stderr.isatty():
         return None
 

@@ -95,7 +95,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _nothing(client: Client, password: str, query: str) -> str:
-    """Return why there is nothing to export: no readings in the range of time, or in the vault."""
+    """Return why there is nothing to export: either the time range or the whole vault is empty."""
     if query and any(page.readings for page in ServicePages(client, password).pages()):
         return "no readings in this range"
     return "no readings under this password"

@@ -17,7 +17,7 @@ class StoredText(Protocol):
     name: str
 
     def read(self) -> str | None:
-        """Return the text. Return None if the file, or the Secret or its key, does not exist.
+        """Return the text; None if the file, the Secret or the key in the Secret does not exist.
 
         Raises:
             IotError: the text can't be read.

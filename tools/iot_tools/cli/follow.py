@@ -35,7 +35,7 @@ def _follow(parsed: argparse.Namespace) -> int:
 
 
 def _log_to_stderr() -> None:
-    """Keep the warnings of the client out of the readings."""
+    """Print the warnings of the client on stderr, because stdout has the readings."""
     logger = logging.getLogger("iot_sensor_client")
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.propagate = False

@@ -38,9 +38,9 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def client_of(parsed: argparse.Namespace) -> Client:
-    """Return a client for the service that the options name, after one request was answered.
+    """Check that the service answers at the URL of the options. Return a client for it.
 
-    Without this request, the client would retry for minutes before it reports that nothing answers.
+    Without this check, the client would retry for minutes before it reports that nothing answers.
 
     Raises:
         SettingsError: an option can't be used.
@@ -82,7 +82,7 @@ def _nothing(report: ImportReport) -> str:
 
 
 def report_lines(report: ImportReport, *, dry_run: bool) -> list[str]:
-    """Return what an import has found and done."""
+    """Return lines that say what an import has found and done."""
     absent = report.readings - report.present
     lines = [counted(report.rows, "row")]
     if dry_run:

@@ -1,4 +1,4 @@
-"""The steps of a rotation of master keys, each safe to repeat after it was killed."""
+"""The steps of a rotation of master keys. A step that was killed can be repeated."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring. Rewraps vaults and encrypts the audit log again with its primary key."""
+    """Changes a keyring. With its primary key, rewraps vaults and encrypts the audit log again."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class KeyRotation:
         return self._place.read()
 
     def lock(self) -> None:
-        """Let no other command change keys until this one ends.
+        """Keep other commands from changing keys until this command ends.
 
         Raises:
             IotError: another command is changing keys.
@@ -139,7 +139,7 @@ class KeyRotation:
 
         Raises:
             SettingsError: the keyring lacks the key, or the key is primary.
-            IotError: something still needs the key.
+            IotError: data still needs the key, or a process may still use it.
         """
         require_removable(self._place.text(), key_id)
         kept = f"master key {key_id} is kept"
@@ -154,7 +154,7 @@ class KeyRotation:
     def rotate(self) -> None:
         """Replace the primary key by a new one, or finish a rotation that was interrupted."""
         half_retired = self._place.retired_key_of_writers()
-        self._place.derive_writer_keys()  # a rotation may have been killed before it did so
+        self._place.derive_writer_keys()  # a killed rotation may not have derived them
         keyring = self.keyring()
         if half_retired is not None and len(keyring.key_ids) == 1:
             print(f"finished the rotation that retired master key {half_retired}")
@@ -167,14 +167,14 @@ class KeyRotation:
             print(f"finishing the rotation to master key {keyring.primary_id}", flush=True)
         self.rewrap()
         keyring = self.keyring()
-        # A greater id was added meanwhile, for the next rotation.
+        # A key with a greater id stays: it was added meanwhile, for the next rotation.
         for key_id in sorted(each for each in keyring.key_ids if each < keyring.primary_id):
             self._wait_for(partial(self._settling_problems, key_id), "no key was retired")
-            self.rewrap()  # what requests that had begun earlier stored under the old key
+            self.rewrap()  # vaults that earlier requests stored late, under the old key
             self.retire(key_id)
 
     def loading_problems(self, *key_ids: KeyId) -> list[str]:
-        """Return why processes can't use these keys."""
+        """Return a sentence for each reason why a process can't use these keys."""
         ours = fingerprints(self.keyring())
         reports = self._reports()
         problems = self._reporting_problems(reports)
@@ -218,7 +218,7 @@ class KeyRotation:
         counts = {
             kind: uses[key_id] for kind, uses in count_uses(self.stores, self.connection).items()
         }
-        # No key opens a damaged record.
+        # Only readable records count: no key opens a damaged record.
         counts["audit records"] = count_readable(self.connection, self.keyring(), key_id)
         return [
             f"{count} {kind} need master key {key_id}" for kind, count in counts.items() if count

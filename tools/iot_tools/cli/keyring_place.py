@@ -16,7 +16,7 @@ VARIABLE = "IOT_KEYRING_FILE"
 
 
 class KeyringPlace:
-    """A keyring that commands change, and the keys that are derived from it for writers."""
+    """A keyring that commands change, and the writers' keys, which are derived from it."""
 
     def __init__(self, keyring: StoredText, writer_keys: StoredText | None) -> None:
         self.name = keyring.name
@@ -55,7 +55,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """The step that is left after a change, as a sentence; empty if no step is left."""
+        """Tells the user to derive the writers' keys; empty if `change` does so itself."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""
@@ -67,7 +67,7 @@ class KeyringPlace:
         return f"Derive the writers' keys again: {how}."
 
     def derive_writer_keys(self) -> None:
-        """Derive the writers' keys, if their place is known and they are not up to date."""
+        """Derive the writers' keys again if their place is known and the keyring has changed."""
         if self._writer_keys is None:
             return
 
@@ -85,9 +85,9 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the newest retired master key from which writers still have keys.
+        """Return the id of the newest retired master key whose derived keys writers still have.
 
-        Return None if they have none, or if the place of the writers' keys is not known.
+        Return None if there is none, or if the place of the writers' keys is not known.
         """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):
@@ -114,7 +114,9 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
         metavar="KEY",
         help="key that holds the keyring in the Secret",
     )
-    action.add_argument("--namespace", help="namespace of the Secrets; default: that of the pod")
+    action.add_argument(
+        "--namespace", help="namespace of the Secrets; default: that of the pod or kube config"
+    )
     if not writer_keys:
         return
     derived = action.add_mutually_exclusive_group()

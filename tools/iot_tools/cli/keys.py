@@ -13,7 +13,7 @@ from .keyring_place import add_place, place_of
 from .option_types import Subparsers, positive_integer, seconds
 
 _SETTLE_SECONDS = 60.0
-"""Longest time of a request from choosing a master key to storing what it sealed with the key."""
+"""A request stores what it seals at most this long after it has chosen the master key."""
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,9 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     where = create.add_mutually_exclusive_group(required=True)
     where.add_argument("path", type=Path, nargs="?", help="file to create")
     where.add_argument("--secret", help="Secret to create in the cluster")
-    create.add_argument("--namespace", help="namespace of the Secret; default: that of the pod")
+    create.add_argument(
+        "--namespace", help="namespace of the Secret; default: that of the pod or kube config"
+    )
     create.set_defaults(command=_create)
     writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
     writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")

@@ -31,10 +31,10 @@ def main(
 ) -> int:
     """Run one subcommand. Return its exit status.
 
-    An error is reported as one line on stderr: return 2 if a setting or an option is wrong, else 1.
-    After Ctrl-C, return 130 as shells do. If the output is a pipe whose reader has ended, such as
-    `head`, exit with 141, as processes do that SIGPIPE ends. `imported` is called after the
-    imports, before the subcommand runs.
+    An `IotError` is printed on stderr without a traceback. The status is then 2 if a setting or an
+    option is wrong, else 1. The status is 130 after Ctrl-C, as in a shell, and 141 (as after
+    SIGPIPE) if the output is a pipe whose reader has exited, such as `head`. `imported` is called
+    after the imports and before the subcommand runs.
     """
     with _output_errors():
         return _run_command(arguments, imported)
@@ -42,12 +42,12 @@ def main(
 
 @contextmanager
 def _output_errors() -> Iterator[None]:
-    """Exit without a traceback if the output can't be written."""
+    """Exit without a traceback if the output is a closed pipe, or its disk is full."""
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # an error at the end of Python would not be caught here
+            sys.stdout.flush()  # Python's own flush at exit is outside this block
     except BrokenPipeError:
         _drop_output_and_exit(CLOSED_PIPE)
     except OSError as error:
@@ -58,7 +58,7 @@ def _output_errors() -> Iterator[None]:
 
 
 def _drop_output_and_exit(status: int) -> NoReturn:
-    # Python flushes the output once more at its end, and would print the same error.
+    # Python flushes the output again at exit, and would print the same error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -80,7 +80,7 @@ def _run_command(arguments: Sequence[str] | None, imported: Callable[[], None]) 
 
 
 def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
-    """Return the subcommand with its parsed arguments."""
+    """Prepare this process. Return a function that runs the subcommand with its arguments."""
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:
         logs.start(logs.JSON, "INFO", sys.stdout)
@@ -95,11 +95,13 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
 
 
 def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
-    """Build the parser for the command that `arguments` begin with.
+    """Build the parser for the command line `arguments`.
 
-    If `arguments` is empty or begins with `--help`, the parser only lists the commands and imports
-    none of them: the imports would take four times as long as the rest of `iot-sensor --help`. In
-    all other cases, also if `arguments` is None, the parser has all commands.
+    If `arguments` begins with the name of a command, the parser has only this command. If
+    `arguments` is empty, or begins with `-h` or `--help`, the parser lists all commands without
+    their options, because the imports for the options would take four times as long as the rest of
+    `iot-sensor --help`. Otherwise, or if `arguments` is None, the parser has all commands with
+    their options.
     """
     parser = CommandParser(
         prog=PROGRAM,
@@ -123,7 +125,7 @@ def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def _imported(module: str, function: str) -> AddArguments:
-    """Return an `AddArguments` that imports the module when it is called."""
+    """Return a function that imports `module` when called, and adds arguments by its `function`."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         getattr(importlib.import_module(module), function)(parser)
@@ -232,7 +234,7 @@ _COMMANDS: dict[str, tuple[str, AddArguments]] = {
         _imported("iot_tools.cli.claim_redis", "add_claim"),
     ),
     "held": (
-        "list or drop held entries: Postgres lacks their vaults",
+        "list or drop held entries, which wait because Postgres lacks their vault",
         _imported("iot_tools.cli.held_entries", "add_held"),
     ),
     "tokens": (
@@ -277,4 +279,4 @@ _COMMANDS: dict[str, tuple[str, AddArguments]] = {
     ),
     "completion": ("print a script that completes this command in a shell", _add_completion),
 }
-"""What each command does, and the function that adds its arguments."""
+"""By command: its line in the list of commands, and the function that adds its arguments."""

@@ -24,7 +24,7 @@ _LOG_SECONDS = 5.0
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Migrate. After a signal, the schema is unchanged or up to date."""
+    """Migrate the schema. If a signal interrupts it, the schema is unchanged or up to date."""
     url = settings.load_one("postgres_url")
     server = PostgresAt(url)
     try:
@@ -86,7 +86,7 @@ class PostgresAt:
 
 
 def _read(url: str) -> tuple[str, str, str]:
-    """Return the conninfo with a timeout, the `host:port/database` in it, and the password."""
+    """Return the conninfo with a timeout, the server as `host:port/database`, and the password."""
     parts = url_parts(url)
     port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
     where = f"{parts.get('host') or 'localhost'}:{port}/{database}"

@@ -20,7 +20,7 @@ from .stores import open_stores
 
 
 def add(parsed: argparse.Namespace) -> int:
-    """Add a master key, which is not primary."""
+    """Add a master key to the keyring. The primary key stays primary."""
     place = place_of(parsed)
     with _lock(parsed):
         added = place.add_key()
@@ -30,7 +30,7 @@ def add(parsed: argparse.Namespace) -> int:
     if place.derivation:
         print(place.derivation)
     print(
-        f"Wait until `iot-sensor keys status` shows key {added} in all processes, then "
+        f"Wait until `iot-sensor keys status` shows key {added} in all processes, then run "
         f"`iot-sensor keys promote {added}`."
     )
     return 0
@@ -63,7 +63,7 @@ def status(parsed: argparse.Namespace) -> int:
 def _locked(
     step: Callable[[KeyRotation, argparse.Namespace], object],
 ) -> Callable[[argparse.Namespace], int]:
-    """Return a command that runs a step of a rotation while no other command changes keys."""
+    """Return a command that runs a step of a rotation. Meanwhile no other command changes keys."""
 
     def run(parsed: argparse.Namespace) -> int:
         with _rotation(parsed) as rotation:
@@ -82,11 +82,11 @@ rotate = _locked(lambda rotation, _: rotation.rotate())
 
 @contextmanager
 def _lock(parsed: argparse.Namespace) -> Iterator[None]:
-    """Let no other command change keys during the block, if the environment names a Postgres."""
+    """Keep other commands from changing keys in the block, if the environment names a Postgres."""
     if not has_stores():
         print(
             "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "
-            "command may run"
+            "command may change the keyring at the same time"
         )
         yield
         return

@@ -25,10 +25,10 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def checked_url() -> Iterator[None]:
-    """Name the option `--url` in the error of an invalid URL.
+    """Report an invalid URL in the block as an error of the option `--url`.
 
     Raises:
-        SettingsError: the block raised `ValueError`, because the URL is invalid.
+        SettingsError: the block raised `ValueError`.
     """
     try:
         yield

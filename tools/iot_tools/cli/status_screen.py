@@ -87,7 +87,7 @@ def _summary(status: Part) -> RenderableType:
 def _stores(stores: Mapping[str, str]) -> Text:
     shown = Text()
     for name, state in stores.items():
-        # `hot_window`, a name in JSON
+        # The JSON name is `hot_window`.
         shown.append(f"{name.replace('_', ' ')} ")
         shown.append(f"{state}   ", style="green" if state.startswith("ok") else "bold red")
     return shown
@@ -221,7 +221,7 @@ def _table(*headings: str, long: str) -> Table:
 
 
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
-    """Return the table with the first `rows` lines. Below it: how many lines are left out, if any.
+    """Return the table with the first `rows` of `lines`. A line below counts the lines left out.
 
     `total` is the number of all lines, if `lines` has only some of them. With `rows`, each line is
     cut so that it does not wrap.

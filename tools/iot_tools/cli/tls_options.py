@@ -42,7 +42,7 @@ def tls_of(parsed: argparse.Namespace) -> ssl.SSLContext | None:
         raise SettingsError(f"--ca-file {parsed.ca_file}: {error.strerror}") from None
     if parsed.cert_file:
         try:
-            # An empty passphrase: OpenSSL would ask the terminal for one.
+            # Without a passphrase, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(parsed.cert_file, parsed.key_file, password="")
         except OSError as error:
             raise SettingsError(f"--cert-file and --key-file: {error.strerror}") from None

@@ -44,7 +44,7 @@ def read_secret(path: Path, what: str, *, may_be_empty: bool = False) -> str:
     """Read a token or a password from a file.
 
     Raises:
-        SettingsError: the file can't be read, or is empty (allowed with `may_be_empty`).
+        SettingsError: the file can't be read, or it is empty and `may_be_empty` is not set.
     """
     secret = read_text(path).strip()
     if not secret and not may_be_empty:

@@ -31,12 +31,14 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
         where.add_argument(
-            "--file", type=Path, help="file of the tokens, which IOT_TOKENS_FILE names"
+            "--file", type=Path, help="file with the tokens: the value of IOT_TOKENS_FILE"
         )
         where.add_argument(
             "--secret", help="Secret of the tokens in the cluster; pods see changes within a minute"
         )
-        action.add_argument("--namespace", help="namespace of the Secret; default: that of the pod")
+        action.add_argument(
+            "--namespace", help="namespace of the Secret; default: that of the pod or kube config"
+        )
 
 
 def _storage(parsed: argparse.Namespace) -> StoredText:

@@ -24,7 +24,7 @@ _PLAIN_WIDTH = 100
 _FOREVER_REFUSED = frozenset({401, 403, 404})
 
 Show = Callable[[dict[str, Any] | None, str], None]
-"""Shows a status and what is wrong with the last request; None: no status has come yet."""
+"""Shows a status (None: none came yet), and why the last request failed ("": it succeeded)."""
 
 
 def add_top(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,9 @@ def _top(parsed: argparse.Namespace) -> int:
 
 
 def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
-    """Show the status again and again. Continue after a failed request that may succeed later.
+    """Request and show the status again and again, or only once with `--once`.
+
+    The failure of a request is shown, and the next request follows.
 
     Raises:
         IotError: the service answered 401, 403 or 404; or, with `--once`, the request failed.

@@ -13,7 +13,7 @@ from .tls_options import tls_of
 from .token_option import read_secret, token_of
 
 _TIMEOUT = 60.0
-"""A change takes a second and several scrypts, which may have to wait for others."""
+"""A change of a password takes a second and several scrypts, which may wait for other scrypts."""
 _WORD = "erase"
 
 
@@ -39,7 +39,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--password-file",
         type=Path,
-        help="file with the password of the vault, which may be empty; default: ask for it",
+        help="file with the password of the vault (an empty file is the empty password); default: "
+        "ask for the password",
     )
 
 
@@ -93,7 +94,7 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 
 
 def _reason(error: ClientError, unknown: str) -> str:
-    """Return why a request failed. `unknown` is added if it may have succeeded."""
+    """Return why a request failed, followed by `unknown` if the service may have done it anyway."""
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     return error.reason

@@ -14,7 +14,7 @@ Content = Mapping[str, str]
 KEYRING, WRITER_KEYS, TOKENS = "keyring.json", "writer-keys.json", "tokens.json"
 PROBE_NAME, PROBE_SCOPES = "probe", ("ingest", "read")
 
-# Letters and digits need no quoting anywhere; a leading dash, for example, would be an option.
+# Letters and digits need no quoting anywhere. A leading dash, for example, could begin an option.
 _CHARACTERS = string.ascii_letters + string.digits
 
 _RECREATE = "; delete the Secret, and the next run creates it again"
@@ -112,7 +112,7 @@ def postgres(name: str, host: str) -> FirstSecret:
 def tokens_text(
     scopes: Mapping[str, Sequence[str]], values: Content, probe_content: Content
 ) -> str:
-    """Return one text for tokens.json, with the first tokens (`values`) and the probe's token.
+    """Return the text of tokens.json with the first tokens (`values`) and the token of the probe.
 
     Raises:
         SettingsError: a name, a scope or a token is invalid.

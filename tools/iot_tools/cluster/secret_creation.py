@@ -52,7 +52,7 @@ class SecretRequest:
     required: Sequence[tuple[str, str]] = ()
     """Existing Secrets, and the key that each must have."""
     ports: Sequence[tuple[tuple[str, str], frozenset[int]]] = ()
-    """Existing Secrets and the key of a URL, and the ports that a network policy opens for it."""
+    """For each URL: its Secret, its key there, and the ports that the network policies open."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ class SecretCreation:
             self._note(self._missing_keys(name, [key], self._content(name)))
         for (name, key), opened in request.ports:
             self._note(self._closed_ports(name, key, opened))
-        # Read before the two Secrets that it is made from: if it exists, they existed too.
+        # This Secret is read before the two that it is made from: if it exists, so do those two.
         tokens_exist = request.tokens is not None and self._content(request.tokens) is not None
         secrets = self._secrets_in_order(tokens_exist=tokens_exist)
         contents = [(secret, self._content(secret.name)) for secret in secrets]
@@ -226,9 +226,9 @@ class SecretCreation:
             return None
         tokens = self._request.tokens
         return (
-            f"{self._where(keyring)} does not exist, but {tokens}, which is created after it, "
-            "does: restore the keys from their backup, because without them no stored reading can "
-            f"be read; to start over with new keys, delete {tokens} too"
+            f"{self._where(keyring)} does not exist, but {tokens}, which is created later, exists: "
+            "restore the keys from their backup, because without them no stored reading can be "
+            f"read; to start over with new keys, delete {tokens} too"
         )
 
     def _missing_keys(self, name: str, keys: Sequence[str], content: Content | None) -> str | None:

@@ -96,7 +96,7 @@ class SecretObjects:
         return True
 
     def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
-        """Set keys of a Secret. Return False if it was changed since it was `read`."""
+        """Set keys of a Secret. Return False if it was changed or deleted after it was `read`."""
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
         send, name = self._core.replace_namespaced_secret, read.name
         try:

@@ -13,7 +13,7 @@ _PATIENCE = 15.0
 
 
 class TextInSecret:
-    """A text in a Secret. Other keys of the Secret stay."""
+    """The text under one key of a Secret. Changes do not affect the other keys."""
 
     def __init__(self, secrets: SecretObjects, secret: str, key: str, about: str) -> None:
         """`about`: the description of a Secret that `change` creates."""

@@ -23,7 +23,7 @@ def ports_value(url: str) -> str:
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
     """Return the ports of a URL that are not in `opened`; [] for an invalid URL.
 
-    For Sentinels, only their own ports are checked: the URL lacks the port of the master.
+    In a URL of Sentinels, only their ports are checked: the URL does not have the master's port.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)

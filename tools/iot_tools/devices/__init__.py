@@ -1,4 +1,1 @@
-"""Simulated devices: sensors that take readings, and devices that send them.
-
-`iot-sensor simulate` runs them, and `make run` does.
-"""
+"""Simulated devices for `iot-sensor simulate` and `make run`, and the work of `iot-sensor send`."""

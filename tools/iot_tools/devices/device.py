@@ -74,8 +74,9 @@ class Device:
         return self._sensor.finished and self.queue.first() is None
 
     def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:
-        """Send at intervals of `every` seconds until `stop` is set, or all readings are sent. Then
-        try once more to send the readings that are left.
+        """Send at intervals of `every` seconds until `stop` is set, or all readings are sent.
+
+        Then try once more to send the readings that are left.
         """
         while not self.finished and not stop.wait(every):
             self.step()
@@ -91,7 +92,7 @@ class Device:
             self.queue.add(Batch(readings[start : start + self._batch]))
         if self.queue.dropped > dropped:
             _log.error(
-                "%s: the outbox is full, %d readings dropped so far", self.name, self.queue.dropped
+                "%s: the queue is full, %d readings dropped so far", self.name, self.queue.dropped
             )
         if self._clock() >= self._retry_at:
             self._send_waiting()

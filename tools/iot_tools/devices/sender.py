@@ -1,4 +1,4 @@
-"""`iot-sensor send`: send one reading, or those of a file with one JSON value per line."""
+"""`iot-sensor send`: send one reading, or the readings on standard input, one JSON per line."""
 
 import json
 import math
@@ -49,8 +49,8 @@ def send_through(
     What is not acknowledged within `wait_seconds` stays in the file.
 
     Raises:
-        IotError: the outbox can't store the readings, or set readings aside: the service refused
-            them for good, or it is not known whether they are stored.
+        IotError: the outbox can't store the readings, or it set some aside because the service
+            refused them for good, or because it is not known whether they are stored.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:
@@ -83,7 +83,10 @@ def counted(readings: int) -> str:
 
 
 def batches(readings: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield readings in batches. A batch waits at most half a second until it is full."""
+    """Yield readings in batches.
+
+    A batch is complete when it is full, or half a second after its first reading.
+    """
     waiting: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(BATCH_READINGS)
 
     def fill() -> None:
@@ -115,9 +118,10 @@ def batches(readings: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 
 def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
-    """Return a reading with the fields `name=value`. A value that is JSON is sent as such.
+    """Return a reading whose `freeform` has the given fields, each a text `name=value`.
 
-    `taken_at` is `now`, or a time in a form that the service takes. Raises `SettingsError`.
+    A value that is JSON is sent as JSON, any other value as a text. `taken_at` is `now`, or a time
+    in a form that the service takes. Raises `SettingsError`.
     """
     freeform = {}
     for field in fields:

@@ -10,7 +10,7 @@ _SECOND = 1_000_000
 _TAGS = 4
 
 Measure = Callable[[int, float, int], dict[str, Any]]
-"""Returns `freeform` of a reading: its number, seconds since the start, Unix time in µs."""
+"""Returns a `freeform`, given a reading's number, seconds since the start, and Unix time in µs."""
 
 
 class Kind(NamedTuple):
@@ -19,7 +19,7 @@ class Kind(NamedTuple):
     rate: float
     """Usual number of readings a second."""
     make: Callable[[int], Measure]
-    """Returns the function that measures for a sensor. Equal sensor numbers measure the same."""
+    """Returns the `Measure` of the sensor with this number. It is the same in each run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class _Tag:
 
     epc96: str
     period: float
-    """Seconds."""
+    """Seconds in which the tag moves back and forth once."""
     offset: float
     """Position at the start, as a part of the period."""
 

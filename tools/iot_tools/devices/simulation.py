@@ -50,7 +50,7 @@ class Simulation:
         return Client(self.url, self.password, self.token, retry=once, tls_context=context)
 
     def device(self, number: int) -> Device:
-        """Return a device."""
+        """Return the device with this number."""
         sensor = Sensor(number, self.schedule, time.time, kind=self.kind, limit=self.readings)
         batch = self.batch or MAX_BATCH
         return Device(f"device {number}", sensor, self.client(), batch=batch)

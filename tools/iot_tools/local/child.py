@@ -23,8 +23,8 @@ class LaunchError(Exception):
 class Program:
     """The program of a child process, and the signal that shuts it down.
 
-    `death_signal` is the signal that the kernel sends the child when this process dies without
-    stopping it (Linux).
+    On Linux, the kernel sends the child `death_signal` (default: `stop_signal`) if the parent dies
+    without stopping the child.
     """
 
     name: str

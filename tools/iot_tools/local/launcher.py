@@ -26,7 +26,7 @@ class Launcher:
     logs: Path
     """The folder of the logs: `<name>.log`."""
     inherit: Sequence[int] = field(default=())
-    """Files that the processes keep open."""
+    """File descriptors that the processes inherit."""
 
     def api(
         self,

@@ -18,15 +18,15 @@ from .redis_server import RedisServer
 DEMO_PASSWORD = "demo"  # noqa: S105 -- the password of simulated readings, which is printed
 
 _LARGE_LOG = 20 * 2**20
-"""Size in bytes from which a start of `make run` begins a new log."""
+"""`make run` begins a new log if the present one has more bytes."""
 
 
 @dataclass
 class Parts:
     """The processes of one `make run`, with the `IOT_*` variables that a cluster would set.
 
-    Variables of the caller's environment win. With `IOT_REDIS_URL` or `IOT_POSTGRES_URL` set, that
-    server is not started.
+    `given` is the environment of the caller; its variables win. If it has `IOT_REDIS_URL` or
+    `IOT_POSTGRES_URL`, the server at that URL is used, and no local server is started for it.
     """
 
     options: Options

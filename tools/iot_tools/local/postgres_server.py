@@ -49,7 +49,7 @@ def binaries() -> Path:
 
 
 def server_user() -> int:
-    """Return the uid for PostgreSQL, which refuses root; -1 for the user of this process."""
+    """Return the uid for PostgreSQL, which refuses to run as root; -1: the uid of this process."""
     if os.geteuid() != 0:
         return -1
     for name in ("nobody", "daemon"):
@@ -65,9 +65,9 @@ def server_user() -> int:
 class PostgresServer(Server):
     """PostgreSQL with its data in `directory` and a socket that only the owner can use.
 
-    With `port`, or if the path of the socket is too long or has special characters, the server
-    listens on 127.0.0.1 with a random password. `settings` override the default server settings.
-    With `fsync` "off", initdb does not sync either.
+    With `port`, or if the path of the socket is too long or has special characters, the server has
+    no Unix socket: it listens on 127.0.0.1, with a random password. `settings` override the default
+    server settings. If they set `fsync` to "off", initdb does not sync either.
     """
 
     name = "postgres"
@@ -98,7 +98,7 @@ class PostgresServer(Server):
         return self.directory / "data"
 
     def _password_file(self) -> Path:
-        """Return the file with the password. Create it if missing: `url` needs it early."""
+        """Return the password's file. Create it if missing: `url` is read before the start."""
         path = self.directory / "password"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, secrets.token_urlsafe(24))
@@ -173,7 +173,7 @@ class PostgresServer(Server):
 def _holds_a_socket(directory: Path) -> bool:
     """Return whether a socket in `directory` has a path that is short enough and safe in a URL.
 
-    libpq and PostgreSQL split paths at commas, and `url_parts` takes an @ for a part of a password.
+    libpq and PostgreSQL split paths at commas. `url_parts` takes an @ in a path for a password.
     """
     path = os.fsencode(directory / ".s.PGSQL.5432")
     return len(path) <= _MAX_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None

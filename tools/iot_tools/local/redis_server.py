@@ -24,8 +24,8 @@ _MIN_VERSION = (6, 2)
 def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return the path of a server, and its name with its version, such as "Valkey 9.1.2".
 
-    The server is the Redis of this machine, else the Valkey of the wheel. If `data` is a directory
-    of Valkey, only Valkey is returned, because Redis can't load its data.
+    The server is the `redis-server` of this machine, else the Valkey of the wheel. If `data` is a
+    directory that Valkey has written, it is the wheel's Valkey, because Redis can't load the data.
 
     Raises:
         LaunchError: no such server of version 6.2 or later is installed.

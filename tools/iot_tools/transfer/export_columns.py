@@ -11,9 +11,9 @@ from iot_models.reading import INT64_MAX, INT64_MIN, Reading
 from .import_row import CSV_NAMES, MAX_DIGITS
 
 MAX_MEMBERS = 1_000
-"""Members of `freeform` that become columns."""
+"""Largest number of members of `freeform` that can become columns."""
 _MAX_DEPTH = 100
-"""Objects within objects whose members become columns."""
+"""Depth of nested objects down to which members become columns."""
 Cell = int | float | bool | str | None
 
 
@@ -30,7 +30,7 @@ class Kind(Enum):
 OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
 """The columns that every file has."""
 _RESERVED = {*OWN, *CSV_NAMES, "data", "db_password"}
-"""Names that mean something else than a member of `freeform` to `iot-sensor import`."""
+"""Names that `iot-sensor import` does not take for members of `freeform`."""
 _PREFIX = "freeform."
 
 
@@ -47,8 +47,8 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        The name of a member gets the prefix `freeform.` if it is in `_RESERVED`, and, for the names
-        to be unique, if it already begins with `freeform.`.
+        The name of a member gets the prefix `freeform.` if it is in `_RESERVED`. A name that begins
+        with `freeform.` gets the prefix as well, to keep the names unique.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

@@ -119,13 +119,15 @@ class ExportSpool:
             self._save("complete" if cursor is None else "cursor", cursor or "yes")
 
     def renames(self, form: str) -> dict[Path, Path]:
-        """Return the final names of complete files by their names until then, if an export in this
-        form has begun to rename its files; else nothing."""
+        """Return what `save_renames` has saved for this form; empty if nothing is saved."""
         saved = json.loads(self._state("renames") or "{}")
         return {Path(old): Path(new) for old, new in saved.get(form, {}).items()}
 
     def save_renames(self, form: str, names: Mapping[Path, Path]) -> None:
-        """Save that all files are complete, so that a killed export can go on renaming them."""
+        """Save that all files are complete: their final names by their temporary names.
+
+        A killed export can then continue to rename them.
+        """
         with self._database:
             saved = {str(old): str(new) for old, new in names.items()}
             self._save("renames", json.dumps({form: saved}))

@@ -57,7 +57,7 @@ class CsvWriter:
 
 
 class _LineFeeds:
-    """End lines with a line feed. `csv.writer` calls `write` once per row."""
+    """A file that ends lines with a line feed. `csv.writer` calls `write` once per row."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

@@ -79,7 +79,7 @@ class Exporter:
     def check(self, path: Path, form: ExportForm) -> None:
         """Check that the files can be written. Raises like `ExportForm.check`.
 
-        If an earlier run was stopped while it renamed its files, some of them exist.
+        A file that an earlier run of this export has already renamed is no error.
         """
         if not self._spool.renames(repr(form)):
             form.check(path)
@@ -103,7 +103,7 @@ class Exporter:
         return len(self._spool)
 
     def write(self, path: Path, form: ExportForm) -> list[Path]:
-        """Write the files, and delete the spool. Return their paths.
+        """Write the files, then delete the spool. Return the paths of the files.
 
         Raises:
             IotError: a file exists, or the disk is full. The spool stays.
@@ -124,7 +124,7 @@ class Exporter:
         return list(names.values())
 
     def _write_unfinished(self, path: Path, form: ExportForm) -> dict[Path, Path]:
-        """Write the files under other names. Return their final names by these names."""
+        """Write the files under temporary names. Return the final name for each temporary name."""
         columns = Columns()
         if form.flatten:
             columns = flattened_columns(self._reported("looking for columns"))
@@ -145,9 +145,9 @@ class Exporter:
     def _check_password(self) -> None:
         """Raise `IotError` unless the complete spool belongs to this password.
 
-        The spool holds nothing that helps to guess a password, so the service checks: it accepts a
-        cursor only with the password of the cursor. A spool without a cursor has only one page,
-        which is deleted and fetched again.
+        The spool holds nothing that helps to guess a password, so the service must check the
+        password: it accepts a cursor only with the password for which it returned the cursor. A
+        spool without a cursor has only one page, which is deleted and fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()
@@ -186,14 +186,14 @@ _WRITERS: dict[str, Callable[[Path, Columns], Writer]] = {
 
 
 class _Files:
-    """The files of an export, under other names."""
+    """The files of an export, under temporary names."""
 
     def __init__(self, path: Path, open_writer: OpenWriter, *, numbered: bool) -> None:
         self._path = path
         self._open = open_writer
         self._numbered = numbered
         self._paths: dict[Path, Path] = {}
-        """Final names by unfinished ones."""
+        """Final names by temporary names."""
         self.writer: Writer
         self.next()
 
@@ -205,14 +205,18 @@ class _Files:
         if self._numbered:
             path = path.with_stem(f"{path.stem}-{len(self._paths) + 1:03}")
         refuse_existing(path)
-        # Named for the export, whose lock no other process holds.
+        # Only this process uses the name: it holds the lock of the export's target.
         unfinished = self._path.with_name(f".{self._path.name}.unfinished-{len(self._paths) + 1}")
         unfinished.unlink(missing_ok=True)
         self._paths[unfinished] = path
         self.writer = self._open(unfinished)
 
     def finish(self) -> dict[Path, Path]:
-        """Complete the files. Return their final names, which are free, by their own names."""
+        """Complete the files. Return the final name for each temporary name.
+
+        Raises:
+            IotError: a file with a final name exists already.
+        """
         self.writer.close()
         for path in self._paths.values():
             refuse_existing(path)

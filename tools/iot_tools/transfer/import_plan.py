@@ -16,7 +16,7 @@ class ImportPlan:
     """
 
     def __init__(self) -> None:
-        # An empty name: SQLite deletes the file, and spills to it what does not fit in the cache.
+        # An empty name: SQLite keeps in a temporary file what its cache can't hold, and deletes it.
         self._database = sqlite3.connect("")
         self._database.execute("PRAGMA cache_size = -32768")
         self._database.execute("PRAGMA journal_mode = OFF")

@@ -18,14 +18,14 @@ _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 MAX_DIGITS = 4_300
-"""Digits of an integer that CPython converts by default: the time grows with their square
-(`sys.set_int_max_str_digits`)."""
+"""Most digits of an integer that CPython converts by default (`sys.set_int_max_str_digits`): the
+time grows with the square of their number."""
 CSV_NAMES = {
     "absolute_timestamp": "received", "relative_timestamp": "relative",
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
     "interrogatortime": "interrogator",
 }  # fmt: skip
-"""What a column of a CSV file is."""
+"""What a column of a CSV file holds, by its name."""
 
 
 class RowError(ValueError):

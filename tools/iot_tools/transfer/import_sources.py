@@ -46,7 +46,7 @@ class Source(Protocol):
     """A file to import. It can be read several times, with the rows in the same order."""
 
     def count(self) -> int | None:
-        """Return the number of rows; None if only reading them all would tell."""
+        """Return the number of rows; None if it is not known before all rows are read."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield each row, or why it is not a reading. Raises `ImportFileError`."""
@@ -56,7 +56,7 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
     """Open a file in the format `form`, or in the format that its first bytes show.
 
     Raises:
-        ImportFileError: the file can't be read, is a pipe, or its first bytes show no known format.
+        ImportFileError: the file can't be read, is empty or a pipe, or its format is unknown.
     """
     if path == Path("-") or path.is_fifo():
         raise ImportFileError(
@@ -163,7 +163,7 @@ class _TextFile:
         self._password = password
 
     def count(self) -> int | None:
-        """Return None: only reading the file would tell."""
+        """Return None: the number is not known before all rows are read."""
         return None
 
 
@@ -178,7 +178,7 @@ class CsvFile(_TextFile):
             with self._path.open(
                 encoding="utf-8-sig", errors="surrogateescape", newline=""
             ) as file:
-                # Otherwise, a quote that does not end takes the rest of the file as one field.
+                # Without `strict`, an unclosed quote takes the rest of the file as one field.
                 reader = csv.reader(file, strict=True)
                 names = self._names(reader)
                 for fields in _csv_rows(reader):
@@ -235,7 +235,7 @@ class _Reader(Iterator[list[str]], Protocol):
 
 
 def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
-    """Yield the rows. After one that is not CSV, continue with the next line."""
+    """Yield the rows. If a row is not CSV, yield an error, and continue with the next line."""
     while True:
         first = reader.line_num + 1
         try:

@@ -7,8 +7,9 @@
 
 A run that is killed leaves whole chunks, so the next run continues where it stopped. If the last
 chunks are not stored yet, the next run sends them again, with the same keys, and the service does
-not store them twice. The service may also know a key whose readings were erased since. So after a
-repeated chunk, the vault is compared again, and readings that are still absent get new keys.
+not store them twice. The service may also remember a key whose readings have been erased since
+then. So after a repeated chunk, the vault is compared again, and readings that are still absent get
+new keys.
 """
 
 import hashlib
@@ -35,8 +36,8 @@ CHUNK_BYTES = 2**20
 its readings are of one day and fit in an entry."""
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
-"""Chunks that may wait in the backlog. Entries of a vault are stored in order, so the last chunk is
-stored when all are."""
+"""Chunks that may wait in the backlog. Entries of a vault are stored in order, so when the last
+chunk is stored, all are."""
 _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
@@ -45,7 +46,7 @@ _DAY = len("2026-11-23")
 _Chunk = list[tuple[int, ImportRow]]
 """Places in the file, and rows."""
 Progress = Callable[[str, int, int | None], None]
-"""Reports what is under way, how many rows are done, and how many there are if this is known."""
+"""Reports what is under way, how many rows are done, and the number of all rows if it is known."""
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class ImportReport:
     unusable: Counter[str] = field(default_factory=Counter)
     """Number of rows that can't be imported, by reason."""
     examples: list[str] = field(default_factory=list)
-    """The first of these rows."""
+    """The first rows that can't be imported, with the reason."""
 
     @property
     def rows(self) -> int:
@@ -98,7 +99,7 @@ class Importer:
         self._plan = ImportPlan()
         self._limits = _Limits()
         self._low, self._high = INT64_MAX, INT64_MIN
-        """Relative timestamps of the file."""
+        """Lowest and highest relative timestamp in the file."""
         self.report = ImportReport()
 
     def run(self, *, dry_run: bool = False) -> ImportReport:
@@ -148,7 +149,7 @@ class Importer:
                 yield place, row.digest()
 
     def _compare(self) -> None:
-        """Note which readings the service has.
+        """Update the plan: mark the readings that the service has.
 
         A chunk of a killed run may be stored while the vault is read. A pass then finds only a part
         of the chunk, and the rest would be sent again, under another key. So the vault is read
@@ -220,7 +221,7 @@ class Importer:
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
-            # The place: other readings of the file may be equal.
+            # With the place, because other readings of the file may be equal.
             parts = [rows[0][0].to_bytes(8), *(row.digest() for _, row in rows)]
             key = hashlib.sha256(b"".join(parts)).hexdigest()
             body = b"\n".join(row.body(self._password) for _, row in rows)
@@ -248,7 +249,7 @@ class Importer:
         return False
 
     def _allowed(self, rows: _Chunk) -> _Chunk:
-        """Return the rows within the limits of the service; count the others."""
+        """Return the rows within the limits of the service. Count the other rows as refused."""
         allowed = []
         for place, row in rows:
             if self._limits.allow(row):
@@ -261,7 +262,7 @@ class Importer:
         return allowed
 
     def _without_refused(self, rows: _Chunk, error: RejectedError) -> _Chunk:
-        """Return the rows without the one that the service has refused."""
+        """Return the rows without the row that the service has refused."""
         try:
             details = error.response.json() if error.response is not None else {}
             number = int(details["row"])

@@ -10,7 +10,7 @@ from iot_sensor_client import Client, ClientError, Response, RetryPolicy
 from iot_sensor_client.errors import raise_for_status
 
 RETRY = RetryPolicy(max_attempts=60, max_seconds=600.0)
-"""An import or export may take hours, and survives a restart of the service."""
+"""With these retries, an import or export of hours survives a restart of the service."""
 TIMEOUT = 60.0
 _FIRST_LIMIT, _MAX_LIMIT = 1_000, 10_000
 _PAGE_BYTES = 4 * 2**20
@@ -22,7 +22,7 @@ class ReadPage(msgspec.Struct, frozen=True):
 
     readings: list[Reading] = msgspec.field(name="data")
     cursor: str | None = None
-    """Where the next page begins; None: this is the last one."""
+    """Where the next page begins; None: this is the last page."""
 
 
 _decoder = msgspec.json.Decoder(ReadPage)

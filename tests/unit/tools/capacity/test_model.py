@@ -129,7 +129,7 @@ def test_the_command_prints_both_tables(capsys: pytest.CaptureFixture[str]) -> N
     capacity = Capacity(Demand(1_000_000, batch=10))
     for row in (*needs_rows(capacity), *limits_rows(capacity)):
         assert all(cell in said for cell in row)
-    assert f"{capacity.releases} of them" in said
+    assert f"among {capacity.releases} releases" in said
 
 
 def test_the_command_prints_its_costs(capsys: pytest.CaptureFixture[str]) -> None:

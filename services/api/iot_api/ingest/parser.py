@@ -301,8 +301,8 @@ def _holds_lines(body: bytes) -> bool:
 def _bad_line(body: bytes) -> int:
     """Return the number of the first invalid line of NDJSON, not counting empty lines.
 
-    Bisection: the decoder reads about as many bytes as the body has, and no Python code runs per
-    line.
+    Uses bisection: in all, the decoder reads about as many bytes as the body has, and no Python
+    code runs per line.
     """
     before = 0
     while True:

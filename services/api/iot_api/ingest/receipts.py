@@ -70,7 +70,7 @@ class Receipts:
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
         except (RedisError, *POSTGRES_UNAVAILABLE) as error:
-            report(_log, "it is unknown whether requests are stored", error)
+            report(_log, "it is unknown whether readings are stored", error)
             return False
 
 

@@ -32,11 +32,12 @@ from .source import LiveSource
 VERIFY_SECONDS = 300.0
 """Time between two comparisons of the vault's record with Postgres."""
 VERIFY_CHANGED_SECONDS = 2.0
-"""The same, after a change of the password was announced: the change may still be pending."""
+"""Time between two comparisons after a change of the password was announced: the change may still
+be pending."""
 CHANGING_SECONDS = 3.0
-"""For this long after the announcement, no stream is opened with the old password. Most changes are
-made by then. If a change is made later, a comparison after `VERIFY_CHANGED_SECONDS` ends the
-streams that were opened before the change."""
+"""For this long after a change of a password was announced, no stream is opened with the old
+password. Most changes are made by then. If a change is made later, a comparison after
+`VERIFY_CHANGED_SECONDS` ends the streams that were opened before the change."""
 REFUSED_SECONDS = 5
 """`Retry-After` of a stream beyond a limit."""
 

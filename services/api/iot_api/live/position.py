@@ -43,7 +43,7 @@ class LivePosition:
         return self.ids.get(shard, self.floor)
 
     def includes(self, other: "LivePosition") -> bool:
-        """Return whether a listener here has all readings that a listener at `other` has."""
+        """Return whether this position includes all readings that `other` includes."""
         shards = self.ids.keys() | other.ids.keys()
         return all(self.id_of(shard) >= other.id_of(shard) for shard in shards)
 

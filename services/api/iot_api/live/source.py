@@ -185,7 +185,7 @@ class LiveSource:
             each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
-        """Yield the new readings of a vault in Postgres.
+        """Yield the new readings of a vault from Postgres.
 
         The caller advances the position of the vault before it takes the next readings.
 

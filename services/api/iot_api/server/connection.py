@@ -404,7 +404,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
             self._send(b"")
 
     def write(self, data: Any) -> None:
-        """Send a piece of the body, with the head before the first one."""
+        """Send a piece of the body; before the first piece, send the head."""
         if self.chunked and self.headers_sent and data and isinstance(data, bytes):
             # gunicorn 27 would copy each piece of a long answer.
             self.sent += len(data)

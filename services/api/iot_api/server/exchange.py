@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""Limits of the parsed heads of PUTs that a process remembers: the number of heads, the size of a
-head, and the number of its headers. They bound the memory that clients without a token can use: a
-head is remembered before its token is checked, and a parsed header takes 200 bytes or more.
+"""A process remembers parsed heads of PUTs. These limits (the number of heads, the size of a head,
+the number of its headers) bound the memory that clients without a token can use: a head is
+remembered before its token is checked, and a parsed header takes 200 bytes or more.
 """
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
@@ -99,8 +99,8 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's `Request`, with a faster parser of the head.
 
     llhttp parses a head that matches `_HEAD`. A head that does not match, or that llhttp refuses,
-    goes to gunicorn's own parser. That parser refuses the head too, or accepts a rare form of it
-    (another method, an empty line before the head). gunicorn also decides how long the body is.
+    goes to gunicorn's own parser, which accepts some rare heads (another method, an empty line
+    before the head). gunicorn also decides how long the body is.
     """
 
     body: Any

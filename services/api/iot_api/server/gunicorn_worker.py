@@ -231,7 +231,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
 
 def _process_ends() -> UnavailableError:
-    return UnavailableError("this server process ends; send the request again")
+    return UnavailableError("this server process shuts down; send the request again")
 
 
 def _is_health_check(environ: dict[str, Any]) -> bool:

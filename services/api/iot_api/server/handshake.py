@@ -30,9 +30,9 @@ def shake_hands(
     certificate's `is_revoked` asks `revocations` whether the certificate is revoked by now.
 
     Raises:
-        OSError: the handshake failed, or it resumed a session although the revocation list of the
-            certificate's authority has expired since. A refused client certificate is counted and
-            logged.
+        OSError: the handshake failed. Or the client resumed a session, and the revocation list of
+            its certificate's authority has expired meanwhile. A refused client certificate is
+            counted and logged.
     """
     try:
         client.do_handshake()
@@ -53,7 +53,7 @@ def shake_hands(
 
 
 def _report(error: ssl.SSLError, host: str) -> None:
-    """Count and log a failure that the client's certificate caused, or the lack of one.
+    """Count and log a failure that the client's certificate, or the lack of it, caused.
 
     The client sees only a TLS alert.
     """

@@ -70,7 +70,7 @@ class BacklogCollector(Collector):
     While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0.
 
     A scrape leaves no connection open. After a failover, an open connection would still reach the
-    old master. That is now a replica, and each scrape would show the replica's figures.
+    old master, which is now a replica, and each scrape would show the replica's figures.
     """
 
     def __init__(self, stores: Stores) -> None:

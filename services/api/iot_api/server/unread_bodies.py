@@ -40,7 +40,7 @@ def half_close(connection: Connection) -> None:
 
 
 def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read to the end. Return False if a limit is reached first, or if reading fails."""
+    """Read and discard all data. Return False if a limit is reached, or if reading fails."""
     left = _BYTES
     # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
     ends = (OSError, ParseException, IotError, RequestTimeout)

@@ -166,9 +166,9 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
 
 
 def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
-    """Return each master key that a process has loaded, and whether all processes have it.
+    """Return each loaded master key, and whether all API processes and all writers have it.
 
-    A value is None if no process runs that could have loaded the key.
+    A value is None if no API process, or no writer, runs.
     """
     api, writers = beats.latest("api"), beats.latest("writer")
     return [

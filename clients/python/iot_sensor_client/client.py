@@ -59,7 +59,7 @@ class Client:
             password: the password under which readings are stored and read. Default: the empty
                 password, or the `db_password` of each reading.
             token: bearer token, or a function that returns it. The function is called before each
-                attempt, so that a token that is replaced meanwhile is used. Empty: no token.
+                attempt, so it may return a new token at any time. Empty: no token.
             retry: when to retry. Default: `RetryPolicy()`.
             timeout: longest time without a byte from the service, in seconds.
             connect_timeout: seconds for a connection and its TLS handshake. Default: `timeout`.
@@ -72,8 +72,8 @@ class Client:
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: `url` is invalid, `key_file` is given without `cert_file`, or one of these
-                files is given with an http URL or with `tls_context`.
+            ValueError: `url` is invalid. Or `key_file` is given without `cert_file`. Or one of the
+                two is given with an http URL or with `tls_context`.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
         if tls_context is None and url.startswith("https:"):
@@ -205,10 +205,10 @@ class Client:
                 missing, within 24 hours. Default: a random key, which protects this call's retries.
 
         Raises:
-            RejectedError: the service will never accept a batch. The batches before are stored:
+            RejectedError: the service will never accept a batch. The earlier batches are stored:
                 `acknowledged` has the number of their readings.
-            RetryableError: a batch is not acknowledged. The batches before are stored.
-            ValueError: a reading can't be written as JSON. The batches before are stored.
+            RetryableError: a batch is not acknowledged. The earlier batches are stored.
+            ValueError: a reading can't be written as JSON. The earlier batches are stored.
         """
         key = idempotency_key or str(uuid.uuid4())
         rows = (encode_reading(reading, number) for number, reading in enumerate(readings))

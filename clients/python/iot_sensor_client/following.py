@@ -24,10 +24,9 @@ _log = logging.getLogger("iot_sensor_client")
 class Follower:
     """Polls for new readings.
 
-    The service stores the readings of one password in the order of their receipt. Each poll reads
-    all readings since some seconds before the newest known reading, and leaves out known ids. A
-    reading that is stored an hour late is found, too, because readings received after it are also
-    stored after it.
+    The service stores the readings of one password in the order of their receipt. Each poll
+    begins some seconds before the newest known reading, and leaves out known ids. A reading that is
+    stored an hour late is found, too, because readings received after it are also stored after it.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ STREAM_SECONDS = 60.0
 """Longest time without a byte, until the first event tells the interval of the heartbeats."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
-"""Newest ids that are remembered, for the summary of readings that the stream left out."""
+"""Number of ids to remember, the newest: readings that the stream left out are read by time, and
+known ones among them are dropped."""
 _STOP_SECONDS = 0.2
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
@@ -53,7 +54,7 @@ class LiveFollower:
         self._began = time.monotonic()
         self._attempts = 0
         self._connected = False
-        """Whether there was a stream already."""
+        """Whether any stream has delivered an event."""
         self._position = ""
         self._known: dict[int, None] = {}
 
@@ -165,9 +166,9 @@ class LiveFollower:
                 self._wait(error)
 
     def _wait(self, error: RetryableError) -> None:
-        """Wait before the next attempt. Raise the error if it will not pass.
+        """Wait before the next attempt. Raise `error` if it is not temporary.
 
-        Before the first connection, also raise the error when the retry policy gives up.
+        Before the first stream, also raise `error` when the retry policy gives up.
         """
         if not is_temporary(error):
             raise error

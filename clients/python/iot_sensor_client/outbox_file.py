@@ -48,7 +48,8 @@ class Batch:
     rows: Sequence[str]
     created: float
     tried: float | None
-    """Unix time of the first attempt whose result is unknown, or an earlier time."""
+    """Unix time of the first attempt whose result is unknown, or an earlier time. None: no such
+    attempt."""
 
 
 @dataclass(slots=True)
@@ -353,7 +354,8 @@ class OutboxFile:
                 raise OutboxFullError(disk_full(self._path)) from error
             if code == sqlite3.SQLITE_BUSY:
                 raise OutboxError(
-                    f"{self._path} is in use by another outbox, or was when this process was forked"
+                    f"{self._path} is in use by another outbox, or was in use when this process was"
+                    " forked"
                 ) from error
             raise OutboxError(f"{self._path} can't be read or written: {error}") from error
 

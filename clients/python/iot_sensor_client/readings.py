@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 class Readings:
-    """A query. Each iteration reads the service anew, and holds one page in memory.
+    """A query. Each iteration asks the service anew, and holds one page in memory.
 
     Every reading that is present when the first page is read comes exactly once, even if readings
     are stored meanwhile. Readings that arrive later may come too.

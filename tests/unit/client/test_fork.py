@@ -93,7 +93,7 @@ def test_a_child_can_not_use_the_outbox_of_its_parent(server: Server, tmp_path: 
     *refused, again, flushed = run(_CALLS, server.url, tmp_path / "o").stdout.splitlines()
     assert len(refused) == 6
     assert all("a forked process needs an outbox of its own" in each for each in refused)
-    assert "in use by another outbox, or was when this process was forked" in again
+    assert "in use by another outbox, or was in use when this process was forked" in again
     assert flushed == "True"
     bodies = b"".join(each.body for each in server.received)
     assert [bodies.count(b'"relative_time":%d' % number) for number in (1, 2, 3)] == [1, 1, 0]

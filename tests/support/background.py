@@ -13,7 +13,7 @@ from pathlib import Path
 from iot_tools.local.launch import die_with
 
 NICENESS = 5
-"""A quarter of the CPU time of a busy core: enough for tests that wait for seconds at most."""
+"""Leaves a quarter of the CPU time of a busy core: enough for tests with timeouts of seconds."""
 
 
 def step_back() -> None:

@@ -47,7 +47,7 @@ def postgres_messages(connection: "psycopg.Connection[Any]") -> Iterator["Counte
 
 
 def function_calls(work: Callable[[], object]) -> int:
-    """Return the number of calls of Python and C functions by `work` in this thread."""
+    """Return how many calls of Python and C functions `work` makes in this thread."""
     calls = 0
 
     def count(_: object, event: str, __: object) -> None:
@@ -64,7 +64,7 @@ def function_calls(work: Callable[[], object]) -> int:
 
 
 def calls_into(package: str, work: Callable[[], object]) -> "Counter[str]":
-    """Count the calls of functions of a package by `work` in this thread, by function."""
+    """Return how often `work` calls each function of a package, in this thread."""
     counted: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, __: object) -> None:

@@ -59,7 +59,7 @@ def live_events(
 
 
 def body_pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield the body as it arrives, until the server ends it or the connection."""
+    """Yield the body as it arrives, until the server ends the body or the connection."""
     with suppress(ConnectionResetError, http.client.IncompleteRead):
         while piece := answer.read1():
             yield piece

@@ -70,7 +70,7 @@ WAITING = (
     "tests/system/reliability/test_slow_peers.py",
     "tests/system/reliability/test_wait_fsync.py",
 )
-"""Files whose tests mostly wait for timeouts, so that they may run beside a full machine."""
+"""Files whose tests mostly wait for timeouts. They can run while other tests use all CPU time."""
 
 
 def rank(nodeid: str) -> int:

@@ -30,7 +30,7 @@ def encodings(secret: bytes) -> dict[str, bytes]:
 
 
 def needles(secrets: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return all encodings of named secrets: `<name> <encoding>`."""
+    """Return all encodings of the secrets, each under the name `<name> <encoding>`."""
     return {
         f"{name} {form}": needle
         for name, secret in secrets.items()
@@ -39,7 +39,7 @@ def needles(secrets: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def found(contents: Iterable[bytes], sought: Mapping[str, bytes]) -> set[str]:
-    """Return the names of the needles in any of the contents, compressed ones included."""
+    """Return the names of the needles in the contents, or in compressed data within them."""
     names = set[str]()
     for content in contents:
         for each in (content, *_unpacked(content)):

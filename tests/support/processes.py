@@ -18,7 +18,8 @@ def children(pid: int) -> list[int]:
 def api_workers(master: int) -> set[int]:
     """Return the pids of a gunicorn master's workers that handle signals.
 
-    Before that, a worker misses SIGTERM. Only a worker handles SIGABRT.
+    A worker that does not handle signals yet misses SIGTERM. Of gunicorn's processes, only workers
+    handle SIGABRT.
     """
     return {pid for pid in children(master) if handles(pid, signal.SIGABRT)}
 

@@ -40,9 +40,10 @@ class RecordedVersion:
         return content
 
     def restore_postgres(self, url: str) -> None:
-        """Restore the database into an empty one.
+        """Restore the recorded database into the empty database at `url`.
 
-        Sessions count as seen now: the writer forgets a session after 90 days.
+        Set the time at which each session was last seen to now, because the writer forgets a
+        session after 90 days.
         """
         sql = self._text("postgres.sql").encode()
         with psycopg.connect(url) as connection:
@@ -52,7 +53,7 @@ class RecordedVersion:
     def restore_redis(self, client: "Redis") -> None:
         """Restore every key into an empty Redis.
 
-        Entries count as sealed now: a drain refuses an entry that is older than 60 days. Keys
+        Seal the entries now, because a drain refuses an entry that is older than 60 days. Keys
         expire as long from now as they would have expired after the recording.
         """
         keyring = parse_keyring(self._text("keyring.json"))
@@ -76,7 +77,7 @@ _SEALED_AT_OFFSET = 66
 
 
 def seal_now(keyring: Keyring, shard: int, sealed: bytes) -> bytes:
-    """Return the same entry, with its session and number, sealed now.
+    """Seal an entry again, now, with the same session and number.
 
     This function does not use `Sealer`, as the entry must keep the format of the
     recorded version if the current format changes.

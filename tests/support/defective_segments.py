@@ -69,7 +69,7 @@ def _bounds(change: Callable[[SegmentBounds], dict[str, int]]) -> Defect:
 def _merged(
     ids: Callable[[SegmentBounds], bytes], steps: Sequence[int] = (1, 1), received: int = 0
 ) -> Defect:
-    """Return a defect of a merged segment of three readings."""
+    """Return a defect in the ids or times of a merged segment of three readings."""
 
     def defect(bounds: SegmentBounds) -> tuple[SegmentBounds, bytes]:
         head = ids(bounds) + differences(bounds.received_min, received, received)

@@ -184,7 +184,7 @@ class LiveFollower:
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield name, id and data of server-sent events."""
+    """Yield name, id and data of each server-sent event."""
     waiting = bytearray()
     for piece in pieces:
         begin = max(0, len(waiting) - 1)

@@ -19,9 +19,9 @@ class RetryPolicy:
     max_pause_seconds: float = 10.0
     """Maximum of the random part of a pause. `Retry-After` comes on top."""
     max_seconds: float = 60.0
-    """No attempt starts later than this after the first attempt."""
+    """No attempt starts more than this many seconds after the first attempt."""
     statuses: frozenset[int] = _TEMPORARY
-    """Statuses of responses that are retried."""
+    """Statuses of responses after which a request is sent again."""
 
     def pause(self, attempt: int, elapsed: float, retry_after: float | None) -> float | None:
         """Return the seconds to wait after an attempt, at least `retry_after`; None to give up.

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReadRecord:
-    """The records of one read.
+    """The records of one read in the audit log.
 
     A response of one piece has one record, `read`, with the number of its readings. A streamed
     response has the record `read` before its first byte, without a number, and `read_ended` before

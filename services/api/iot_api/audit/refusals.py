@@ -9,7 +9,7 @@ PERIOD_SECONDS = 60.0
 """Shortest time between two records of the same kind, token and client."""
 MAX_KEYS = 100
 """Maximum number of combinations of kind, token and client that are counted separately in a period.
-Further ones are counted by kind only, because a client can send from many addresses."""
+Further combinations are counted by kind only, because a client can send from many addresses."""
 
 
 class Refusal(NamedTuple):

@@ -1,1 +1,1 @@
-"""The live stream: readings as server-sent events, while they are stored."""
+"""The live stream: readings as server-sent events, soon after they are stored."""

@@ -33,7 +33,7 @@ from .position import LivePosition
 SLACK_MS = 5000
 """Redis's clock may be set back by this much without the loss of a reading."""
 MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
-"""A listener that is further behind than this in Postgres gets a summary."""
+"""A listener that lacks more than this in Postgres gets a summary."""
 PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
 """Approximate size of a page, which one transaction reads from Postgres. A page is longer if the
 ids of merged segments overlap."""

@@ -29,7 +29,7 @@ FLOOR, AIM = 1.15, 1.05
 
 
 def measure(results: Results, *, quick: bool) -> None:
-    """Add to `make bench` the cost of ingest with the largest history over that with the least."""
+    """Compare the cost of ingest with a large history and with a small one, for `make bench`."""
     large = FEW * 10 if quick else MANY
     found = side_by_side(
         [Size(FEW, USUAL_VAULTS), Size(large, USUAL_VAULTS)],
@@ -42,7 +42,10 @@ def measure(results: Results, *, quick: bool) -> None:
 def side_by_side(
     sizes: Sequence[Size], shards: Sequence[int], effort: tuple[int, int, int]
 ) -> list[Grown]:
-    """Start services with these histories and measure one at a time while the others are idle."""
+    """Start services with these histories. Measure each while the others are idle.
+
+    `effort` has the members of `FULL`.
+    """
     rounds, batches, requests = effort
     with ExitStack() as stack:
         found = [grow(stack, *each) for each in zip(sizes, shards, strict=True)]
@@ -59,7 +62,7 @@ def side_by_side(
 
 
 def report(results: Results, found: Sequence[Grown]) -> None:
-    """Add the judged row and all details to the results."""
+    """Add to the results the row that compares the last history with the first, and all details."""
     least, most = found[0], found[-1]
     times = most.size.readings // least.size.readings
     row = Row(f"CPU seconds a million readings, history {times}x", "s", _total(most))

@@ -139,8 +139,9 @@ class Bench:
         return int(cast("dict[str, int]", self.redis.info("memory"))["used_memory"])
 
     def stored(self) -> tuple[float, float, float]:
-        """Return the bytes in Postgres of a segment and of a reading in it, and the bytes of WAL
-        per byte stored. Small and large segments give two equations.
+        """Return the bytes in Postgres of a segment and of a reading, and of WAL for a stored byte.
+
+        Small and large segments give two equations for the first two.
         """
         sizes, written = [], self._wal()
         lanes = self._lanes(self.many, int(4000 * self._scale))
@@ -183,7 +184,7 @@ class Bench:
 
 
 def opening() -> float:
-    """Return the microseconds of CPU for the key of a password."""
+    """Return the CPU microseconds that it takes to derive the key of a password."""
     began = time.process_time()
     for _ in range(OPENED):
         password_key(b"password", bytes(16), load_one("scrypt_log2_n", {}))
@@ -231,7 +232,7 @@ def measure_constants(stage: Stage) -> None:
 
 
 def _constants(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Yield the names of `Costs` and their values."""
+    """Yield the name, as in `Costs`, and the value of each measured constant."""
     spent = bench.loads()
     for name, (part, things) in PARTS.items():
         for thing, cost in solve(spent, name, things).items():

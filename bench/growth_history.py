@@ -29,7 +29,7 @@ MONTHS = 6
 BATCH = 1000
 """Readings per segment, if a vault has that many."""
 NEWEST = 3
-"""The newest segments of the vault that is read. They are encrypted, like one in the middle."""
+"""How many of the newest segments of the vault that is read are encrypted."""
 STEP_US = 1000
 _DAY_MS = 86_400_000
 _APART = 7_200_000
@@ -96,7 +96,7 @@ def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window
 def _rows(
     vault: OpenVault, size: Size, shards: int, began: int, now: int
 ) -> Iterator[SealedSegment]:
-    """Yield the segments with random payloads by time of receipt."""
+    """Yield the segments with random payloads, in the order of their time of receipt."""
     ids = [vault.vault_id, *(uuid.uuid4() for _ in range(size.vaults - 1))]
     length = len(_true(vault, began, began, shards, 0, size.batch).payload)
     end, middle = now - NEWEST * _APART, (began + now) // 2
@@ -118,7 +118,7 @@ def _rows(
 
 
 def _ahead(vault_id: uuid.UUID, asked: OpenVault) -> int:
-    """Return by how much a vault's relative times differ: devices start at different times."""
+    """Return by how many µs a vault's relative times are ahead of those of the vault `asked`."""
     if vault_id == asked.vault_id:
         return 0
     return (vault_id.bytes[0] - 100) * _DAY_MS * 1000
@@ -141,7 +141,10 @@ def _true(
 
 
 def pages(connection: Connection) -> tuple[int, int]:
-    """Return the pages of the history found in memory and read so far, with indexes and TOAST."""
+    """Return how many pages of the history were found in memory, and how many had to be read.
+
+    Pages of indexes and TOAST are included.
+    """
     row = connection.execute(_PAGES).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     return int(str(row[0] or 0)), int(str(row[1] or 0))

@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """Raise `TimeoutError` in the main thread if the block takes longer."""
+    """Raise `TimeoutError` in the main thread if the block, named `what`, takes longer."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -27,9 +27,9 @@ class Wire:
     status: int
     """Status of the response that acknowledges readings."""
     batch: Callable[[int, int, str], bytes]
-    """Function of the first number, the number of readings and the vault. Returns a body."""
+    """Returns a body, given the number of its first reading, how many readings, and the vault."""
     single: Callable[[int, str], str]
-    """Function of the number and the vault. Returns the body of one reading."""
+    """Returns the body of one reading, given its number and the vault."""
 
     def request(self, body: bytes) -> bytes:
         """Return a complete HTTP request."""
@@ -51,7 +51,7 @@ class Sent:
 def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
     """Send the requests of all lanes at the same time, each lane over a connection of its own.
 
-    A connection sends a request after the response to the one before.
+    A connection sends its next request after the response to the last one.
 
     Raises:
         RuntimeError: a response has another status.

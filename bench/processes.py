@@ -61,7 +61,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def memory_by_process(pid: int) -> list[tuple[str, int]]:
-    """Return the PSS of a process and of each descendant, by the module that it runs."""
+    """Return (module, bytes of PSS) for a process and for each of its descendants."""
     found = []
     for each in family(pid):
         try:

@@ -13,8 +13,10 @@ _TAGS = 50
 
 @cache
 def _sightings() -> list[tuple[str, str, int]]:
-    """Return readings of tags that move, each as `freeform` (about 90 bytes), as the tag and
-    fields of line protocol, and with the jitter of its time. All runs get the same ones.
+    """Return the readings of moving tags, which are the same in all runs.
+
+    Each has its `freeform` (about 90 bytes), its tag and fields in line protocol, and the jitter of
+    its time in microseconds.
     """
     generator = random.Random(96)  # noqa: S311 - test data
     tags = [f"{generator.getrandbits(96):024x}" for _ in range(_TAGS)]
@@ -47,7 +49,7 @@ def freeform(number: int) -> str:
 
 
 def json_reading(number: int, password: str) -> str:
-    """Return a reading as JSON of this service."""
+    """Return a reading as JSON, as a PUT to this service has it."""
     text, _, _ = _sightings()[number % _DISTINCT]
     moment = time_of(number)
     return (
@@ -87,5 +89,5 @@ def rows(begin: int, count: int, vault: str) -> bytes:
 
 
 def vault_name(number: int) -> str:
-    """Return the password, or tag, of a vault. All have one length, so they can be exchanged."""
+    """Return the password, or tag, of a vault. All have one length, so one can replace another."""
     return f"vault-{number:06}"

@@ -29,7 +29,7 @@ RECORDED = Path(__file__).with_name("results.json")
 
 
 def write(results: Results, scale: Scale, path: Path = RECORDED, only: Sequence[str] = ()) -> None:
-    """Write the figures of a run. Tables of other commands in the file stay.
+    """Write the figures of a run. The tables in the file, which other commands wrote, stay.
 
     With `only`, the run made these measures and no others. Their figures replace those of the same
     names, and `partial` says when they were made, and how busy the machine was.

@@ -39,7 +39,7 @@ class Bar:
 
     @property
     def reached(self) -> float | None:
-        """The ratio relative to its limit: 1 or more is held."""
+        """The ratio relative to its limit. At 1 or more, the limit is held."""
         if self.ratio is None:
             return None
         share = self.ratio.median / self.bound

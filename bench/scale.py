@@ -24,7 +24,7 @@ class Scale:
     fresh_seconds: float
     """Seconds during which freshness is measured at half of full load."""
     fresh_singles: int
-    """Requests per connection that find the full load with one reading each."""
+    """Requests per connection, with one reading each, that are sent to find the full load."""
     flood_seconds: float
     """Seconds for which a device sends alone, and then beside a flood."""
     constants: float

@@ -2,13 +2,14 @@
 
 `python -m bench.simulator --rate 2000 --writers 2` prints how long readings take from acknowledged
 to stored, and how many entries wait. `--check` runs the real service at several loads and prints
-both. The costs of a drain are inputs. The simulator finds out how many entries a drain takes, how
-long they wait, and when the backlog grows without limit.
+its figures beside the simulated ones. The costs of a drain are inputs. The simulator finds out how
+many entries a drain takes, how long they wait, and when the backlog grows without limit.
 
-Rules of the service: an append queues a drain of its shard unless one is queued. An idle writer
-takes the job and all queued drains, and stores the entries of those shards, up to a limit, in one
-transaction. A linger after the start of its drain it looks for more drains, and is idle if there
-are none. A shard that another writer drains is left to that writer.
+Rules of the service: an append queues a drain of its shard, unless a drain of the shard is queued
+already. An idle writer takes all queued drains, and stores the entries of their shards, up to a
+limit, in one transaction. When the linger since the start of this drain is over, the writer looks
+for queued drains again; if there are none, it is idle. A shard that another writer drains is left
+to that writer.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """The service. Times are wall-clock seconds, with waits for disks."""
+    """The service. Times are wall-clock seconds, and include waits for disks."""
 
     writers: int = 1
     shards: int = 8
@@ -54,9 +55,9 @@ class Plant:
     busy: float = 3000
     """With more entries a second, the linger of a writer grows."""
     max_linger: float = 0.05
-    """The linger with twice `busy` or more; ignored if it is shorter than `linger`."""
+    """The linger from twice `busy` entries a second on; ignored if it is shorter than `linger`."""
     rest: float = 0.005
-    """Shortest seconds between two drains of a writer."""
+    """Shortest seconds from the end of a writer's drain to the start of its next one."""
     job: float = 0.003
     """Seconds until RQ has handed a job to an idle writer."""
     drain: float = 0.004
@@ -66,7 +67,7 @@ class Plant:
     max_readings: int = 150_000
     """Largest number of readings in a drain."""
     backlog_readings: int = 10_000_000
-    """Readings that may wait. Beyond it requests are refused."""
+    """Largest number of waiting readings. A request that would exceed it is refused."""
 
     def work(self, entries: int, readings: int) -> float:
         """Return the seconds of one drain."""
@@ -98,11 +99,11 @@ class SimulationResult:
     seconds: float = 0.0
     """Until the last request was stored."""
     busy: float = 0.0
-    """Seconds that all writers worked, in sum."""
+    """Sum of the seconds that each writer worked."""
     waits: list[float] = field(default_factory=list)
     """Seconds from acknowledged to stored, for each request."""
     oldest_waits: list[float] = field(default_factory=list)
-    """The same for the oldest request of each drained shard, as `iot_stored_after_seconds`."""
+    """The same for the oldest request of each shard in a drain (`iot_stored_after_seconds`)."""
     entry_seconds: float = 0.0
     """Waiting entries, integrated over time."""
     max_waiting: int = 0
@@ -164,7 +165,7 @@ class Simulation:
         self._jobs: deque[int] = deque()
         self._free = list(range(plant.writers))
         self._began = [0.0] * plant.writers
-        """When each writer began its drain before the present one."""
+        """When each writer began the last drain that it has completed."""
         self._events: list[tuple[float, int, str, tuple[int, ...]]] = []
         self._order = count()
         self._now = 0.0

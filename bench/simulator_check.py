@@ -1,8 +1,8 @@
 """Compare the simulator with the real service at the same loads.
 
-Each load is simulated twice. With the measured time of its own drains (`iot_drain_seconds`), the
-comparison shows whether the model of the queue is right. With costs fitted to three of the loads,
-it shows whether the simulator predicts loads that were never measured.
+Each load is simulated twice. First with the measured time of its own drains (`iot_drain_seconds`):
+this shows whether the model of the queue is right. Then with the costs of a drain fitted to three
+of the loads: this shows whether the simulator predicts the other loads.
 """
 
 import random

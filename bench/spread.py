@@ -13,11 +13,15 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The value that counts."""
+        """The median of the rounds, which is compared with limits."""
         return statistics.median(self.values)
 
     def over(self, other: "Spread | float") -> "Spread":
-        """Return the ratios, round by round if both sides have the same number of rounds."""
+        """Return the ratios of the values to `other`.
+
+        A ratio compares values of the same round, if both have as many rounds; else it takes the
+        median of `other`.
+        """
         if not isinstance(other, Spread):
             return Spread(tuple(value / other for value in self.values))
         if len(other.values) == len(self.values):
@@ -39,7 +43,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def number(value: float) -> str:
-    """Return a number with three significant digits, or all digits before the point."""
+    """Return a number as text: with two decimals below 10, one below 100, and none from 100 on."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -52,7 +52,7 @@ class Stage:
             peer.stop()
 
     def new_vaults(self, number: int) -> list[str]:
-        """Return names that were not used before."""
+        """Return names of new vaults: no measure has used them."""
         return [vault_name(next(self._vaults)) for _ in range(number)]
 
 

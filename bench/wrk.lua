@@ -13,7 +13,7 @@ function init(args)
   for line in io.lines(args[1]) do
     requests[#requests + 1] = wrk.format(args[2], args[3], headers, line)
   end
-  -- Each thread begins elsewhere, so that no two send the same at a time.
+  -- Each thread begins at another body, so that no two threads send the same body at a time.
   at = math.floor(number * #requests / tonumber(args[5]))
 end
 

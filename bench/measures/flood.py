@@ -45,7 +45,7 @@ _SCRIPT = Path(__file__).parents[1] / "flood.lua"
 
 @dataclass(slots=True)
 class _Values:
-    """The values of one kind of flood, one a round."""
+    """The values measured with one kind of flood: one for each round, `CLOSED` in `first`."""
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Time from 201 until a reading can be read, at half of full load.
 
 The measure first finds the full load that this load generator reaches, and then sends half of it. A
-process of its own sends single readings under other passwords. After each 201 it repeats `last/1`
+separate process sends single readings under other passwords. After each 201 it repeats `last/1`
 until a response contains the reading. The time ends with that response, so it includes one read.
 """
 
@@ -26,7 +26,7 @@ ASK_PAUSE_SECONDS = 0.002
 GIVE_UP_SECONDS = 10
 SINGLE_LANES = 16
 FULL_LOAD_TIMES = 4
-"""Full load is measured over this many times the batches of a round: a short load is too fast."""
+"""To find the full load, the batches of a round are sent this often: a short load is too fast."""
 
 
 def measure_freshness(stage: Stage) -> None:
@@ -60,9 +60,8 @@ def _at_half(
     lanes: list[Lane] = [paced(cycle(lane), each, seconds) for lane in prepared]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        pool.submit(
-            readings.time_of, 0
-        ).result()  # the process has imported all modules before the measure begins
+        # A first call, so that the process imports its modules before the measure begins.
+        pool.submit(readings.time_of, 0).result()
         probing = pool.submit(probe, stage.service.port, probes, seconds)
         send(stage.service.port, lanes, stage.service.wire.status)
         waits = probing.result(timeout=seconds + 60)
@@ -71,7 +70,10 @@ def _at_half(
 
 
 def probe(port: int, vaults: list[str], seconds: float) -> list[float]:
-    """Send readings one after the other under each password. Return their waits in seconds."""
+    """Send readings one after the other under each password.
+
+    Return the seconds from the 201 of each reading to the response that contains it.
+    """
     waits: list[float] = []
     failures: list[BaseException] = []
 

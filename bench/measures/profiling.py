@@ -76,7 +76,10 @@ def _profile(
     parts: dict[str, Stages],
     count: Callable[[], int] | None = None,
 ) -> None:
-    """Profile processes under a load. `count` returns its readings; default: those stored."""
+    """Profile processes under a load.
+
+    `count` returns the number of readings of the load; by default, the stored readings are counted.
+    """
     service, seconds = stage.service, stage.scale.profile_seconds
     service.settle()
     stored = service.stored()

@@ -40,7 +40,7 @@ Step = tuple[str, int, Callable[[], Any]]
 
 
 def measure_steps(stage: Stage) -> None:
-    """Measure for requests of a batch and of one reading."""
+    """Measure the steps for requests of 1000 readings and for requests of one reading."""
     for what, size in (("batches of 1000", stage.scale.batch), ("one reading a request", 1)):
         section = f"CPU seconds a million readings, step by step: {what}"
         for name, readings, call in _steps(stage, size):

@@ -1,7 +1,7 @@
 """Memory of an API pod while it streams a vault of millions of readings.
 
 The vault is read twice. The first read also fills the buffers that its process keeps, up to 30 MiB.
-Growth is judged in the second read: a leak continues.
+Growth is judged in the second read, in which only a leak still grows.
 """
 
 import time

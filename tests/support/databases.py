@@ -143,7 +143,7 @@ class EmptyDatabases:
         return True
 
     def _has_the_rows(self, database: psycopg.Connection, table: str) -> bool:
-        """Return whether a table has the rows of the template. False if they are none."""
+        """Return whether a table has the rows of the template, and the template has rows."""
         rows = self._rows[table]
         return rows != (None,) and _content(database, table) == rows
 

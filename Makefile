@@ -13,7 +13,7 @@ DEVICES ?= 1
 TLS ?= 0
 
 # Settings of `make test` and `make test-all`. Most tests wait for processes, so twice as many tests run at a time as there
-# are cores. In `make test-all`, one process more begins with the tests that wait for timeouts.
+# are cores. `make test-all` uses one more process, which begins with the tests that wait for timeouts.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
@@ -128,7 +128,7 @@ requirements: $(BIN)/uv ## Lock all dependencies, with hashes (UPGRADE=1: newest
 
 .PHONY: run
 run: STARTED := $(shell date +%s.%N)
-# By the environment: a path may have any character that a shell would take for its own.
+# As environment variables: a path may contain characters that are special in a shell.
 run: export RUN_PORT = $(PORT)
 run: export RUN_DATA_DIR = $(DATA_DIR)
 run: export RUN_DEVICES = $(DEVICES)
@@ -174,7 +174,7 @@ types: $(VENV)/.dev ## Check types
 	@$(BIN)/mypy
 
 .PHONY: audit
-audit: $(VENV)/.supply ## Compare all locked packages with published advisories; says so if none can be reached
+audit: $(VENV)/.supply ## Compare all locked packages with published advisories (NOT AUDITED: no advisories could be reached)
 	@$(BIN)/python requirements/audit.py
 
 .PHONY: sbom

@@ -9,8 +9,8 @@
 -- For an installation whose tables belong to another role, hand them over first:
 --   REASSIGN OWNED BY iot_sensor TO iot_migration;
 --
--- The administrator is a superuser, or (managed Postgres) owns the database and has CREATEROLE. Without a superuser,
--- read below what REVOKE ... ON LANGUAGE then means.
+-- The administrator is a superuser, or (managed Postgres) owns the database and has CREATEROLE. For an administrator
+-- who is not a superuser, REVOKE ... ON LANGUAGE (below) only warns.
 
 DO $$
 DECLARE
@@ -21,7 +21,7 @@ BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN', role);
         END IF;
     END LOOP;
-    -- Only a member of a role can make it the owner of something. A superuser needs no membership.
+    -- Only a member of a role can make this role the owner of an object. A superuser needs no membership.
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         GRANT iot_migration, iot_writer TO CURRENT_USER;
     END IF;
@@ -46,8 +46,9 @@ ALTER ROLE iot_api SET search_path = public;
 ALTER ROLE iot_migration SET search_path = public;
 
 -- The owner of a table can attach expressions to it (policies, constraints) that Postgres evaluates with the rights of
--- the reader. So policies are off for the API, and a writer can create no function to put into a constraint. Without a
--- superuser, the REVOKE only warns; then a writer under an attacker's control can read `vaults` through the API.
+-- the reader. So policies are off for the API, and a writer can create no function to put into a constraint. If the
+-- administrator is not a superuser, the REVOKE only warns: a writer under an attacker's control can then read `vaults`
+-- through the API.
 ALTER ROLE iot_api SET row_security = off;
 ALTER ROLE iot_migration SET row_security = off;
 REVOKE USAGE ON LANGUAGE sql, plpgsql FROM PUBLIC;

@@ -23,10 +23,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """Checks the token of a request against the scope that a route needs.
 
-    A client certificate takes the place of a token: its DNS name is the name of a token, and the
-    Authorization header is not read. For an anonymous scope (`IOT_ANONYMOUS_SCOPES`), the header is
-    not read either, because old clients may send one. Without a file of tokens, every request is
-    allowed.
+    A client certificate takes the place of a token: the certificate's DNS name is the name of a
+    token, and the Authorization header is not read. The header is also not read for an anonymous
+    scope (`IOT_ANONYMOUS_SCOPES`), because old clients may send one. Without a file of tokens,
+    every request is allowed.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -46,7 +46,10 @@ class Access:
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Like `check`, for a WSGI request. A refusal is reported to `on_refusal`."""
+        """Check a WSGI request as `check` does, and report a refusal to `on_refusal`.
+
+        Return the name of the request's token, "" if the scope needs no token.
+        """
         authorization = environ.get("HTTP_AUTHORIZATION")
         certificate = environ.get(CLIENT_CERTIFICATE)
         try:

@@ -9,7 +9,7 @@ from typing import Any
 CLIENT_CERTIFICATE = "iot_api.client_certificate"
 """Key in the WSGI environ: the `ClientCertificate` of the connection, if it has one.
 
-Only the worker sets it. No header can: the names of headers begin with `HTTP_`.
+Only the worker sets this key. A client can't: the keys of its headers begin with `HTTP_`.
 """
 
 
@@ -25,7 +25,7 @@ class ClientCertificate:
     """Unix time. A connection may outlive its certificate."""
 
     is_revoked: Callable[[], bool] = lambda: False
-    """Whether its authority has revoked the certificate, as far as this process knows."""
+    """Returns whether the authority has revoked the certificate, as far as this process knows."""
 
     @property
     def has_expired(self) -> bool:

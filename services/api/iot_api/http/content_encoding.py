@@ -39,7 +39,7 @@ takes. The preferred coding comes first."""
 
 
 def accepted_coding(header: str) -> str | None:
-    """Return the coding that an `Accept-Encoding` prefers, None for no coding.
+    """Return the coding that an `Accept-Encoding` header prefers, None for no coding.
 
     Of codings with the same weight, zstd comes first. For `*` alone, return None.
     """
@@ -53,10 +53,10 @@ def accepted_coding(header: str) -> str | None:
 
 
 def compress_response(response: Response, environ: Mapping[str, Any]) -> Response:
-    """Compress the body of a response, if the request allows it. Streams stay streams.
+    """Compress the body of a response, if the request allows it. A stream stays a stream.
 
     The state of a stream's compressor counts as memory of the request. If the process is short of
-    memory, the response is not compressed.
+    memory, the stream is not compressed.
     """
     response.headers["Vary"] = VARY
     coding = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING", ""))

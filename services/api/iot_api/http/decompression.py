@@ -33,7 +33,7 @@ class _Member(Protocol):
 
 
 Grow = Callable[[int], None]
-"""Called with the decompressed size so far; may wait, and refuse by raising."""
+"""Called with the decompressed size so far, in bytes. May wait, or raise to refuse the body."""
 
 GrowFrom = Callable[[int, int], None]
 """Like `Grow`, called with the decompressed size so far and the size of the body as received."""
@@ -48,7 +48,7 @@ class Codec:
 
     name: str
     slice_bytes: int
-    """Compressed bytes that are decompressed at once."""
+    """Number of compressed bytes that are decompressed at a time."""
     first_slice_bytes: int
     """Like `slice_bytes`, until the result has `_FIRST_BYTES` bytes: a large body must be reported
     to `grow` early."""
@@ -57,7 +57,7 @@ class Codec:
     begin: Callable[[], tuple[_Member, _Decompress]]
 
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
-        """Decompress all members of a body; return their contents as one.
+        """Decompress all members of a body; return their joined contents.
 
         `grow` is called repeatedly, with the decompressed size so far in bytes.
 

@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorResponder:
-    """Answers errors, paces the answers to one client, and reports reached limits."""
+    """Answers errors, delays the answers to a client that gets many, and reports each 429."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ErrorResponder:
 
 
 def register_errors(app: Flask, errors: ErrorResponder) -> None:
-    """Answer every error of every view with the body of `problem_body`."""
+    """Make the app answer every error with the response of `errors`."""
 
     @app.errorhandler(Exception)
     def answer(error: Exception) -> Response:

@@ -20,10 +20,11 @@ import msgspec
 Content = TypeVar("Content")
 
 _SLICE = 256 * 1024
-"""Bytes that are decoded at once: one character above U+FFFF makes a `str` four times as large."""
+"""Number of bytes that are decoded at a time. A whole body could take four times its size: one
+character above U+FFFF makes all characters of a `str` take four bytes each."""
 _AT_ONCE = 24 * 1024
-"""Approximate size in bytes of the pieces in which stand-ins are inserted and found. In 30,000
-bytes or more, CPython's search for 6 bytes or more takes twice as long
+"""Approximate size, in bytes, of the pieces in which parts of a body are replaced. In a piece of
+30,000 bytes or more, CPython's search for 6 bytes or more takes twice as long
 (Objects/stringlib/fastsearch.h)."""
 _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
@@ -42,10 +43,11 @@ _TAILS = {
     rb"\ud": rb"u]\u0",
     rb"\uD": rb"U]\u0",
 }
-"""For each part that is replaced (original), what follows the mark in its stand-in."""
+"""The parts of a body that are replaced (originals), and what follows the mark in the stand-in of
+each (see `StandIns`)."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
-"""A byte that is not in an original, or the start of an original."""
+"""Where a piece may end: before a byte that no original contains, or before an original."""
 _NEAR = 16
 """More bytes than the longest original."""
 
@@ -58,8 +60,8 @@ class StandIns:
     digits are chosen so that the body does not hold the mark. A decoded string may hold the mark
     nevertheless, if the sender wrote it with an escape (`[\\u0037`).
 
-    A stand-in is an array with a number in it, so it can't join with its neighbours: `-NaN` and
-    `NaN1` stay errors. Inside a string, a stand-in does not end the string.
+    The stand-in of `NaN` or `Infinity` is an array with a number in it, so it can't join with its
+    neighbours: `-NaN` and `NaN1` stay errors. Inside a string, no stand-in ends the string.
     """
 
     mark: bytes
@@ -71,7 +73,7 @@ class StandIns:
 
     @classmethod
     def absent_from(cls, body: bytes) -> "StandIns | None":
-        """Return stand-ins for a body; None if the body holds no originals."""
+        """Return stand-ins whose mark a body does not hold; None if the body holds no originals."""
         # A search for one byte costs a tenth of a search for several.
         first_bytes = [first for first in b"IN\\" if first in body]
         originals = [
@@ -96,7 +98,7 @@ class StandIns:
             end = end_of_piece(body, start)
             piece = body[start:end]
             if self.passes_pairs:
-                # From left to right: each backslash that is left begins an escape.
+                # `replace` goes from left to right, so each remaining backslash begins an escape.
                 piece = piece.replace(rb"\\", _PAIR)
             for original, stand_in in pairs:
                 piece = piece.replace(original, stand_in)
@@ -131,7 +133,10 @@ class StandIns:
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
-        """Restore the originals in JSON strings, and decode these. Half surrogate pairs stay."""
+        """Restore the originals in JSON strings, and return the decoded strings.
+
+        Half a surrogate pair stays in its string.
+        """
         strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
         return strings
 

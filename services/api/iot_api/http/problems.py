@@ -1,4 +1,4 @@
-"""The body of every error: the members `error` and `code`, and those of RFC 9457.
+"""The body of every error: the members `error` and `code`, and the members of RFC 9457.
 
 `error` and `code` come first: the body begins as it did before the other members were added.
 """
@@ -59,7 +59,7 @@ def problem_media_type(accept: str) -> str:
     """Return the media type of an error for a request with this `Accept` header.
 
     It is `application/problem+json` if the header names that type, and does not prefer
-    `application/json`. A wildcard names no type: old clients send `*/*`.
+    `application/json`. A wildcard does not count, because old clients send `*/*`.
     """
     if PROBLEM_JSON not in accept.lower():
         return JSON

@@ -11,7 +11,8 @@ from typing import Any
 from .request import client_of
 
 PER_SECOND = 50
-"""Errors a second that a process sends to one address, after a first burst of as many."""
+"""Errors per second that a process sends to one address without a delay. The first errors, up to
+this number, may all come at once."""
 LIMITED_PER_SECOND = 10
 """The same limit for answers 429. A client that gets more of them does not wait for `Retry-After`.
 Each answer 429 costs as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
@@ -32,7 +33,7 @@ class RefusalPace:
         """For each address, the time at which its bucket is empty."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
-        """Count a 4xx answer for its client. If there were many, make the worker delay this one."""
+        """Count a 4xx answer for its client. After many, make the worker delay the answer."""
         if 400 <= status < 500:
             rate = LIMITED_PER_SECOND if status == 429 else PER_SECOND
             delay = self.delay(client_of(environ, self._trusted_proxies).sender, rate)

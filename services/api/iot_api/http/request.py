@@ -140,7 +140,7 @@ class AnswerLog(Protocol):
     """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or took at least `logged_from` seconds."""
+        """Log a request. Call this only if it failed, or took at least `logged_from` seconds."""
 
 
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
@@ -168,7 +168,7 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
-    """Return the client of a WSGI request, with the address that trusted proxies name, if any.
+    """Return the client of a WSGI request. If there are trusted proxies, they name its address.
 
     `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
     """

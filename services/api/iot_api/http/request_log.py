@@ -18,7 +18,7 @@ from iot_models.settings import Settings
 from .request import Answered, client_of
 
 LOGGED = "iot_api.logged"
-"""Key in the WSGI environ: what the event says of the request besides its answer (`Logged`)."""
+"""Key in the WSGI environ: a `Logged`, which has further fields for the log event."""
 REFUSED = "iot_api.refused"
 """Key in the WSGI environ: fields that name the error."""
 EVENTS, EVENTS_SECONDS = 20, 10.0
@@ -33,7 +33,7 @@ class Logged(Protocol):
     """Details of a request. `log_fields` is called only if the request is logged."""
 
     def log_fields(self) -> Mapping[str, object]:
-        """Return the fields of the event."""
+        """Return fields for the log event of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class LoggedRead:
     vault_id: uuid.UUID
 
     def log_fields(self) -> Mapping[str, object]:
-        """Return the fields of the event."""
+        """Return fields for the log event of the request."""
         return {"vault": str(self.vault_id)}
 
 
@@ -62,7 +62,7 @@ class RequestLog:
         self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or took at least `logged_from` seconds."""
+        """Log a request. Call this only if it failed, or took at least `logged_from` seconds."""
         status, seconds = answered.status, answered.seconds
         is_slow = seconds is not None and seconds >= self._slow_from
         level = logging.WARNING if status >= 500 or is_slow else logging.INFO
@@ -100,7 +100,7 @@ def _known(environ: Mapping[str, Any]) -> dict[str, object]:
 
 
 def note_error(environ: dict[str, Any], error: IotError) -> None:
-    """Keep the code of an error for the event of its request.
+    """Keep the code of an error for the log event of its request.
 
     The error itself is not kept: its traceback holds the frames of the request, and so the body.
     """

@@ -23,7 +23,7 @@ STRICT_TRANSPORT_SECURITY = ("Strict-Transport-Security", "max-age=31536000")
 
 
 def security_headers(*, tls: bool) -> Headers:
-    """Return the security headers of a response. `tls`: it is sent over https."""
+    """Return the security headers of a response. `tls`: the response is sent over https."""
     return [*SECURITY_HEADERS, STRICT_TRANSPORT_SECURITY] if tls else SECURITY_HEADERS
 
 

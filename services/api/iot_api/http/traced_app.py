@@ -13,7 +13,7 @@ from .responses import Headers, StartResponse, Wsgi
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
 _OTHER = "_OTHER"
-"""The name that OpenTelemetry gives to unknown methods, which are the client's choice."""
+"""OpenTelemetry's name for all other methods. A client may send any method."""
 
 
 class TracedApp:

@@ -16,7 +16,7 @@ UPLOT_SHA256 = {
     "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
     "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
 }
-"""The files of uPlot 1.6.31 as its authors published them on npm (docs/adr/0028)."""
+"""SHA-256 of the files of uPlot 1.6.31 as its authors published them on npm (docs/adr/0028)."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -123,9 +123,9 @@ class Readings(StoredReadings):
         """Return the start of the last `seconds`, in Unix milliseconds, and the bounds of the
         segments since then.
 
-        `fixed_begin` is the start if an earlier page has fixed it. Otherwise the start may be 0
-        (unknown) if Redis is away or the hot window is damaged. The bounds are None in both cases,
-        and if the hot window does not cover all of the seconds.
+        `fixed_begin`: the start, if an earlier page or turn has fixed it. The bounds are None if
+        the hot window does not cover all of the seconds, if it is damaged, or if Redis is away.
+        Without `fixed_begin`, the start may then be 0: unknown.
         """
         begin = fixed_begin or 0
         try:

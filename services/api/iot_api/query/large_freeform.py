@@ -24,7 +24,7 @@ SMALL_BYTES = 2 * RUN_CHARACTERS
 _MAX_DIGITS = 4300
 """The same limit as msgspec: CPython does not convert a longer integer by default."""
 _PER_TURN = 64
-"""Matches before other greenlets run."""
+"""Number of regular expression matches after which other greenlets run."""
 # The possessive `++` and `*+` keep no positions to return to, so a match needs no memory. One match
 # takes a bounded part of the text, so that other greenlets can run in between.
 _CONSTANTS = re.compile(
@@ -39,7 +39,10 @@ _SURROGATES = re.compile(
 
 
 def split_runs(texts: bytes) -> Iterator[bytes]:
-    """Split joined texts into runs. Each has up to `RUN_CHARACTERS`, or is a single text."""
+    """Split texts joined by `SEPARATOR` into runs of whole texts.
+
+    A run has up to `RUN_CHARACTERS` characters, or is a single longer text.
+    """
     begin = 0
     while begin <= len(texts):
         end = begin + RUN_CHARACTERS
@@ -52,8 +55,10 @@ def split_runs(texts: bytes) -> Iterator[bytes]:
 
 
 def decode_leniently(text: str) -> Any:
-    """Decode what msgspec refuses: constants and numbers too large for a double become None, and
-    each lone surrogate becomes U+FFFD. Return None for a text that is nested too deeply.
+    """Decode JSON that msgspec refuses; return None if it is nested too deeply.
+
+    NaN, Infinity, a float too large for a double and an integer of more than `_MAX_DIGITS` digits
+    become None. A lone surrogate becomes U+FFFD.
     """
     with suppress(ValueError, RecursionError):
         return json.loads(
@@ -75,11 +80,12 @@ def text_of_container(content: Any) -> Any:
 
 
 class LargeFreeform:
-    """Reads the values of the same fields from large texts."""
+    """Reads the values of given fields from large JSON texts."""
 
     def __init__(self, paths: Mapping[str, Sequence[str]], charge: Callable[[int], None]) -> None:
-        """`paths` has for each field its name, and then the steps of its path. `charge` is called
-        with each increase in memory, in bytes, and may raise.
+        """`paths` has, for each field, a list of its name and the steps of its path, such as
+        `{"a.b": ["a.b", "a", "b"]}`. `charge` is called with each increase in memory, in bytes,
+        and may raise.
         """
         self._charge = charge
         self._most = 0
@@ -117,7 +123,7 @@ class LargeFreeform:
             self._most = used
 
     def _members(self, text: bytes) -> dict[tuple[str, ...], memoryview]:
-        """Return the JSON text of each member that leads to a field."""
+        """Return the JSON text of each member on the way to a field, keyed by its path."""
         try:
             return self._found(text)
         except msgspec.ValidationError:  # not an object
@@ -142,7 +148,7 @@ class LargeFreeform:
 
 def _decoder(members: dict[str, type]) -> msgspec.json.Decoder[dict[str, msgspec.Raw]]:
     # Unlike a struct, a TypedDict takes names that JSON escapes. msgspec 0.22 finds a name that is
-    # not ASCII only if the string has its UTF-8 form cached, as `encode` does.
+    # not ASCII only if the string has cached its UTF-8 form. `encode` fills this cache.
     for name in members:
         msgspec.json.encode(name)
     return msgspec.json.Decoder(TypedDict("Members", members, total=False))  # type: ignore[operator]
@@ -160,7 +166,10 @@ def _value(raw: memoryview) -> Any:
 
 
 def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
-    """Replace what is odd in a JSON text. Other greenlets run meanwhile."""
+    """Replace what the group `odd` of a pattern matches in a JSON text by `new`.
+
+    Other greenlets run meanwhile.
+    """
     replaced, end = io.BytesIO(), 0
     for number in count(1):
         match = pattern.match(text, end)

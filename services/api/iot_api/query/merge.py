@@ -46,11 +46,11 @@ class Order:
     key: Callable[[Reading], Position]
 
     def key_of(self, at: Position) -> Position:
-        """Return the sort key of a position; given a sort key, its position."""
+        """Convert a position to its sort key, or a sort key to its position."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
-        """Return the position (not the key) directly before that of `key`, in this order."""
+        """Return the position directly before the position of `key`, in this order."""
         at, number = self.key_of(key)
         return at, number + 1 if self.descending else number - 1
 
@@ -78,7 +78,7 @@ DESCENDING = Order(descending=True, key=_descending_key)
 class Run(list[Reading]):
     """A batch whose texts together have at most about `RUN_CHARACTERS` characters.
 
-    Only the first or the last text may exceed this limit, so the encoder measures only these two.
+    A longer text is the first or the last of its batch, so the encoder measures only these two.
     """
 
 

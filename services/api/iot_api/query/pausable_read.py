@@ -32,7 +32,7 @@ FIRST_TURN_SECONDS = 3.0
 NEXT_TURN_SECONDS = 60.0
 """Longest wait for another turn, when part of the response has been sent."""
 LARGE_SECONDS = 20.0
-"""Longest wait before the first turn for another read to release its large segment."""
+"""Longest wait of the first turn for the slot for large segments."""
 SLICE_SECONDS = 0.5
 """A turn of this length ends if another read waits for a slot."""
 TURN_SECONDS = 3.0
@@ -51,7 +51,7 @@ class Cursor:
     until: Position | None = None
     """The position at which the last page ends, if the first page fixed it."""
     received_low: int = 0
-    """Start of the window of receipt, in Unix milliseconds; 0: no window."""
+    """Earliest time of receipt, in Unix milliseconds; 0: not limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ Batches = Generator[Sequence[Reading], None, Cursor | None]
 Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
 FixEnd = Callable[[Page, Sequence[Reading], Batches], Page]
-"""Replaces the limit of a page by a position, from the current batch and the remaining batches."""
+"""May replace the limit of a page by the position of its last reading. Takes the page, its current
+batch and its remaining batches."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class LargeSegmentBusyError(Exception):
 
 
 class NothingFoundError(Exception):
-    """A turn should end, and no reading was found. The next turn begins behind `position`."""
+    """A turn has to end before it has found a reading. The next turn begins behind `position`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__("nothing was found so far")
@@ -195,7 +196,7 @@ class PausableRead:
         """Produce a page in as many turns as needed.
 
         Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`, which
-        may replace the limit of that rest by the position where the page ends.
+        may replace the limit of the rest by the position at which the page ends.
         """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
@@ -207,7 +208,7 @@ class PausableRead:
                     if finished:
                         return cursor
                 except NothingFoundError as error:
-                    self._begun = True  # the next turn continues behind it, and must get a slot
+                    self._begun = True  # the next turn continues this read, and must get a slot
                     self._advance_page()
                     self._end_turn()
                     self._page = self._page.behind(error.position, 0)
@@ -324,7 +325,10 @@ class ColumnRun(Sequence[Reading]):
 
 
 class SegmentBatch(Sequence[Reading]):
-    """A batch of all wanted rows of one segment. The next batch may hold earlier readings."""
+    """A batch of all wanted rows of one segment.
+
+    Such batches are not in order: the next batch may hold readings with lower positions.
+    """
 
     def __init__(self, rows: Rows, after: Position) -> None:
         """This batch and the earlier ones hold all readings up to position `after`."""

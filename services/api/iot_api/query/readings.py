@@ -42,7 +42,7 @@ from .pausable_read import (
 )
 
 MAX_BUFFERED = 2_000
-"""Up to this n, the last n readings are kept in memory; beyond it they are streamed."""
+"""The last n readings are kept in memory if n is at most this number, and else streamed."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """Limit of the texts of the readings kept in memory, in characters."""
 MIN_BYTES = 4 * 2**20
@@ -52,7 +52,7 @@ MAX_RANGES = 2**16
 """Maximum number of id ranges kept for each shard (1 MiB). If there are more, the half that is
 farther from the last added range is dropped."""
 LARGE_BYTES = 8 * 2**20
-"""A segment with more content than this is large: a process decrypts one at a time."""
+"""A segment with more content is large. A process decrypts only one large segment at a time."""
 
 NOBODY = Client("")
 ALL, FIRST = ReadFilter(), Page()
@@ -174,7 +174,7 @@ class StoredReadings:
         within: ReadFilter = ALL,
         client: Client = NOBODY,
     ) -> PausableRead:
-        """Of the readings that pass `within`, read the last `count` in the order of (interrogator
+        """Read the last `count` of the readings that pass `within`, in the order of (interrogator
         timestamp, id).
 
         The first page fixes the positions of the first and the last of these readings. Later pages
@@ -250,7 +250,7 @@ class StoredReadings:
         self, read: PausableRead, vault: OpenVault, within: ReadFilter, page: Page
     ) -> Batches:
         """Produce the last readings of the vault, newest first, up to the limit of the page."""
-        if page.limit is None:  # `_with_end` fixed the end after the turn before
+        if page.limit is None:  # `_with_end` fixed the end after an earlier turn
             return (yield from self._stored_page(read, vault, within, page))
         page_range = replace(page.page_range(), limit=page.limit)
         yield from first_readings(self._stored(read, vault, within, page_range), page.limit)

@@ -66,7 +66,7 @@ class ReadingForm(ABC):
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
         """Encode the end of the response, with `cursor` if the form has a place for it.
 
-        `cursor` is None if there is no next page. None is encoded only if `paged`.
+        `cursor` is None if there is no next page. Only a `paged` response says so.
         """
 
 

@@ -24,7 +24,7 @@ from .timed_rows import TimedColumns
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
-"""Limit of the texts of all groups, and of the first and last values."""
+"""Limit of the texts of all groups and of all first and last values together."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
 _WINDOW_BYTES = 400
@@ -32,11 +32,11 @@ _WINDOW_BYTES = 400
 _PENDING = 32_768
 """Number of values that are collected before they are added to their windows."""
 _PENDING_NUMBERS = 8 * _PENDING
-"""The same limit for values that are numbers, if there are many windows. Numbers take little
-memory, and each time values are added, every window costs a microsecond."""
+"""The same limit if there are many windows, for aggregates other than `first` and `last`. Their
+values take little memory, and each time values are added, every window costs a microsecond."""
 
 _PENDING_BYTES = 32 * 2**20
-"""Limit of the texts whose values are collected, times the number of fields."""
+"""Limit of the texts whose values are collected, in bytes. A text counts once for each field."""
 
 _FEW = 16
 """With this many readings per step or more, on average, readings are added step by step."""
@@ -219,7 +219,7 @@ class SeriesWindows:
             self._flush()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, ordered by time and groups. A row is its time, groups and fields."""
+        """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates."""
         self._flush()
         try:
             keys = sorted(self._keys)
@@ -316,9 +316,9 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number of the only step, and the slice of all times; None for several steps.
+    """Return the number and slice of the step that has all `times`; None for several steps.
 
-    Times of receipt have few distinct values, so this is fast.
+    This is fast because times of receipt have few distinct values.
     """
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]

@@ -79,7 +79,7 @@ def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
 
 
 def _moment(field: str, text: str) -> int:
-    """Return µs since 1970 from Unix milliseconds or RFC 3339."""
+    """Parse Unix milliseconds or an RFC 3339 time; return µs since 1970."""
     problem = f"{field}: must be Unix milliseconds or RFC 3339, such as 2026-11-28T07:00:00Z"
     if _MILLISECONDS.fullmatch(text):
         moment = int(Decimal(text).scaleb(3).to_integral_value("ROUND_FLOOR"))

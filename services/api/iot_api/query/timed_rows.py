@@ -15,7 +15,7 @@ from .series_query import SeriesQuery
 
 
 class TimedReading(Reading, gc=False):
-    """A reading with its time of receipt in ms, and without the text of this time."""
+    """A reading with its time of receipt in Unix ms. Its `absolute_timestamp` is empty."""
 
     received: int = 0
 

@@ -1,6 +1,6 @@
 """The readings of a vault segment by segment, in any order, for aggregates.
 
-An unordered read opens each segment once, however many of them overlap. An ordered read sorts the
+An unordered read opens each segment once, however many segments overlap. An ordered read sorts the
 readings of segments that overlap in time, and opens segments again if its buffer is too small.
 
 Each reading is produced once. If a compaction replaces segments between two turns, the later turn
@@ -25,7 +25,7 @@ from .readings import IdRanges, Overlap, opener
 _ID_BYTES = 40
 """Memory of an id that is kept."""
 _KEPT = 64
-"""Number of kept segments at which the read drops the segments that no later one can overlap."""
+"""With this many kept segments, a read drops each segment that no later segment can overlap."""
 
 
 class SharedReadingError(Exception):
@@ -36,9 +36,9 @@ class SharedReadingError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Produced:
     end: Position
-    """The position of the last reading."""
+    """A position at or behind the last reading of the segment."""
     ids: Sequence[int]
-    """The ids of the segment. Those of rows that the filter excludes may be left out."""
+    """The ids of the segment's readings, perhaps without readings that the filter excludes."""
 
     @property
     def bytes(self) -> int:
@@ -117,7 +117,7 @@ class UnorderedRead:
                 self._keep(segment.bounds, produced)
 
     def _keep(self, bounds: SegmentBounds, produced: _Produced) -> None:
-        """Keep a segment of this turn. Raise SharedReadingError if another one shares an id."""
+        """Keep a segment of this turn. Raise SharedReadingError if another has one of its ids."""
         begin = ASCENDING.begin(bounds)
         if self._ranges.add(bounds) is not Overlap.NONE:
             ids = set(produced.ids)

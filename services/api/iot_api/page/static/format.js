@@ -38,7 +38,7 @@ export function formatDuration(ms) {
   return `${Number((ms / unit).toPrecision(3))} ${name}`;
 }
 
-/** Return what names share at their front, if leaving it out makes long names readable. */
+/** Return a common prefix that the page can leave out of long names; "" if there is none. */
 export function commonPrefix(names) {
   if (names.length < 2 || Math.max(...names.map((name) => name.length)) <= 14) return "";
   let prefix = names[0];

@@ -8,7 +8,7 @@ const ACTIONS = {
   drop: { label: "Drop", ordered: "drop ordered", done: "was dropped", send: (session, id) => session.send("DELETE", `api/dead-letters/${id}`) },
 };
 
-/** Shows dead letters, and orders what a person chooses. `onDone` is called after each order. */
+/** Shows dead letters, and orders the action that a person chooses. `onDone` is called after each order. */
 export class DeadLetters {
   #session = null;
   #letters = [];

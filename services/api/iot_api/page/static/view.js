@@ -137,7 +137,7 @@ export class ReadingsView {
     }
   }
 
-  /** Note that readings were left out of the stream; plots get them from the stored ones. */
+  /** Read the readings that the stream left out, for the plots. */
   skipped({ from, to }) {
     if (this.#live) this.#fill(this.#live, from, to);
   }

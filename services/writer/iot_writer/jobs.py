@@ -1,7 +1,7 @@
 """The RQ jobs. Each job has a fixed id, so it waits in the queue at most once.
 
-Only the id is read from Redis. So a program with write access to Redis can queue these jobs, but no
-other code.
+The writer reads only the id and the status of a job from Redis. So a program with write access to
+Redis can queue these jobs, but can't make the writer run other code.
 """
 
 import logging
@@ -108,10 +108,10 @@ def drain(shard: int) -> str:
 
 
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
-    """Drain shards once. Queue the drains of shards with entries left. Return the outcomes.
+    """Drain shards once. Queue the drains of shards with entries left.
 
-    Return {} when Redis belongs to another installation. When a store can't serve,
-    the entries stay in the backlog, and the sweep queues the drains again.
+    Return the outcome of each shard, or {} when Redis belongs to another installation. When a store
+    can't serve, its error is raised, and the entries stay in the backlog.
     """
     global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
     last, began = _drain_began, time.monotonic()
@@ -191,9 +191,9 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Also recount damaged counters, queue `compact` if its orders wait, carry out orders for dead
-    letters, chain the new records of the audit log, and delete what is left of erased vaults. No
-    drain waits for a lock of this job.
+    Also recount damaged counters, queue `compact` if compaction orders wait, carry out orders for
+    dead letters, chain the new records of the audit log, and delete what is left of erased vaults.
+    No drain waits for a lock of this job.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """
@@ -238,7 +238,7 @@ def enforce_retention() -> int:
 
 @_waiting_for_stores("no indexes are rebuilt")
 def rebuild_indexes() -> str:
-    """Start to rebuild the indexes that compaction has left sparse."""
+    """Start to rebuild sparse indexes. Return "started", or "still running" if a rebuild runs."""
     return "started" if current().sparse_indexes.start() else "still running"
 
 
@@ -277,8 +277,8 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
 class KnownJob(Job):
     """A job of this module, built from its id. Only the status is read from the job's hash.
 
-    RQ's own class would import the callbacks and send the webhooks that a hash names, so write
-    access to Redis would run code in the writers.
+    RQ's own class would import the callbacks and send the webhooks that a hash names, so a program
+    with write access to Redis could run code in the writers.
     """
 
     def __init__(

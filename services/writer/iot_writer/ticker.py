@@ -60,9 +60,9 @@ class Ticker(threading.Thread):
                 pipeline.get(key)
             (now, _), *queued = pipeline.execute()
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
-            # Keys expire at a point in time. After Redis's clock was set back, a key would live
-            # longer than its period, by as much as the clock was set back. A value that is not a
-            # time was planted.
+            # A key expires at a point in time, so after Redis's clock was set back, the key lives
+            # too long. A job is therefore due if its key holds a time in the future, or no time,
+            # which only another program can have written.
             if at is not None and at.isdigit() and len(at) < 20 and int(at) <= now + 1:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=at is None):

@@ -39,23 +39,23 @@ class ChainedRecord(NamedTuple):
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
     content: bytes
-    """The text of the record in UTF-8; for a record that can't be decrypted, `UNREADABLE_MARK` and
-    the sealed bytes. For a link of version 1, the sealed bytes.
+    """For a link of version 2: the text of the record in UTF-8, or `UNREADABLE_MARK` and the sealed
+    bytes if the record can't be decrypted. For a link of version 1: the sealed bytes.
     """
 
 
 def make_link(keys: AuditKeys, previous: bytes, record: ChainedRecord) -> bytes:
-    """Return the link of a record that follows the link `previous`."""
+    """Return the link of `record`. `previous` is the link of the record before it."""
     head = _HEAD.pack(FORMAT, keys.primary_id)
     return head + _code(keys.chain_key(keys.primary_id), head, previous, record)
 
 
 def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedRecord) -> bool:
-    """Return whether `link` is valid for a record that follows the link `previous`.
+    """Return whether `link` is valid for `record`. `previous` is the link of the record before it.
 
     Raises:
-        DecryptionError: the key that the link names is unknown, or `previous` or the time of the
-            record has a wrong length.
+        DecryptionError: `link` names an unknown key, or `previous` or `record.at` has the wrong
+            length.
     """
     if len(link) != LINK_BYTES or link[0] not in {FORMAT, SEALED_FORMAT}:
         return False
@@ -65,7 +65,7 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
 
 
 def covers_sealed_bytes(link: bytes) -> bool:
-    """Return whether a link is of version 1."""
+    """Return whether a link has version 1, which covers the sealed bytes of the record."""
     return link[:1] == bytes([SEALED_FORMAT])
 
 

@@ -4,8 +4,8 @@ The chain keys of retired master keys stay in the keyring, to check the links ma
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
-`sequence` and `link` are those of the last record when the key was retired. Links of the key are
-valid only up to this record, so a thief of the key can't extend the chain.
+`sequence` and `link` belong to the record that was the last in the chain when the key was retired.
+Links of the key are valid only up to this record, so a thief of the key can't extend the chain.
 """
 
 import base64
@@ -16,32 +16,32 @@ from .encryption import KEY_BYTES, derive
 from .secrets import SecretHolder
 
 LINK_BYTES = 37
-"""See `audit_link`."""
+"""Length of a link; `audit_link` lists its fields."""
 BEFORE_FIRST = bytes(LINK_BYTES)
 """Stands for the previous link of the first record."""
 _INFO = b"iot-sensor audit chain v1"
 
 
 class RetiredKey(SecretHolder):
-    """The parts of a retired master key that the keyring keeps."""
+    """What the keyring keeps of a retired master key."""
 
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link` are those of the last record when the key was retired; 0 and
-        `BEFORE_FIRST` if the chain was empty."""
+        """`sequence` and `link` belong to the record that was the last in the chain when the key
+        was retired. They are 0 and `BEFORE_FIRST` if the chain was empty."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link
 
 
 def derive_chain_key(audit_key: bytes) -> bytes:
-    """Return the chain key of an audit key."""
+    """Derive the chain key of a master key from its audit key."""
     return derive(audit_key, salt=b"", info=_INFO)
 
 
 def retired_json(key: RetiredKey) -> dict[str, str | int]:
-    """Return a retired key as the keyring holds it."""
+    """Return the JSON object that the keyring has for a retired key."""
     chain = base64.b64encode(key.chain_key).decode()
     return {"chain": chain, "sequence": key.sequence, "link": key.link.hex()}
 
@@ -50,8 +50,8 @@ def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, Retired
     """Parse the section `retired` of a keyring.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: the section is invalid. The error may hold
-            a key, so callers must not let it out.
+        ValueError, KeyError, TypeError, AttributeError: the section is invalid. The error may
+            contain a key, so callers must catch it and must not log it.
     """
     if any(str(int(key_id)) != key_id for key_id in content):
         raise ValueError("the id of a retired key has the wrong form")
@@ -64,5 +64,5 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
         raise ValueError("a chain key or a link has the wrong length")
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("'sequence' of a retired chain key is not a number")
+        raise ValueError("'sequence' of a retired chain key is not an integer from 0 up")
     return RetiredKey(chain_key, sequence, link)

@@ -45,11 +45,11 @@ SEGMENT_FORMAT = b"\1"
 ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED = 1, 2
 """Format 2 also has a time of receipt for each reading."""
 COMPRESS_FROM = 512
-"""Entries with fewer bytes of content are not compressed: it would not pay."""
+"""Entries with fewer bytes of content are not compressed: compression would not pay."""
 MAX_CONTENT_BYTES = 2**31
 SEAL_FORMAT = 1
 MAX_ABANDONED_NUMBERS = 100
-"""Number of abandoned entries after which a session ends."""
+"""A session ends after this many of its entries were not appended to the backlog."""
 ENTRIES_PER_SESSION = 2**32
 """Maximum number of messages under one key with random nonces (NIST SP 800-38D, 8.3)."""
 
@@ -69,7 +69,7 @@ def derive(key: bytes, *, salt: bytes, info: bytes) -> bytes:
 
 
 def encrypt(key: bytes, plaintext: bytes, associated: bytes) -> bytes:
-    """Encrypt, and return the random nonce, the ciphertext and the tag.
+    """Encrypt, and return the random nonce, the ciphertext and the tag, joined.
 
     A random nonce is safe for about 2**32 messages under one key (NIST SP 800-38D, 8.3).
     """
@@ -127,7 +127,7 @@ class OpenVault(SecretHolder):
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment as it is stored: its vault, its bounds in clear, and its ciphertext."""
+    """A segment as it is stored: its vault, its unencrypted bounds, and its ciphertext."""
 
     vault_id: uuid.UUID
     bounds: SegmentBounds
@@ -191,7 +191,7 @@ class Entry:
     readings: ReadingColumns = field(repr=False)
 
     def encode(self) -> bytes:
-        """Return the entry as bytes: in format 1, or in format 2 with imported times of receipt."""
+        """Return the entry as bytes: in format 2 if times of receipt were imported, else in 1."""
         readings = self.readings
         if readings.received is None:
             form, received = ENTRY_FORMAT, b""
@@ -241,7 +241,7 @@ def decode_entry(data: bytes) -> Entry:
     # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
     # segment, it would make all readings of the segment unreadable.
     if not freeform.isascii() or count_texts(freeform, count) != (count or 1):
-        raise FormatError("the entry's columns differ in length, or are not ASCII")
+        raise FormatError("the entry's columns differ in length, or its texts are not ASCII")
     readings.has_all_texts = True
     return Entry(vault_id, salt, chunk_key, sealed_at, readings)
 
@@ -269,7 +269,7 @@ class TransitKeys(Protocol):
 
     @property
     def primary_id(self) -> int:
-        """The id of the key that seals."""
+        """The id of the key that seals new entries and orders."""
 
     def transit_key(self, key_id: int) -> bytes:
         """Return a key. Raises `DecryptionError` for an unknown id."""
@@ -291,7 +291,7 @@ class FollowedKeys(Protocol):
 
 
 class Sealer:
-    """Seals the entries of one process. Thread-safe. A fork begins a new session."""
+    """Seals the entries of one process. Thread-safe. A forked child begins a new session."""
 
     def __init__(self, keys: FollowedKeys) -> None:
         self._keys = keys
@@ -299,7 +299,8 @@ class Sealer:
         self._abandoned = 0
 
     def seal(self, shard: int, entry: bytes) -> bytes:
-        """Seal an entry for the stream of `shard`. Each call uses the shard's next number."""
+        """Seal an entry for the stream of `shard`, with the next number that the session has for
+        this shard."""
         keys = self._keys
         keyring = keys.loaded if time.monotonic() < keys.check_at else keys.current()
         session = self._session
@@ -312,8 +313,9 @@ class Sealer:
 
         After `MAX_ABANDONED_NUMBERS` such entries, begin a new session.
         """
-        # The ledger stores each gap in a session, so a session must not have many. But the ledger
-        # also stores each session, and a full backlog refuses many requests.
+        # The ledger stores each gap in the numbers of a session, so a session must not have many
+        # gaps. The ledger also stores each session, so one gap must not end a session: a full
+        # backlog causes many gaps.
         self._abandoned += count
         if self._abandoned >= MAX_ABANDONED_NUMBERS:
             self.renew()
@@ -392,7 +394,8 @@ class Opener:
             raise DecryptionError("an entry has an unknown format")
         header = sealed[: _SEAL_HEAD.size]
         _, key_id, session, number = _SEAL_HEAD.unpack(header)
-        # The current keyring is part of the cache key, so a removed master key opens nothing.
+        # The current keyring must have the key, even if the cache has the cipher: a removed master
+        # key opens nothing.
         cipher = self._cipher(self._keyring().transit_key(key_id), session)
         content = _decrypt(cipher, sealed[_SEAL_HEAD.size :], header + _SHARD.pack(shard))
         return OpenedEntry(session, number, content)

@@ -50,7 +50,7 @@ class FollowedFile(Generic[Content]):
         # The stamp is taken before the file is read: a change in between is read again later.
         self._stamp = self._stat()
         self.loaded = self._read_first()
-        """The content of the last check."""
+        """The last valid content."""
 
     def _read_first(self) -> Content:
         text = read_text(self._path, self._variable)
@@ -93,8 +93,8 @@ def strict_json(text: str) -> Any:
     """Parse JSON. Refuse repeated names, and skip a leading byte order mark.
 
     Raises:
-        ValueError, RecursionError: the text is not such JSON. A JSONDecodeError holds the text, so
-            callers must not let the error out.
+        ValueError, RecursionError: the text is not JSON, repeats a name, or is nested too deeply. A
+            JSONDecodeError contains the text, so callers must catch it and must not log it.
     """
     return json.loads(text.removeprefix(BYTE_ORDER_MARK), object_pairs_hook=_unique_names)
 

@@ -36,8 +36,8 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
-    """The master keys and the pepper of one state of the file, and the keys derived from them. Each
-    purpose has its own keys."""
+    """The master keys and the pepper of a keyring, and the keys derived from them. Each purpose has
+    its own keys."""
 
     __slots__ = ("_derived", "_masters", "_pepper", "primary_id", "retired")
 
@@ -67,7 +67,7 @@ class Keyring(SecretHolder):
         return hmac.digest(self._pepper, password, "sha256")
 
     def scrypt_salt(self) -> bytes:
-        """Return the 32-byte salt of the scrypt of all passwords.
+        """Return the salt that scrypt uses for all passwords, 32 bytes.
 
         The salt is derived from the pepper. Without the pepper nobody can test a password, and with
         the pepper each test costs a scrypt.
@@ -95,8 +95,8 @@ class Keyring(SecretHolder):
         return self._derived(key_id, _AUDIT)
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of the links of the audit log, also for a retired master key. Raises
-        `DecryptionError` for an unknown id."""
+        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
+        an unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key
         return derive_chain_key(self.audit_key(key_id))
@@ -148,7 +148,10 @@ def parse_keyring(text: str) -> Keyring:
 
 
 def is_for_writers(text: str) -> bool:
-    """Return whether a text is the JSON of a writer's keys (see `writer_keys`), valid or not."""
+    """Return whether a text is a JSON object with `"for": "writer"`, as `writer_keys` writes it.
+
+    The keys in it may be invalid.
+    """
     try:
         content = strict_json(text)
     except (ValueError, RecursionError):

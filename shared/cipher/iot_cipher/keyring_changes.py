@@ -45,10 +45,10 @@ def with_primary(text: str, key_id: KeyId) -> str:
 def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
     """Return the keyring without a master key. The key is lost, except for its chain key.
 
-    `sequence` and `link` of the audit log's last record: see `RetiredKey`.
+    `sequence` and `link` are the number and the link of the last record in the audit log's chain.
 
     Raises:
-        SettingsError: the keyring is invalid, lacks the key, or the key is primary.
+        SettingsError: the keyring is invalid, or the key is missing or primary.
     """
     require_removable(text, key_id)
     retired = RetiredKey(parse_keyring(text).chain_key(key_id), sequence, link)
@@ -61,7 +61,7 @@ def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
 
 
 def require_removable(text: str, key_id: KeyId) -> None:
-    """Raise `SettingsError` if the keyring is invalid or lacks this key, or the key is primary."""
+    """Raise `SettingsError` if the keyring is invalid, or the key is missing or primary."""
     _require_key(text, key_id)
     if key_id == parse_keyring(text).primary_id:
         raise SettingsError(f"master key {key_id} is primary: promote another key first")
@@ -75,7 +75,7 @@ def _require_key(text: str, key_id: KeyId) -> None:
 
 
 def _changed(text: str, change: Callable[[dict[str, Any]], object]) -> str:
-    # `parse_keyring` has accepted the text. Other names in it are kept.
+    # `parse_keyring` has accepted the text. Members of the JSON that it ignores are kept.
     content: dict[str, Any] = strict_json(text)
     change(content)
     return json.dumps(content)

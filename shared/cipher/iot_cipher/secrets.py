@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 def disable_core_dumps() -> None:
-    """Write no core dump of this process and its children when they crash: it would hold keys.
+    """Turn off core dumps of this process and its children: a dump would contain keys.
 
     The limit is 1 byte and not 0: Linux ignores 0 when core dumps go to a program, such as
     systemd-coredump, and treats 1 as "none" there (fs/coredump.c).

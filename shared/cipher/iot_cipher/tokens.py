@@ -1,4 +1,4 @@
-"""Bearer tokens. The file stores only the name, scopes and hash of a token."""
+"""Bearer tokens. The file has the name, scopes, hash and time of creation of each token."""
 
 import hashlib
 import hmac
@@ -40,12 +40,12 @@ class Grant:
     """Time of creation in UTC, for example `2026-11-23T10:00:00Z`."""
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether the bearer has this scope."""
+        """Return whether the bearer has this scope. The scope `admin` includes all others."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
 class Tokens:
-    """The tokens of one state of the file."""
+    """The tokens of a tokens.json."""
 
     def __init__(self, grants: Sequence[Grant]) -> None:
         self.grants = tuple(grants)
@@ -62,12 +62,12 @@ class Tokens:
         return found
 
     def named(self, name: str) -> Grant | None:
-        """Return the grant of the token that a client certificate names, or None."""
+        """Return the grant of the token with this name, or None for an unknown name."""
         return self._named.get(name)
 
 
 class TokensFile(FollowedFile[Tokens]):
-    """Tokens that are reloaded when their file changes: a revoked token fails a second later."""
+    """Tokens that are reloaded when their file changes, so a revoked token soon stops working."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `SettingsError` if the file can't be read or is invalid."""
@@ -89,7 +89,7 @@ def new_tokens_text() -> str:
 def with_token(
     text: str, name: str, scopes: Iterable[str], *, token: str | None = None
 ) -> tuple[str, str]:
-    """Add a token. Return the new tokens.json and the token, which is stored nowhere else.
+    """Add a token. Return the new tokens.json, which has only a hash of the token, and the token.
 
     `token` must come from `new_token`. If it is None, a new token is made.
 
@@ -134,7 +134,7 @@ def parse_tokens(text: str) -> Tokens:
     """Parse a tokens.json: `{"version": 1, "tokens": [...]}`. Each element of the list is
     `{"name": ..., "scopes": [...], "sha256": "<64 hex>", "created": "2026-11-23T10:00:00Z"}`.
 
-    A typo must not grant access, so missing, unknown and repeated names are refused.
+    A typo must not grant access, so missing, unknown and repeated members are refused.
 
     Raises:
         SettingsError: the file is invalid. The message contains no hash or token.

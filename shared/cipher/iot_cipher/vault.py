@@ -1,4 +1,4 @@
-"""Vaults: the data key of the readings of one password, wrapped twice.
+"""Vault records: each has the data key for the readings of one password, wrapped twice.
 
 A wrapped key has these fields, with their lengths in bytes:
 
@@ -39,7 +39,7 @@ _LOOKUP = b"iot-sensor lookup v2"
 _WRAPPING = b"iot-sensor password key v2"
 
 PasswordKey = Callable[[bytes, bytes, int], bytes]
-"""(password, salt, log2 of N) -> 32 bytes."""
+"""A function like `password_key`: (password, salt, log2 of N) -> 32 bytes."""
 
 
 class VaultFormat(IntEnum):
@@ -74,7 +74,7 @@ class VaultRecord:
 
 
 class PasswordSecret(SecretHolder):
-    """The lookup and the inner key of a password, in one format and at one cost.
+    """The lookup and the inner key of a password, for one vault format and one scrypt cost.
 
     `lookup` is not secret: it is stored in Postgres and in the names of Redis keys.
     """
@@ -88,7 +88,7 @@ class PasswordSecret(SecretHolder):
         log2_n: int,
         inner_key: Callable[[bytes, int], bytes],
     ) -> None:
-        """`inner_key` takes the salt and the cost (log2 of N) of a vault."""
+        """`inner_key` computes the key of the inner wrap from a vault's salt and log2 of N."""
         self.format = vault_format
         self.lookup = lookup
         self.log2_n = log2_n
@@ -104,8 +104,8 @@ def scrypt_secret(
 ) -> PasswordSecret:
     """Return the lookup and the inner key of a password for vaults of format 2.
 
-    The call costs one scrypt, whether or not the password has a vault. `slow_key` computes it;
-    default: `password_key`.
+    The call costs one scrypt, whether or not the password has a vault. `slow_key` computes the
+    scrypt; default: `password_key`.
     """
     root = (slow_key or password_key)(password, keyring.scrypt_salt(), log2_n)
 
@@ -121,7 +121,8 @@ def fast_secret(
 ) -> PasswordSecret:
     """Return the lookup and the inner key of a password for vaults of format 1.
 
-    Only a call of `inner_key` costs a scrypt. `slow_key` computes it; default: `password_key`.
+    This call costs no scrypt, but each call of `inner_key` of the result costs one. `slow_key`
+    computes the scrypt; default: `password_key`.
     """
     return PasswordSecret(
         VaultFormat.FAST_LOOKUP,

@@ -29,7 +29,7 @@ class AuditKeys(Protocol):
 
     @property
     def primary_id(self) -> KeyId:
-        """The id of the key that encrypts."""
+        """The id of the key that encrypts new records."""
 
     @property
     def key_ids(self) -> tuple[KeyId, ...]:
@@ -43,8 +43,8 @@ class AuditKeys(Protocol):
         """Return a key. Raises `DecryptionError` for an unknown id."""
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, also for a retired master key. Raises `DecryptionError` for an
-        unknown id."""
+        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
+        an unknown id."""
 
 
 class KeySet(TransitKeys, Protocol):
@@ -73,7 +73,7 @@ class _Keys(NamedTuple):
 
 
 class WriterKeys(SecretHolder):
-    """The transit and audit keys of one state of the file. It has no lookup or wrap keys."""
+    """The transit and audit keys of a writer. It has no pepper and no wrap keys."""
 
     __slots__ = ("_keys", "from_keyring", "primary_id", "retired")
 
@@ -108,8 +108,8 @@ class WriterKeys(SecretHolder):
         return self._of(key_id).audit
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the key of links, also for a retired master key. Raises `DecryptionError` for an
-        unknown id."""
+        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
+        an unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key
         return derive_chain_key(self.audit_key(key_id))
@@ -215,8 +215,8 @@ def write_writer_keys_file(keyring: Path, path: Path) -> bool:
     holds a writer's keys, because any other file may be the keyring.
 
     Raises:
-        SettingsError: the keyring can't be read or is wrong, or `path` holds something other than a
-            writer's keys.
+        SettingsError: the keyring can't be read or is invalid, or `path` holds something other than
+            a writer's keys.
         OSError: `path` can't be read or written; the file is unchanged.
     """
     text = writer_keys_text(parse_keyring(read_text(keyring)))

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 Value = str | int | bool | None
 _MAX_CHARACTERS = 500
-"""Limit of a field. A longer text, such as the reason of a dead letter, is cut."""
+"""Maximum length of a text field. A longer text, such as the reason of a dead letter, is cut."""
 
 
 class AuditKind(StrEnum):
@@ -44,7 +44,7 @@ class AuditKind(StrEnum):
     AUDIT_HEAD_GIVEN_UP = "audit_head_given_up"
 
 
-# Sentences that earlier versions stored. For other kinds, `describe` uses the kind and the fields.
+# The sentences of `describe`. Other kinds are described by the kind and the fields.
 _SENTENCES: Mapping[AuditKind, str] = {
     AuditKind.ENTRY_SET_ASIDE: "entry {entry} of shard {shard} was set aside: {reason}",
     AuditKind.DEAD_LETTER_REPLAYED: "dead letter {letter} was replayed",
@@ -58,7 +58,7 @@ _SENTENCES: Mapping[AuditKind, str] = {
     AuditKind.KEY_ADDED: "master key {key} was added",
     AuditKind.KEY_PROMOTED: "master key {key} becomes primary",
     AuditKind.KEY_RETIRED: "master key {key} is retired",
-    AuditKind.REDIS_CLAIMED: "a Redis of {owner} is marked as that of {installation}",
+    AuditKind.REDIS_CLAIMED: "a Redis with the mark of {owner} got the mark of {installation}",
     AuditKind.AUDIT_HEAD_GIVEN_UP: (
         "the published head {given_up} of the audit log was given up for {head}"
     ),
@@ -107,10 +107,10 @@ def parse_event(line: str) -> dict[str, Value] | None:
 
 
 def describe(line: str) -> str:
-    """Return the text of a record for people: a sentence, or a list of fields.
+    """Return a record (`line`) as a sentence for people.
 
-    A record is described by its kind and its fields if `_SENTENCES` lacks its kind, or if a field
-    of the sentence is missing.
+    If `_SENTENCES` has no sentence for the record's kind, or the record lacks a field of the
+    sentence, return the kind and the fields. A sentence of an earlier version is not changed.
     """
     content = parse_event(line)
     if content is None:

@@ -7,7 +7,7 @@ from .errors import FormatError
 
 FORMAT = 2
 ONE_KEY_FORMAT = 1
-"""Format of processes of an older version: all merged segments share one key."""
+"""The format of orders from an older version: all merged segments share one key."""
 
 SMALL_READINGS = 512
 """A segment with fewer readings is small: it may be merged. The index `segments_small` has the same
@@ -26,7 +26,7 @@ class Source:
     first_id: int
     received_min: int
     salt: bytes
-    """16 bytes. Tells the segment from another segment with the same `first_id`."""
+    """16 bytes. Another segment with the same `first_id` has another salt."""
     chunk_key: bytes = field(repr=False)
     """32 bytes."""
 
@@ -55,7 +55,7 @@ class CompactionOrder:
     merged again, a writer gets its key, and the key would open the other segments too."""
     sources: tuple[Source, ...]
     one_key: bool = False
-    """Whether an older version made the order: all merged segments share its target."""
+    """Whether an older version made the order: all merged segments share the key of one target."""
 
     def encode(self) -> bytes:
         """Return the order as bytes, in format 2."""

@@ -23,8 +23,8 @@ class Metric:
     """Values of the metric's only label that are exported as 0 from the start. A counter that
     appears with its first event would show no increase in Prometheus."""
     of_processes: Literal["all", "livemin", "livesum"] = "all"
-    """How a gauge of several worker processes is exported: the value of each process, or the
-    minimum or the sum of the values of the running processes."""
+    """How a gauge that several worker processes set is exported. `all`: one value per process.
+    `livemin`, `livesum`: the minimum or the sum of the values of the running processes."""
 
     @property
     def unit(self) -> str:
@@ -58,8 +58,8 @@ METRICS = (
            "PUTs of readings that were refused, by the code of the error. None of their readings "
            "is stored.", ("reason",), initial_labels=tuple(ErrorCode)),
     Metric("iot_client_certificates_refused_total", "counter", "api",
-           "TLS handshakes that failed for the client's certificate, by reason: expired (or not "
-           "yet valid), untrusted, revoked, no_list (its authority has no valid list in "
+           "TLS handshakes that failed because of the client's certificate, by reason: expired (or "
+           "not yet valid), untrusted, revoked, no_list (its authority has no valid list in "
            "IOT_TLS_CLIENT_CRL_FILE), none (the client has none, and IOT_TLS_CLIENT_REQUIRED is "
            "1).",
            ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),

@@ -59,7 +59,7 @@ class IotError(Exception):
 
 
 class SettingsError(IotError):
-    """A setting is missing or invalid. The message names its variable."""
+    """A setting is missing or invalid, or the file, port or database that it names is unusable."""
 
 
 class InvalidRequestError(IotError):

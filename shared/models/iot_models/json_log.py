@@ -1,4 +1,4 @@
-"""Log events as JSON objects."""
+"""The JSON form of log events."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ _NAMES = {"levelname": "level", "name": "logger", "exc_info": "traceback"}
 
 
 class JsonFormatter(MsgspecFormatter):
-    """JSON objects, one per line, with the time in UTC."""
+    """Formats each log event as one line of JSON, with the time in UTC."""
 
     def __init__(self) -> None:
         super().__init__(_FIELDS, rename_fields=_NAMES, timestamp="time")

@@ -23,7 +23,7 @@ _MAX_PACED = 1000
 
 
 def parse_format(text: str) -> str:
-    """Return the format of the log. Raises `SettingsError` for an unknown one."""
+    """Check that `text` is a log format, and return it. Raises `SettingsError` if it is not."""
     if text not in {TEXT, JSON}:
         raise SettingsError("must be text or json")
     return text
@@ -68,8 +68,8 @@ def handler(form: str, stream: TextIO | None = None) -> logging.Handler:
 def start(form: str, level: str, stream: TextIO | None = None) -> None:
     """Log all events of this process to one stream.
 
-    With JSON, Python's warnings and uncaught errors become events too. Otherwise, a
-    collector would see each line of a traceback as an event.
+    With JSON, Python's warnings and uncaught errors become events too, because a collector takes
+    each plain line of a traceback for an event.
     """
     logging.basicConfig(level=level, handlers=[handler(form, stream)], force=True)
     if form == JSON:

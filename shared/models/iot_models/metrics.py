@@ -31,7 +31,7 @@ def spec_of(name: str) -> Metric:
 
 @cache
 def counter(name: str) -> Counter:
-    """Return the counter of that name, the same at each call."""
+    """Return the counter `name`. All calls return the same object."""
     metric = spec_of(name)
     made = Counter(metric.name, metric.meaning, metric.labels, unit=metric.unit)
     for value in metric.initial_labels:
@@ -41,7 +41,7 @@ def counter(name: str) -> Counter:
 
 @cache
 def gauge(name: str) -> Gauge:
-    """Return the gauge of that name, the same at each call."""
+    """Return the gauge `name`. All calls return the same object."""
     metric = spec_of(name)
     made = Gauge(
         metric.name,
@@ -57,7 +57,7 @@ def gauge(name: str) -> Gauge:
 
 @cache
 def histogram(name: str) -> Histogram:
-    """Return the histogram of that name, the same at each call."""
+    """Return the histogram `name`. All calls return the same object."""
     metric = spec_of(name)
     made = Histogram(
         metric.name, metric.meaning, metric.labels, unit=metric.unit, buckets=_BUCKETS[metric.unit]
@@ -84,7 +84,7 @@ _pending: list[Callable[[], None]] = []
 
 
 def at_flush(add: Callable[[], None]) -> None:
-    """Call `add` at each flush. `add` adds the counts since the last flush to the metrics."""
+    """Let each flush call `add`, which adds the counts since the last flush to the metrics."""
     _pending.append(add)
 
 
@@ -120,7 +120,7 @@ class PendingCount:
 
 @cache
 def pending_count(name: str) -> PendingCount:
-    """Return the `PendingCount` of a counter without labels: one object for each counter."""
+    """Return the `PendingCount` of a counter without labels. All calls return the same object."""
     return PendingCount(counter(name))
 
 
@@ -142,7 +142,7 @@ class PendingObservations:
 
 @cache
 def pending_observations(name: str) -> PendingObservations:
-    """Return the pending observations of a histogram without labels, the same at each call."""
+    """Return the `PendingObservations` of a histogram without labels, always the same object."""
     return PendingObservations(name)
 
 
@@ -156,7 +156,10 @@ REGISTRY.register(_FlushWhenRead())  # first: collectors are read in the order o
 
 
 def value_of(name: str) -> float:
-    """Return the value of a counter, or the sum of a histogram, over all labels in this process."""
+    """Return the value of a counter, or the sum of a histogram's observations, in this process.
+
+    Values of different labels are added up.
+    """
     flush()
     is_counter = spec_of(name).kind == "counter"
     (family,) = (counter(name) if is_counter else histogram(name)).collect()

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_CONNECTIONS = 50
-"""A probe and a scrape take one each. Beyond that, the oldest connection is ended."""
+"""Maximum number of connections; a probe or a scrape takes one. One more closes the oldest."""
 SILENT_SECONDS = 10.0
-"""How long a client may send nothing."""
+"""Seconds after which a client that sends nothing is disconnected."""
 Check = Callable[[], tuple[bool, Mapping[str, str]]]
-"""Returns whether the check passed (200, otherwise 503), and the JSON object to answer."""
+"""Returns whether the check passed, and the JSON object of the answer. The status of the answer is
+200 if the check passed, else 503."""
 
 
 def serve(
@@ -85,7 +86,7 @@ class _Server(ThreadingWSGIServer):
         super().__init__(*arguments, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a request in a thread. Beyond the limit, end the oldest connection."""
+        """Answer a request in a thread. If `MAX_CONNECTIONS` are open, first end the oldest."""
         with self._lock:
             if len(self._open) >= MAX_CONNECTIONS:
                 oldest = next(iter(self._open))

@@ -135,7 +135,7 @@ class KeyNames:
 
     @property
     def all_vault_records(self) -> str:
-        """The pattern of the names of all vault records."""
+        """A pattern that matches the keys of all vault records, and a few other keys."""
         return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
@@ -202,8 +202,7 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:
-        """Return the key of the counter of requests that came in one minute from an address or a
-        token.
+        """Return the key of a counter: the requests of one address, or of one token, in one minute.
 
         `minute`: minutes since 1970. `policy`: `address` or `token`. `name`: the address, or the
         name of the token.

@@ -30,7 +30,7 @@ from .tracing import Phase
 
 Attributes = Mapping[str, AttributeValue]
 STOP_SECONDS = 2.0
-"""Maximum time at shutdown to send the spans that wait, even if the collector does not answer."""
+"""Maximum time at shutdown to send the waiting spans, even if the collector does not answer."""
 _LOG_SECONDS = 60.0
 _SCOPE = "iot-sensor"
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -50,7 +50,7 @@ class OpenTelemetryTracer:
         _pace_logs()
 
     def stop(self) -> None:
-        """Send the spans that wait, for `STOP_SECONDS` at most."""
+        """Send the waiting spans. Drop what is not sent after `STOP_SECONDS`."""
         # The SDK would wait for 30 s. Once the exporter is shut down, the SDK drops what is left.
         timer = threading.Timer(STOP_SECONDS, self._stop_export)
         timer.daemon = True

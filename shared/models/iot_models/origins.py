@@ -26,16 +26,15 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The allowed origins: all if `every`, "null" if `null`, `exact`, and those under `wildcards`.
-
-    Origins are equal if scheme, host and port are equal.
-    """
+    """The allowed origins. Origins are equal if scheme, host and port are equal."""
 
     every: bool = False
+    """Whether all origins are allowed."""
     null: bool = False
+    """Whether the origin `null` is allowed."""
     exact: frozenset[Origin] = frozenset()
     wildcards: frozenset[Origin] = frozenset()
-    """These origins are allowed with exactly one more label in front of the host, not without."""
+    """A wildcard allows origins with exactly one more label in front of its host, not its host."""
 
     def allows(self, text: str) -> bool:
         """Return whether the value of an `Origin` header is allowed."""

@@ -1,7 +1,6 @@
 """The packing of a column of 64-bit integers into a segment (`segment.PackedNumbers` unpacks it).
 
-One subtraction of large integers computes all differences of a column, without a Python step per
-number.
+One subtraction of large integers computes all differences of a column, without a loop in Python.
 """
 
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from .segment import DELTA, RAW
 
 _SIGN = bytes(7) + b"\x80"
 _KEPT_MASKS = 10_000
-"""Length of the longest column whose masks are kept, 160 KB. Most columns are not longer."""
+"""The masks of a column of up to this length are kept (160 KB). Most columns are not longer."""
 
 
 class PackedColumn(NamedTuple):
@@ -51,7 +50,7 @@ def _masks_of(count: int) -> _Masks:
 
 
 def pack_column(data: bytes) -> PackedColumn:
-    """Return the differences of a column; the column itself if a difference is beyond 64 bits.
+    """Pack a column as differences, or as plain numbers if a difference is beyond 64 bits.
 
     `data` has 8 bytes per number, and at least one number.
     """

@@ -8,8 +8,8 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
 - the `freeform` texts
 
 The ids in a drain's segment are `ID_STRIDE` apart in the order of receipt, so they are not stored.
-If the readings were received in another order, the segment also has their positions in the order of
-receipt, or ids and times of receipt as differences. All merged segments have these differences.
+If this order is not the order of the columns, the segment also has each reading's position in the
+order of receipt, or columns of ids and times of receipt. A merged segment always has these columns.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -94,7 +94,7 @@ class PackedNumbers(Sequence[int]):
     __slots__ = ("_count", "_data", "_numbers")
 
     def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
-        """`data`: a column from `pack_column`. `allowed`: the numbers that it may have; None: any.
+        """`data`: a column from `pack_column`. `allowed`: the range of its numbers; None: any.
 
         Raises `FormatError` if the column has an unknown form, or a number that is not allowed.
         """
@@ -120,12 +120,12 @@ class PackedNumbers(Sequence[int]):
         return min(self) in allowed and max(self) in allowed
 
     def ascends(self) -> bool:
-        """Return whether no difference is negative. Call it before a number is read."""
+        """Return whether the numbers are known to ascend. Call it before a number is read."""
         # The highest byte of a negative difference is not ASCII.
         return self._data[:1] == DELTA and self._data[2 + 7 * self._count :].isascii()
 
     def repeats(self) -> bool:
-        """Return whether a difference is 0. Call it before a number is read."""
+        """Return whether an ascending column has equal numbers. Call it before a number is read."""
         count, joined = self._count, 0
         for i in range(8):
             joined |= int.from_bytes(self._data[2 + i * count : 1 + (i + 1) * count], "little")
@@ -290,7 +290,7 @@ class SegmentColumns:
     interrogator: Sequence[int]
     freeform: Sequence[str]
     second: int | None = None
-    """The time of receipt in Unix seconds, if all readings share it. None: they do not. If it is
+    """The Unix second in which all readings were received; None if the seconds differ. If it is
     set, as in most segments of a drain, the column `received` is not unpacked."""
 
     def readings(self) -> list[Reading]:
@@ -438,7 +438,7 @@ def decompress(frame: bytes, limit: int) -> bytes:
 def unpacked_size(frame: bytes) -> int:
     """Return the size in bytes that a frame from `compress` claims for its content.
 
-    Raises `FormatError` if the bytes are not a zstd frame that states this size.
+    Raises `FormatError` if the bytes are not a zstd frame, or the frame states no size.
     """
     try:
         size = zstandard.frame_content_size(frame)

@@ -1,4 +1,4 @@
-"""The encoding of segments: those of a drain, and merged ones. Entries use the same compression."""
+"""The encoding of a drain's segments and of merged segments. Entries use the same compression."""
 
 import struct
 import threading

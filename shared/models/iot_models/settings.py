@@ -260,7 +260,7 @@ class Settings:
         128 * 2**20,
         "Memory of an API process for request bodies and for answers to slow clients. When it is "
         "used up, requests are answered 503. Beyond half of it, large bodies of one client are "
-        "answered 429. A value below four times IOT_MAX_BODY_BYTES counts as that.",
+        "answered 429. At least four times IOT_MAX_BODY_BYTES, even if a smaller value is set.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(
@@ -318,7 +318,7 @@ class Settings:
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "
         "example https://app.example.org:8443. `https://*.example.org` matches every host with "
-        "exactly one more label. `*` matches every origin, `null` matches pages without one.",
+        "exactly one more label. `*` matches every origin, `null` pages without an origin.",
     )
     page: int = _setting(1, "1: serve the live page at `/`. 0: there is no page.", maximum=1)
     metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104
@@ -339,7 +339,7 @@ class Settings:
         maximum=1,
     )
     log_slow_milliseconds: int = _setting(
-        1000, "Duration from which a request is logged as slow, in milliseconds. 0: no request is."
+        1000, "Duration from which a request is logged as slow, in milliseconds. 0: none is logged."
     )
 
 

@@ -61,7 +61,7 @@ def replace_file(
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: it has no surrogates, as of `surrogateescape`."""
+    """Return whether UTF-8 can encode a text: the text has no surrogates (`surrogateescape`)."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -72,7 +72,7 @@ def is_unicode(text: str) -> bool:
 def create_file(path: Path, text: str) -> bool:
     """Write a new file as a whole, readable by its owner only.
 
-    Return False if the file exists, which then stays as it is. If two processes call this at once,
+    Return False if the file exists already; it is not changed. If two processes call this at once,
     one of them gets True.
 
     Raises:
@@ -92,7 +92,7 @@ def create_file(path: Path, text: str) -> bool:
 def _draft(
     path: Path, text: str, mode: int, *, keep_mode_and_owner: bool = False
 ) -> Iterator[Path]:
-    """Yield a temporary file in the same folder that holds the text. Delete it at the end."""
+    """Write the text to a temporary file next to `path`. Yield its path. Delete it at the end."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

@@ -1,4 +1,4 @@
-"""Traces of one process. While they are off, OpenTelemetry is not even imported.
+"""Traces of one process. While tracing is off, OpenTelemetry is not even imported.
 
 `is_requested` reads the variables of OpenTelemetry. Code that is traced uses the functions of this
 module, which do nothing while tracing is off. `wrap` and `is_on` are called when an object is
@@ -42,7 +42,7 @@ def is_requested(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether the standard variables of OpenTelemetry ask for traces.
 
     Raises:
-        SettingsError: they ask for an exporter or a protocol that the images do not have.
+        SettingsError: the variables ask for an exporter or a protocol that the images do not have.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -74,7 +74,7 @@ def keep_out() -> None:
 
 
 class Phases:
-    """Times of the successive parts of some work. They are taken even while tracing is off."""
+    """Measures the successive parts of some work, even while tracing is off."""
 
     def __init__(self) -> None:
         self.ended: list[Phase] = []
@@ -102,7 +102,7 @@ def start(service: str, processor: "SpanProcessor | None" = None) -> None:
 
 
 def stop() -> None:
-    """Send the spans that wait, for a bounded time, and stop tracing."""
+    """Stop tracing. Send the waiting spans first, for a few seconds at most."""
     global _tracer
     tracer, _tracer = _tracer, None
     if tracer is not None:

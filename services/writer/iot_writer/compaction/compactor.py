@@ -27,7 +27,7 @@ from iot_stores.postgres import Connection, transaction
 from .segment_merger import merge_segments
 
 CONTENT_BYTES = 16 * 2**20
-"""Uncompressed bytes merged at a time. Bounds the memory of the writer, and of later reads."""
+"""Maximum uncompressed bytes that an order merges. Bounds the memory of the writer and of reads."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class CompactionOutcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be decrypted. It stays, and the others were merged."""
     GONE = "gone"
-    """Another writer or retention removed a segment, or merging would leave no fewer segments."""
+    """Nothing was merged: a segment no longer exists, or merging would not save a segment."""
     REFUSED = "refused"
     """The order could not be decrypted."""
     EMPTY = "empty"

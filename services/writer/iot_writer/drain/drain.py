@@ -319,8 +319,8 @@ class Drain:
         Raises `MissingPartitionError`: a month is new, or retention has dropped its partition.
         """
         partitions = [partition_name(month) for month in months]
-        # From Redis before Postgres: if another writer drains a shard in between, Postgres is ahead
-        # of Redis. In the other order, Postgres would look as if it had lost that drain.
+        # Redis was read before Postgres: if another writer drains a shard in between, Postgres is
+        # ahead of Redis. In the other order, Postgres would look as if it had lost that drain.
         progress = {batch.shard: batch.progress for batch in batches}
         with rolled_back_if_open(connection):
             with timed_postgres("ledger"):

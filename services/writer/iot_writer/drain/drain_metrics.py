@@ -33,7 +33,7 @@ def _observe(name: str, step: str, began: float) -> None:
 
 
 def count_stored(stored: StoredBatch) -> None:
-    """Count a stored batch after its stream was trimmed: all reads find its readings by then."""
+    """Count a stored batch. Called after its stream was trimmed: reads find its readings now."""
     sizes = [len(segment.payload) for segment in stored.segments]
     counts = [segment.bounds.count for segment in stored.segments]
     metrics.observe_all("iot_segment_bytes", sizes)

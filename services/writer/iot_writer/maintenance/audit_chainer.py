@@ -16,7 +16,7 @@ from iot_stores.postgres import Connection
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, is_server_state, report
 
 BATCHES = 10
-"""Transactions of one run. An old audit log is chained in several runs."""
+"""Maximum number of transactions of a run. A long audit log without links takes several runs."""
 PAUSE_SECONDS = 10.0
 """Pause after an error of a store. An attempt to connect may block the
 writer for 3 s."""
@@ -71,7 +71,8 @@ class AuditChainer:
         return chained
 
     def _publish(self, connection: Connection) -> None:
-        # Read before the chain: another writer may publish a newer head meanwhile.
+        # The published head is read before the chain is searched for it: another writer may extend
+        # the chain and publish a newer head meanwhile.
         published, readable = self._read_published()
         # A head that the database lacks stays published, so that `audit verify` detects the loss.
         lost = not readable or (published is not None and not has_link(connection, published))

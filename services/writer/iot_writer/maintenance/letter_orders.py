@@ -85,7 +85,8 @@ class LetterOrders:
         if letter is None:  # a writer was killed after it had carried out the order
             return
         if self._backlog.holds(letter.shard, letter.entry_id):
-            # The drain that set it aside failed afterwards. The next one sets it aside again.
+            # The drain that set the entry aside failed afterwards. If the letter were deleted now,
+            # the next drain would set the entry aside again.
             raise UnavailableError("its entry is still in the backlog")
         if order.action is LetterAction.DROP:
             event = audit_event(
@@ -103,4 +104,4 @@ class LetterOrders:
             )  # fmt: skip
         self._audit.record(connection, event)
         self._letters.drop(letter)
-        _log.info("dead letter %s: %s, as ordered", letter_id, order.action)
+        _log.info("carried out the order to %s dead letter %s", order.action, letter_id)

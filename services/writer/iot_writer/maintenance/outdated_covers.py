@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 class OutdatedCovers:
     """The covers that are not valid any more (`HotWindow.outdated`).
 
-    The next drain of a shard begins a new cover. This class does so for shards without new entries.
+    The next drain of a shard begins a new cover. This class begins new covers for shards that have
+    no new entries.
     """
 
     def __init__(

@@ -64,7 +64,8 @@ MONTHS_AHEAD = 3
 def ensure_months_ahead(connection: Connection, now: int) -> int:
     """Create the missing partitions of `MONTHS_AHEAD` months. Return how many were created.
 
-    The first month is that of `now` (Unix milliseconds by Redis's clock, which stamps readings).
+    `now` lies in the first of these months: Unix milliseconds by Redis's clock, which stamps
+    readings.
     """
     begin, created = month_begin(now), 0
     for _ in range(MONTHS_AHEAD):

@@ -15,7 +15,7 @@ from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 
 STALE_SECONDS = 1.0
-"""Age in seconds from which the sweep queues a drain for the oldest entry of a shard."""
+"""The sweep queues a drain for each shard whose oldest entry is older than this."""
 
 _log = logging.getLogger(__name__)
 

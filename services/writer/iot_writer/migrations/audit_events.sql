@@ -6,8 +6,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- It runs as the owner: an API process adds records, and chooses neither their ids nor their times. It can neither change
-    -- nor delete a record.
+    -- The function runs as the owner: an API process adds records, but does not choose their ids and times, and can't change or
+    -- delete a record.
     CREATE FUNCTION record_audit_event(record bytea) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $function$
     BEGIN

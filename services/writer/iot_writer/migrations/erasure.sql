@@ -61,8 +61,8 @@ BEGIN
 END
 $$;
 
--- Erasure of ranges (iot_stores/segment_erasure.py). With roles of their own, these functions belong to the writers' role, like
--- `segments`: its triggers and constraints get no other role's rights (grants.sql).
+-- Erasure of ranges (iot_stores/segment_erasure.py). If API and writers have roles of their own, these functions belong to the
+-- writers' role, like `segments` (grants.sql). So the triggers and constraints of `segments` get no other role's rights.
 DO $$
 BEGIN
     IF to_regproc('erase_segments') IS NOT NULL THEN

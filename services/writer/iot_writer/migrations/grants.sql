@@ -8,7 +8,7 @@ DO $$
 DECLARE
     owned regclass;
 BEGIN
-    -- `pg_restore --no-owner` leaves the schema to the role of the migration, or out if the dump has one role.
+    -- After `pg_restore --no-owner`, the schema belongs to the role of the migration, or is missing if the dump has one role.
     IF to_regnamespace('iot_writer') IS NULL THEN
         CREATE SCHEMA iot_writer;
     END IF;

@@ -25,7 +25,7 @@ class Access:
 
     A client certificate takes the place of a token: the certificate's DNS name is the name of a
     token, and the Authorization header is not read. The header is also not read for an anonymous
-    scope (`IOT_ANONYMOUS_SCOPES`), because old clients may send one. Without a file of tokens,
+    scope (`IOT_ANONYMOUS_SCOPES`), because old clients may send it. Without a file of tokens,
     every request is allowed.
     """
 
@@ -82,8 +82,8 @@ class Access:
         """Return the name of the request's token, "" if the scope needs no token.
 
         Raises:
-            UnauthorizedError: the request has no token, or its token is unknown; or its certificate
-                names no token, has expired or is revoked.
+            UnauthorizedError: the token is missing or unknown, or the certificate has expired, is
+                revoked or names no token.
             ForbiddenError: the token lacks the scope.
         """
         if self.tokens is None or scope in self._anonymous:

@@ -39,7 +39,7 @@ class PageFile:
     media_type: str
     etag: str
     bodies: Mapping[str | None, bytes]
-    """The content by its coding; None: not compressed."""
+    """The content, keyed by coding. The key None has the uncompressed content."""
 
 
 @cache

@@ -74,7 +74,7 @@ class Paging:
     cursor: str | None
 
     def refuse_cursor(self) -> None:
-        """Refuse a cursor, because no vault has the password.
+        """Refuse a cursor in a request whose password no vault has.
 
         An empty page would say that the read is complete.
 
@@ -105,7 +105,7 @@ class Paging:
 
 
 def parse_paging(arguments: Mapping[str, str]) -> Paging:
-    """Parse `limit`, `order` and `cursor`. Other arguments are ignored, as the old server did.
+    """Parse `limit`, `order` and `cursor`. Other arguments are ignored, as in the old server.
 
     Raises:
         InvalidRequestError: an argument is malformed.

@@ -145,8 +145,8 @@ class PausableRead:
         plan: Callable[["PausableRead"], Batches],
         rows: type[Rows] = Rows,
     ) -> None:
-        """`plan` is called with this read and returns its batches; `plan` calls `through` to
-        produce them. `rows` is the class of the rows of opened segments.
+        """`plan` is called with this read and returns the batches that `through` produces. `rows`
+        is the class of the rows of opened segments.
         """
         self.rows = rows
         self._slots = slots
@@ -404,7 +404,7 @@ class Scan:
 
 
 def limited(batches: Generator[Sequence[Reading], None, None], page: Page) -> Batches:
-    """Yield the readings up to the limit of the page; return the cursor if there are more."""
+    """Yield the readings up to the limit of the page; return the cursor of the next page or None."""
     with closing(batches):
         left = page.limit
         if left is None:

@@ -42,7 +42,7 @@ from .pausable_read import (
 )
 
 MAX_BUFFERED = 2_000
-"""The last n readings are kept in memory if n is at most this number, and else streamed."""
+"""`latest` keeps the last n readings in memory if n is at most this, and else streams them."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """Limit of the texts of the readings kept in memory, in characters."""
 MIN_BYTES = 4 * 2**20
@@ -128,7 +128,7 @@ class StoredReadings:
     """Reads of vaults from Postgres. A read yields batches of some thousands of readings, in the
     order of (interrogator timestamp, id).
 
-    Every read raises while it is iterated:
+    Iterating over a read may raise:
         DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
         UnavailableError: too many reads are under way.
         psycopg.Error: Postgres is away.

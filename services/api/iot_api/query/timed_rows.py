@@ -24,7 +24,9 @@ class TimedColumns:
     """Columns of equal length, in the order of the read."""
 
     def __init__(self, whole: SegmentColumns, places: slice, texts: bytes) -> None:
-        """Take the readings at `places` of a segment. `texts` are joined by `SEPARATOR`."""
+        """Take the readings at `places` of a segment. `texts` has the texts of these readings,
+        joined by `SEPARATOR`.
+        """
         self._whole = whole
         self._places = places
         self.texts = texts
@@ -60,7 +62,9 @@ class TimedRun(ColumnRun):
     """A run of `TimedReading`."""
 
     def __init__(self, columns: SegmentColumns, places: slice, texts: memoryview) -> None:
-        """Take the readings at `places` of a segment. `texts` are joined by `SEPARATOR`."""
+        """Take the readings at `places` of a segment. `texts` has the texts of these readings,
+        joined by `SEPARATOR`.
+        """
         self._columns = columns
         self._places = range(places.start, places.stop)
         self._texts = texts

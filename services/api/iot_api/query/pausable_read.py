@@ -404,7 +404,7 @@ class Scan:
 
 
 def limited(batches: Generator[Sequence[Reading], None, None], page: Page) -> Batches:
-    """Yield the readings up to the limit of the page; return the cursor of the next page or None."""
+    """Yield the readings up to the limit of the page; return the next page's cursor, if any."""
     with closing(batches):
         left = page.limit
         if left is None:

@@ -3,7 +3,8 @@
 A figure stands between two comments, `<!-- bench: KEY -->figure<!-- / -->`, and a table between
 `<!-- bench table: NAME -->` and `<!-- end of bench table -->`. `Recorded.text` explains the keys.
 `<!-- bench missed -->` begins the table of limits that are not kept.
-`<!-- cost: KEY -->` stands for a figure of the capacity model; `cost_text` explains its keys.
+`<!-- cost: KEY -->figure<!-- / -->` is a figure of the capacity model; `cost_text` explains its
+keys.
 """
 
 import re

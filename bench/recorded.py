@@ -80,7 +80,7 @@ class Recorded:
         `key` is one of these:
 
         - `FIGURE`: the figure of this name
-        - `FIGURE vs LIMIT`: the ratio of the figure to this limit of it
+        - `FIGURE vs LIMIT`: the ratio of the figure to the reference of this limit
         - `SECTION / NAME`: the detail of this name in a section
 
         A key that ends with ` as µs` gives the CPU seconds of a million readings as microseconds

@@ -19,8 +19,8 @@ class Spread:
     def over(self, other: "Spread | float") -> "Spread":
         """Return the ratios of the values to `other`.
 
-        A ratio compares values of the same round, if both have as many rounds; else it takes the
-        median of `other`.
+        If both have the same number of rounds, the ratios are those of each round. Otherwise, each
+        value is divided by the median of `other`.
         """
         if not isinstance(other, Spread):
             return Spread(tuple(value / other for value in self.values))

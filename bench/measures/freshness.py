@@ -26,7 +26,7 @@ ASK_PAUSE_SECONDS = 0.002
 GIVE_UP_SECONDS = 10
 SINGLE_LANES = 16
 FULL_LOAD_TIMES = 4
-"""To find the full load, the batches of a round are sent this often: a short load is too fast."""
+"""How often the batches of a round are sent to find the full load: a short load is too fast."""
 
 
 def measure_freshness(stage: Stage) -> None:

@@ -135,7 +135,7 @@ def _loading(load: Callable[[float], None], seconds: float) -> Iterator[None]:
 
 
 def _busiest(pid: int) -> int:
-    """Return the busiest process of a process and its descendants."""
+    """Return the pid of the busiest descendant of a process, or `pid` if it has no descendants."""
     before = {each: cpu_seconds(each) for each in family(pid)[1:] or [pid]}
     time.sleep(0.3)
     return max(before, key=lambda each: cpu_seconds(each) - before[each])

@@ -29,7 +29,7 @@ _COPY = "COPY readings (vault, relative_timestamp, interrogator_timestamp, freef
 
 
 class PostgresRows(Peer):
-    """The Postgres of this service with a server of its own. Each batch is a transaction."""
+    """The Postgres program of this service, as a separate server. Each batch is a transaction."""
 
     name = "Postgres, COPY"
     durability = "acknowledged = committed, with fsync; not encrypted"

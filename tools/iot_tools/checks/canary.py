@@ -202,7 +202,7 @@ class Canary:
         return result
 
     def _warn(self, failure: str) -> None:
-        """Log a failure unless it was logged a short time ago."""
+        """Log a failure, unless the last warning said the same less than a minute ago."""
         now = time.monotonic()
         if failure != self._failure or now - self._warned_at > _REPEAT_WARNING_SECONDS:
             _log.warning("request failed: %s", failure)

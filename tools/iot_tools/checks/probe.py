@@ -14,7 +14,7 @@ from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
 
 _PAUSE_SECONDS = 0.5
 _CLOCK_SKEW_SECONDS = 120
-"""Largest clock skew between the processes of the service."""
+"""Largest clock skew that the probe tolerates."""
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 T = TypeVar("T")

@@ -10,14 +10,14 @@ from iot_models.errors import IotError
 
 
 def has_stores() -> bool:
-    """Return whether the environment names a Postgres."""
+    """Return whether IOT_POSTGRES_URL or IOT_POSTGRES_URL_FILE is set."""
     return bool(os.environ.get("IOT_POSTGRES_URL") or os.environ.get("IOT_POSTGRES_URL_FILE"))
 
 
 def record_if_configured(
     command: str, event: AuditEvent, keys: Callable[[], WriterKeys] | None = None
 ) -> None:
-    """Write a change to the audit log, if the environment names a Postgres.
+    """Record a change of tokens or keys in the audit log, if the environment names a Postgres.
 
     The change is already made, because a token must be revocable while a store is unavailable. So
     an error here is only a warning.

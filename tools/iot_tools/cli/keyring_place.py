@@ -55,7 +55,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """Tells the user to derive the writers' keys; empty if `change` does so itself."""
+        """The instruction to derive the writers' keys; empty if `change` derives them itself."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""

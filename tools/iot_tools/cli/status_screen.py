@@ -206,7 +206,7 @@ def _printable(text: str) -> str:
 def _table(*headings: str, long: str) -> Table:
     """Return a table without rows. A heading that ends with `>` begins a column of numbers.
 
-    The column `long` gets the room that the others leave.
+    The column `long` gets the room that the other columns leave.
     """
     table = Table(
         box=None, padding=(0, 3, 0, 0), header_style="dim", title_justify="left", title_style=""

@@ -67,7 +67,7 @@ def _top(parsed: argparse.Namespace) -> int:
 def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
     """Request and show the status again and again, or only once with `--once`.
 
-    The failure of a request is shown, and the next request follows.
+    If a request fails, the reason is shown, and the next request follows.
 
     Raises:
         IotError: the service answered 401, 403 or 404; or, with `--once`, the request failed.

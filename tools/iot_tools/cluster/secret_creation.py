@@ -218,7 +218,7 @@ class SecretCreation:
         return f"{problem}{secret.remedy}" if content is not None and problem else problem
 
     def _lost_keyring(self, keyring: str) -> str | None:
-        """Return why the missing Secret `keyring` must not be created anew; None if it exists.
+        """Return None if the Secret `keyring` exists, else why it must not be created again.
 
         With new keys, all stored readings would seem gone.
         """

@@ -16,7 +16,7 @@ _GROUP_SECONDS = 1.0
 
 
 class LaunchError(Exception):
-    """A child process did not start. The message is for users."""
+    """A child process can't be started, or failed. The message is for users."""
 
 
 @dataclass(frozen=True, kw_only=True)

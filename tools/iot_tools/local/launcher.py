@@ -24,7 +24,7 @@ class Launcher:
 
     environment: Mapping[str, str]
     logs: Path
-    """The folder of the logs: `<name>.log`."""
+    """The folder of the logs. The log of a process is `<name>.log`."""
     inherit: Sequence[int] = field(default=())
     """File descriptors that the processes inherit."""
 

@@ -79,7 +79,7 @@ class Parts:
         return settings.load(self.environment())
 
     def migration(self) -> Child:
-        """Return the migration of the database schema, which ends by itself."""
+        """Return the process that migrates the database schema. It ends by itself."""
         return self._launcher().python("migrate", ["-m", "iot_tools", "migrate"])
 
     def api(self, ready: Callable[[], bool]) -> Child:

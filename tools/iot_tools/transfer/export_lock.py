@@ -18,7 +18,7 @@ class ExportLock:
         """Take the lock.
 
         Raises:
-            IotError: another process holds it.
+            IotError: another process holds the lock.
             OSError: the lock file can't be created.
         """
         self._path = target.with_name(f".{target.name}.lock")

@@ -1,9 +1,9 @@
 """The export of a vault's readings into files.
 
-1. Fetch the readings page by page into a spool beside the file. If a run is
-   killed, the next run continues after the last page in the spool.
-2. Write the files from the spool under other names, then rename them: a file with its final name
-   is complete. Then delete the spool.
+1. Fetch the readings page by page into a spool beside the file. If a run is killed, the next run
+   continues after the last page in the spool.
+2. Write the files from the spool under temporary names, then rename them: a file with its final
+   name is complete. Then delete the spool.
 """
 
 import os
@@ -49,7 +49,7 @@ class ExportForm:
     """Whether a new file begins where the relative time starts again."""
 
     def check(self, path: Path) -> None:
-        """Check that these files can be written.
+        """Check that the files of an export to `path` can be written.
 
         Raises:
             IotError: a file exists already, or pyarrow is missing.

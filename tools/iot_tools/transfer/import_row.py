@@ -25,7 +25,7 @@ CSV_NAMES = {
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
     "interrogatortime": "interrogator",
 }  # fmt: skip
-"""What a column of a CSV file holds, by its name."""
+"""What a CSV column holds, by the name of the column."""
 
 
 class RowError(ValueError):

@@ -32,8 +32,8 @@ from .service_pages import ServicePages, checked
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Limits of a chunk. A chunk becomes one entry, which a writer stores completely or not at all, so
-its readings are of one day and fit in an entry."""
+"""Limits of a chunk. A chunk must become one entry, which a writer stores completely or not at all:
+so its size is limited, and all its readings are of one day."""
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
 """Chunks that may wait in the backlog. Entries of a vault are stored in order, so when the last

@@ -83,8 +83,8 @@ class Paging:
         """
         if self.cursor is not None:
             raise InvalidRequestError(
-                "cursor: no vault has this password; it is not the password of the first page, or "
-                "the vault's password was changed, or the vault was erased",
+                "cursor: no vault has this password; the first page had another password, or the "
+                "vault's password was changed since, or the vault was erased",
                 field="cursor",
             )
 

@@ -1,4 +1,4 @@
-"""Conditions of an append to the backlog: guards, and an Idempotency-Key that must be new."""
+"""Conditions of an append to the backlog: counters below their limits, a new Idempotency-Key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from iot_models.names import KeyNames
 
 @dataclass(frozen=True, slots=True)
 class RememberedRequest:
-    """A request with an Idempotency-Key, and limits on the number of such requests."""
+    """A request to remember by its Idempotency-Key, and limits on remembered requests."""
 
     names: tuple[str, ...]
-    """The key in Redis that remembers the request, then the keys under which other versions may
-    have remembered it."""
+    """The key in Redis that remembers the request, then the keys under which other versions of the
+    service remember the same request."""
     seconds: int
     """How long the request is remembered."""
     answer: bytes
     """The answer to the request and its repeats."""
     max_requests: int
-    """Maximum number of remembered requests."""
+    """Maximum number of remembered requests of all clients."""
     counter: str
     """The key in Redis that counts the remembered requests of the client."""
     max_requests_of_client: int
-    """Maximum of that counter."""
+    """Maximum number of remembered requests of the client."""
 
 
 class Guard(NamedTuple):
-    """A counter in Redis, and its limit: nothing is appended once the counter has reached it."""
+    """A counter in Redis, and its limit. Nothing is appended if the counter is at the limit."""
 
     name: str
     limit: int

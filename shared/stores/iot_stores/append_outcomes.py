@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request. An answer that is a list begins with this number."""
+    """What the script did with a request. This number comes first in an answer that is a list."""
 
     FULL = 0
     ADDED = 1
@@ -30,7 +30,7 @@ class GuardLimitError(Exception):
     """
 
     def __init__(self, seconds: int) -> None:
-        super().__init__("a guard is at its limit")
+        super().__init__("a counter that the append had to check is at its limit")
         self.seconds = seconds
 
 
@@ -40,9 +40,9 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     `more`: the numbers that the script returned after `outcome`.
 
     Raises:
-        GuardLimitError: the counter of one of the request's guards (`Guard`) is at its limit.
+        GuardLimitError: a counter that the append had to check (`Guard`) is at its limit.
         TooManyRequestsError: too many requests of the client are remembered.
-        UnavailableError: the backlog is full, or too many requests are remembered in all.
+        UnavailableError: the backlog is full, or too many requests of all clients are remembered.
     """
     if outcome == AppendOutcome.FULL:
         raise _full(*more)
@@ -51,13 +51,13 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     seconds = max(1, more[0])
     if outcome == AppendOutcome.TOO_MANY_OF_CLIENT:
         raise TooManyRequestsError(
-            "too many requests with an Idempotency-Key from this client are remembered; "
+            "this client has too many remembered requests with an Idempotency-Key; "
             "nothing was stored",
             retry_after=seconds,
             reason=Refusal.REMEMBERED_REQUESTS,
         )
     raise UnavailableError(
-        "too many requests with an Idempotency-Key are remembered; nothing was stored",
+        "the service remembers too many requests with an Idempotency-Key; nothing was stored",
         retry_after=seconds,
     )
 
@@ -65,7 +65,7 @@ def refuse(outcome: int, *more: int) -> NoReturn:
 def _full(excess: int, rate: int) -> UnavailableError:
     """Return the error for a full backlog. Clients may retry once the excess is drained.
 
-    `excess` is in bytes, `rate` in drained bytes per second (0: unknown).
+    `excess`: bytes above the limit. `rate`: bytes drained per second; 0: unknown.
     """
     seconds = math.ceil(excess / rate) if rate else UNKNOWN_RATE_SECONDS
     retry_after = min(max(seconds, 1), MAX_RETRY_SECONDS)

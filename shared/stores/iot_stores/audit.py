@@ -74,11 +74,11 @@ class AuditLog:
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None
     ) -> list[tuple[int, str, str]]:
-        """Return the last `count` records by id, as (id, `YYYY-MM-DD HH:MM:SS` in UTC, line).
+        """Return the `count` records with the highest ids, as (id, time, line), the oldest first.
 
-        The oldest comes first. `before`: return only records with lower ids; None: no limit.
-
-        The line of a record that was changed, or whose key was removed, is `UNREADABLE`.
+        With `before`, return only records whose ids are lower than `before`. The time is
+        `YYYY-MM-DD HH:MM:SS` in UTC. The line of a record that was changed, or whose key was
+        removed, is `UNREADABLE`.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
@@ -96,13 +96,13 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Raise `UnavailableError` if the `with` block raises one of the errors `CANT_APPEND`."""
+    """Raise `UnavailableError` if the `with` block can't append a record (`CANT_APPEND`)."""
     try:
         yield
     except CANT_APPEND as error:
         raise UnavailableError(
             f"the audit log can't be written ({error.diag.message_primary}): run `iot-sensor "
-            "migrate`, with --grant if API and writers have roles of their own"
+            "migrate`, with --grant if API and writers use different roles of Postgres"
         ) from None
 
 
@@ -130,7 +130,7 @@ def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
     """
     line = open_record(keys, sealed)
     clear = _HEADER.pack(RESEALED_FORMAT, keys.primary_id) + first_nonce(sealed)
-    # Not with the first nonce again, which a thief of the old key could have chosen.
+    # `encrypt` takes a new nonce: a thief of the old key could have chosen the first nonce.
     return clear + encrypt(keys.audit_key(keys.primary_id), line.encode(), clear + _CONTEXT)
 
 

@@ -23,7 +23,7 @@ from .audit_head import AuditHead
 from .postgres import Connection, transaction
 
 BATCH = 1000
-"""Records that one transaction chains."""
+"""Maximum number of records that one transaction chains."""
 
 LOCK_KEY = 0x696F7461756469
 _LOCK = "SELECT pg_try_advisory_xact_lock(%s)"
@@ -31,7 +31,7 @@ _PENDING = """
     SELECT id, timestamptz_send(at), sealed FROM audit_unchained
     WHERE substring(sealed FROM 2 FOR 4) = ANY(%s) ORDER BY id LIMIT %s
 """
-"""A record of an unknown key waits: a writer may load a new key later than other writers."""
+"""Leaves out records whose key is unknown: this writer may load a new key later than others."""
 _HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
 _LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
 _INSERT = """

@@ -38,7 +38,7 @@ _EXPORT = """
 
 
 class AuditFaultError(IotError):
-    """The audit log is not what was written. The message names the first bad row."""
+    """The audit log differs from what was written. The message names the first bad row."""
 
 
 class CheckedAudit(NamedTuple):
@@ -46,7 +46,7 @@ class CheckedAudit(NamedTuple):
 
     head: AuditHead | None
     pending: int
-    """Records that wait for their link."""
+    """Number of records that wait for their link."""
 
 
 class ExportedRecord(NamedTuple):
@@ -107,7 +107,7 @@ def _rows(connection: Connection, statement: str) -> Iterator[tuple[object, ...]
 
 
 class _Check:
-    """The state of a check between two rows."""
+    """The state of a running check of the audit log."""
 
     def __init__(self, keys: AuditKeys, published: AuditHead | None) -> None:
         self._keys = keys
@@ -146,8 +146,8 @@ class _Check:
     def end_of_chain(self) -> AuditHead | None:
         """Check that the end of the chain was not cut off.
 
-        The chain must be at least as long as when its head was published, and as when each retired
-        master key was retired. Return the last link of the chain; None if the chain is empty.
+        The chain must be at least as long as it was when its head was published, and when each
+        retired master key was retired. Return the last link; None if the chain is empty.
         """
         head = self._head if self._head.sequence else None
         for key_id, key in self._keys.retired.items():
@@ -172,7 +172,7 @@ class _Check:
         where = f"record {record_id} (not chained)"
         if not pending:
             raise AuditFaultError(
-                f"{where} is not noted as waiting for a link: the record was inserted while the "
+                f"{where} is not listed in audit_pending: the record was inserted while the "
                 "trigger was disabled, or its link was deleted"
             )
         self._open(where, sealed)
@@ -193,9 +193,9 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that the key that made the link was not retired at an earlier link.
+        """Check that the link was not made with a key that was retired at an earlier link.
 
-        If the link was the last one when a key was retired, check that it is still the same link.
+        If the link was the last link when a key was retired, check that it was not changed since.
         """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))
@@ -215,7 +215,7 @@ class _Check:
     def _compare(self, published: AuditHead) -> None:
         if self._head.link != published.link:
             raise AuditFaultError(
-                f"link {published.sequence} is not the one that was published ({published}): the "
+                f"link {published.sequence} differs from the published head ({published}): the "
                 "end of the log was cut off and other records were added, or the database was "
                 "restored"
             )

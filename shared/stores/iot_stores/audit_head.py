@@ -24,7 +24,7 @@ class AuditHead(NamedTuple):
 
 
 def parse_head(text: str) -> AuditHead:
-    """Parse a head of the form `<sequence>:<link in hex>`. Raises `ValueError` for others."""
+    """Parse a head of the form `<sequence>:<link in hex>`. Raises `ValueError` for other text."""
     found = _FORM.fullmatch(text)
     if found is None:
         raise ValueError(
@@ -52,7 +52,7 @@ class PublishedAuditHead:
         return None if found is None else parse_head(found.decode(errors="replace"))
 
     def publish(self, head: AuditHead | None) -> None:
-        """Replace the published head. Raises `RedisError` when Redis can't serve."""
+        """Replace the published head; None removes it. Raises `RedisError` if Redis can't serve."""
         if head is None:
             self._client.delete(self._key)
         else:

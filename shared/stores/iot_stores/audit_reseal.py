@@ -95,11 +95,11 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt again, with the primary key, the records that are under another key.
+    """Encrypt records again with the primary key, if they are under another key.
 
     Return how many records were encrypted again, and how many can't be decrypted. A record that
-    can't be decrypted stays for `audit verify` to find. Records with a link of version 1 are left
-    out: call `renew_links` first. If the process is killed, the call may be repeated.
+    can't be decrypted stays unchanged; `audit verify` finds it. Records with a link of version 1
+    are left out: call `renew_links` first. If the process is killed, the call may be repeated.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")

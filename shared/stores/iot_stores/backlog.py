@@ -35,9 +35,9 @@ _FSYNC_FACTOR = 4
 _MAX_BYTES = 2**50
 """No shard has this many bytes, so a counter with this number is damaged."""
 _NAME_BYTES = 64
-"""The first bytes of a sealed entry, in which no other entry is equal: they have its name."""
+"""Number of leading bytes that identify a sealed entry: they contain its session and number."""
 _UNKNOWN_SIZES = 64
-"""Entries to read if their sizes are unknown, because a counter is damaged."""
+"""Number of entries to read if their sizes are unknown, because a counter is damaged."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class DrainPositions:
     """The positions up to which shards are drained, and when they were read."""
 
     now: int
-    """Unix milliseconds, by the clock that stamps readings."""
+    """When the positions were read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: dict[int, str]
     """`Offset.position` by shard, without the shards whose position is unknown."""
 
@@ -61,7 +61,7 @@ class DrainedShards:
     """The state of all shards after their last drains, and when it was read."""
 
     now: int
-    """Unix milliseconds, by the clock that stamps readings."""
+    """When the state was read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: Mapping[int, str]
     """`Offset.position` of the last drain that removed entries, by shard."""
     next_ids: Mapping[int, int]
@@ -133,7 +133,7 @@ class Backlog(BacklogAppender):
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to these ends (`AppendResult.ends`) have left the streams.
 
-        An entry that left is in Postgres and in the hot window, or is a dead letter, or is held.
+        An entry that left is stored in Postgres, or is a dead letter, or is held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)
@@ -143,15 +143,15 @@ class Backlog(BacklogAppender):
         )
 
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
-        """Return the oldest entries of shards, in order, up to about `max_bytes` sealed bytes.
+        """Return the oldest entries of shards, one shard after the other, up to about `max_bytes`.
 
         Once the limit is reached, the remaining shards are left out. Every earlier shard that has
-        waiting entries is returned with at least one. The number of round trips is constant.
+        waiting entries is returned with at least one entry. The number of round trips is constant.
 
-        If entries must be on replicas or disks before they are acknowledged, only entries that are
-        there are returned, unless the user may not use WAIT or WAITAOF. Otherwise a failover could
-        lose an entry that is stored, together with its `Idempotency-Key`: the repeated request
-        would be stored too.
+        If replicas or disks must confirm entries, only confirmed entries are returned: a failover
+        could otherwise lose a stored entry together with its `Idempotency-Key`, and a repeat of the
+        request would be stored too. If this process may not use WAIT or WAITAOF, entries are
+        returned without confirmation.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -191,7 +191,7 @@ class Backlog(BacklogAppender):
         }
 
     def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
-        """Run commands that read. Return their answers if replicas and disks have what was read."""
+        """Run read commands. Return their answers if replicas and disks have what was read."""
         # All over one connection: after a failover, another server would confirm other data.
         write = evalsha(self._confirm, ([self._names.backlog_counters], []))
         everything = [*commands, write, self._confirmation.command]
@@ -212,11 +212,11 @@ class Backlog(BacklogAppender):
         return bool(self._client.xrange(self._names.stream(shard), min=entry_id, max=entry_id))
 
     def remove(self, removals: Sequence[Removal]) -> list[bool]:
-        """Remove stored and held entries. Return for each stream whether entries are left.
+        """Remove drained entries from their streams. Return whether each stream has entries left.
 
-        Held entries move to `HeldEntries` in the same step. Does nothing for a shard whose stream
-        lacks `Removal.last`: another drain has removed the entry, or a failover has lost it, and
-        the stream may have new entries with lower ids.
+        The entries in `Removal.held` move to `HeldEntries` in the same step. Nothing is removed
+        from a stream that lacks `Removal.last`: another drain has removed this entry, or a failover
+        has lost it. After a failover, the stream may have new entries with lower ids.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []
@@ -313,7 +313,7 @@ class Backlog(BacklogAppender):
         return milliseconds(self._client.time())
 
     def enqueue_once(self, jobs: Sequence[str]) -> int:
-        """Queue the jobs that are not queued already. Return how many were queued."""
+        """Queue the jobs that are not queued already. Return the number of jobs added."""
         return cast("int", self._enqueue_once(keys=[self._names.job_list], args=list(jobs)))
 
     def shards(self) -> list[int]:
@@ -323,7 +323,7 @@ class Backlog(BacklogAppender):
         return sorted(used.union(range(self._shards)))
 
     def oldest_ages(self) -> dict[int, float]:
-        """Return, for each shard that has entries, the age of the oldest one in seconds.
+        """Return the age of the oldest entry in seconds, for each shard that has entries.
 
         An age is negative if Redis's clock was set back after the entry was added.
         """
@@ -357,7 +357,7 @@ class Backlog(BacklogAppender):
 
 
 def _entries_within(known: ShardProgress, max_bytes: int) -> int:
-    """Return how many of the oldest entries of a shard have about `max_bytes` together."""
+    """Estimate how many of the oldest entries of a shard have `max_bytes` together."""
     if not 0 < known.bytes < _MAX_BYTES:
         return _UNKNOWN_SIZES
     if known.bytes <= max_bytes:
@@ -372,7 +372,7 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     else:
         # An entry that was released from the held entries has the field `r`. An entry of a traced
         # request has `p`. An entry without `e` or `t` was planted in Redis, and becomes a dead
-        # letter. Python refuses to convert thousands of digits.
+        # letter. The lengths of numbers are checked: Python refuses to convert thousands of digits.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         sealed, total, received, traceparent = (
             known.get(name, b"") for name in (b"e", b"t", b"r", b"p")

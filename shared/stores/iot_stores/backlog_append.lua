@@ -45,8 +45,9 @@ for i = 3, #KEYS do
 end
 
 local answers = {held or 0, renewals or 0}
--- Requests that are admitted and not written yet: position of the answer, of the entries in ARGV, and number
--- of entries. Then the bytes of these entries by shard.
+-- Requests that are admitted and not written yet: their number; for each request, the position of its answer,
+-- the position of its entries in ARGV, and its number of entries. Then the changed shards, and the bytes to add
+-- to each.
 local admitted, answer_of, first_of, entries_of = 0, {}, {}, {}
 local changed, sums = {}, {}
 local traceparents = {} -- by the position of the answer
@@ -58,7 +59,7 @@ local function admit(number, first, entries)
   for i = first, last, 2 do
     added, whole = added + #ARGV[i + 1], whole and ends[ARGV[i]]
   end
-  -- No backlog has a petabyte, which has 16 digits.
+  -- A counter with 16 digits is damaged: no backlog has a petabyte.
   if not whole or size + added > max_bytes and known[1] and #known[1] > 15 then
     return {6}
   end
@@ -78,7 +79,7 @@ local function admit(number, first, entries)
   answer_of[admitted], first_of[admitted], entries_of[admitted] = number, first, entries
 end
 
--- Add the bytes of the admitted requests to the counters. Return the error if Redis refuses it.
+-- Add the bytes of the admitted requests to the counters. Return the error if Redis refuses a command.
 local function count()
   local all = 0
   for _, shard in ipairs(changed) do
@@ -93,7 +94,7 @@ local function count()
 end
 
 -- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses
--- it. If an earlier entry of the request failed, only count the bytes, and return the earlier error.
+-- the entry. If an earlier entry of the request failed, only count the bytes, and return the earlier error.
 local function add(at, traceparent, failed)
   local shard, sealed = ARGV[at], ARGV[at + 1]
   local total = ends[shard] + #sealed
@@ -107,7 +108,7 @@ local function add(at, traceparent, failed)
   return type(id) == 'table' and id or total
 end
 
--- Queue the drains. Return the error if Redis refuses it.
+-- Queue the drains. Return the error if Redis refuses a command.
 local function queue()
   -- LPOS is cheap, because the queue is short: it holds each job at most once.
   for _, shard in ipairs(changed) do
@@ -120,8 +121,8 @@ local function queue()
 end
 
 -- Write the admitted requests. All counters are changed before the first entry is added: Redis does not undo
--- a script, and an entry must not be added without its bytes. If Redis then refuses an entry (NOPERM), the
--- shard's next drain subtracts its bytes again.
+-- a script, and the bytes of an added entry must be counted. If Redis then refuses an entry (NOPERM), the
+-- shard's next drain subtracts the bytes of this entry again.
 local function write()
   local failed = count()
   for k = 1, failed and 0 or admitted do
@@ -160,7 +161,7 @@ local function count_at(name)
 end
 
 -- Check the conditions of a request, and admit the request. `at`: the position of its number of guards. Return
--- the outcome if it is known already.
+-- the outcome if the request is not admitted.
 local function check(number, at, entries)
   local guards = tonumber(ARGV[at])
   for i = at + 1, at + 2 * guards, 2 do
@@ -188,7 +189,7 @@ local function check(number, at, entries)
     end
   end
   -- One counter per 24th of the time for which requests are remembered, instead of a set with every
-  -- request: the counts of expired requests leave with their counter.
+  -- request: the counts of expired requests are deleted with their counter.
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
   local bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
   local remembered = 0

@@ -53,7 +53,7 @@ class AppendResult:
     first_answer: bytes | None = None
     """The first answer to a repeated request; None if the entries were added."""
     ends: dict[int, int] = field(default_factory=dict)
-    """By shard: the bytes ever added to the shard, up to the last of the entries."""
+    """For each shard, the bytes ever added to the shard, up to and including the new entries."""
     held: int = 0
     """Number of held entries (`HeldEntries`)."""
     session_renewals: int = 0
@@ -61,7 +61,7 @@ class AppendResult:
 
 
 class Wakeup(Protocol):
-    """What wakes up one waiting caller."""
+    """Lets one caller wait until another caller wakes it up."""
 
     def wait(self) -> object:
         """Wait for `wake`. Returns at once if `wake` was called before."""
@@ -80,7 +80,7 @@ class ThreadWakeup:
 
 
 class _PendingRequest:
-    """A request in a group, or in the queue for the next one."""
+    """A request in a group, or in the queue for the next group."""
 
     __slots__ = ("answer", "arguments", "elected", "shards", "size", "wakeup")
 
@@ -93,7 +93,7 @@ class _PendingRequest:
         """The request's part of the arguments of the script."""
         self.size = size
         self.elected = False
-        """Whether its caller must send the next group."""
+        """Whether the caller of this request must send the next group."""
         self.answer: _Answer | BaseException | None = None
 
 
@@ -108,11 +108,11 @@ class _GroupAnswer(NamedTuple):
 
 _Answer = tuple[Any, _GroupAnswer]
 """The outcome of a request, and what its group has in common. The outcome is the bytes ever added
-to the shard if the request's only entry was added, else a list: `AppendOutcome` and its numbers."""
+to the shard if the request's only entry was added, else a list that begins with `AppendOutcome`."""
 
 
 class AppendScript:
-    """Runs the script for groups of requests, and then WAIT or WAITAOF if configured.
+    """Runs `backlog_append.lua` for groups of requests, and then WAIT or WAITAOF if configured.
 
     Only one caller may send at a time. The connection is not returned to the pool between groups,
     because taking a connection from the pool and checking it costs as much as a group.
@@ -141,8 +141,8 @@ class AppendScript:
         for request in group:
             arguments += request.arguments
         command = pack_command(("EVALSHA", self._script.sha, len(keys), *keys, *arguments))
-        # WAIT and WAITAOF cover the writes of their connection alone, so they follow the script
-        # over the same connection.
+        # WAIT and WAITAOF cover only writes over their own connection, so they are sent over the
+        # connection of the script.
         waits = self._wait_command
         answers = self._round_trip([command + pack_command(waits) if waits else command])
         waited = answers.pop() if waits else None
@@ -186,7 +186,7 @@ class AppendScript:
         return self._connection
 
     def release_old_connection(self) -> None:
-        """Return the connection to the pool if it is old: unused for a while, or to be replaced."""
+        """Give the connection back to the pool if it was unused for a while or must be replaced."""
         connection = self._connection
         if connection is not None and (
             time.monotonic() >= self._check_at
@@ -280,7 +280,7 @@ class BacklogAppender:
         return AppendResult(None, ends, group.held, group.session_renewals)
 
     def release_idle_connection(self) -> None:
-        """Return an unused connection to the pool, so that the pool closes it after a failover."""
+        """Give an unused connection back to the pool, which closes it after a failover."""
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
@@ -290,8 +290,8 @@ class BacklogAppender:
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the answer that is remembered under one of the names of a repeated request.
 
-        Return None if no answer is remembered, and in any case if `append` waits for replicas or
-        disks: only `append` may then answer a repeated request.
+        Return None if no answer is remembered. If `append` waits for replicas or disks, always
+        return None: only `append` may then answer a repeated request.
         """
         if self._waits:
             return None
@@ -335,8 +335,8 @@ class GroupCommit:
         self._queue: deque[_PendingRequest] = deque()
         """The requests for the next groups, the oldest first."""
         self._idle = {True: True}
-        """Empty while a caller sends a group, or is elected to send the next group. `pop` makes the
-        caller the sender, which must elect the next sender: all later callers wait for it."""
+        """Has one item while no caller is the sender. The caller that pops the item becomes the
+        sender, and must elect the next sender: all later callers wait for that."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
         """Return the answer to a request.
@@ -390,15 +390,15 @@ class GroupCommit:
     def _send_group(self, own: _PendingRequest) -> None:
         group = [own]
         try:
-            time.sleep(0)  # all greenlets that can run join: groups grow fourfold
+            time.sleep(0)  # lets other greenlets join the group: groups become four times as large
             self._take_queued(group)
             answers = self._send(group)
             for pending, answer in zip(group, answers, strict=True):
                 pending.answer = answer
         except BaseException as error:  # noqa: BLE001 - raised to all callers, also the sender
-            # An exception that kills the sender (`GreenletExit`, a timeout) concerns it alone. The
-            # other callers get a RedisError, as after a lost connection: their entries may or may
-            # not be in the backlog.
+            # An exception that kills the sender (`GreenletExit`, a timeout) is raised only in the
+            # sender. The other callers get a RedisError, as after a lost connection: their entries
+            # may or may not be in the backlog.
             for_others = error if isinstance(error, Exception) else _sender_killed()
             for pending in group:
                 pending.answer = for_others
@@ -416,7 +416,7 @@ class GroupCommit:
             group.append(queue.popleft())
 
     def _elect_sender(self) -> None:
-        """Let the caller of the oldest request send next. Only the sender may call this."""
+        """Let the caller of the oldest queued request send next. Only the sender may call this."""
         while not self._queue:
             self._idle[True] = True
             # Meanwhile a thread may have queued its request, because it still saw a sender.
@@ -428,4 +428,4 @@ class GroupCommit:
 
 
 def _sender_killed() -> Exception:
-    return ConnectionError("the request that sent this group of entries was killed")
+    return ConnectionError("the request that sent the entries of several requests was killed")

@@ -16,7 +16,7 @@ from .scripts import load_script
 _POSITION = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _MAX_NEXT_ID = 2**52
-"""No shard has used half of all ids (`reading.IDS`), so a next id from here on is damaged."""
+"""No shard has used half of all ids (`reading.IDS`), so a next id as high as this is damaged."""
 
 
 class BacklogCounters:
@@ -65,5 +65,5 @@ def parse_shard(field: bytes) -> int | None:
 
 
 def as_shard(text: bytes) -> int | None:
-    """Return a shard's number; None for other text."""
+    """Return the number of a shard as an integer; None if `text` is not the number of a shard."""
     return int(text) if text.isdigit() and len(text) <= 3 and int(text) < MAX_SHARDS else None

@@ -1,7 +1,7 @@
--- Remove the stored entries of shards from their streams, and move other entries to the held entries.
--- Changes nothing of a shard if the last entry to remove is not in the stream. So a repeated call is harmless, and
--- so is a call that reaches another master after a failover: if the failover lost the entry, and the new master's
--- clock is behind, the stream has new entries with lower ids, which no drain has read.
+-- Remove the entries of drains from the streams of their shards, and move some of them to the held entries.
+-- Changes nothing of a shard whose stream lacks the last entry to remove. So a repeated call is harmless, and so is
+-- a call that reaches another master after a failover: if the failover lost the entry, and the new master's clock
+-- is behind, the stream has new entries with lower ids, which no drain has read.
 --
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
 -- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to
@@ -50,7 +50,8 @@ local function progress(shard, out, known_id)
     change('out:' .. shard.name, total)
     bytes = bytes + tonumber(total) - out
   end
-  -- The removed entries were still in the stream, so no later drain has set the position. A higher one was planted.
+  -- The removed entries were still in the stream, so no later drain has set the position. Overwrite a higher
+  -- position: another program wrote it.
   change('at:' .. shard.name, ARGV[shard.first + 4])
   -- Compare ids as text: Lua numbers are exact up to 2^53 only.
   known_id = known_id or '0'
@@ -59,7 +60,8 @@ local function progress(shard, out, known_id)
   end
 end
 
--- Like the writer, take the last of several fields: another program may have added the entry.
+-- Return the sealed bytes of an entry. If another program added the entry, it may have several fields `e`: take
+-- the last one, as the writer does.
 local function sealed_of(entry)
   local content, sealed = entry[2], ''
   for i = 1, #content, 2 do

@@ -1,4 +1,4 @@
-"""Vault records as Redis has them, and marks that hide the records of old passwords."""
+"""Vault records in Redis, and the keys in Redis that hide the records of old passwords."""
 
 import struct
 import uuid
@@ -13,8 +13,8 @@ from iot_models.names import KeyNames
 
 CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
-"""How long a lookup of an old password is hidden: longer than a record that was cached just before
-stays in Redis."""
+"""How long the records under a lookup of an old password are hidden: longer than Redis keeps a
+record that was cached just before."""
 _BATCH = 500
 _HEADER = struct.Struct("<16s32s16sB")
 
@@ -47,12 +47,11 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 def hide_records(
     client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
-    """Hide a vault's records in Redis under the lookups of its old password.
+    """Hide the records that a vault has in Redis under the lookups of its old password.
 
-    `client` may be a pipeline, as in the functions below.
-
-    A process that read Postgres before the change may store such a record later: it is hidden, too.
-    Records of other vaults stay visible: the old password may get a new vault.
+    A process that read Postgres before the change may add a record later: this record is hidden,
+    too. Records of other vaults stay visible: the old password may get a new vault. `client` may be
+    a pipeline.
     """
     for lookup in lookups:
         client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)

@@ -67,8 +67,8 @@ def earliest_now(redis_now: int, connection: Connection) -> int:
     earliest = min(own, redis_now, postgres)
     if max(own, redis_now, postgres) - earliest > WARNING_SECONDS * 1000:
         _log.warning(
-            "clock skew: Redis's clock is %s and Postgres's clock is %s this machine's clock; "
-            "deletions use the earliest clock",
+            "clock skew: Redis's clock is %s this machine's clock, and Postgres's clock is %s this "
+            "machine's clock; deletions use the earliest of the three clocks",
             describe((redis_now - own) / 1000), describe((postgres - own) / 1000),
         )  # fmt: skip
     return earliest
@@ -83,7 +83,7 @@ class ClockSkew:
     """None: unknown."""
 
     def fault(self, max_seconds: float) -> str | None:
-        """Return which clock is off by more than `max_seconds`; None if no clock is.
+        """Return a text that names the clock that is off by more than `max_seconds`, or None.
 
         If two clocks agree, the third one is wrong.
         """
@@ -101,7 +101,7 @@ class ClockSkew:
             return f"this machine's clock is {own} the clocks of Redis and Postgres"
         return (
             f"the clocks of this machine, Redis and Postgres all differ: Redis's clock is {redis} "
-            f"and Postgres's clock is {postgres} this machine's clock"
+            f"this machine's clock, and Postgres's clock is {postgres} this machine's clock"
         )
 
     def exceeds(self, max_seconds: float) -> bool:
@@ -142,7 +142,7 @@ class ClockWatch:
         """Skew of the clock of Redis at the last check, in seconds."""
 
     def check(self, postgres: float | None = None) -> str | None:
-        """Compare the clocks. Return a text that says which clock is wrong; None if none is.
+        """Compare the clocks. Return a text that names the wrong clock; None if no clock is wrong.
 
         `postgres` is the skew of the clock of Postgres in seconds, if the caller has measured it.
 

@@ -24,7 +24,7 @@ reads the index of every month."""
 
 
 class CompactionOrders:
-    """The waiting orders, and the marks of vaults that need no scan for small segments."""
+    """The waiting orders, and the keys that postpone scans of vaults for small segments."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client

@@ -20,7 +20,7 @@ class Confirmation:
     fsync: bool = False
     """Whether the entries must be on the disks of Redis and of these replicas."""
     of_appends: bool = True
-    """Whether appends wait for this. Drains wait in any case."""
+    """Whether appends wait for the replicas and disks. Drains always wait."""
 
     @property
     def command(self) -> tuple[Any, ...]:
@@ -30,11 +30,11 @@ class Confirmation:
         return ("WAIT", self.replicas, WAIT_MILLISECONDS) if self.replicas else ()
 
     def missing(self, answer: Any, client: "Redis") -> str:
-        """Return what the answer to the command lacks, as a sentence; empty if it lacks nothing.
+        """Return a sentence that says who did not confirm the entries; empty if nobody is missing.
 
-        If replicas are missing, `client` connects again: this master may be cut off from its
-        replicas, and one of them may be the master now. New connections resolve the name in the
-        URL again.
+        `answer` is Redis's answer to `command`. If replicas are missing, `client` connects again:
+        this master may be cut off from its replicas, and one of them may be the master now. New
+        connections resolve the name in the URL again.
         """
         local, replicas = answer if self.fsync else (1, answer)
         if replicas < self.replicas:

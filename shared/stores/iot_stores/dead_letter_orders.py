@@ -37,7 +37,7 @@ class LetterOrder:
     letter_id: str
     action: LetterAction
     client: Mapping[str, Value]
-    """Who asked, for the audit log: the address `client`, and the name of the `token` or None."""
+    """Who asked, for the audit log. `client` is the address, `token` the token's name or None."""
 
     def encode(self) -> bytes:
         """Return the content of the sealed order."""

@@ -127,9 +127,10 @@ def is_letter_id(text: str) -> bool:
 
 
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
-    """Return the dead letter in a stream item. Missing or invalid fields get values.
+    """Return the dead letter in a stream item. Missing or invalid fields get default values.
 
-    Only another program writes such an item. It can be dropped like the others, but not opened.
+    Only another program writes items with missing or invalid fields. They can be dropped like
+    other dead letters.
     """
     entry_id = fields.get(b"id", b"").decode(errors="replace")
     return DeadLetter(
@@ -137,5 +138,7 @@ def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         as_shard(fields.get(b"shard", b"")) or 0,
         entry_id if is_letter_id(entry_id) else "0-0",
         fields.get(b"e", b""),
-        fields.get(b"reason", b"planted: it has no reason").decode(errors="replace"),
+        fields.get(b"reason", b"written by another program, without a reason").decode(
+            errors="replace"
+        ),
     )

@@ -4,7 +4,7 @@
 -- Returns 1 if the entry was not a dead letter before, else 0.
 local name, sealed, reason = ARGV[1] .. ' ' .. ARGV[2], ARGV[3], ARGV[4]
 -- SREM first, because it needs no memory: with maxmemory reached, Redis refuses SADD and XADD unless the script
--- has written already. Until the entry is a dead letter, its shard is not drained, which would free memory.
+-- has written already. Drains free memory, but the shard is not drained until the entry is a dead letter.
 local known = redis.call('SREM', KEYS[2], name)
 if known == 1 or sealed then
   redis.call('SADD', KEYS[2], name)

@@ -124,9 +124,10 @@ class Erasures:
         return len(found)
 
     def remove_records(self, vault_id: uuid.UUID, lookups: Collection[bytes]) -> None:
-        """Hide and remove the records of a vault in Redis. Forget its scans for small segments.
+        """Hide and remove the records of a vault in Redis.
 
-        Records of other vaults under the same lookups stay. Raises `RedisError`.
+        Records of other vaults under the same lookups stay. Also forget when the vault was last
+        scanned for small segments. Raises `RedisError`.
         """
         self._changes.hide(vault_id, list(lookups))
         names = (

@@ -1,6 +1,6 @@
 """Forgotten entries: entries so old that the ledger may have deleted their session.
 
-Without the session, it is unknown whether such an entry is stored. Such an entry comes from an old
+Without the session, it is unknown whether the entry is stored. Forgotten entries come from an old
 backup of Redis or from a dead letter. An entry whose session is in the ledger is stored exactly
 once at any age.
 """
@@ -18,7 +18,8 @@ from .ledger import SessionKey
 from .postgres import Connection
 
 TOO_OLD_MS = 60 * 86_400_000
-"""Less than the time for which the ledger keeps a session (`retention.SESSION_DAYS`)."""
+"""Age above which an entry may be forgotten: less than the time for which the ledger keeps sessions
+(`retention.SESSION_DAYS`)."""
 REASON = (
     "sealed more than 60 days ago, and the ledger does not know its session: it is unknown "
     "whether its readings are stored"
@@ -37,7 +38,7 @@ class DatedEntry(NamedTuple):
     def is_older_than(self, moment: int) -> bool:
         """Return whether both times are before `moment` (Unix milliseconds).
 
-        If only one time is before `moment`, the clock of that time may have been behind.
+        If only one time is before `moment`, the clock that gave this time may have been behind.
         """
         return max(self.received, self.sealed) < moment
 

@@ -37,8 +37,8 @@ TOTALS = {
         "bytes_out": "iot_drain_written_bytes_total",
     },
 }
-"""By service, the totals in its heartbeats, and the metric of each: the value of a counter, or the
-sum of a histogram. The status has rates with the names of the totals."""
+"""The totals in the heartbeats of each service, and the metric of each total. A total is the value
+of a counter, or the sum of a histogram. `/api/status` has the rate of each total."""
 _GAUGES = {
     "api": "iot_api_heartbeat_timestamp_seconds",
     "writer": "iot_writer_heartbeat_timestamp_seconds",
@@ -57,7 +57,7 @@ class Heartbeat:
     totals: Mapping[str, float]
     """Counters of the process since its start, named as in `TOTALS`."""
     drained_at: Mapping[int, float] = field(default_factory=dict)
-    """When a writer last drained each shard, in Unix milliseconds of Redis's clock."""
+    """When the writer last drained each shard, in Unix milliseconds by the clock of Redis."""
     keys: Sequence[KeyId] = ()
     """The master keys that the process has loaded."""
     primary_key: KeyId = 0
@@ -97,8 +97,8 @@ class HeartbeatSender(ProcessReport):
         }
 
     def _send(self, content: dict[str, object]) -> None:
-        # `oldest` is compared with ids of items, which are times of Redis, so it must be one too: a
-        # process whose clock is wrong must not remove the heartbeats of other processes.
+        # `oldest` is compared with ids of items, which are times of Redis. So take the time from
+        # Redis: a process with a wrong clock must not remove the heartbeats of other processes.
         oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
         name, beat = self._names.heartbeats, {"heartbeat": json.dumps(content)}
         self._client.xadd(name, beat, minid=oldest, approximate=False)  # type: ignore[arg-type]

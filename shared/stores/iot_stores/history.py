@@ -85,10 +85,10 @@ _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 _BEGIN_READ: LiteralString = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {TIMEOUTS}"
 
 FETCH_BYTES = 2 * 2**20
-"""Approximate ciphertext fetched at a time; it bounds the memory of a read."""
+"""Approximate bytes of ciphertext fetched at a time. They bound the memory of a read."""
 _FIRST_FETCH, _MAX_FETCH = 4, 512
 _LOOK, _MAX_LOOK = 256, 5_000
-"""Number of segments to try in order, because few of them may pass the filter."""
+"""Minimum and maximum number of segments that `_first_matching` tries in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class PageRange:
     """The part of a vault to read, and the direction."""
 
     after: Position | None = None
-    """Begin behind this position; None: with the first reading."""
+    """Begin behind this position; None: begin with the first reading."""
     until: Position | None = None
     """The last position to read. Needs `after`."""
     descending: bool = False
     limit: int | None = None
-    """Approximate number of readings that will be used."""
+    """Approximate number of readings that the caller will use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ The cover must never claim a segment that the window lacks:
   again, with other ids: to detect this, the cover also holds the next id after the last drain.
 - The window may be in another Redis than the backlog. This Redis may be away, or may have been
   restored to an earlier state. The backlog's Redis holds the position up to which each shard is
-  drained: a cover is valid only if it reaches this position. The time is always that of the
-  backlog's Redis, which stamps readings.
+  drained: a cover is valid only if it reaches this position. Times are always by the clock of the
+  backlog's Redis, which also sets the times of receipt.
 - Redis may come back with older data: the position, the cover, and the marks of erased segments are
   then older, too. Redis takes another replication id whenever it starts, and at a failover. A cover
   holds the id of the Redis that it was written in, and is valid only in a Redis with this id.
@@ -39,19 +39,21 @@ from .scripts import checked, load_script, round_trip, run_all
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
-"""A read takes some time, so segments that expire within this time do not count as kept."""
+"""Segments that expire within this time do not count as kept, because a read takes some time."""
 _FIRST_FETCH, _MAX_FETCH = 4, 64
 """Number of payloads in one round trip."""
 _FETCH_BYTES = 4 * 2**20
 """Approximate size of the payloads in one round trip."""
 _LATE_SECONDS = 120
-"""A writer may still add segments this long after it stored them: its job's timeout."""
+"""A writer may add segments to the window up to this long after it stored them: the timeout of its
+job."""
 MAX_PAYLOAD_BYTES = 2 * 2**20
 """A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
 Postgres."""
 _SET_BEFORE_BYTES = 4096
-"""A larger payload is set before the script runs. Lua hashes every byte of its arguments, so Redis
-would take twice the time (34 KB: 93 µs instead of 51). Small payloads cost less as arguments."""
+"""A larger payload is written with SET before the script runs. Lua hashes every byte of its
+arguments, so Redis would take twice the time (34 KB: 93 µs instead of 51). Small payloads cost less
+as arguments."""
 _COVER = ("position", "since", "seconds", "replication_id")
 _REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
@@ -74,7 +76,7 @@ class Coverage:
     """Whether the window holds the readings that a shard received in the last seconds."""
 
     begin: int
-    """Start of these seconds, in Unix milliseconds of the clock that stamps readings."""
+    """Start of these seconds, in Unix milliseconds by the clock of the backlog's Redis."""
     complete: bool
     """Whether the window holds all readings received since `begin`."""
 
@@ -95,10 +97,10 @@ class Cover:
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds each reading of the shard that was received from `since`
-        on, and drained up to the position of this cover.
+        """Return whether the window holds all readings that the shard received from `since` on.
 
-        `now` is the current time: segments expire after `seconds`. Times are Unix milliseconds.
+        Only readings that were drained up to `position` count. `now` is the current time: segments
+        expire after `seconds`. Times are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
@@ -113,11 +115,11 @@ class RecentSegments:
     """Segments of vaults in the window, and the covers before and after the segments were read.
 
     A drain adds all segments of a shard and its cover in one step. So if both covers of a shard are
-    valid and `bounds` has segments of a drain, `bounds` also has those of all earlier drains.
+    valid and `bounds` has segments of a drain, `bounds` also has all segments of earlier drains.
     """
 
     before: Mapping[int, Cover]
-    """The covers of shards; shards without a cover are left out."""
+    """The covers of shards. Shards without a valid cover are left out."""
     bounds: Sequence[Sequence[SegmentBounds]]
     """The bounds of each vault's segments."""
     after: Mapping[int, Cover]
@@ -147,9 +149,9 @@ class HotWindow:
         """Add the segments of a drain.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. If the cover of a shard does not end at `DrainedShard.before`, or has another
-        length than this window, the new cover starts after `before`. This happens after a writer
-        was killed, Redis was away or emptied, or the length was changed.
+        segments. The new cover of a shard starts after `DrainedShard.before` if the old cover does
+        not end there, or was written with another `seconds`: a writer was killed, Redis was away or
+        emptied, or the setting was changed.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the
@@ -157,13 +159,13 @@ class HotWindow:
         """
         if not (self._seconds and self._usable()):
             return
-        # The script asks for the time itself if this Redis stamps readings.
+        # The script takes the time of this Redis if the backlog is in the same Redis.
         now = None if self._backlog.uses(self._client) else self._backlog.now()
         arguments: list[str | int | bytes] = [self._seconds, "" if now is None else now]
         for drain in drains:
             arguments += self._addition(drain)
         covers = [self._names.hot_cover(drain.shard) for drain in drains]
-        # The script makes a payload visible, by its index.
+        # Send payloads first: the script then adds them to the index, so that reads find them.
         payloads = [command for drain in drains for command in self._large_payloads(drain)]
         run_all(self._client, self._write, [(covers, arguments)], payloads)
 
@@ -326,7 +328,7 @@ class HotWindow:
     def payloads(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
     ) -> Iterable[bytes | None]:
-        """Yield the payloads of segments in order, and None for an evicted or hidden one.
+        """Yield the payload of each segment in order; None if it was evicted or is hidden.
 
         Payloads are fetched in growing steps: a caller that stops early has fetched little.
         """
@@ -351,7 +353,8 @@ def _covers(
 ) -> dict[int, Cover]:
     """Return the valid covers of shards. `own_id`: the replication id of Redis; empty: unknown.
 
-    Writers of earlier versions, and writers that may not use INFO, note no id.
+    A cover without an id counts as valid: writers of earlier versions, and writers that may not use
+    INFO, note no id.
     """
     covers = {}
     for shard, (position, since, seconds, noted_id) in zip(shards, found, strict=True):

@@ -2,7 +2,7 @@
 -- KEYS: the cover of each shard. ARGV: seconds to keep segments, the time in milliseconds ('': the time of this
 -- Redis); then for each shard: position and next id before the drain, position and next id after it, begin of the
 -- cover if there is a gap, number of segments; for each segment: index, key, score, bounds, payload ('': already
--- set, or too large to keep). The time is that of the backlog's Redis, which stamps readings and may be another server.
+-- set, or too large to keep). Times are by the clock of the backlog's Redis, which may be another server.
 -- Returns 1, or the first error. An error of one shard does not stop the others.
 local keep, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then
@@ -39,7 +39,7 @@ local function add(cover, at)
     since = nil -- it stays
   elseif older or not known[2] and since ~= '1' then
     -- The window may lack segments and erasures, or is empty, and other drains may have committed before this
-    -- write. Cover only readings received from now on, and after those that are stored already.
+    -- write. Cover only readings received from now on, and later than all readings stored before this drain.
     since = string.format('%.0f', math.max(now + 1, tonumber(since), tonumber(known[2] or '0')))
   elseif known[2] and tonumber(since) < tonumber(known[2]) then
     late = true -- the cover is that of a later drain
@@ -57,7 +57,7 @@ local function add(cover, at)
   for i = at + 6, at + 1 + 5 * ARGV[at + 5], 5 do
     local index = ARGV[i]
     if tonumber(ARGV[i + 2]) >= horizon then -- else it was imported, and is too old for the window
-      if ARGV[i + 4] ~= '' then -- else it is set, or reads treat it like an evicted one
+      if ARGV[i + 4] ~= '' then -- else it was set before, or is too large: reads take it as evicted
         redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
       end
       redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])

@@ -22,8 +22,8 @@ KeyringMark = Callable[[uuid.UUID], bytes]
 """Returns the mark of this process's keyring for an installation id."""
 
 KEYRING_MISMATCH = (
-    "the keyring in IOT_KEYRING_FILE is not the one that {where} is marked with: its pepper "
-    "differs; use the marked keyring, or see Marks in docs/operations.md to change the mark"
+    "the keyring in IOT_KEYRING_FILE has another pepper than the keyring that {where} is marked "
+    "with: use that keyring, or change the mark (see Marks in docs/operations.md)"
 )
 
 _log = logging.getLogger(__name__)

@@ -3,9 +3,9 @@
 A reading has the position (interrogator timestamp, id). A segment is an interval of positions, and
 segments may overlap in any way, since device clocks jump and differ. With an index by start or by
 end alone, a search for the segments that contain a position reads half of the vault. Segments are
-therefore indexed by the class of their length (powers of 256), and within a class by start. A
-segment shorter than 2**16 that contains a position begins less than 2**16 before that position, and
-so on for each class.
+therefore indexed by the class of their length (`_STEPS`), and within a class by start. A segment
+shorter than 2**16 that contains a position begins less than 2**16 before that position, and so on
+for each class.
 """
 
 from typing import LiteralString
@@ -18,8 +18,8 @@ Position = tuple[int, int]
 _ID_BITS = 53
 """Ids are below 2**53, so a position is also one number: time * 2**53 + id."""
 _STEPS = (16, 24, 32, 53, 61, 69, 77, 85, 93, 101, 109)
-"""Lower bounds of the length classes after the first, as powers of two. A segment that is not
-shorter than 2**53 begins and ends at different times."""
+"""Lower bounds of the length classes after the first, as exponents of two. A segment with a length
+of 2**53 or more begins and ends at different times."""
 
 # As in the index `segments_reach`. A segment of one reading has length 0 and is not in it.
 REACH: LiteralString = """width_bucket(

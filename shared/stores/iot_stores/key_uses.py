@@ -17,7 +17,7 @@ _VAULTS: LiteralString = "SELECT substring(wrapped_key FOR 5), count(*) FROM vau
 _AUDIT: LiteralString = "SELECT substring(sealed FOR 5), count(*) FROM audit_log GROUP BY 1"
 
 KeyUses = Mapping[str, Counter[KeyId]]
-"""Uses by kind and by master key."""
+"""For each kind of stored item, how many items need each master key."""
 
 
 def count_uses(stores: Stores, connection: Connection) -> KeyUses:

@@ -52,9 +52,9 @@ _OFFSETS = """
     SELECT shard, position, received_max, next_id FROM ingest_offsets WHERE shard = ANY(%s::int2[])
 """
 _HIGHEST = "SELECT max(received_max), max(next_id) FROM ingest_offsets"
-# Also returns the missing vaults, and locks the others, so that no vault is erased before the
-# segments are committed. The locks are taken in the order of the ids, so that a drain and an
-# erasure can't deadlock.
+# Besides the sessions, returns the missing vaults. Locks the existing vaults, so that no vault is
+# erased before the segments are committed. The locks are taken in the order of the ids, so that a
+# drain and an erasure can't deadlock.
 _SESSIONS: LiteralString = """
     WITH existing AS MATERIALIZED (
         SELECT vault_id FROM vaults WHERE vault_id = ANY(%(vaults)s::uuid[])
@@ -107,8 +107,8 @@ _STORED = """
 """
 
 MAX_MISSING = 100_000
-"""Maximum number of missing numbers that one entry adds. A larger gap exists only after a restore
-from backup. Entries with numbers below the added ones then count as stored."""
+"""Maximum number of missing numbers that one stored entry adds. The gap below an entry's number is
+larger only after a restore from backup. The lowest numbers in the gap then count as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class Offset:
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
     received_max: int
-    """Latest time of receipt of all stored readings of the shard, in Unix milliseconds. It includes
-    the readings of all shards up to the last change of the number of shards."""
+    """Latest time of receipt among the stored readings of the shard, and among the readings that
+    all shards stored before the last change of `IOT_SHARDS`. In Unix milliseconds."""
     next_id: int
     """Id of the next reading."""
 
@@ -148,8 +148,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Needed for held entries. Otherwise a held entry could count as stored: if the number of the
-        next stored entry is more than `MAX_MISSING` higher, the held entry is not among `missing`.
+        Needed for held entries. Without it, a held entry would count as stored if the number of the
+        next stored entry is more than `MAX_MISSING` higher: `missing` would lack the held entry.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -201,11 +201,11 @@ def begin_drain(
     existing vaults among `vaults` are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
-    other shards. Each shard then continues above all ids that were used, so the ids of a vault
-    still rise, and its cover in the hot window begins after the readings of all shards. The row of
-    a shard has the number of shards at the time of the shard's last drain. The first drain after a
-    change sets this number to 0 in the rows of all other shards: they then notice the change even
-    if `IOT_SHARDS` is changed back before their next drain.
+    other shards. Each shard then continues above all ids that were used, so that the ids of a vault
+    still rise, and the shard's cover in the hot window begins after the readings of all shards. To
+    detect a change, the row of each shard has the number of shards at the shard's last drain. The
+    first drain after a change sets this number to 0 in the rows of all other shards, so that they
+    notice the change even if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.

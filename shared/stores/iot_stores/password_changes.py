@@ -14,7 +14,7 @@ from .cached_records import hide_records, remove_record, show_records
 MAX_ANNOUNCED = 1000
 """Length of the stream. A process that missed more changes compares its vaults with Postgres."""
 ERASING, ERASED = b"", b"erased"
-"""In place of the new lookup: the vault is about to be erased, or is erased."""
+"""Values in place of a new lookup: the vault is about to be erased, or is erased."""
 _VAULT, _LOOKUP = b"vault", b"lookup"
 
 
@@ -44,8 +44,8 @@ class PasswordChanges:
         self._names = names
 
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change before it is made. Remove the vault's old records (those under
-        `old_lookups`) from Redis, and hide any that a late process stores there again.
+        """Announce a change before it is made. Remove the vault's records under `old_lookups` from
+        Redis, and hide records that a late process stores there again.
 
         Raises:
             RedisError: the change may have been announced or not.

@@ -51,7 +51,7 @@ _LIVENESS = {
 }
 
 MAX_SESSIONS = 3
-"""Sessions that idempotent work may use, one after the other."""
+"""Maximum number of sessions that `run_idempotent` uses for one call, one after the other."""
 RENEW_SECONDS = 1.0
 """Shortest time between two renewals of all connections while Postgres can't serve."""
 
@@ -215,7 +215,7 @@ class Pool(ConnectionPool[Connection]):
                 raise PoolTimeout(str(self._connection_class.failure or error)) from None
 
     def putconn(self, conn: Connection) -> None:
-        """Return a connection to the pool."""
+        """Give a connection back to the pool."""
         self._in_use -= 1
         super().putconn(conn)
 
@@ -257,7 +257,7 @@ def short_query(
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
     """Run the block in a transaction, which Postgres ends if this process hangs.
 
-    Without a limit, reads and drains could wait for its locks for as long as the process hangs.
+    Without a limit, reads and drains could wait for the locks of a process as long as it hangs.
     `copies`: the block uses COPY.
     """
     with connection.transaction():

@@ -1,6 +1,6 @@
-"""What each process reports of itself to Redis, every few seconds.
+"""What each process reports about itself to Redis, every few seconds.
 
-The thread that watches Redis sends the reports, so requests and drains cost nothing more.
+The thread that watches Redis sends the reports, so that they do not delay requests and drains.
 """
 
 import logging
@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 class ProcessReport(ABC):
-    """A report of this process."""
+    """A report about this process, sent to Redis every few seconds."""
 
     consequence: str
-    """What an error of Redis means, for the log."""
+    """The consequence that the log states if the report can't be sent."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class Readiness:
         ask_once: bool = False,
         clocks: ClockWatch,
     ) -> None:
-        """`try_redis` tries a write of the kind this process makes, and raises Redis's error.
+        """`try_redis` tries a write command that this process needs, and raises Redis's error.
 
         `connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within a few seconds.
 

@@ -42,8 +42,9 @@ def insert_vault(
     """Insert a vault, and append `event` to the audit log. Return False if another vault has the
     lookup.
 
-    Nothing is appended without `audit`, or if the database lacks `record_audit_event`, for example
-    because an API process starts before the migration: readings matter more than the audit log.
+    Without `audit`, nothing is appended. If the database can't append to the audit log, for example
+    because an API process starts before the migration, the vault is inserted all the same: readings
+    matter more than the audit log.
     """
     if audit is None:
         return connection.execute(_INSERT, values).rowcount > 0

@@ -73,8 +73,8 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
         "parser_class": RefusalParser,
     }
     if "+sentinel://" not in url and not _has_valid_port(url):
-        # redis-py would repeat the invalid port in its error. A password with an unescaped / or #
-        # ends up there.
+        # redis-py would repeat the invalid port in its error. With an unescaped / or # in the
+        # password, a part of the password is taken for the port.
         raise SettingsError(
             f"{variable}: invalid port; write special characters of the password as "
             "%40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"

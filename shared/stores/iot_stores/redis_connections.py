@@ -62,8 +62,8 @@ class _RenewingPool(ConnectionPool):
         now = time.monotonic()
         if now - self._renewed_at >= RENEW_SECONDS:
             self._renewed_at = now
-            # Closing a connection in use would fail the command of another thread: redis-py closes
-            # a marked connection when it is returned.
+            # Closing a connection in use would fail the command of another thread. So mark it:
+            # redis-py closes a marked connection when it is returned.
             self.update_active_connections_for_reconnect()
             self.disconnect_free_connections()
 

@@ -108,8 +108,8 @@ class RedisWatch:
         self._verdict: Verdict | None = None
         """The verdict of the check `_verdict_number`; None: unknown."""
         self.safe = False
-        """Whether the last check found that Redis may get readings. If not, `require_safe` tells
-        why, or checks first. A PUT reads this attribute in place of a call.
+        """Whether the last check found that Redis may get readings. A PUT reads this attribute, and
+        calls `require_safe` only if it is False.
         """
         self._verdict_number = 0
         self._check_numbers = itertools.count(1)
@@ -176,7 +176,7 @@ class RedisWatch:
         self._store_verdict(next(self._check_numbers), None)
 
     def check(self) -> Verdict:
-        """Check Redis now. If checks overlap, the verdict of the one that began last stays.
+        """Check Redis now. If checks overlap, the verdict of the check that began last stays.
 
         Raises:
             RedisError, psycopg.Error: Redis or Postgres is away. The last verdict is discarded.
@@ -356,7 +356,7 @@ def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool,
 def _unmarked(name: str, key: str) -> str:
     return (
         f"the user of {name} may not use the key {key}, so the service can't check which "
-        "installation it belongs to: grant the permissions in production/redis-users.acl"
+        f"installation {name} belongs to: grant the permissions in production/redis-users.acl"
     )
 
 

@@ -26,7 +26,7 @@ from .vault_records import find_by_ids
 
 BATCH = 200
 LOCK = 0x696F746B
-"""Key of the advisory lock of all commands that change which keys are needed."""
+"""Key of the advisory lock for commands that change which master keys are needed."""
 
 _UNDER_OTHER_KEYS: LiteralString = """
     FROM vaults WHERE substring(wrapped_key FROM 2 FOR 4) <> %s
@@ -97,8 +97,8 @@ class Rewrap:
     def rewrap_redis(self, connection: Connection) -> None:
         """Rewrap the records in Redis that `rewrap_postgres` did not rewrap. Scans all keys.
 
-        Such a record was written by a process that had read Postgres before the rewrap, or Postgres
-        lacks the vault.
+        These are records that a process read in Postgres before the rewrap and cached afterwards,
+        and records of vaults that Postgres lacks.
 
         Raises:
             psycopg.Error, RedisError: a store is away. What is done stays.
@@ -167,7 +167,7 @@ class Rewrap:
 
 
 def try_lock(connection: Connection) -> bool:
-    """Take the lock of key changes, until the connection is closed.
+    """Take the advisory lock `LOCK` until the connection is closed.
 
     Return False if another connection holds the lock.
     """

@@ -33,8 +33,8 @@ _ERASE = "SELECT * FROM erase_segments(%s::uuid, %s::int8[], %s::int8[], %s::byt
 _REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::bytea)"
 # Triggers and constraints of `segments` belong to the role of the writers. An attacker with this
 # role could make them change settings of this session, such as row_security. RESET ALL undoes this
-# before the session, or a connection of a pooler, serves another statement. It also undoes the
-# limit of the transaction, which still has to be committed: set it again.
+# before the session, or a connection of a pooler, serves another statement. It also undoes
+# IDLE_LIMIT, so this limit is set again: the transaction still has to be committed.
 _RESET: LiteralString = f"RESET ALL; {IDLE_LIMIT}"
 
 
@@ -49,7 +49,7 @@ class NamedSegment:
 
     @property
     def name(self) -> tuple[int, int, bytes]:
-        """The segment's key within its vault, and its salt."""
+        """`first_id`, `received_min` and salt, which identify the segment within its vault."""
         return self.bounds.first_id, self.bounds.received_min, self.salt
 
 

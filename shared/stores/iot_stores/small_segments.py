@@ -13,7 +13,8 @@ from . import history
 from .postgres import Connection
 
 SMALL_BYTES = 65_536
-"""A segment with as many bytes is not small: merging would save only a row and index entries."""
+"""A segment with this many bytes or more is not small: merging would save only a row and index
+entries."""
 
 _FIND: LiteralString = """
     SELECT first_id, received_min, count, octet_length(payload)
@@ -22,8 +23,8 @@ _FIND: LiteralString = """
         AND received_max < %(before)s AND octet_length(payload) < %(bytes)s
     ORDER BY received_min LIMIT %(limit)s
 """
-# SKIP LOCKED: a vault that is being erased, and segments that another compaction or retention has
-# locked, are left out. Nobody waits for a lock, so there are no deadlocks.
+# SKIP LOCKED leaves out a vault that is being erased, and segments that another compaction or the
+# retention has locked. Nobody waits for a lock, so there are no deadlocks.
 _LOCK_VAULT = "SELECT FROM vaults WHERE vault_id = %s FOR KEY SHARE SKIP LOCKED"
 # `count < 512` lets the planner use the index of small segments, which is much smaller than the
 # others.

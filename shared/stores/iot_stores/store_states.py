@@ -49,7 +49,8 @@ REDIS_STATES: Mapping[str, str] = {
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
 }
-"""Meaning of each state of Redis, by code word. Redis has no code word for some of them."""
+"""Meaning of each state of Redis, by code word. Redis sends no code word for some of the states:
+see `_REDIS_SENTENCES`."""
 
 _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "MAXCLIENTS": re.compile("max number of clients"),
@@ -61,7 +62,7 @@ _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "WRONGPASS": re.compile("invalid password|AUTH <password> called|Client sent AUTH"),
     "READONLY": re.compile("The previous master is now a slave"),  # redis-py, of its Sentinels
 }
-"""Wordings of the errors that begin with ERR instead of a code word."""
+"""Wordings of errors without a code word, by the code word of their state in `REDIS_STATES`."""
 _ERR = re.compile(
     r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"

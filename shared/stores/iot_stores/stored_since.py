@@ -42,7 +42,7 @@ class StoredAfter:
     ids: Mapping[int, int]
     """The highest known id of each shard."""
     floor: int
-    """The highest known id of all other shards."""
+    """The id that counts as the highest known id of a shard that `ids` lacks."""
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters of the statements."""

@@ -9,7 +9,7 @@ from redis import Redis
 from .months import END_MS
 
 MAX_ID_PART = 2**64 - 1
-"""Maximum of both parts of a stream id."""
+"""Maximum of each of the two numbers in a stream id."""
 _PAGE = 100
 
 StreamItem = tuple[bytes, dict[bytes, bytes]]
@@ -33,7 +33,8 @@ class WaitingEntry:
     received: int = field(init=False, compare=False)
     """Time of receipt, in Unix milliseconds of Redis's clock.
 
-    Times of receipt rise within a stream, except for released entries: they keep theirs."""
+    Times of receipt rise within a stream, except for released entries, which keep the time at which
+    they were first received."""
     has_valid_time: bool = field(init=False, compare=False)
     """Whether a partition for the entry's times can exist.
 

@@ -37,7 +37,7 @@ class FastLookups(StrEnum):
     CREATED = "created"
     """New vaults get format 1, because processes of version 0.1 may still run."""
     KEPT = "kept"
-    """New vaults get format 2. Some old vaults have not been used since, and have format 1."""
+    """New vaults get format 2. Some old vaults still have format 1, until they are used again."""
     GONE = "gone"
     """All vaults have format 2."""
 
@@ -59,7 +59,7 @@ class LookupPolicy:
 
     @property
     def is_transitional(self) -> bool:
-        """Whether the policy will change without a command, to complete an upgrade from 0.1."""
+        """Whether an upgrade from 0.1 is incomplete: the policy will then change by itself."""
         return self.fast_lookups is not FastLookups.GONE
 
     def costs_less_than(self, cost: int) -> bool:
@@ -85,8 +85,8 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
-        UnavailableError: a value is one that no process stores. It is refused, because a low cost
-            would make passwords cheap to guess, and a high cost would use up the memory.
+        UnavailableError: no process stores such values. Such a policy is refused: a low cost would
+            make passwords cheap to guess, and a high cost would use up the memory.
     """
     possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)
     rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
@@ -107,9 +107,9 @@ def raise_cost(connection: Connection, cost: int) -> None:
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004 if `migrate` was last called at least `after_seconds` ago.
+    """Migrate schema 0003 to 0004, if `iot-sensor migrate` last ran at least `after_seconds` ago.
 
-    Do nothing unless the policy is `FastLookups.CREATED`. Return whether this call migrated the
+    Do nothing if the policy is not `FastLookups.CREATED`. Return whether this call migrated the
     schema.
     """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()

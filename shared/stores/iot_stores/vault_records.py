@@ -315,7 +315,7 @@ class VaultRecords:
     def raise_cost(self, cost: int) -> LookupPolicy:
         """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.
 
-        A higher cost stays.
+        If the cost is higher already, it stays.
 
         Raises:
             UnavailableError: the policy is invalid, or the cost could not be raised.
@@ -371,8 +371,8 @@ class VaultRecords:
 
 @contextmanager
 def _recognizing_changed_policy() -> Iterator[None]:
-    """Raise `PolicyChangedError` for the error of the trigger `check_new_vault`, and
-    `VaultErasedError` for that of `refuse_erased_vault`."""
+    """Raise `PolicyChangedError` if the trigger `check_new_vault` refused a vault, and
+    `VaultErasedError` if the trigger `refuse_erased_vault` did."""
     try:
         yield
     except psycopg.errors.CannotConnectNow as error:

@@ -362,7 +362,7 @@ def test_the_mark_of_the_keyring_is_checked(client: "Redis", database: Database)
     with database.connect() as connection:
         connection.execute("UPDATE installation SET keyring = NULL")
     assert (
-        "is not the one that Redis is marked with"
+        "has another pepper than the keyring that Redis is marked with"
         in watch_on(client, database, keyring=theirs).state()
     )
     watch_on(client, database).require_safe()

@@ -242,7 +242,7 @@ def test_a_record_deleted_before_it_is_chained_leaves_no_trace(log: Log) -> None
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (cut_tail(RECORDS - 1), "link 8 is not the one that was published"),
+        (cut_tail(RECORDS - 1), "link 8 differs from the published head"),
         (
             remake(1),
             r"record 5 \(link 4\) does not have the link that it had when master key 1 was retired",

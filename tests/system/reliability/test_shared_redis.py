@@ -255,7 +255,7 @@ def test_another_keyring_on_the_same_database_is_refused(
     assert _put(second, password, 1) == 503
     answer = second.request("GET", "/readyz")
     assert answer.status == 503
-    assert "is not the one that the database is marked with" in answer.json()["postgres"]
+    assert "than the keyring that the database is marked with" in answer.json()["postgres"]
 
 
 def test_a_redis_that_starts_to_evict_is_refused(

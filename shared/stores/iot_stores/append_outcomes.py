@@ -7,7 +7,7 @@ from typing import NoReturn
 from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 
 UNKNOWN_RATE_SECONDS = 5
-"""`Retry-After` for a full backlog while the rate of the drains is unknown."""
+"""`Retry-After` if the backlog is full and the number of bytes drained per second is unknown."""
 MAX_RETRY_SECONDS = 60
 
 

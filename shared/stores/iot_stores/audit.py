@@ -64,7 +64,7 @@ class AuditLog:
         metrics.counter("iot_audit_recorded_total").inc()
 
     def seal(self, event: AuditEvent | str) -> bytes:
-        """Return the sealed record. Two calls return different bytes for the same event."""
+        """Return an event as a sealed record. Two calls return different bytes for one event."""
         line = event if isinstance(event, str) else event.encode()
         keys = self._keys()
         header = _HEADER.pack(FORMAT, keys.primary_id)

@@ -29,9 +29,9 @@ from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
 
 MAX_ENTRIES = 4096
-"""Maximum number of entries in one answer of Redis. Each entry blocks Redis for a microsecond."""
+"""Maximum number of entries in one answer of Redis. An entry blocks Redis for a microsecond."""
 _FSYNC_FACTOR = 4
-"""Factor for `MAX_ENTRIES` if each read waits for an fsync, which may come once a second."""
+"""Factor for `MAX_ENTRIES` if each read waits for an fsync, which may come only once a second."""
 _MAX_BYTES = 2**50
 """No shard has this many bytes, so a counter with this number is damaged."""
 _NAME_BYTES = 64
@@ -53,7 +53,7 @@ class DrainPositions:
     now: int
     """When the positions were read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: dict[int, str]
-    """`Offset.position` by shard, without the shards whose position is unknown."""
+    """`Offset.position` of each shard whose position is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class DrainedShards:
     now: int
     """When the state was read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: Mapping[int, str]
-    """`Offset.position` of the last drain that removed entries, by shard."""
+    """For each shard, `Offset.position` after the last drain that removed entries."""
     next_ids: Mapping[int, int]
     """The next id of each shard. All readings with lower ids are stored."""
     empty: frozenset[int]

@@ -40,7 +40,7 @@ from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
 
 MAX_BYTES = 2**20
-"""Approximate maximum size of a group: each caller also waits for the bytes of the others."""
+"""Approximate maximum size of a group. Each caller waits until the whole group is sent."""
 CHECK_SECONDS = 1.0
 """After a pause this long, the connection to Redis is checked before it is used."""
 _log = logging.getLogger(__name__)

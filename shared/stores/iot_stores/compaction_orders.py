@@ -47,7 +47,7 @@ class CompactionOrders:
         self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=COMPACTED_SECONDS)
 
     def request_full_scan(self, vault_id: bytes) -> None:
-        """Allow the next full scan now: the last one did not find all small segments."""
+        """Allow a full scan now, because the last full scan did not find all small segments."""
         # SET with an expiry of 1 ms, because the API's user of Redis may not use DEL.
         self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
 

@@ -88,7 +88,7 @@ class Cover:
     position: str
     """The position of the last drain in the window."""
     since: int
-    """Unix milliseconds."""
+    """Start of the cover, in Unix milliseconds."""
     seconds: int
     """How long the window keeps a segment."""
 

@@ -31,7 +31,7 @@ class Announced(NamedTuple):
 
     changes: list[PasswordChange]
     last: str | None
-    """Position to read on from; None: the beginning."""
+    """Position after which to read next; None: read from the beginning."""
     complete: bool
     """Whether `changes` has all changes since the position that was read last."""
 

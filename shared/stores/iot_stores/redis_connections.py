@@ -50,7 +50,7 @@ class _RenewingPool(ConnectionPool):
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection. If it gets a refusal, the pool renews its connections."""
+        """Return a new connection. When the server refuses its command, the pool is renewed."""
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)

@@ -325,7 +325,7 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
-    """Return whether Redis evicts keys, which settings are unsafe, and which are unknown."""
+    """Return whether Redis evicts keys, a text on unsafe settings, a text on unknown settings."""
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

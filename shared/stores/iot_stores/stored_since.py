@@ -45,7 +45,7 @@ class StoredAfter:
     """The id that counts as the highest known id of a shard that `ids` lacks."""
 
     def parameters(self) -> dict[str, object]:
-        """Return the parameters of the statements."""
+        """Return the parameters of the SQL statements."""
         return {
             "vault_id": self.vault_id,
             "since": self.since,

@@ -88,7 +88,7 @@ class ShardProgress:
     next_id: int
     """Neither this id nor a higher one was used."""
     bytes: int = 0
-    """Approximate sealed bytes that wait."""
+    """Approximate number of sealed bytes that wait."""
     entries: int = 0
     """Number of entries that wait."""
 

@@ -50,7 +50,7 @@ class LookupPolicy:
     costs: tuple[int, ...]
     """scrypt costs (log2 of N) of the lookups of format 2. New vaults get the last one."""
     old_version_gone: bool = False
-    """Whether processes of version 0.1 have ended. Their vaults may be moved then."""
+    """Whether processes of version 0.1 have ended. Vaults of format 1 may then get a new lookup."""
 
     @property
     def creates_fast_lookups(self) -> bool:

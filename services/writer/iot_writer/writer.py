@@ -98,7 +98,7 @@ class Writer:
         return {shard: now - at for shard, at in dict(self._drained_at).items()}
 
     def postgres(self) -> Connection:
-        """Return the connection to Postgres. Open it at the first call, and when it is broken.
+        """Return the connection to Postgres. Open it at the first call, and again if it is broken.
 
         An open connection is not tested with a query.
 

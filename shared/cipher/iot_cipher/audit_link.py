@@ -31,7 +31,7 @@ _PLACE = struct.Struct(">qq")
 
 
 class ChainedRecord(NamedTuple):
-    """What a link covers, besides the previous link."""
+    """What the link of an audit record covers, besides the previous link."""
 
     sequence: int
     """Place in the chain: 1, 2, ..."""

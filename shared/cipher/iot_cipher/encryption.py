@@ -51,7 +51,8 @@ SEAL_FORMAT = 1
 MAX_ABANDONED_NUMBERS = 100
 """A session ends after this many of its entries were not appended to the backlog."""
 ENTRIES_PER_SESSION = 2**32
-"""Maximum number of messages under one key with random nonces (NIST SP 800-38D, 8.3)."""
+"""Each session has its own key. With random nonces, a key may encrypt at most this many messages
+(NIST SP 800-38D, 8.3)."""
 
 _SHA256 = SHA256()
 _CHUNK = b"iot-sensor chunk v1"
@@ -106,7 +107,7 @@ class OpenVault(SecretHolder):
         self.data_key = data_key
 
     def chunk_key(self, salt: bytes) -> bytes:
-        """Derive the key of the segments with this salt, one-way."""
+        """Derive the chunk key for `salt`. The data key can't be computed from the chunk key."""
         return derive(self.data_key, salt=salt, info=_CHUNK)
 
     def fingerprint(self, *parts: "bytes | array[int]") -> bytes:
@@ -183,7 +184,7 @@ class Entry:
     vault_id: bytes
     """16 bytes."""
     salt: bytes
-    """16 random bytes that the chunk key was derived with."""
+    """16 random bytes. The chunk key was derived with this salt."""
     chunk_key: bytes = field(repr=False)
     """32 bytes. The vault's data key can't be computed from the chunk key."""
     sealed_at: int
@@ -272,7 +273,7 @@ class TransitKeys(Protocol):
         """The id of the key that seals new entries and orders."""
 
     def transit_key(self, key_id: int) -> bytes:
-        """Return a key. Raises `DecryptionError` for an unknown id."""
+        """Return the key with this id. Raises `DecryptionError` for an unknown id."""
 
 
 class FollowedKeys(Protocol):
@@ -364,7 +365,7 @@ class _Session(SecretHolder):
 
 
 class OpenedEntry(SecretHolder):
-    """An entry that was authentic: its session, its number in the session, and its content."""
+    """An opened, authentic entry: its session, its number in the session, and its content."""
 
     __slots__ = ("content", "number", "session")
 

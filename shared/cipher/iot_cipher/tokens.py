@@ -89,7 +89,7 @@ def new_tokens_text() -> str:
 def with_token(
     text: str, name: str, scopes: Iterable[str], *, token: str | None = None
 ) -> tuple[str, str]:
-    """Add a token. Return the new tokens.json, which has only a hash of the token, and the token.
+    """Add a token. Return (new tokens.json, token). The tokens.json has only a hash of the token.
 
     `token` must come from `new_token`. If it is None, a new token is made.
 

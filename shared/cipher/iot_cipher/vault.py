@@ -69,7 +69,7 @@ class VaultRecord:
 
     @property
     def master_key_id(self) -> int:
-        """The id of the master key of the outer wrap."""
+        """The id of the master key that opens the outer wrap."""
         return key_id_of(self.wrapped_key)
 
 
@@ -121,8 +121,8 @@ def fast_secret(
 ) -> PasswordSecret:
     """Return the lookup and the inner key of a password for vaults of format 1.
 
-    This call costs no scrypt, but each call of `inner_key` of the result costs one. `slow_key`
-    computes the scrypt; default: `password_key`.
+    This call costs no scrypt; each call of the result's `inner_key` costs one. `slow_key` computes
+    the scrypt; default: `password_key`.
     """
     return PasswordSecret(
         VaultFormat.FAST_LOOKUP,
@@ -180,7 +180,9 @@ def is_authentic(keyring: Keyring, record: VaultRecord) -> bool:
 
 
 def rewrap_vault(keyring: Keyring, record: VaultRecord) -> VaultRecord:
-    """Renew the outer wrap with the primary key. The inner wrap stays, so no password is needed.
+    """Return the record with a new outer wrap, made with the primary master key.
+
+    The inner wrap stays, so no password is needed.
 
     Raises:
         DecryptionError: the record was changed, or its master key is not in the keyring.

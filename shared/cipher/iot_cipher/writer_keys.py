@@ -40,7 +40,7 @@ class AuditKeys(Protocol):
         """The retired keys. Only a keyring has them, not the file of a writer."""
 
     def audit_key(self, key_id: KeyId) -> bytes:
-        """Return a key. Raises `DecryptionError` for an unknown id."""
+        """Return the key with this id. Raises `DecryptionError` for an unknown id."""
 
     def chain_key(self, key_id: KeyId) -> bytes:
         """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for

@@ -36,7 +36,7 @@ class Target:
     """A new key for one merged segment."""
 
     salt: bytes
-    """16 random bytes that the chunk key was derived with."""
+    """16 random bytes. The chunk key was derived with this salt."""
     chunk_key: bytes = field(repr=False)
     """32 bytes."""
 
@@ -51,8 +51,8 @@ class CompactionOrder:
     vault_id: bytes
     """16 bytes."""
     targets: tuple[Target, ...]
-    """One for each merged segment. Segments must not share a key: if a small merged segment is
-    merged again, a writer gets its key, and the key would open the other segments too."""
+    """One target for each merged segment. If merged segments shared a key, a writer that gets the
+    key to merge one of them again could open the others."""
     sources: tuple[Source, ...]
     one_key: bool = False
     """Whether an older version made the order: all merged segments share the key of one target."""

@@ -30,7 +30,7 @@ def parse_format(text: str) -> str:
 
 
 class _TextFormatter(logging.Formatter):
-    """Lines for a terminal, with the fields behind the sentence: `name=value`."""
+    """Formats an event as a line for a terminal: the sentence, then each field as `name=value`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line of an event, without its traceback."""

@@ -232,8 +232,8 @@ def parse_key_prefix(text: str) -> KeyNames:
         or {"iot", "rq"} & set(parts)
     ):
         raise SettingsError(
-            f"a prefix must have at most {_MAX_PREFIX_LENGTH} characters, in parts that end with "
-            "a colon, such as 'berlin:'; a part has only letters, digits, _, . and -, and may not "
-            "be iot or rq"
+            f"a prefix must have at most {_MAX_PREFIX_LENGTH} characters and end with a colon, "
+            "such as 'berlin:'; the parts before colons may have only letters, digits, _, . and -, "
+            "and may not be iot or rq"
         )
     return KeyNames(text)

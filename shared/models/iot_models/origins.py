@@ -34,7 +34,7 @@ class Origins:
     """Whether the origin `null` is allowed."""
     exact: frozenset[Origin] = frozenset()
     wildcards: frozenset[Origin] = frozenset()
-    """A wildcard allows origins with exactly one more label in front of its host, not its host."""
+    """A wildcard allows the origins that have exactly one more label in front of its host."""
 
     def allows(self, text: str) -> bool:
         """Return whether the value of an `Origin` header is allowed."""

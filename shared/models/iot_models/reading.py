@@ -16,7 +16,7 @@ if sys.byteorder != "little":
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 INT64 = range(INT64_MIN, INT64_MAX + 1)
 IDS = range(2**53)
-"""A double represents each id exactly: many clients read all numbers of JSON as doubles."""
+"""The possible ids. A double represents each exactly: many clients read numbers as doubles."""
 RECEIPTS = range(-62_135_596_800_000, 253_402_300_800_000)
 """The years 1 to 9999 in Unix milliseconds. `absolute_timestamp` has no text for other times."""
 MISSING_TIME = -1
@@ -74,7 +74,7 @@ class ReadingColumns:
     """Times of receipt in Unix milliseconds, if they were imported. None: readings get the time at
     which the backlog received them."""
     has_all_texts: bool = field(default=False, repr=False, compare=False)
-    """Whether it is known that each reading has a text, because the texts were counted."""
+    """Whether the texts were counted, and each reading has one."""
 
     def __len__(self) -> int:
         return len(self.relative)

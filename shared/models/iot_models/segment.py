@@ -32,7 +32,7 @@ from .errors import FormatError
 from .reading import IDS, INT64, RECEIPTS, SEPARATOR, Reading, absolute_timestamp
 
 ID_STRIDE = 256
-"""Distance between ids of a shard. An id modulo this is its shard, so no id is in two shards."""
+"""Distance between ids of a shard. `id % ID_STRIDE` is the shard, so no id is in two shards."""
 MAX_CONTENT_BYTES = 2**31
 
 _BOUNDS = struct.Struct("<9qI")

@@ -237,7 +237,7 @@ def encode_merged(
 ) -> tuple[SegmentBounds, bytes]:
     """Return the bounds and the content of a merged segment.
 
-    The readings have ids, are ordered by (interrogator timestamp, id), and there is at least one.
+    `columns` has at least one reading, and is ordered by (interrogator timestamp, id).
     `key_shared`: the segment's key encrypts other segments too.
 
     Raises:

@@ -10,15 +10,15 @@ from .reading import INT64_MAX, INT64_MIN
 # Possessive quantifiers: a text that is not a number is refused in one pass, without backtracking.
 _NUMBER = re.compile(r"([+-]?(?:\d++(?:\.\d*+)?|\.\d++))(?:[eE]([+-]?)(\d++))?", re.ASCII)
 _MAX_EXPONENT_DIGITS = 9
-"""Longer exponents count as 999,999,999: no request has enough digits to make a difference."""
+"""Longer exponents count as 999,999,999. No request has so many digits that the result differs."""
 _US_DATE = re.compile(
     r"(1[0-2]|0?[1-9])/(3[01]|[12]\d|[0 ]?[1-9])/(\d{4})"
     r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",
     re.IGNORECASE,
 )
-"""The dates that `strptime` accepts as `%m/%d/%Y %I:%M:%S.%f %p`, and the same dates without a
-fraction or with more than six digits in it. `strptime` is five times slower, and a request may have
-100,000 dates."""
+"""The dates that `strptime` accepts as `%m/%d/%Y %I:%M:%S.%f %p`. The fraction may also be missing,
+or have more than six digits. `strptime` is five times slower, and a request may have 100,000 dates.
+"""
 _SECOND = slice(len("2016-12-31T23:59:"), len("2016-12-31T23:59:60"))
 """Position of the seconds in RFC 3339."""
 _LEAP = "60"
@@ -99,14 +99,14 @@ def _parse_date(text: str) -> int:
 
 
 def _iso_date(text: str) -> datetime:
-    """Return the date, or for a leap second the second before it."""
+    """Parse an RFC 3339 date. For a leap second, return the second before the leap second."""
     if text[_SECOND] == _LEAP:
         text = text[: _SECOND.start] + "59" + text[_SECOND.stop :]
     return datetime.fromisoformat(text.upper())
 
 
 def _us_date(match: re.Match[str]) -> datetime:
-    """Return the date, or for a leap second the second before it."""
+    """Return the date of a match of `_US_DATE`; for a leap second, the second before it."""
     month, day, year, hour, minute, second, fraction, half = match.groups(default="")
     hours = int(hour) % 12 + (12 if half in "pP" else 0)
     seconds = min(int(second), 59)

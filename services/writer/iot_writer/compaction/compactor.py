@@ -58,8 +58,8 @@ class Compactor:
 
         One transaction replaces the small segments by merged ones, so a read sees either all
         of the old or all of the new segments. All readings keep their ids and times. If the writer
-        is killed, no reading is lost or doubled, and the API sends the order again. A segment that
-        can't be decrypted stays as it is.
+        is killed, no reading is lost or doubled, and an API process orders the merge again. A
+        segment that can't be decrypted stays as it is.
 
         Raises:
             psycopg.Error: Postgres is away; the history is unchanged.

@@ -8,8 +8,8 @@ from iot_models.segment import SegmentColumns
 from iot_stores.months import DAY_MS
 
 MAX_READINGS = 8192
-"""Maximum number of readings in a merged segment. A read holds as many in memory for each segment
-that it merges."""
+"""Maximum number of readings in a merged segment. A read that merges segments holds up to this many
+readings of each segment in memory."""
 
 
 def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:

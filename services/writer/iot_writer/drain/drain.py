@@ -10,9 +10,9 @@ A drain has four steps:
 4. Remove the entries from their streams.
 
 If the writer is killed before step 4, the entries are still in the stream, and the next drain of
-the shard, by any writer, finishes the work. Killed before the commit of step 2, the writer has
-stored nothing. After the commit, the next drain finds the entries in the ledger and does not store
-them again. It moves the start of the hot window's cover past the segments that step 3 did not add.
+the shard, by any writer, finishes the work. If the writer is killed before the commit of step 2,
+nothing is stored yet. After the commit, the next drain finds the entries in the ledger and does not
+store them again; it moves the start of the hot window's cover past segments that step 3 missed.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
 wait of clients that sent `ack=stored`. From then on, reads use the hot window only if it has the
@@ -56,7 +56,7 @@ DRAIN_BYTES = 4 * 2**20
 DRAIN_CONTENT_BYTES = 16 * 2**20
 """Approximate maximum of a drain's entries, in decompressed bytes. Bounds the writer's memory."""
 HOT_WINDOW_PAUSE_SECONDS = 10.0
-"""Pause after an error of a hot window in its own Redis. A Redis that does not answer costs a
+"""Pause after an error of a hot window that has its own Redis. A Redis that does not answer costs a
 timeout of seconds each time, while the backlog grows."""
 MANY_MISSING = 1000
 """Number of missing entry numbers from which a session should end: each drain reads and writes all
@@ -106,7 +106,7 @@ class DrainResult:
 
 
 class Drain:
-    """The drain of shards, several in one transaction."""
+    """Drains shards, several in one transaction."""
 
     def __init__(
         self,
@@ -294,8 +294,8 @@ class Drain:
         Skips shards that other writers have locked. `commit=False` rolls the transaction back.
         """
         wanted = {batch.shard for batch in batches}
-        # Rows of shards, and partitions, are created before the transaction. Within it, other
-        # writers that create the same ones would wait for its end.
+        # The rows of shards and the partitions are created before the transaction. Within it, other
+        # writers that create the same rows or partitions would wait for its end.
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         months = set().union(*(batch.months() for batch in batches))

@@ -18,8 +18,7 @@ from iot_stores.store_states import POSTGRES_UNAVAILABLE, is_server_state, repor
 BATCHES = 10
 """Maximum number of transactions of a run. A long audit log without links takes several runs."""
 PAUSE_SECONDS = 10.0
-"""Pause after an error of a store. An attempt to connect may block the
-writer for 3 s."""
+"""Pause after an error of a store. An attempt to connect may block the writer for 3 s."""
 LOG_SECONDS = 60.0
 """Shortest time between two log lines with a head."""
 

@@ -59,7 +59,7 @@ class LetterOrders:
         try:
             self._run(connect)
         except (RedisError, UnfitRedisError) as error:
-            report(_log, "orders to replay or drop dead letters wait", error)
+            report(_log, "no dead letters are replayed or dropped", error)
 
     def _run(self, connect: Callable[[], Connection]) -> None:
         waiting = self._orders.waiting()
@@ -87,7 +87,7 @@ class LetterOrders:
         if self._backlog.holds(letter.shard, letter.entry_id):
             # The drain that set the entry aside failed afterwards. If the letter were deleted now,
             # the next drain would set the entry aside again.
-            raise UnavailableError("its entry is still in the backlog")
+            raise UnavailableError("the entry of the dead letter is still in the backlog")
         if order.action is LetterAction.DROP:
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,

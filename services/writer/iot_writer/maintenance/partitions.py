@@ -64,7 +64,7 @@ MONTHS_AHEAD = 3
 def ensure_months_ahead(connection: Connection, now: int) -> int:
     """Create the missing partitions of `MONTHS_AHEAD` months. Return how many were created.
 
-    `now` lies in the first of these months: Unix milliseconds by Redis's clock, which stamps
+    The first of these months contains `now`: Unix milliseconds by Redis's clock, which stamps
     readings.
     """
     begin, created = month_begin(now), 0

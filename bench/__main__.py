@@ -98,7 +98,7 @@ def _names(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(f"unknown measures: {', '.join(unknown)}")
     return names
 
 

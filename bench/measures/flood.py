@@ -128,7 +128,7 @@ def _closed_vaults(service: Service, number: int) -> Iterator[str]:
     """Create vaults, and restart the API, which then has none of them open."""
     names = [f"restarted {each}" for each in range(number)]
     for at, name in enumerate(names):
-        # A client that creates several vaults waits between them.
+        # One client for each vault: the service lets a client wait between new vaults.
         with Connection(service.port, f"127.0.1.{1 + at % 250}") as connection:
             _put(service, connection, 0, name)
     service.settle()

@@ -58,7 +58,7 @@ def test_another_key_under_the_same_id_is_noticed(running: Running) -> None:
     create_keyring_file(Path(running.settings.keyring_file))
     status, output = running.keys("rewrap", "--wait", "0")
     assert status == 1
-    assert "has another master key 1" in output
+    assert "has a different master key under the id 1" in output
 
 
 def test_a_rewrap_opens_no_vault_again(

@@ -312,7 +312,7 @@ def test_a_second_export_into_the_same_file_is_refused(
     file = tmp_path / "out.csv"
     selection = {"url": service.url, "query": ""}
     with closing(ExportSpool(file, selection)):
-        refused = (1, "", f"another export writes {file}: wait for its end\n")
+        refused = (1, "", f"another export writes {file}: wait until it has ended\n")
         assert command("export", file, password="twice") == refused
         assert command("export", tmp_path / "other.csv", password="twice")[0] == 0
     assert command("export", file, password="twice")[0] == 0

@@ -142,7 +142,7 @@ def test_a_correct_service_has_no_losses(
     assert (alive.status, alive.body) == (200, b'{"status": "ok"}')
     assert shared_stack.request("GET", "/else", port=canary.port).status == 404
     out = canary.end()
-    assert "starts at reading 1, watches 0 earlier ones" in out
+    assert "starts at reading 1, watches 0 earlier readings" in out
     stored = numbers(shared_stack, password)
     assert stored == list(range(1, len(stored) + 1))
 

@@ -239,8 +239,8 @@ def test_a_response_of_another_server_is_reported(faulty: FaultyService, capsys:
     [
         (["--url", "x"], "--url: the URL must have the form http(s)://host[:port][/path]"),
         (["--url", "http://x", "--password-file", "/nowhere"], "/nowhere can't be read: No such"),
-        (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null holds no password"),
-        (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null holds no token"),
+        (["--url", "http://x", "--password-file", "/dev/null"], "/dev/null contains no password"),
+        (["--url", "http://x", "--token-file", "/dev/null"], "/dev/null contains no token"),
     ],
 )
 def test_invalid_arguments_are_refused(

@@ -113,7 +113,8 @@ class Canary:
             numbers = [content["canary"] for content in contents]
             self._watched.resume(numbers, counted, time.monotonic())
         self._next = high + 1
-        _log.info("starts at reading %d, watches %d earlier ones", self._next, len(self._watched))
+        watched = len(self._watched)
+        _log.info("starts at reading %d, watches %d earlier readings", self._next, watched)
         return True
 
     def send(self) -> bool:

@@ -94,7 +94,7 @@ def report_lines(report: ImportReport, *, dry_run: bool) -> list[str]:
     if report.other_password:
         lines.append(
             f"{report.other_password} skipped: under another password, or damaged; run the import "
-            "again with that password"
+            "again with the other password"
         )
     lines += [f"{count} skipped: {reason}" for reason, count in report.unusable.items()]
     return lines + [f"  {example}" for example in report.examples]

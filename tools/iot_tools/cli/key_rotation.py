@@ -90,7 +90,7 @@ class KeyRotation:
             print(f"{self._place.name}: master key {key_id} is primary already; nothing changed")
             return
         self._wait_for(lambda: self.loading_problems(key_id), f"master key {key_id} stays unused")
-        self._record(AuditKind.KEY_PROMOTED, key=key_id)  # before: no change without a trace
+        self._record(AuditKind.KEY_PROMOTED, key=key_id)  # first: no change without a trace
         self._place.change(lambda text: with_primary(text, key_id))
         self._say_derivation()
         print(f"{self._place.name}: master key {key_id} is primary", flush=True)
@@ -146,7 +146,7 @@ class KeyRotation:
         self._wait_for(lambda: self._settling_problems(key_id), kept)
         self._wait_for(lambda: self._use_problems(key_id), kept)
         sequence, link = current_head(self.connection) or (0, BEFORE_FIRST)
-        self._record(AuditKind.KEY_RETIRED, key=key_id)  # before: no change without a trace
+        self._record(AuditKind.KEY_RETIRED, key=key_id)  # first: no change without a trace
         self._place.change(lambda text: without_key(text, key_id, sequence=sequence, link=link))
         self._say_derivation()
         print(f"{self._place.name}: master key {key_id} was retired", flush=True)
@@ -184,7 +184,9 @@ class KeyRotation:
                 if loaded is None:
                     problems.append(f"{each.process} has not loaded master key {key_id}")
                 elif loaded != ours[key_id]:
-                    problems.append(f"{each.process} has another master key {key_id}")
+                    problems.append(
+                        f"{each.process} has a different master key under the id {key_id}"
+                    )
         return problems
 
     def _adoption_problems(self) -> list[str]:

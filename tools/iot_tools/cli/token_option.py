@@ -48,5 +48,5 @@ def read_secret(path: Path, what: str, *, may_be_empty: bool = False) -> str:
     """
     secret = read_text(path).strip()
     if not secret and not may_be_empty:
-        raise SettingsError(f"{path} holds no {what}")
+        raise SettingsError(f"{path} contains no {what}")
     return secret

@@ -133,7 +133,7 @@ class SecretObjects:
 
     def _temporary_failure(self, verb: str, name: str, error: ApiException) -> str:
         """Return a text about a temporary failure. Raises `ClusterError` if a retry can't help."""
-        if error.status == 0:  # TLS
+        if error.status == 0:  # a TLS error
             return f"can't be reached: {' '.join(str(error.reason).split())}"
         message = _message(error)
         if error.status == 401:

@@ -58,7 +58,8 @@ def server_user() -> int:
         except KeyError:
             continue
     raise LaunchError(
-        "PostgreSQL refuses to run as root, and this machine has no user `nobody`: do not use root"
+        "PostgreSQL refuses to run as root, and this machine has no user `nobody`: run this "
+        "command as another user"
     )
 
 

@@ -139,7 +139,7 @@ class LocalRun:
         came_back = first.wait(self._pause, _FIRST_READING_SECONDS)
         client.close()
         if first.refused:
-            self._terminal.say("clients need a token: set IOT_TOKEN to check a first reading here")
+            self._terminal.say("no reading was read back: the service needs a token in IOT_TOKEN")
         elif not came_back:
             self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
         else:

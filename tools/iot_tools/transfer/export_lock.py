@@ -30,7 +30,7 @@ class ExportLock:
                 if self._names(descriptor):
                     self._file = descriptor
             except BlockingIOError:
-                raise IotError(f"another export writes {target}: wait for its end") from None
+                raise IotError(f"another export writes {target}: wait until it has ended") from None
             finally:
                 if self._file is None:
                     os.close(descriptor)

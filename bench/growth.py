@@ -22,8 +22,8 @@ SHARDS = (1, 2, 4, 8)
 FEW, MANY = READINGS[0], READINGS[-1]
 USUAL_VAULTS, USUAL_SHARDS = 1000, 8
 FULL, BRIEF, QUICK = (5, 50, 100), (5, 40, 32), (2, 15, 40)
-"""Rounds; batches per lane and round; requests per kind of read and round. BRIEF is for `make
-bench`, which judges ingest only.
+"""Each is: rounds, batches per lane and round, requests per kind of read and round. BRIEF is for
+`make bench`, which judges ingest only.
 """
 FLOOR, AIM = 1.15, 1.05
 

@@ -92,7 +92,10 @@ class Grown:
         }
 
     def calls(self) -> dict[str, Callable[[], int]]:
-        """Return the same reads as calls in this process. Each returns the number of readings."""
+        """Return a function for each kind of read.
+
+        It reads in this process, and returns the number of readings.
+        """
         readings, vault, window = self.parts.readings, self.vault, self.window
         read_filter = ReadFilter(window.low, window.high)
         names = list(self.requests())

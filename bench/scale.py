@@ -28,7 +28,7 @@ class Scale:
     flood_seconds: float
     """Seconds for which a device sends alone, and then beside a flood."""
     constants: float
-    """Size of the loads that the constants of the capacity model are fitted to."""
+    """Size of the loads that give the constants of the capacity model; 1 in a full run."""
     profile_seconds: int
     starts: int
     """Number of starts of `make run` with an existing environment."""

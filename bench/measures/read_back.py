@@ -89,7 +89,10 @@ def _reader(stage: Stage, side: Side, vault: str) -> Read:
 
 
 def _influx(side: InfluxDB, vault: str) -> Read:
-    """Return a read of InfluxDB. No word appears once per point, so InfluxDB counts the points."""
+    """Return a function that reads InfluxDB.
+
+    InfluxDB counts the points itself, because no word of a response appears once per point.
+    """
     path = side.read_path(vault)
 
     def read() -> int:

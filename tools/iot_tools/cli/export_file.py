@@ -55,7 +55,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--by",
         choices=["received", "interrogator"],
         default="received",
-        help="which time --from and --to mean (default received)",
+        help="time that --from and --to limit (default received)",
     )
     parser.add_argument(
         "--flatten", action="store_true", help="add a column for each member of freeform"

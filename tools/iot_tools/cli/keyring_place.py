@@ -121,12 +121,14 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
         return
     derived = action.add_mutually_exclusive_group()
     derived.add_argument(
-        "--writer-keys", type=Path, help="file with the writers' keys; they are derived again"
+        "--writer-keys",
+        type=Path,
+        help="file with the writers' keys; the command derives them again",
     )
     derived.add_argument(
         "--writer-secret",
         metavar="SECRET",
-        help="Secret with the writers' keys; they are derived again",
+        help="Secret with the writers' keys; the command derives them again",
     )
     action.add_argument(
         "--writer-secret-key",

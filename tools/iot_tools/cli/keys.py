@@ -19,7 +19,7 @@ _SETTLE_SECONDS = 60.0
 def add_keys(parser: argparse.ArgumentParser) -> None:
     """Add `keys create|writer|list|add|promote|rewrap|retire|rotate|status`."""
     actions = parser.add_subparsers(required=True, metavar="action")
-    create = actions.add_parser("create", help="create a keyring unless it exists")
+    create = actions.add_parser("create", help="create a keyring, unless the file or Secret exists")
     where = create.add_mutually_exclusive_group(required=True)
     where.add_argument("path", type=Path, nargs="?", help="file to create")
     where.add_argument("--secret", help="Secret to create in the cluster")

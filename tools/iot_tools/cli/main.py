@@ -125,7 +125,7 @@ def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
 
 def _imported(module: str, function: str) -> AddArguments:
-    """Return a function that imports `module` when called, and adds arguments by its `function`."""
+    """Return a function that imports `module`, then calls its `function` with the parser."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         getattr(importlib.import_module(module), function)(parser)

@@ -25,7 +25,7 @@ class CommandStores(Stores):
     def __init__(self, command: str, keys: Callable[[], WriterKeys] | None = None) -> None:
         """Read the settings. Postgres shows `iot-sensor <command>` in pg_stat_activity.
 
-        `keys` returns the keys to use; by default those of the file in IOT_KEYRING_FILE.
+        `keys` returns the keys to use. By default, they are read from the file in IOT_KEYRING_FILE.
 
         Raises:
             SettingsError: a setting is wrong, or the file with the keys can't be read.

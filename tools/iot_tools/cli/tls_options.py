@@ -20,7 +20,7 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key-file",
         type=Path,
-        help="PEM file of the private key of --cert-file; default: --cert-file holds the key",
+        help="PEM file of the private key of --cert-file; default: the key is in --cert-file",
     )
 
 

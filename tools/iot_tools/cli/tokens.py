@@ -31,7 +31,7 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
         where.add_argument(
-            "--file", type=Path, help="file with the tokens: the value of IOT_TOKENS_FILE"
+            "--file", type=Path, help="file with the tokens, which IOT_TOKENS_FILE names"
         )
         where.add_argument(
             "--secret", help="Secret of the tokens in the cluster; pods see changes within a minute"

@@ -94,7 +94,7 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 
 
 def _reason(error: ClientError, unknown: str) -> str:
-    """Return why a request failed, followed by `unknown` if the service may have done it anyway."""
+    """Return why a request failed. Add `unknown` if the request may have succeeded after all."""
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     return error.reason

@@ -46,7 +46,7 @@ def send_through(
 ) -> str:
     """Store readings in an outbox file, send all readings in it, and return the result as text.
 
-    What is not acknowledged within `wait_seconds` stays in the file.
+    Readings that are not acknowledged within `wait_seconds` stay in the file.
 
     Raises:
         IotError: the outbox can't store the readings, or it set some aside because the service

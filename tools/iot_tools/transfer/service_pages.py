@@ -46,7 +46,10 @@ class ServicePages:
         checked(self._client, "POST", path, json=self._body)
 
     def pages(self, cursor: str | None = None) -> Iterator[ReadPage]:
-        """Yield pages from a cursor on, else from the first reading on. Raises `IotError`."""
+        """Yield the pages from `cursor` on; if it is None, from the first reading on.
+
+        Raises `IotError`.
+        """
         limit = _FIRST_LIMIT
         while True:
             path = f"{self._path}?limit={limit}{self._query}"

@@ -75,7 +75,7 @@ class Profile:
         return {name: shares[name] / max(1, self.samples) for name in (*stages, LOOP, OTHER)}
 
     def text(self, top: int = 20) -> str:
-        """Return the functions that take most time, themselves and with their callees, as text."""
+        """Return as text which functions take most time: their own share, and that with callees."""
         own, with_all = Counter[str](), Counter[str]()
         for stack, count in self.stacks.items():
             own[_function(stack[-1])] += count

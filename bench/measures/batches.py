@@ -68,7 +68,7 @@ def _prepare(stage: Stage, sides: list[Side], vaults: list[str]) -> Prepared:
 
 
 def _round(side: Side, lanes: list[list[bytes]], readings: int) -> tuple[float, float]:
-    """Return the seconds until all readings were acknowledged, and until all were stored."""
+    """Send the batches. Return the seconds until all are acknowledged, and until all are stored."""
     until = side.stored() + readings if side.stores_later else 0
     acknowledged = side.send_batches(lanes)
     if not side.stores_later:

@@ -125,7 +125,7 @@ def _note(waits: list[float], seconds: float, speeds: list[float], p99s: list[fl
 
 
 def _closed_vaults(service: Service, number: int) -> Iterator[str]:
-    """Create vaults, and restart the API, which then has none of them open."""
+    """Create vaults, then restart the API, so that none is open. Return the passwords."""
     names = [f"restarted {each}" for each in range(number)]
     for at, name in enumerate(names):
         # One client for each vault: the service lets a client wait between new vaults.

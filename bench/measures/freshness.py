@@ -46,7 +46,7 @@ def measure_freshness(stage: Stage) -> None:
 
 
 def _full_load(service: Service, prepared: list[list[bytes]]) -> float:
-    """Return requests/s, from the first request sent until the last one is stored."""
+    """Send the requests. Return requests/s, timed until the last request is stored."""
     began = time.perf_counter()
     sent = send(service.port, prepared, service.wire.status)
     service.settle()

@@ -22,7 +22,7 @@ WAYS = {
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Return (devices, what each sends, capacity with and without sticky routing) of each fleet."""
+    """Return (devices, what each sends, capacity with sticky routing, without it) of each fleet."""
     capacities = []
     for devices in FLEETS:
         for way, demand in WAYS.items():

@@ -93,7 +93,7 @@ class Probe:
     def _repeat(self, action: str, request: Callable[[], T]) -> T:
         """Return the result of a request. Repeat it until the deadline if it may still succeed.
 
-        `action` says in errors what the request does. Raises `ProbeError`.
+        `action` is what the request does, for errors, such as "read". Raises `ProbeError`.
         """
         while True:
             try:

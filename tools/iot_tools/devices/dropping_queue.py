@@ -16,9 +16,9 @@ class Batch:
 
 
 class DroppingQueue:
-    """A queue of batches, at most `capacity` readings. When full, it drops the oldest batch.
+    """A queue of batches with `capacity` readings at most. When full, it drops the oldest batch.
 
-    `waiting` counts the readings it keeps, `dropped` those it dropped.
+    `waiting` is the number of readings in the queue, `dropped` the number of dropped readings.
     """
 
     def __init__(self, capacity: int) -> None:

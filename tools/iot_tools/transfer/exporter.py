@@ -231,7 +231,7 @@ class _Files:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise `IotError` if there is a file already, or a symbolic link, even to a missing file."""
+    """Raise `IotError` if `path` exists or is a symbolic link, even a link to a missing file."""
     if path.is_symlink():
         raise IotError(f"{path} is a symbolic link: name the file that it points to")
     if os.path.lexists(path):

@@ -72,7 +72,7 @@ class Server(ABC):
             raise LaunchError(f"{self.name} did not start ({self.ending}):\n{self.log_tail()}")
 
     def stop(self) -> bool:
-        """Shut down the server, so that its data is on disk. Return False if it had to be killed."""
+        """Shut down the server, so that its data is on disk. Return False if it was killed."""
         return self._child is None or self._child.stop()
 
     def kill(self, signal_number: int = signal.SIGKILL) -> None:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import psycopg
+import pytest
 from redis import Redis
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
@@ -55,6 +56,20 @@ def test_a_refused_put_tells_nothing_about_the_passwords_that_are_left(make_api:
     ]
     assert answers[0] == answers[1]
     assert answers[0]["left"] == 8 - 4
+
+
+@pytest.mark.parametrize("last", ["open", "unknown"])
+def test_the_first_password_beyond_the_openings_is_not_tested(make_api: MakeApi, last: str) -> None:
+    """A client that has not used the vault gets the same answer whether or not it is open."""
+    api = make_api(max_openings=1, scrypt_log2_n=15, guess_limit=0, trusted_proxies=1)
+    other = {"X-Forwarded-For": "192.0.2.7"}
+    assert api.put(row("open"), headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 201
+    rows = [row(f"new {number}") for number in range(4)] + [row(last)]
+    error = assert_error(api.put(rows, headers=other), 429, "too_many_requests")
+    assert (error["opened"], error["left"]) == (4, 1)
+    assert api.put(rows, headers=other).status_code == 201, "the opened vaults stay open"
+    rows = [row(f"next {number}") for number in range(4)] + [row(last)]
+    assert api.put(rows, headers=other).status_code == 201, "the last vault was used before"
 
 
 def test_a_higher_cost_permits_fewer_openings(make_api: MakeApi) -> None:

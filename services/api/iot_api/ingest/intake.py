@@ -183,6 +183,7 @@ class Intake:
         self._acknowledged.value += count
         self._readings.values.append(count)
         self._handle_writer_requests(appended)
+        self._vaults.tried.note_found(client, keys)
         if proven is not None:
             prove(proven, keys)
         return Accepted(
@@ -219,6 +220,9 @@ class Intake:
 
         If all vaults are open, the script that appends the readings checks the limits in the same
         round trip. Otherwise `find_or_create` checks them before it looks a vault up.
+
+        Once the request has opened as many vaults as it may, it is refused if more passwords follow
+        whose vaults the client has not used before, even if these vaults are open.
         """
         cache = self._vaults.cache
         vaults_if_open = [
@@ -228,17 +232,23 @@ class Intake:
         if None not in vaults_if_open and proven >= set(keys):
             return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
-        self._vaults.queue.check_room(client)
-        vaults, opened = list[OpenVault](), 0
-        guards = self._guesses.guards(client)
-        for vault, batch in zip(vaults_if_open, batches, strict=True):
+        if None not in vaults_if_open:
+            self._vaults.queue.place(client, keys).leave()
+            return cast("list[OpenVault]", vaults_if_open), self._guesses.guards(client)
+        vaults, opened, left = list[OpenVault](), 0, 0
+        for number, (vault, batch) in enumerate(zip(vaults_if_open, batches, strict=True)):
+            if opened == self._guesses.max_openings and (
+                vault is None or not self._vaults.tried.has_found(client, keys[number:])
+            ):
+                raise _too_many_openings(opened, left)
             if vault is None:
-                if opened == self._guesses.max_openings:
-                    raise _too_many_openings(opened, len(batches) - len(vaults))
+                vault = self._vaults.find_or_create(  # noqa: PLW2901 - it is open now
+                    batch.password, client, admitted=opened > 0
+                )
                 opened += 1
-                guards = ()  # `find_or_create` checks them
-            vaults.append(vault or self._vaults.find_or_create(batch.password, client))
-        return vaults, guards
+                left = len(batches) - number - 1
+            vaults.append(vault)
+        return vaults, ()
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
@@ -252,8 +262,8 @@ def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
     """Return the error for a request that may open no more vaults.
 
     The opened vaults stay open, so the next attempt gets further. `left` is the number of all
-    remaining passwords, even of open vaults. Otherwise the number would tell the client something
-    about each of these passwords.
+    passwords after the last one whose vault was opened, even if the vaults of some are open.
+    Otherwise the number would tell the client something about each of these passwords.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 
 from iot_models.errors import Refusal, TooManyRequestsError
 
@@ -32,6 +33,21 @@ class Turn:
 
     was_used: bool = True
     """Whether the duration of this turn counts in the estimates for later turns."""
+
+
+class Place:
+    """A place in the queue, kept for a caller that may call `slot` soon."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, give_back: Callable[[], None] | None = None) -> None:
+        self._give_back = give_back
+
+    def leave(self) -> None:
+        """Give the place back, unless that was done before."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
 
 
 class _Waiter:
@@ -92,7 +108,7 @@ class FairSlots:
 
     @property
     def waiting(self) -> int:
-        """Number of callers that wait for a slot."""
+        """Number of callers that wait for a slot or keep a place."""
         return sum(self._waiting)
 
     @contextmanager
@@ -122,15 +138,30 @@ class FairSlots:
                 self._note_turn(self._clock() - began)
             self._release()
 
-    def check(self, client: Client, *, seconds: float, refusal: str) -> None:
-        """Refuse a client that has waiting callers, if `slot` would refuse it at once. Raises like
-        `slot`."""
+    def place(
+        self,
+        client: Client,
+        *,
+        seconds: float,
+        refusal: str,
+        priority: Priority = Priority.FIRST,
+    ) -> Place:
+        """Keep a place in the queue for a caller, which then calls `slot` only if it needs a slot.
+
+        Until the caller leaves the place, it counts as waiting. Refused callers thus learn nothing
+        about whether they would have needed a slot. Raises like `slot`.
+        """
         with self._guard:
-            if self._free or not self._of_client[client.name]:
-                return
-            wait = self._expected_wait(client, Priority.FIRST)
-            if self._has_no_room(client, Priority.FIRST, wait, seconds):
-                raise self._refusal(refusal, wait)
+            if not self._free or any(self._waiting):
+                wait = self._expected_wait(client, priority)
+                if self._has_no_room(client, priority, wait, seconds):
+                    raise self._refusal(refusal, wait)
+            self._count(client, priority, 1)
+        return Place(partial(self._leave, client, priority))
+
+    def _leave(self, client: Client, priority: Priority) -> None:
+        with self._guard:
+            self._count(client, priority, -1)
 
     def _acquire(
         self,
@@ -152,7 +183,7 @@ class FairSlots:
             waiter = _Waiter(client, priority)
             group = self._queues[priority].setdefault(client.group, OrderedDict())
             group.setdefault(client.name, deque()).append(waiter)
-            self._count(waiter, 1)
+            self._count(client, priority, 1)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a killed greenlet must not take its slot with it
@@ -195,11 +226,11 @@ class FairSlots:
         share = _NEWEST_SHARE if self._turn_seconds else 1.0
         self._turn_seconds += share * (seconds - self._turn_seconds)
 
-    def _count(self, waiter: _Waiter, change: int) -> None:
-        self._waiting[waiter.priority] += change
-        _add(self._of_client, waiter.client.name, change)
-        if waiter.client.proxy:
-            _add(self._behind, waiter.client.proxy, change)
+    def _count(self, client: Client, priority: Priority, change: int) -> None:
+        self._waiting[priority] += change
+        _add(self._of_client, client.name, change)
+        if client.proxy:
+            _add(self._behind, client.proxy, change)
 
     def _withdraw(self, waiter: _Waiter) -> bool:
         """Leave the queue; return False if the slot was granted in the meantime."""
@@ -213,7 +244,7 @@ class FairSlots:
                 del group[client.name]
             if not group:
                 del groups[client.group]
-            self._count(waiter, -1)
+            self._count(client, waiter.priority, -1)
             return True
 
     def _release(self) -> None:
@@ -223,7 +254,7 @@ class FairSlots:
                 self._free += 1
                 return
             waiter = _take_next(groups)
-            self._count(waiter, -1)
+            self._count(waiter.client, waiter.priority, -1)
             waiter.granted = True
         waiter.turn.release()
 

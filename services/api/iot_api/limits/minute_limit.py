@@ -22,6 +22,7 @@ WIDE_FACTOR = 10
 clients behind one untrusted proxy, all with one token, or all at one address with any token."""
 _MAX_NOTED = 10_000
 
+Name = TypeVar("Name")
 Noted = TypeVar("Noted")
 
 _log = logging.getLogger(__name__)
@@ -121,19 +122,15 @@ class MinuteLimit:
 
     def count(self, client: Client) -> None:
         """Count an event."""
-        self.add(client, 1)
-
-    def add(self, client: Client, events: int) -> None:
-        """Count events."""
         try:
             for guard in self.guards(client):
                 with self._client.pipeline(transaction=True) as pipeline:
                     pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
-                    pipeline.incrby(guard.name, events)
+                    pipeline.incr(guard.name)
                     pipeline.ttl(guard.name)
                     *_, counted, left = pipeline.execute(raise_on_error=False)
                 if _is_no_counter(counted):
-                    self._restart(guard.name, "is not a number", count=events)
+                    self._restart(guard.name, "is not a number", count=1)
                 elif isinstance(counted, RedisError):
                     raise counted
                 elif counted >= guard.limit and 0 <= left <= WINDOW_SECONDS:
@@ -172,13 +169,13 @@ class MinuteLimit:
         return TooManyRequestsError(self._sentence, retry_after=retry_after, reason=self._reason)
 
 
-def note(clients: dict[str, Noted], name: str, noted: Noted) -> None:
+def note(notes: dict[Name, Noted], name: Name, noted: Noted) -> None:
     """Note something about a client. If there are too many notes, drop the earlier ones: they are
     a cache, and the counters are in Redis.
     """
-    if len(clients) >= _MAX_NOTED:
-        clients.clear()
-    clients[name] = noted
+    if len(notes) >= _MAX_NOTED:
+        notes.clear()
+    notes[name] = noted
 
 
 def _is_no_counter(answer: object) -> bool:

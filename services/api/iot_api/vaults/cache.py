@@ -65,6 +65,8 @@ class VaultCache:
         """Ordered by expiry, the earliest first."""
         self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
         """By vault: the lookup of the new password, and when the change has settled."""
+        self.changes_noted = 0
+        """Number of announced changes of passwords and erasures that this process has noted."""
         self.followed_until = math.inf
         """Before this time, no change can be made whose announcement this process has not read."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
@@ -161,6 +163,7 @@ class VaultCache:
         for 0 seconds if `lookup` is `ERASED`.
         """
         now = self._clock()
+        self.changes_noted += 1
         self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
         self._changes[vault_id] = (lookup, now + SETTLING_SECONDS)
         for key, cached in list(self._vaults.items()):

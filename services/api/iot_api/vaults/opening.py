@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 
 import psycopg
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
+from iot_api.limits.fair_slots import Place
 from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
@@ -25,23 +24,19 @@ from .password_form import normal_form
 from .password_search import OldRecordError, PasswordSearch, same_lookups
 from .restorer import VaultRestorer
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
+from .shared_openings import SharedOpenings
+from .tried_passwords import TriedPasswords
 
 _MAX_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    cached: CachedVault
-    created: bool = False
 
 
 class Vaults:
     """Finds, creates, opens and renews vaults.
 
     One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Concurrent
-    requests with the same password share one opening, and its error. A request that waits for a
-    store delays no request with another password.
+    requests with the same password share one opening, and its error (`SharedOpenings`). A request
+    that waits for a store delays no request with another password.
     """
 
     def __init__(
@@ -67,8 +62,9 @@ class Vaults:
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
         self._policy: LookupPolicy | None = None
-        self.queue = ScryptQueue(guesses)
-        self._under_way: dict[tuple[bytes, bool, bool], Future[_Opened | None]] = {}
+        self.tried = TriedPasswords(guesses)
+        self.queue = ScryptQueue(guesses, self.tried)
+        self._openings = SharedOpenings()
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
         """Return the vault of a password. If no vault has it, return None and count a guess.
@@ -97,14 +93,19 @@ class Vaults:
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
-    def find_or_create(self, password: bytes, client: Client) -> OpenVault:
+    def find_or_create(
+        self, password: bytes, client: Client, *, admitted: bool = False
+    ) -> OpenVault:
         """Return the vault of a password for writing. If no vault has the password, create one and
         count a guess.
+
+        `admitted`: the request has opened another vault before. Its answer may already depend on
+        whether this vault was open, so a refusal counts as a guess.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
         for _ in range(_MAX_ATTEMPTS):
-            found = self._cached_or_opened(password, client, create=True)
+            found = self._cached_or_opened(password, client, create=True, admitted=admitted)
             if found is None:
                 raise DecryptionError("the vault was neither found nor created")
             vault = self._writable(found)
@@ -164,22 +165,27 @@ class Vaults:
         return cached.vault
 
     def _cached_or_opened(
-        self, password: bytes, client: Client, *, create: bool
+        self, password: bytes, client: Client, *, create: bool, admitted: bool = False
     ) -> CachedVault | None:
         self._guesses.check(client)
-        self.queue.check_room(client)
         key = self.cache.key(password)
-        cached = self._cached(key, password, client)
-        if cached is not None:
-            return cached
-        metrics.counter("iot_vault_cache_misses_total").inc()
-        with tracing.span("open a vault"):
-            try:
-                found = self._open_shared(key, password, client, create=create)
-            except Exception:
-                self._guesses.count_unanswered(client)
-                raise
-        return None if found is None else found.cached
+        place = Place() if admitted else self.queue.place(client, [key])
+        try:
+            if self.cache.get(key) is not None:
+                place.leave()
+            found = self._cached(key, password, client)
+            if found is None:
+                metrics.counter("iot_vault_cache_misses_total").inc()
+                with tracing.span("open a vault"):
+                    found = self._open_shared(key, password, client, place, create=create)
+        except Exception as error:
+            self.tried.count_unanswered(client, key, error)
+            raise
+        finally:
+            place.leave()
+        if found is not None:
+            self.tried.note_found(client, [key])
+        return found
 
     def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
         cached = self.cache.get(key)
@@ -257,15 +263,17 @@ class Vaults:
         missed: tuple[bytes, ...] = (),
         *,
         seconds: float = WAIT_SECONDS,
+        place: Place | None = None,
     ) -> PasswordSearch:
-        """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
+        """Return a search for the password. Each scrypt waits for its turn, at most `seconds`. The
+        first one leaves `place`, which the request keeps in the queue.
 
         If `missed` is empty, the search is for `password`. Otherwise the search is for its normal
         form, and `missed` has the lookups of `password` itself, under which no vault was found.
         """
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-            with self.queue.turn(key, client, seconds=seconds):
+            with self.queue.turn(key, client, seconds=seconds, place=place):
                 return self._slow_key(password, salt, log2_n)
 
         if missed:
@@ -275,48 +283,24 @@ class Vaults:
         )
 
     def _open_shared(
-        self, key: bytes, password: bytes, client: Client, *, create: bool
-    ) -> _Opened | None:
-        new_opening: Future[_Opened | None] = Future()
-        # A suspect's opening waits longer and is refused more often, so only suspects share it.
-        opening_key = (key, create, self.queue.is_urgent(key, client))
-        opening = self._under_way.setdefault(opening_key, new_opening)
-        try:
-            if opening is new_opening:
-                try:
-                    look_up = partial(self._look_up_forms, key, password, client, create=create)
-                    self._run_opening(new_opening, look_up, client)
-                finally:
-                    del self._under_way[opening_key]
-            return opening.result()
-        finally:
-            del new_opening, opening  # no reference cycle of error, traceback and future
-
-    def _run_opening(
-        self,
-        opening: "Future[_Opened | None]",
-        look_up: Callable[[], _Opened | None],
-        client: Client,
-    ) -> None:
-        try:
-            found = look_up()
-            if found is not None and found.created:
-                self._guesses.count(client, created=True)
-            opening.set_result(found)
-        except BaseException as error:  # noqa: BLE001 - raised in every request that waits, this one included
-            opening.set_exception(error)
-        finally:
-            del opening
+        self, key: bytes, password: bytes, client: Client, place: Place, *, create: bool
+    ) -> CachedVault | None:
+        # A suspect's opening waits longer and is refused more often, so only suspects share it. An
+        # opening from before an erasure may have read the vault's record before: no request from
+        # after the erasure may share it.
+        shared_by = (key, create, self.queue.is_urgent(key, client), self.cache.changes_noted)
+        look_up = partial(self._look_up_forms, key, password, client, place, create=create)
+        return self._openings.run(shared_by, client, look_up, place.leave)
 
     def _look_up_forms(
-        self, key: bytes, password: bytes, client: Client, *, create: bool
-    ) -> _Opened | None:
+        self, key: bytes, password: bytes, client: Client, place: Place, *, create: bool
+    ) -> CachedVault | None:
         """Return the vault of a password as sent, else of its normal form.
 
         If neither has a vault, create one for the normal form if `create` is true; else return
         None. Only old versions created vaults for passwords as sent.
         """
-        search = self._search(password, key, client)
+        search = self._search(password, key, client, place=place)
         if normal_form(password) != password:
             found = self._look_up(search, key, None)
             if found is not None:
@@ -324,13 +308,13 @@ class Vaults:
             search = self._search(password, key, client, search.lookups)
         return self._look_up(search, key, client if create else None)
 
-    def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> _Opened | None:
+    def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> CachedVault | None:
         for _ in range(_MAX_ATTEMPTS):
             policy = self.current_policy()
             found, from_cache = search.find(self._records, policy, ask_both=by is not None)
             if found.record is not None:
                 try:
-                    return _Opened(self._open(search, key, found.record, from_cache=from_cache))
+                    return self._open(search, key, found.record, from_cache=from_cache)
                 except OldRecordError:
                     self._records.hide(found.record)
                     continue
@@ -405,15 +389,16 @@ class Vaults:
             newest = next(search.secrets(self.current_policy()))
             return self._restorer.confirm(wrap_vault(search.keyring, vault, newest))
 
-    def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> _Opened:
+    def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> CachedVault:
         fresh, record, vault = search.create(self._records, policy)
         metrics.counter("iot_vaults_opened_total").labels("created").inc()
         if record.vault_id != fresh.vault_id:
-            return _Opened(self._open(search, key, record, from_cache=False))
+            return self._open(search, key, record, from_cache=False)
         cached = self.cache.put(key, record, vault, search.missed)
         self.queue.remember(key)
         self._restorer.start()
-        return _Opened(cached, created=True)
+        self._guesses.count(search.client, created=True)
+        return cached
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
         """Move a vault to the newest lookup if due. Return its new record; `record` if unmoved."""

@@ -2,16 +2,18 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import FairSlots, Priority, Turn
+from iot_api.limits.fair_slots import FairSlots, Place, Priority, Turn
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.pace import Pace
 from iot_api.limits.pod_turn import PodTurn
 from iot_models import metrics
 from iot_models.errors import Refusal, TooManyRequestsError
+
+from .tried_passwords import TriedPasswords
 
 WAIT_SECONDS = 10.0
 """Longest wait of a request for its scrypt."""
@@ -35,8 +37,9 @@ class ScryptQueue:
     waits before the next one (`SUSPECTS_REST`).
     """
 
-    def __init__(self, guesses: GuessLimit) -> None:
+    def __init__(self, guesses: GuessLimit, tried: TriedPasswords) -> None:
         self._guesses = guesses
+        self._tried = tried
         self._slots = _slots()
         self._suspects = _slots()
         self._suspects_turn = PodTurn("suspects")
@@ -49,51 +52,67 @@ class ScryptQueue:
         return self._slots.waiting + self._suspects.waiting
 
     @contextmanager
-    def turn(self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    def turn(
+        self,
+        key: bytes,
+        client: Client,
+        *,
+        seconds: float = WAIT_SECONDS,
+        place: Place | None = None,
+    ) -> Iterator[None]:
         """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
-        key `key`.
+        key `key`. If the request kept a `place` in the queue, it leaves the place.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
                 has reached the guess limit meanwhile.
         """
-        since = time.monotonic()
-        end = since + seconds
-        known = key in self._known
         with ExitStack() as slots:
-            waiting = slots.enter_context(ExitStack())
-            waiting.enter_context(metrics.gauge("iot_scrypts_waiting").track_inprogress())
-            queue = "known" if known else "first"
-            if not self._guesses.suspects(client) or known:
-                priority = Priority.FIRST if known else Priority.SECOND
-                turn = self._enter(slots, self._slots, client, seconds, priority)
-                if not known and self._guesses.suspects(client):
-                    turn.was_used = False  # another request showed the client to be a suspect
-                    slots.close()
-                    queue = "suspects"
-                    self._enter_as_suspect(slots, client, _left(end))
-            else:
-                queue = "suspects"
-                self._enter_as_suspect(slots, client, seconds)
-            if not known:
-                self._guesses.check_waiting(client, since)
+            with metrics.gauge("iot_scrypts_waiting").track_inprogress():
+                if place is not None:
+                    place.leave()
+                queue = self._wait(slots, key, client, seconds)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
-            waiting.close()
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
 
-    def check_room(self, client: Client) -> None:
-        """Refuse a suspect that has waiting requests, if the queue has no room for another one.
+    def place(self, client: Client, keys: Collection[bytes]) -> Place:
+        """Keep a place in the queue for a request that may need a scrypt. `keys` has the cache keys
+        of its passwords.
 
-        Called before it is known whether the vault is open. Otherwise, a suspect that fills the
-        queue could tell from each answer whether a vault is open. A suspect without waiting
-        requests did not fill the queue: a device that has just created its vault goes on.
+        Called before the cache is asked whether the vaults are open. Otherwise, a client that fills
+        the queue could tell from each answer whether a vault is open. A client that has used all
+        these vaults before in this process learns nothing: it is not refused, and gets no place.
 
         Raises:
-            TooManyRequestsError: the queue has no room.
+            TooManyRequestsError: the queue has no room for an unknown password of this client.
         """
+        if self._tried.has_found(client, keys):
+            return Place()
+        slots, priority = self._slots, Priority.SECOND
         if self._guesses.suspects(client):
-            self._suspects.check(client, seconds=WAIT_SECONDS, refusal=_BUSY)
+            slots, priority = self._suspects, Priority.FIRST
+        return slots.place(client, seconds=WAIT_SECONDS, refusal=_BUSY, priority=priority)
+
+    def _wait(self, slots: ExitStack, key: bytes, client: Client, seconds: float) -> str:
+        """Wait for a turn, hold it in `slots`, and return the name of the queue it came from."""
+        since = time.monotonic()
+        known = key in self._known
+        queue = "known" if known else "first"
+        if not self._guesses.suspects(client) or known:
+            priority = Priority.FIRST if known else Priority.SECOND
+            turn = self._enter(slots, self._slots, client, seconds, priority)
+            if not known and self._guesses.suspects(client):
+                turn.was_used = False  # another request showed the client to be a suspect
+                slots.close()
+                queue = "suspects"
+                self._enter_as_suspect(slots, client, _left(since + seconds))
+        else:
+            queue = "suspects"
+            self._enter_as_suspect(slots, client, seconds)
+        if not known:
+            self._guesses.check_waiting(client, since)
+        return queue
 
     def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -223,3 +223,34 @@ def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
     ):
         slots._acquire(Client("b"), 3, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
     assert caught.value.retry_after == 4
+
+
+def test_a_kept_place_counts_as_waiting_until_it_is_left() -> None:
+    slots = _slots(max_waiting_per_client=2)
+    one, other = Client("one"), Client("other")
+    places = [slots.place(one, seconds=30, refusal="busy") for _ in range(2)]
+    for _ in range(2):
+        with pytest.raises(TooManyRequestsError):
+            slots.place(one, seconds=30, refusal="busy")
+    slots.place(other, seconds=30, refusal="busy").leave()
+    for _ in range(2):  # the second time it has no effect
+        places[0].leave()
+    assert slots.waiting == 1
+    with slots.slot(one, seconds=30, refusal="busy"):
+        assert slots.waiting == 1
+    places[1].leave()
+    assert slots.waiting == 0
+
+
+def test_places_are_refused_as_slots_are() -> None:
+    clock = Clock()
+    slots = _slots(clock=clock)
+    client = Client("one")
+    with slots.slot(client, seconds=30, refusal="busy"):
+        clock.now += 20
+    with slots.slot(client, seconds=30, refusal="busy"):
+        with pytest.raises(TooManyRequestsError) as refused:
+            slots.place(client, seconds=10, refusal="busy")
+        assert refused.value.retry_after == 20
+        slots.place(client, seconds=30, refusal="busy").leave()
+    slots.place(client, seconds=10, refusal="busy").leave()

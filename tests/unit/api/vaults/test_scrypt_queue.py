@@ -7,10 +7,13 @@ from redis import Redis
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.scrypt_queue import ScryptQueue
+from iot_api.vaults.tried_passwords import TriedPasswords
 from iot_models import metrics
 from iot_models.names import KeyNames
 from support.samples import sample_value
 from support.waiting import wait_until
+
+LATER = 10.0
 
 
 def waiting() -> float:
@@ -20,7 +23,8 @@ def waiting() -> float:
 
 def test_waiting_requests_are_counted_until_their_turn() -> None:
     # The client of Redis never connects: these requests send no unknown password.
-    queue = ScryptQueue(GuessLimit(Redis(), KeyNames(""), limit=100))
+    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
+    queue = ScryptQueue(guesses, TriedPasswords(guesses))
     client, before = Client("192.0.2.1"), waiting()
 
     def wait() -> None:
@@ -33,4 +37,42 @@ def test_waiting_requests_are_counted_until_their_turn() -> None:
         other.start()
         wait_until(lambda: waiting() == before + 1, what="a waiting request")
     other.join()
+    assert waiting() == before
+
+
+def test_a_request_that_moves_to_the_suspects_is_still_counted() -> None:
+    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
+    queue = ScryptQueue(guesses, TriedPasswords(guesses))
+    client, before = Client("192.0.2.1"), waiting()
+    suspected, running, released = threading.Event(), threading.Event(), threading.Event()
+
+    def suspects(client: Client) -> bool:
+        del client
+        return suspected.is_set()
+
+    guesses.suspects = suspects  # type: ignore[method-assign] # changes during the test
+
+    def suspect_first() -> None:
+        with queue.turn(b"suspect", client):
+            running.set()
+            released.wait(LATER)
+
+    def become_suspect() -> None:
+        with queue.turn(b"guess", client):
+            pass
+
+    with queue.turn(b"a", client):
+        moved = threading.Thread(target=become_suspect)
+        moved.start()
+        wait_until(lambda: waiting() == before + 1, what="a waiting request")
+        suspected.set()
+        first = threading.Thread(target=suspect_first)
+        first.start()
+        wait_until(lambda: waiting() == before + 2, what="a waiting suspect")
+    assert running.wait(LATER)
+    wait_until(lambda: queue.waiting == 1, what="the request that moved")
+    assert waiting() == before + 1
+    released.set()
+    first.join()
+    moved.join()
     assert waiting() == before

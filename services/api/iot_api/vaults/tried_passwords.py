@@ -1,0 +1,55 @@
+"""What each client has learned from its passwords, so that each is counted once as a guess."""
+
+import time
+from collections.abc import Callable, Iterable
+
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import GuessLimit
+from iot_api.limits.minute_limit import WINDOW_SECONDS, note
+from iot_models.errors import TooManyRequestsError
+
+MAX_FOUND = 20_000
+"""Number of remembered pairs of a client and its password, about 300 bytes each."""
+
+_Pair = tuple[str, bytes]
+
+
+class TriedPasswords:
+    """The passwords that each client has tried in this process, as cache keys.
+
+    A refused or failed opening tells a client that the vault is not open. So the password counts
+    as a guess, once a minute for each client and process. It does not count if the client has used
+    the password's vault before in this process: the client learns nothing.
+
+    While a store is away, only passwords of suspects count. Otherwise a site would be locked out
+    when the store is back, and its devices with open vaults even earlier.
+    """
+
+    def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:
+        self._guesses = guesses
+        self._clock = clock
+        self._found: dict[_Pair, None] = {}
+        self._counted: dict[_Pair, float] = {}
+        """Until when each password counts as a guess of the client."""
+
+    def note_found(self, client: Client, keys: Iterable[bytes]) -> None:
+        """Remember that the client has used the vaults of these passwords."""
+        for key in keys:
+            pair = (client.name, key)
+            if pair not in self._found:
+                self._found[pair] = None
+                if len(self._found) > MAX_FOUND:
+                    del self._found[next(iter(self._found))]
+
+    def has_found(self, client: Client, keys: Iterable[bytes]) -> bool:
+        """Return whether the client has used the vaults of all these passwords."""
+        return all((client.name, key) in self._found for key in keys)
+
+    def count_unanswered(self, client: Client, key: bytes, error: Exception) -> None:
+        """Count a password as a guess, because its opening ended with `error`."""
+        pair, now = (client.name, key), self._clock()
+        if pair in self._found or self._counted.get(pair, now) > now:
+            return
+        if isinstance(error, TooManyRequestsError) or self._guesses.suspects(client):
+            note(self._counted, pair, now + WINDOW_SECONDS)
+            self._guesses.count_unanswered(client)

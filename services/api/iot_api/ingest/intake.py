@@ -236,6 +236,7 @@ class Intake:
             self._vaults.queue.place(client, keys).leave()
             return cast("list[OpenVault]", vaults_if_open), self._guesses.guards(client)
         vaults, opened, left = list[OpenVault](), 0, 0
+        unchecked = keys
         for number, (vault, batch) in enumerate(zip(vaults_if_open, batches, strict=True)):
             if opened == self._guesses.max_openings and (
                 vault is None or not self._vaults.tried.has_found(client, keys[number:])
@@ -243,8 +244,9 @@ class Intake:
                 raise _too_many_openings(opened, left)
             if vault is None:
                 vault = self._vaults.find_or_create(  # noqa: PLW2901 - it is open now
-                    batch.password, client, admitted=opened > 0
+                    batch.password, client, unchecked
                 )
+                unchecked = ()
                 opened += 1
                 left = len(batches) - number - 1
             vaults.append(vault)

@@ -1,7 +1,7 @@
 """Find the vault of a password, open it, and keep it open while it is used."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import psycopg
@@ -94,18 +94,20 @@ class Vaults:
         return None if cached is None else self._writable(cached)
 
     def find_or_create(
-        self, password: bytes, client: Client, *, admitted: bool = False
+        self, password: bytes, client: Client, unchecked: Collection[bytes] | None = None
     ) -> OpenVault:
         """Return the vault of a password for writing. If no vault has the password, create one and
         count a guess.
 
-        `admitted`: the request has opened another vault before. Its answer may already depend on
-        whether this vault was open, so a refusal counts as a guess.
+        `unchecked`: the cache keys of all passwords of the request; empty if the request has opened
+        another vault before, so that its answer may already depend on whether this vault is open
+        (`ScryptQueue.place`). By default, the request has only this password.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
         for _ in range(_MAX_ATTEMPTS):
-            found = self._cached_or_opened(password, client, create=True, admitted=admitted)
+            found = self._cached_or_opened(password, client, unchecked, create=True)
+            unchecked = ()
             if found is None:
                 raise DecryptionError("the vault was neither found nor created")
             vault = self._writable(found)
@@ -165,11 +167,16 @@ class Vaults:
         return cached.vault
 
     def _cached_or_opened(
-        self, password: bytes, client: Client, *, create: bool, admitted: bool = False
+        self,
+        password: bytes,
+        client: Client,
+        unchecked: Collection[bytes] | None = None,
+        *,
+        create: bool,
     ) -> CachedVault | None:
         self._guesses.check(client)
         key = self.cache.key(password)
-        place = Place() if admitted else self.queue.place(client, [key])
+        place = self.queue.place(client, [key] if unchecked is None else unchecked)
         try:
             if self.cache.get(key) is not None:
                 place.leave()

@@ -157,7 +157,7 @@ def test_a_client_with_a_full_queue_learns_nothing(
         assert vaults.find(b"used", client) is not None, "it learns nothing from a used vault"
         for _ in range(2):
             with pytest.raises(TooManyRequestsError):
-                vaults.find_or_create(b"second of its request", client, admitted=True)
+                vaults.find_or_create(b"second of its request", client, unchecked=())
         assert guesses.unanswered == 1, "the request had passed the check"
         guesses.refused.add(client.name)  # so that those who wait end at once
         slow_key.go_on()

@@ -8,7 +8,7 @@ import time
 import uuid
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import attrgetter
@@ -150,7 +150,8 @@ class Intake:
         if not self._watch.safe:
             self._watch.require_safe()
         keys = [self._vaults.cache.key(batch.password) for batch in batches]
-        vaults, guards = self._open(batches, keys, client, proven or frozenset())
+        is_proven = proven is not None and proven.issuperset(keys)
+        vaults, guards = self._open(batches, keys, client, is_proven=is_proven)
         count = sum([len(batch.readings.relative) for batch in batches])
         request = None if key is None else self._keyed_request(key, vaults, batches)
         if request is not None:
@@ -183,9 +184,8 @@ class Intake:
         self._acknowledged.value += count
         self._readings.values.append(count)
         self._handle_writer_requests(appended)
-        self._vaults.tried.note_found(client, keys)
-        if proven is not None:
-            prove(proven, keys)
+        if not is_proven:
+            self._note_used(client, keys, proven)
         return Accepted(
             count,
             entries,
@@ -199,6 +199,12 @@ class Intake:
     ) -> KeyedRequest:
         old = self._vaults.old_processes_may_run
         return self._idempotency.request(key, vaults, batches, old_processes_may_run=old)
+
+    def _note_used(self, client: Client, keys: Sequence[bytes], proven: Proven | None) -> None:
+        """Remember that the client has used the vaults of these cache keys."""
+        self._vaults.tried.note_found(client, keys)
+        if proven is not None:
+            prove(proven, keys)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
         """Do what writers ask for in `appended`: look for missing vaults, begin a new session."""
@@ -214,7 +220,8 @@ class Intake:
         batches: Sequence[Batch],
         keys: Sequence[bytes],
         client: Client,
-        proven: Set[bytes],
+        *,
+        is_proven: bool,
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
@@ -229,7 +236,7 @@ class Intake:
             cache.writable(key) or self._vaults.open_vault(batch.password, client)
             for key, batch in zip(keys, batches, strict=True)
         ]
-        if None not in vaults_if_open and proven >= set(keys):
+        if None not in vaults_if_open and is_proven:
             return cast("list[OpenVault]", vaults_if_open), ()
         self._guesses.check_noted(client)
         if None not in vaults_if_open:

@@ -40,9 +40,10 @@ _log = logging.getLogger(__name__)
 class VaultRestorer:
     """A thread that compares the records of vaults in use with Postgres, and restores missing ones.
 
-    A vault is restored from a record that was opened with its password, or from an authentic record
-    in Redis. The data key stays the same, so the readings stay readable. While a vault is missing,
-    writers hold its entries (`HeldEntries`); they are released as soon as it is restored.
+    A vault is restored from a record that was opened with its password, or from a record in Redis
+    that was made with this keyring and is unchanged (`is_authentic`). The data key stays the same,
+    so the readings stay readable. While a vault is missing, writers hold its entries
+    (`HeldEntries`). As soon as the vault is restored, its held entries are released.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class VaultRestorer:
         release: Callable[[], object],
         clean: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take the parts. `release` queues a job that releases held entries. `clean` removes the
-        records of erased vaults from Redis.
+        """`release` queues the job that releases held entries. `clean` removes the records of
+        erased vaults from Redis.
         """
         self.records = records
         self.cache = cache
@@ -75,9 +76,10 @@ class VaultRestorer:
         self._closing = threading.Event()
 
     def confirm(self, record: VaultRecord) -> VaultRecord:
-        """Return the record that Postgres has for a vault; if it has none, restore `record` first.
+        """Return the record that Postgres has for the vault or the lookup of `record`.
 
-        While Postgres is away, return `record` and compare it later.
+        If Postgres has none, store `record` there and return it. While a store is away, return
+        `record`; the thread compares it with Postgres later.
 
         Raises:
             PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost
@@ -94,13 +96,12 @@ class VaultRestorer:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Return the current record of the password with these lookups.
+        """Read the record under one of these lookups again, to renew the open vault of a password.
 
-        Return None if no vault has one of the lookups.
-
-        `known` is the record from which the password's vault was opened. The record comes from
-        Redis, unless Redis has none, or has a changed record of this vault that is no rewrap of
-        `known`. It then comes from Postgres.
+        `known` is the record from which the vault was opened. Return the record in Redis if it is
+        `known`, a rewrap of `known`, or the record of another vault. Any other record in Redis may
+        be outdated: then, and if Redis has none or is away, return the record in Postgres. Return
+        None if Postgres has none either.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -134,7 +135,10 @@ class VaultRestorer:
         self._wake_up()
 
     def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Stop watching a vault's old record. `lookup` is the lookup of the new password."""
+        """Stop watching the record of a vault whose password was changed, or that is being erased.
+
+        `lookup` is the lookup of the new password: a record with this lookup is still watched.
+        """
         with self._lock:
             watched = self._watched.get(vault_id)
             if watched is not None and watched.lookup != lookup:
@@ -246,10 +250,11 @@ class VaultRestorer:
     def _adopt(
         self, changes: Iterable[tuple[VaultRecord, VaultRecord | None]]
     ) -> list[VaultRecord]:
-        """Take over rewrapped records. Return the old records of all other changes.
+        """Give open vaults their rewrapped records. Return the old record of each other change.
 
-        Each change has an old record, and the record in Postgres (None if Postgres has none). The
-        vaults stay open: opening them again would cost a scrypt each.
+        Each change is an old record, and the record in Postgres (None if Postgres has none). If the
+        record in Postgres is a rewrap of the old record, it replaces the old record of the open
+        vault, which stays open: opening it again would cost a scrypt.
         """
         rewrapped, others = [], []
         for record, stored in changes:

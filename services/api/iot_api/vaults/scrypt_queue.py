@@ -61,7 +61,10 @@ class ScryptQueue:
         place: Place | None = None,
     ) -> Iterator[None]:
         """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
-        key `key`. If the request kept a `place` in the queue, it leaves the place.
+        key `key`.
+
+        `place` is the place in the queue that the request has kept, if any. The request gives the
+        place back before it waits, so that it does not count twice.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -80,9 +83,10 @@ class ScryptQueue:
         """Keep a place in the queue for a request that may need a scrypt. `keys` has the cache keys
         of its passwords.
 
-        Called before the cache is asked whether the vaults are open. Otherwise, a client that fills
-        the queue could tell from each answer whether a vault is open. A client that has used all
-        these vaults before in this process learns nothing: it is not refused, and gets no place.
+        Call this before you look in the cache for the open vaults. If only requests for vaults that
+        are not open were refused, a client that fills the queue could tell from each answer whether
+        a vault is open. A client that has used all these vaults before in this process can learn
+        nothing new. It is not refused, and its `Place` keeps no room in the queue.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
@@ -95,7 +99,8 @@ class ScryptQueue:
         return slots.place(client, seconds=WAIT_SECONDS, refusal=_BUSY, priority=priority)
 
     def _wait(self, slots: ExitStack, key: bytes, client: Client, seconds: float) -> str:
-        """Wait for a turn, hold it in `slots`, and return the name of the queue it came from."""
+        """Wait for a turn, and hold it until `slots` is closed. Return the queue in which the
+        request got its turn: "known", "first" or "suspects"."""
         since = time.monotonic()
         known = key in self._known
         queue = "known" if known else "first"
@@ -140,7 +145,7 @@ class ScryptQueue:
         return key in self._known or not self._guesses.suspects(client)
 
     def remember(self, key: bytes) -> None:
-        """Remember that a password has a vault."""
+        """Remember that a password has a vault: its next scrypt goes before unknown passwords."""
         self._known[key] = None
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

@@ -17,8 +17,11 @@ without niceness."""
 
 
 def slow_key() -> PasswordKey:
-    """Return `password_key`; under gevent, return a function that runs `password_key` in a thread,
-    so that other requests go on."""
+    """Return the function with which requests compute scrypt.
+
+    Under gevent, it runs `password_key` in a thread, because other requests would stand still
+    meanwhile. Without gevent, it is `password_key` itself.
+    """
     if not gevent.monkey.is_module_patched("socket"):
         return password_key
     pool = ThreadPool(1)

@@ -35,10 +35,10 @@ class SharedOpenings:
         """Return the result of `look_up`. If another request runs the opening with the same key,
         call `before_waiting`, then wait for that opening and return its result or raise its error.
 
-        A refusal of another client (`TooManyRequestsError`) is not shared, nor is the end of a
-        request that was killed: this request then tries again.
-
-        Raises the errors of `look_up`, and `UnavailableError` if the other requests were killed.
+        If the other request was killed, start over. Do so too if it came from another client and
+        was refused (`TooManyRequestsError`), because this client has limits of its own. After
+        `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other request was
+        killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

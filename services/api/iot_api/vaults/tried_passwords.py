@@ -1,4 +1,4 @@
-"""What each client has learned from its passwords, so that each is counted once as a guess."""
+"""The passwords that each client has tried, so that repeating one does not count as a new guess."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,12 +17,15 @@ _Pair = tuple[str, bytes]
 class TriedPasswords:
     """The passwords that each client has tried in this process, as cache keys.
 
-    A refused or failed opening tells a client that the vault is not open. So the password counts
-    as a guess, once a minute for each client and process. It does not count if the client has used
-    the password's vault before in this process: the client learns nothing.
+    A refused opening (`TooManyRequestsError`) tells a client that the vault is not open. So the
+    password counts as a guess, once a minute for each client and process. It does not count if the
+    client has used the password's vault before in this process, because the client then learns
+    nothing new.
 
-    While a store is away, only passwords of suspects count. Otherwise a site would be locked out
-    when the store is back, and its devices with open vaults even earlier.
+    An opening that failed, for example because a store is away, tells the client the same, but
+    counts only if the client is a suspect. Otherwise, while a store is away, devices that share an
+    address but no password would use up the guess limit of this address. Requests from the address
+    would then be refused even for open vaults, and for up to a minute after the store is back.
     """
 
     def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,7 +49,7 @@ class TriedPasswords:
         return all((client.name, key) in self._found for key in keys)
 
     def count_unanswered(self, client: Client, key: bytes, error: Exception) -> None:
-        """Count a password as a guess, because its opening ended with `error`."""
+        """Count a password as a guess, after its opening raised `error`, if the rules above say so."""
         pair, now = (client.name, key), self._clock()
         if pair in self._found or self._counted.get(pair, now) > now:
             return

@@ -50,8 +50,8 @@ class VaultEraser:
         admit: Callable[[], None],
         sweep: Callable[[], object],
     ) -> None:
-        """Take the parts. `admit` raises unless Redis belongs to this installation. `sweep` queues
-        the job that deletes the segments.
+        """`admit` raises unless Redis belongs to this installation. `sweep` queues the job that
+        deletes the segments.
         """
         self._vaults = vaults
         self._records = records
@@ -64,7 +64,8 @@ class VaultEraser:
 
         Raises:
             NotFoundError: there is no vault under the password.
-            TooManyRequestsError: like `Vaults.find`.
+            TooManyRequestsError: the client is over the guess limit, or too many requests wait for
+                a scrypt.
             UnavailableError: other requests kept changing the vault, the erasure took too long, or
                 processes of version 0.1 may still be running.
             RedisError, psycopg.Error: a store is unavailable. If Postgres failed during the

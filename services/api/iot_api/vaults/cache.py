@@ -79,11 +79,11 @@ class VaultCache:
         return blake2b(password, digest_size=32, key=self._secret).digest()
 
     def writable(self, key: bytes) -> OpenVault | None:
-        """Return the open vault of a cache key if readings may be appended for it at once.
+        """Return the open vault of a cache key if a PUT may append readings for it at once.
 
         Return None if the vault is not open, if its record is due to be read again, if Redis may
-        lack the record, or if announced changes are due to be read. The caller then calls
-        `Vaults.open_vault` or `Vaults.find_or_create`.
+        lack the record, or if this process has not read the announced changes of passwords for
+        `ANNOUNCED_SECONDS`. The caller then calls `Vaults.open_vault` or `Vaults.find_or_create`.
         """
         cached = self._vaults.get(key)
         if cached is None or not cached.in_redis:
@@ -109,7 +109,7 @@ class VaultCache:
         return cached.vault
 
     def note_hit(self) -> None:
-        """Count a use of a vault that `get` returned."""
+        """Count a cache hit for a caller of `get`, which counts none itself."""
         self._hits.value += 1
 
     def get(self, key: bytes) -> CachedVault | None:
@@ -118,9 +118,9 @@ class VaultCache:
         return None if cached is None or self._clock() >= cached.expires_at else cached
 
     def is_due(self, cached: CachedVault) -> bool:
-        """Return whether the record is due to be read again.
+        """Return whether the caller must read the vault's record again, from Redis or Postgres.
 
-        Return True to one caller only, which then reads the record.
+        When a record is due, only one of several callers gets True.
         """
         if self._clock() < cached.renew_at:
             return False
@@ -134,9 +134,10 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault, and return its entry. `CachedVault` says what `missed` is.
+        """Add an open vault, and return its entry. If the cache is full, drop the vault that
+        expires first.
 
-        If the cache is full, drop the vault that expires first.
+        `missed` has the lookups of the password as sent, if only its normal form has a vault.
         """
         now = self._clock()
         settled = self._is_settled(record, now)
@@ -157,10 +158,12 @@ class VaultCache:
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """Drop a vault whose password is being changed, or that is being erased.
 
-        A vault that was opened with the new password stays. `lookup` is the lookup of the new
-        password; `ERASING` or `ERASED` for an erasure. If the old password opens the vault again
-        before the change has settled, the cache keeps the vault for only `UNSETTLED_SECONDS`, or
-        for 0 seconds if `lookup` is `ERASED`.
+        An open vault that was opened with the new password is kept.
+
+        `lookup` is the lookup of the new password. For an erasure, it is `ERASING` or `ERASED`.
+
+        If the vault is opened from its old record within the next `SETTLING_SECONDS`, the cache
+        keeps it for only `UNSETTLED_SECONDS`, or for 0 seconds if `lookup` is `ERASED`.
         """
         now = self._clock()
         self.changes_noted += 1

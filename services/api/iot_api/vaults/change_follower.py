@@ -62,7 +62,7 @@ class ChangeFollower(threading.Thread):
         self._cache.followed_until = until
 
     def catch_up(self) -> None:
-        """Check now if the last check is older than `ANNOUNCED_SECONDS`.
+        """Call `check` if the last successful one began at least `ANNOUNCED_SECONDS` ago.
 
         Raises:
             RedisError: Redis is away.
@@ -71,7 +71,7 @@ class ChangeFollower(threading.Thread):
             self.check()
 
     def run(self) -> None:
-        """Check until `stop` is called."""
+        """Call `check` every `FOLLOW_SECONDS`, until `stop` is called."""
         while not self._stopping.is_set():
             try:
                 self.check()
@@ -86,7 +86,8 @@ class ChangeFollower(threading.Thread):
         self._stopping.set()
 
     def _compare_all(self) -> None:
-        """Compare all open vaults with Postgres, because announcements may have been missed."""
+        """Have the restorer compare the records of all open vaults with Postgres soon. The
+        restorer drops the vaults whose changes this process has missed."""
         records: dict[uuid.UUID, VaultRecord] = {}
         for record in self._cache.records():
             if records.setdefault(record.vault_id, record) != record:

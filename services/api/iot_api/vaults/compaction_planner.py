@@ -49,10 +49,13 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     """Yield groups of small segments of a vault to merge, one group per order.
 
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
-    merged reading at most a day late. `before` is a time in Unix milliseconds. If a day has ended
-    by then, all its segments are merged. Otherwise only its smallest segments are merged: as many
-    as possible, while the largest of them has at most half of their readings. If these are fewer
-    than `MIN_SEGMENTS`, none is merged. This limits how often the same reading is rewritten.
+    merged reading at most a day late.
+
+    If a day has ended by `before` (Unix milliseconds), all its small segments are merged.
+
+    Of a later day, only the smallest segments are merged: as many as possible, as long as the
+    largest of them has at most half of the readings of all of them. If these are fewer than
+    `MIN_SEGMENTS` segments, none is merged. This limits how often a reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:
@@ -105,7 +108,8 @@ class CompactionPlanner:
         hot_window_seconds: int,
         after_seconds: float = 0.0,
     ) -> None:
-        """Take the stores. Vaults offered within `after_seconds` from now are ignored."""
+        """`offer` ignores all vaults for `after_seconds` from now: during a rolling update,
+        processes of a version that can't read merged segments may still run."""
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
@@ -180,10 +184,9 @@ class CompactionPlanner:
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
     ) -> tuple[list[list[SmallSegment]], dict[SegmentName, VerifiedSource]]:
-        """Return the groups of `plan`, and a mapping from the names of their segments to the
-        verified sources.
+        """Return the groups of `plan`, and the decrypted segments of the groups by their names.
 
-        If a segment fails the verification, the others are planned again without it.
+        If `verify_sources` leaves out a segment, plan the other segments again without it.
         """
         verified: dict[SegmentName, VerifiedSource] = {}
         while True:

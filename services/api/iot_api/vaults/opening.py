@@ -73,7 +73,7 @@ class Vaults:
             TooManyRequestsError: the client is over the guess limit, even if this password has a
                 vault; or too many requests wait for a scrypt.
             DecryptionError: the record is damaged, or its master key is not in the keyring.
-            UnavailableError: the stored policy for lookups is invalid, or keeps changing.
+            UnavailableError: the `LookupPolicy` in Postgres is invalid, or keeps changing.
             RedisError, psycopg.Error: a store is away and the vault is not open.
         """
         found = self.find_record(password, client)
@@ -99,9 +99,9 @@ class Vaults:
         """Return the vault of a password for writing. If no vault has the password, create one and
         count a guess.
 
-        `unchecked`: the cache keys of all passwords of the request; empty if the request has opened
-        another vault before, so that its answer may already depend on whether this vault is open
-        (`ScryptQueue.place`). By default, the request has only this password.
+        `unchecked`: the cache keys for which `ScryptQueue.place` must find room before the cache is
+        asked: those of all passwords of the request, by default this password only. Empty if the
+        request has opened another vault before: `place` was then called with all keys already.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
@@ -130,7 +130,7 @@ class Vaults:
         return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
-        """Make the next opening read again which lookups are in use (`LookupPolicy`)."""
+        """Make the next opening read the `LookupPolicy` from Postgres, because it has changed."""
         self._policy = None
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
@@ -249,7 +249,8 @@ class Vaults:
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """Do the same as `_moved`, but only if no scrypt runs now: openings are not delayed."""
+        """Do the same as `_moved`, but return the present record if its scrypt would have to wait:
+        a later renewal then moves the vault."""
         # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record
         try:
@@ -272,8 +273,8 @@ class Vaults:
         seconds: float = WAIT_SECONDS,
         place: Place | None = None,
     ) -> PasswordSearch:
-        """Return a search for the password. Each scrypt waits for its turn, at most `seconds`. The
-        first one leaves `place`, which the request keeps in the queue.
+        """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
+        `place` keeps room for the request in the scrypt queue until the first scrypt waits there.
 
         If `missed` is empty, the search is for `password`. Otherwise the search is for its normal
         form, and `missed` has the lookups of `password` itself, under which no vault was found.
@@ -367,7 +368,7 @@ class Vaults:
         the record to use, and its open vault.
 
         Raises:
-            OldRecordError: Postgres has the vault under another password, or it was erased.
+            OldRecordError: Postgres has the vault under another password, or the vault was erased.
         """
         try:
             standing = self._put_back(search, record, vault)
@@ -408,7 +409,8 @@ class Vaults:
         return cached
 
     def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
-        """Move a vault to the newest lookup if due. Return its new record; `record` if unmoved."""
+        """Give a vault the newest lookup if the policy requires it (`LookupPolicy.must_move`).
+        Return the vault's new record, or `record` if nothing changed."""
         policy = self._policy
         if policy is None or not policy.must_move(record.format, record.scrypt_log2_n):
             return record
@@ -428,7 +430,8 @@ class Vaults:
         formats of lookups, with the scrypt cost of this process.
 
         Raises:
-            UnavailableError: the stored policy is invalid, or its cost could not be raised.
+            UnavailableError: the policy in Postgres is invalid, or its scrypt cost could not be
+                raised to the cost of this process.
         """
         policy = self._policy
         if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):

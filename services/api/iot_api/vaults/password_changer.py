@@ -69,8 +69,10 @@ class PasswordChanger:
         self._admit = admit
 
     def change(self, old: bytes, new: bytes, client: Client) -> None:
-        """Change the password of a vault. An unknown old password counts as a guess, and so does
-        every successful change.
+        """Change the password of a vault.
+
+        An unknown old password counts as a guess. So does a successful change, because it tells the
+        client that no vault had the new password.
 
         Raises:
             InvalidRequestError: `old` and `new` are the same password.

@@ -101,11 +101,12 @@ class PasswordSearch:
         whether it comes from Redis.
 
         If several lookups are in use, the newest is tried alone first, because each lookup costs a
-        scrypt.
+        scrypt. `ask_both`: report that there is no record only if Redis and Postgres both have
+        none. Use it to make sure that no vault has the password.
 
         Raises:
             RedisError: `ask_both` is true, Redis can't serve, and Postgres has no record. Redis may
-                have a record that Postgres lost, so the caller must not create a vault.
+                have a record that Postgres lost.
             POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)

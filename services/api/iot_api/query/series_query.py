@@ -35,7 +35,7 @@ class Aggregate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A reading passes if this field has this value."""
+    """A condition of the parameter `where`: a reading's `field` must have the value `value`."""
 
     field: str
     value: str
@@ -57,12 +57,12 @@ class SeriesQuery:
 
     @property
     def by_receipt(self) -> bool:
-        """Whether `time` is the time of receipt."""
+        """Whether the column `time` has the times of receipt, not the interrogator timestamps."""
         return self.time_range.by is TimeOf.RECEIVED
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns, in order."""
+        """The names of the columns of a row, in order."""
         counts = (COUNT,) if self.step is not None and not self.fields else ()
         return TIME, *self.groups, *self.fields, *counts
 

@@ -33,7 +33,7 @@ class RowForm:
         self._lead = self._first_lead()
 
     def encode(self, rows: Sequence[Row]) -> bytes:
-        """Encode rows; there must be at least one."""
+        """Encode one or more rows as the next piece of the response."""
         lead, self._lead = self._lead, self.between
         return lead + self._encoded(rows)
 
@@ -94,19 +94,21 @@ MEDIA_FORMS = {
 
 
 def window_pieces(rows: Iterator[Row], form: RowForm) -> Iterator[bytes]:
-    """Encode the rows of windows, in pieces."""
+    """Encode a series with windows: yield pieces of `ROWS` rows, then the end of the response."""
     while part := list(islice(rows, ROWS)):
         yield form.encode(part)
     yield form.end()
 
 
 class SeriesForm(ReadingForm):
-    """The readings themselves as rows: `time`, groups and fields."""
+    """Encodes a series without windows: each reading is a row of `time`, groups and fields."""
 
     def __init__(
         self, query: SeriesQuery, form: RowForm, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`charge` is called with the memory of large texts, in bytes, and may raise."""
+        """`charge` is called with each increase in memory for large texts, in bytes. It may raise
+        UnavailableError, which ends the request.
+        """
         super().__init__()
         self.media_type = form.media_type
         self._query = query
@@ -115,7 +117,7 @@ class SeriesForm(ReadingForm):
         self._reader = FieldReader([*query.fields, *query.groups, *conditions], charge)
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode the readings that pass the conditions; nothing if none does."""
+        """Encode the readings that pass the conditions; return b"" if none does."""
         return b"".join(map(self._encode_columns, columns_of(readings)))
 
     def _encode_columns(self, readings: TimedColumns) -> bytes:
@@ -133,6 +135,6 @@ class SeriesForm(ReadingForm):
         return self._form.encode(encoded) if encoded else b""
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response."""
+        """Encode the end of the response, without the cursor: a series has no pages."""
         del cursor, paged
         return self._form.end()

@@ -166,8 +166,8 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`step` is in milliseconds. `charge` is called with the memory of new windows and of large
-        texts, in bytes, and may raise.
+        """`step` is in milliseconds. `charge` is called with each increase in memory for windows
+        and large texts, in bytes. It may raise UnavailableError, which ends the request.
         """
         self._charge = charge
         self._query = query
@@ -188,7 +188,7 @@ class SeriesWindows:
         """Add readings.
 
         Raises:
-            InvalidRequestError: there are too many windows or readings.
+            InvalidRequestError: `MAX_READINGS`, `MAX_VALUES` or `MAX_TEXT_BYTES` is exceeded.
             UnavailableError: the memory of this process is used up.
         """
         self.readings += len(readings)
@@ -219,7 +219,10 @@ class SeriesWindows:
             self._flush()
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates."""
+        """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates.
+
+        Raises the errors of `add`.
+        """
         self._flush()
         try:
             keys = sorted(self._keys)
@@ -325,7 +328,9 @@ def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | Non
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number and slice of each step in ascending `times`; None for too many steps."""
+    """Return the number and slice of each step in ascending `times`. Return None if there are fewer
+    than `_FEW` times per step, on average.
+    """
     if not times:
         return []
     if (times[-1] // step - times[0] // step) * _FEW > len(times):

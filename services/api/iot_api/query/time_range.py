@@ -100,5 +100,5 @@ def _moment(field: str, text: str) -> int:
 
 
 def _milliseconds(moment: int) -> int:
-    """Convert a moment from µs to milliseconds, rounded up."""
+    """Return the first whole millisecond at or after a moment in µs."""
     return -(-moment // 1000)

@@ -15,17 +15,19 @@ from .series_query import SeriesQuery
 
 
 class TimedReading(Reading, gc=False):
-    """A reading with its time of receipt in Unix ms. Its `absolute_timestamp` is empty."""
+    """A reading with its time of receipt in Unix ms. Its `absolute_timestamp` is "", because a
+    series does not return it.
+    """
 
     received: int = 0
 
 
 class TimedColumns:
-    """Columns of equal length, in the order of the read."""
+    """Some readings as columns, in the order of the read. All columns have the same length."""
 
     def __init__(self, whole: SegmentColumns, places: slice, texts: bytes) -> None:
-        """Take the readings at `places` of a segment. `texts` has the texts of these readings,
-        joined by `SEPARATOR`.
+        """Take the readings at `places` of a segment. `texts` has the `freeform` texts of these
+        readings, joined by `SEPARATOR`.
         """
         self._whole = whole
         self._places = places
@@ -59,11 +61,11 @@ class TimedColumns:
 
 
 class TimedRun(ColumnRun):
-    """A run of `TimedReading`."""
+    """A batch of readings: a `TimedReading` is created only when it is accessed."""
 
     def __init__(self, columns: SegmentColumns, places: slice, texts: memoryview) -> None:
-        """Take the readings at `places` of a segment. `texts` has the texts of these readings,
-        joined by `SEPARATOR`.
+        """Take the readings at `places` of a segment. `texts` has the `freeform` texts of these
+        readings, joined by `SEPARATOR`.
         """
         self._columns = columns
         self._places = range(places.start, places.stop)
@@ -96,7 +98,7 @@ class TimedRun(ColumnRun):
         return self._columns.interrogator[at], self._columns.ids[at]
 
     def columns(self) -> TimedColumns:
-        """Return the columns of the run."""
+        """Return the columns of all readings, without creating a `TimedReading`."""
         places = slice(self._places.start, self._places.stop)
         return TimedColumns(self._columns, places, bytes(self._texts))
 
@@ -106,8 +108,9 @@ class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
     def runs(self) -> Iterator[Sequence[Reading]]:
-        """Yield all rows in batches. If the rows are ascending and unfiltered, a batch is a
-        `TimedRun`."""
+        """Yield all rows as readings, in order, in batches. If the order is ascending and no filter
+        has removed rows, each batch is a `TimedRun`.
+        """
         texts = self.columns.freeform
         if self.order.descending or not isinstance(texts, Texts):
             yield from super(TimedRows, self).runs()
@@ -134,7 +137,9 @@ def _readings_at(
 
 
 def columns_of(batch: Sequence[Reading]) -> Iterator[TimedColumns]:
-    """Yield the columns of a batch that was read as `TimedRows`, run by run."""
+    """Yield the readings of a batch as columns, in one or more parts. The read must have been made
+    with `rows=TimedRows`.
+    """
     if isinstance(batch, SegmentBatch):
         for run in batch.rows.runs():
             yield from columns_of(run)

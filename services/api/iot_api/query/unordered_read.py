@@ -5,7 +5,7 @@ readings of segments that overlap in time, and opens segments again if its buffe
 
 Each reading is produced once. If a compaction replaces segments between two turns, the later turn
 leaves out the readings that were produced before. If two segments of one turn hold readings with
-the same id, the read raises SharedReadingError.
+the same id, the read raises SharedReadingError, and an ordered read must be used instead.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,8 +29,8 @@ _KEPT = 64
 
 
 class SharedReadingError(Exception):
-    """Two stored segments hold readings with the same id. An ordered read must be used instead: it
-    compares these readings."""
+    """Two stored segments hold readings with the same id. Start again with an ordered read: it
+    compares these readings, and yields equal readings once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ class UnorderedRead:
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
-        """`charge` is called with each increase in memory for kept ids, in bytes. It may raise."""
+        """`charge` is called with each increase in memory for remembered ids, in bytes. It may
+        raise UnavailableError, which ends the read.
+        """
         self._charge = charge
         self._charged = 0
         self._ranges = IdRanges()
@@ -71,7 +73,7 @@ class UnorderedRead:
         read_filter: ReadFilter,
         page_range: PageRange,
     ) -> Generator[Sequence[Reading], None, None]:
-        """Yield the batches of one turn, for `StoredReadings.combined`."""
+        """Yield the batches of one turn. `StoredReadings.combined` takes this method."""
         page_range = read_filter.narrow(page_range)
         open_segment = opener(read, vault, read_filter, page_range, ASCENDING)
         scan = Scan(read, ASCENDING, page_range)
@@ -101,7 +103,7 @@ class UnorderedRead:
                 yield SegmentBatch(rows, begin if after is None else max(begin, after))
 
     def begin_turn(self, after: Position | None) -> None:
-        """Begin a turn behind a position."""
+        """Begin a turn that continues behind position `after`. None: at the first reading."""
         if after is not None:
             produced = (self._before | self._produced).items()
             self._before = {bounds: each for bounds, each in produced if each.end > after}
@@ -117,7 +119,9 @@ class UnorderedRead:
                 self._keep(segment.bounds, produced)
 
     def _keep(self, bounds: SegmentBounds, produced: _Produced) -> None:
-        """Keep a segment of this turn. Raise SharedReadingError if another has one of its ids."""
+        """Remember the ids of a segment of this turn. Raise SharedReadingError if another segment
+        of this turn holds one of these ids.
+        """
         begin = ASCENDING.begin(bounds)
         if self._ranges.add(bounds) is not Overlap.NONE:
             ids = set(produced.ids)

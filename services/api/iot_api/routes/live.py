@@ -70,7 +70,7 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the cached vault of a password, with the record of the vault.
+    """Return the entry of a password in the cache of open vaults. Open the vault if needed.
 
     Raises `NotFoundError` if no vault has the password.
     """

@@ -148,8 +148,10 @@ class _Views:
         )
 
     def _read(self, name: str, choose: Choose, read_filter: ReadFilter = _ALL) -> Response:
-        """Stream a read. `name` goes into the cursors, so that a cursor of another read is
-        refused."""
+        """Stream the readings that `choose` selects from the vault of the request's password.
+
+        `name` says which readings this call selects. It goes into the cursors, so that the cursor
+        of another selection is refused."""
         paging = None
         if request.args:
             paging = parse_paging(request.args)
@@ -211,7 +213,7 @@ def _find_vault(service: Service, password: bytes) -> OpenVault | None:
 
 
 def record_of(service: Service, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
-    """Return the record of a read, None if reads are not recorded (`IOT_AUDIT_READS`)."""
+    """Return the records of a read for the audit log; None if `IOT_AUDIT_READS` is off."""
     if not service.settings.audit_reads:
         return None
     return ReadRecord(service.audit_events, vault.vault_id, name, client)

@@ -96,7 +96,9 @@ def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
 
 
 def _password(service: Service) -> bytes:
-    """Return the password in the header, or else in the body; empty if there is neither."""
+    """Return the password in the header `X-Iot-Password`, or else in the body of a POST. Return b""
+    if the request has neither.
+    """
     header = request.environ.get(_HEADER)
     if header is None:
         if request.method != "POST":

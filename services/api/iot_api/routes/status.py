@@ -1,4 +1,4 @@
-"""The view of the operator's status."""
+"""The view of the status of the whole service."""
 
 from flask import Blueprint, Response
 

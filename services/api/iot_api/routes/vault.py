@@ -1,4 +1,4 @@
-"""The views of vaults themselves, under `/api/vault`."""
+"""The views under `/api/vault`: change the password of a vault, erase a vault."""
 
 from flask import Blueprint, Response, request
 

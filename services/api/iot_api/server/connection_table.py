@@ -29,10 +29,11 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection to close next; None if the last ranking has none left.
+        """Return the silent connection to close next; None if there is none to close now.
 
-        A ranking sorts the silent connections by `rank`, lowest first. A call makes a new ranking
-        when the last one is used up, but not more often than `_may_rank` allows.
+        The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
+        When the list is empty, a call makes a new one if `_may_rank` allows. Otherwise the call
+        returns None.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
@@ -116,7 +117,9 @@ class ConnectionTable:
         connection.end(failure)
 
     def _makes_room(self, network: str) -> bool:
-        """Return whether a new connection has room. If a limit is reached, close a silent one."""
+        """Return whether a new connection has room. If a limit is reached, first make room: close a
+        silent connection. If none is silent, return False.
+        """
         own = self._networks.get(network)
         if own is not None and len(own.connections) >= self._per_network:
             victim = own.pop_victim(lambda member: (member.phase, member.since))
@@ -157,7 +160,11 @@ class ConnectionTable:
 
 
 def is_silent(connection: Connection, now: float) -> bool:
-    """Return whether a connection is silent: whether it may be closed to make room for another."""
+    """Return whether a connection may be closed to make room for another.
+
+    It may be closed while it waits for a first byte, a whole head or the next request, or delays an
+    error answer; also if its body or answer has made no progress for `STALLED_SECONDS`.
+    """
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False
     return connection.phase < Phase.BODY or now - connection.since >= STALLED_SECONDS

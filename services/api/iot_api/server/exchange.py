@@ -143,7 +143,9 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return end < 0 or _PLAIN_LINE.match(data) is not None
 
     def _parse_head(self, head: bytes) -> bool:
-        """Parse a head; return False, and change nothing, if gunicorn's parser must decide."""
+        """Parse a head with llhttp. Return False, and change nothing, if gunicorn's parser must
+        parse it instead.
+        """
         count = head.count(b"\r\n") - 2
         if count > self.limit_request_fields or not _HEAD.fullmatch(head):
             return False
@@ -182,7 +184,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     def _is_special(
         self, method: str, target: str, headers: list[tuple[str, str]], expectations: set[str]
     ) -> bool:
-        """Return whether gunicorn's parser must decide about the target or the headers.
+        """Return whether gunicorn's parser must parse a head, because of its target or headers.
 
         gunicorn's parser has rules for unusual targets, headers that may occur only once, headers
         of trusted proxies, and `Expect`.
@@ -198,7 +200,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
 
 
 class PutHead(NamedTuple):
-    """The head of a PUT of readings with a Content-Length, as parsed."""
+    """The parsed head of a PUT of readings with a Content-Length."""
 
     version: tuple[int, int]
     headers: list[tuple[str, str]]
@@ -388,8 +390,8 @@ class Exchange:
 
 
 def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
-    """Return the head of a PUT that the ingest endpoint may answer without WSGI, None for any other
-    request.
+    """Return the head of a PUT that the ingest endpoint answers without WSGI. Return None if the
+    WSGI app must answer the request.
     """
     body = request.body.reader
     if not request.is_plain or request.method != "PUT" or not isinstance(body, LengthReader):

@@ -239,10 +239,10 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer 503, as a WSGI app that costs little.
+    """Answer 503: the process has too many connections. This WSGI app takes little CPU time.
 
-    A preflight is answered 204: browsers show why a request was refused, but not why a preflight
-    was.
+    A CORS preflight is answered 204, so that the browser sends the request itself. Browsers show
+    why a request was refused, but not why a preflight was refused.
     """
     if is_preflight(environ):
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])

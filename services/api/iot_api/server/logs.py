@@ -38,7 +38,7 @@ def gunicorn_log(form: str, level: str) -> type[Logger]:
 
 
 def log_uncaught_in_greenlets() -> None:
-    """Log uncaught errors of greenlets as events."""
+    """Make gevent log the uncaught errors of greenlets, instead of printing them."""
 
     def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:
         del context, kind, traceback

@@ -1,4 +1,4 @@
-"""The folder for the metrics files of the workers. An API removes the folders of killed APIs."""
+"""The folder for the metrics files of gunicorn's workers."""
 
 import fcntl
 import os
@@ -13,9 +13,9 @@ _PREFIX = "iot-api-metrics-"
 def create_metrics_folder() -> Path:
     """Create the folder in the directory for temporary files, lock it, and return it.
 
-    This process and the workers that it forks hold the lock. Folders without a lock, which killed
-    APIs left behind, are removed: in Kubernetes, the directory for temporary files outlives a
-    killed container, and its space is part of the memory of the pod.
+    This process, gunicorn's master, and the workers that it forks hold the lock. First remove the
+    folders that nobody has locked: killed masters left them behind. In Kubernetes, the directory
+    for temporary files outlives a killed container, and its space is part of the pod's memory.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if (lock := _lock(folder)) is not None:

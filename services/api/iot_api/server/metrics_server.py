@@ -141,7 +141,7 @@ def _by_shard(name: str, values: Mapping[int, float]) -> GaugeMetricFamily:
 def main() -> int:
     """Serve until the parent process, gunicorn's master, ends. Return 2 if a setting is wrong.
 
-    `/healthz` reports this process only: gunicorn's master restarts workers that hang.
+    `/healthz` does not check the workers, because gunicorn's master restarts workers that hang.
     """
     parent = os.getppid()
     try:

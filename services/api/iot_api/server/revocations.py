@@ -119,7 +119,7 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
     """Return the certificates of a file that OpenSSL has loaded.
 
-    `cryptography` does not read OpenSSL's trust settings: a file that has them yields none.
+    Return none of them if `cryptography` can't read the file: it may have OpenSSL's trust settings.
     """
     try:
         return x509.load_pem_x509_certificates(authorities.read_bytes())

@@ -32,11 +32,12 @@ def send_rest(
     memory: MemoryBudget,
     pause: Callable[[], object] | None,
 ) -> None:
-    """Send the rest of a piece of an answer; record in `connection` how much the client takes.
+    """Send `data`: the bytes of an answer's piece that the kernel did not take at once. Record in
+    `connection` how much the client takes.
 
     `send_at_once` returns how many bytes the kernel took without waiting. After a wait of
-    `PAUSE_SECONDS`, the bytes that are not sent yet are charged to `memory`, and `pause` is called
-    to pause the work on the answer.
+    `PAUSE_SECONDS`, the bytes that are not sent yet are charged to `memory`, and `pause` is called,
+    so that the application pauses its work on the answer.
 
     Raises:
         ClientGoneError: the client is gone or too slow, or its answer takes memory that others

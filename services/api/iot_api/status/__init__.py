@@ -1,1 +1,1 @@
-"""The operator's view of the service, without HTTP."""
+"""The status of the whole service, and orders that replay or drop dead letters. Without HTTP."""

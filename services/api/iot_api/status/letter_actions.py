@@ -28,7 +28,7 @@ class LetterActions:
         pool: Pool,
         sweep: Callable[[], object],
     ) -> None:
-        """`sweep` queues the job that carries out the orders."""
+        """`sweep` queues the writers' job `SWEEP_JOB`, which also carries out the orders."""
         self._stores = stores
         self._orders = orders
         self._opener = opener

@@ -108,7 +108,9 @@ class Status:
             }
 
     def _covers(self, shards: Sequence[int]) -> dict[int, float] | None:
-        """Return the cover of each shard; None while the hot window's Redis is away."""
+        """Return, for each shard, how many seconds back from now the hot window holds every
+        reading. Return None while the hot window's Redis is away.
+        """
         try:
             return self._stores.hot_window.covers(shards)
         except (RedisError, UnavailableError) as error:

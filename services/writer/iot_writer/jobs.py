@@ -139,7 +139,10 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def _counting_failures(counter: str) -> Iterator[None]:
-    """Count an error of the `with` block in the metric `counter`, by its kind."""
+    """Count an error of the `with` block in the metric `counter`, and raise the error again.
+
+    The label is `postgres_away`, `redis_away` or `failed`.
+    """
     try:
         yield
     except POSTGRES_UNAVAILABLE:
@@ -174,7 +177,8 @@ def _linger() -> None:
 def compact() -> str:
     """Execute one compaction order. Queue this job again if orders are left. Return the outcome.
 
-    Do nothing while the drains are behind.
+    Do nothing, and return "later", while an entry waits longer than `STALE_SECONDS` in the backlog:
+    drains come first.
     """
     writer = current()
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest_ages().values()):
@@ -191,9 +195,9 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Also recount damaged counters, queue `compact` if compaction orders wait, carry out orders for
-    dead letters, chain the new records of the audit log, and delete what is left of erased vaults.
-    No drain waits for a lock of this job.
+    Also recount the backlog's counters in Redis if one is damaged, queue `compact` if compaction
+    orders wait, carry out orders for dead letters, chain the new records of the audit log, and
+    delete what is left of erased vaults. No drain waits for a lock of this job.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """

@@ -60,7 +60,11 @@ class DrainWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> "tuple[Job, Queue] | None":
-        """Take a job. End RQ's loop unless Redis is known to belong to this installation."""
+        """Take a job from the queue, and return None if none comes in time.
+
+        Raise `StopRequested`, which ends RQ's loop, unless Redis is known to belong to this
+        installation.
+        """
         try:
             self.watch.require_ownership()
         except (UnfitRedisError, *POSTGRES_UNAVAILABLE):
@@ -183,7 +187,10 @@ def _hand_over(writer: Writer) -> None:
 
 
 def recover(writer: Writer) -> None:
-    """Queue a sweep. If Redis is full and takes no jobs, drain without a job to make room."""
+    """Queue a sweep after RQ's loop has ended, for example because Redis was away.
+
+    If Redis is full and takes no jobs, drain all shards here, without jobs, to make room.
+    """
     try:
         writer.watch.require_ownership()
         # `enqueue_once` needs no memory if the sweep is queued already.
@@ -213,7 +220,7 @@ def _drain_directly(writer: Writer) -> None:
 
 @contextmanager
 def _like_a_job(writer: Writer) -> Iterator[None]:
-    """Give the `with` block the time limit of a job. Log its error."""
+    """Give the `with` block the time limit of a job. Log its error, and do not raise it."""
     try:
         with DrainWorker.death_penalty_class(jobs.TIMEOUT_SECONDS, JobTimeoutException):
             yield

@@ -98,9 +98,10 @@ class Writer:
         return {shard: now - at for shard, at in dict(self._drained_at).items()}
 
     def postgres(self) -> Connection:
-        """Return the connection to Postgres. Open it at the first call, and again if it is broken.
+        """Return the connection to Postgres. Open it at the first call, and again if it is known to
+        be closed or broken.
 
-        An open connection is not tested with a query.
+        No query tests the connection, so it may be broken although nobody knows it yet.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.

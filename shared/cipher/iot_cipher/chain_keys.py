@@ -54,7 +54,7 @@ def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, Retired
             contain a key, so callers must catch it and must not log it.
     """
     if any(str(int(key_id)) != key_id for key_id in content):
-        raise ValueError("the id of a retired key has the wrong form")
+        raise ValueError("the id of a retired key must be a number without leading zeros")
     return {int(key_id): _retired(entry) for key_id, entry in content.items()}
 
 
@@ -62,7 +62,9 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     chain_key = base64.b64decode(entry["chain"], validate=True)
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
-        raise ValueError("a chain key or a link has the wrong length")
+        raise ValueError(
+            f"a retired key must have a chain key of {KEY_BYTES} bytes and a link of {LINK_BYTES}"
+        )
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("'sequence' of a retired chain key is not an integer from 0 up")
+        raise ValueError("the sequence of a retired key is not an integer of at least 0")
     return RetiredKey(chain_key, sequence, link)

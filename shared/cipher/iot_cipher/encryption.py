@@ -156,7 +156,13 @@ def decrypt_segment(vault: OpenVault, bounds: SegmentBounds, payload: bytes | by
 def decrypt_with_chunk_key(
     vault_id: uuid.UUID, chunk_key: bytes, bounds: SegmentBounds, payload: bytes | bytearray
 ) -> bytes:
-    """Decrypt a segment with its chunk key alone. Writers do not have data keys."""
+    """Decrypt a segment with its chunk key and return the encoded segment.
+
+    For writers, which have no data keys. API processes use `decrypt_segment`.
+
+    Raises:
+        DecryptionError: payload or bounds were changed, or vault or key are not the segment's.
+    """
     # A memoryview, because a copy of a large payload would double the memory.
     head, message = bytes(payload[: 1 + SALT_BYTES]), memoryview(payload)[1 + SALT_BYTES :]
     if len(head) < 1 + SALT_BYTES or head[:1] != SEGMENT_FORMAT:
@@ -179,7 +185,10 @@ def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> byte
 
 @dataclass(slots=True)
 class Entry:
-    """Readings, and the key to encrypt them with. Stored only sealed (`Sealer`)."""
+    """Readings of a vault, and the chunk key with which a writer encrypts them.
+
+    Stored only sealed (`Sealer`).
+    """
 
     vault_id: bytes
     """16 bytes."""
@@ -389,7 +398,7 @@ class Opener:
 
         Raises:
             DecryptionError: the bytes were changed or cut, come from another shard's stream, or
-                were sealed with a master key that is not in the keyring.
+                were sealed with an unknown transit key.
         """
         if len(sealed) < _SEAL_HEAD.size or sealed[0] != SEAL_FORMAT:
             raise DecryptionError("an entry has an unknown format")

@@ -150,7 +150,7 @@ def parse_keyring(text: str) -> Keyring:
 def is_for_writers(text: str) -> bool:
     """Return whether a text is a JSON object with `"for": "writer"`, as `writer_keys` writes it.
 
-    The keys in it may be invalid.
+    The keys in it are not checked.
     """
     try:
         content = strict_json(text)
@@ -164,7 +164,8 @@ def _parsed(
 ) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
     """Return version, primary id, keys, pepper and retired keys; None if the text has another form.
 
-    A typo must not lose a key, so a repeated name or an id such as 01 is refused.
+    Also return None for a repeated name and for an id such as 01: if they were accepted, a typo
+    could lose a key.
     """
     try:
         content = strict_json(text)

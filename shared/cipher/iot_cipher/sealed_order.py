@@ -42,7 +42,7 @@ def open_order(
 
     Raises:
         DecryptionError: the bytes were changed or cut, are not an order of this kind, or were
-            sealed with a master key that is not in the keyring.
+            sealed with a transit key that is not in `keyring`.
     """
     header = sealed[: _HEADER.size]
     if len(header) < _HEADER.size or header[0] != FORMAT:

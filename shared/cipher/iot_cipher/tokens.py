@@ -1,4 +1,4 @@
-"""Bearer tokens. The file has the name, scopes, hash and time of creation of each token."""
+"""Bearer tokens. A tokens.json has the name, scopes, hash and creation time of each token."""
 
 import hashlib
 import hmac
@@ -31,7 +31,7 @@ _FIELDS = {"name", "scopes", "sha256", "created"}
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One token of the file, without its secret: what its bearer may do."""
+    """One token of a tokens.json, without its secret: what its bearer may do."""
 
     name: str
     scopes: frozenset[Scope]

@@ -37,7 +37,7 @@ class AuditKeys(Protocol):
 
     @property
     def retired(self) -> Mapping[KeyId, RetiredKey]:
-        """The retired keys. Only a keyring has them, not the file of a writer."""
+        """The retired keys of the keyring; empty if the keys are from a writer's own file."""
 
     def audit_key(self, key_id: KeyId) -> bytes:
         """Return the key with this id. Raises `DecryptionError` for an unknown id."""
@@ -88,6 +88,7 @@ class WriterKeys(SecretHolder):
         """`keys`: transit key and audit key by id.
 
         `from_keyring`: whether the file holds the whole keyring, which is more than a writer needs.
+        `retired`: the retired keys, which only the whole keyring has.
         """
         self.primary_id = primary_id
         self.from_keyring = from_keyring
@@ -108,8 +109,10 @@ class WriterKeys(SecretHolder):
         return self._of(key_id).audit
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
-        an unknown id."""
+        """Return the chain key of a master key. Raises `DecryptionError` for an unknown id.
+
+        The master key may also be retired, if these keys were derived from a whole keyring.
+        """
         if key_id in self.retired:
             return self.retired[key_id].chain_key
         return derive_chain_key(self.audit_key(key_id))
@@ -191,10 +194,10 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | 
 
 def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
     if set(keys) != {"transit", "audit"}:
-        raise ValueError("a master key must have exactly the members transit and audit")
+        raise ValueError("each of a writer's keys must have exactly the members transit and audit")
     pair = tuple(base64.b64decode(keys[name], validate=True) for name in ("transit", "audit"))
     if any(len(key) != KEY_BYTES for key in pair):
-        raise ValueError("a transit key or an audit key has the wrong length")
+        raise ValueError(f"a writer's transit or audit key is not {KEY_BYTES} bytes long")
     return pair[0], pair[1]
 
 

@@ -49,7 +49,7 @@ class TriedPasswords:
         return all((client.name, key) in self._found for key in keys)
 
     def count_unanswered(self, client: Client, key: bytes, error: Exception) -> None:
-        """Count a password as a guess, after its opening raised `error`, if the rules above say so."""
+        """Count a password whose opening raised `error`, if it counts as a guess: see the class."""
         pair, now = (client.name, key), self._clock()
         if pair in self._found or self._counted.get(pair, now) > now:
             return

@@ -96,8 +96,9 @@ def _decrypt_all(
     """Decrypt the segments of an order, up to `CONTENT_BYTES` in total.
 
     Return the decrypted segments, their content, and the number of segments that can't be
-    decrypted. If a segment no longer exists, decrypt none: a failover of Redis may have brought
-    back an order that was executed, and the order's new keys must not be used twice.
+    decrypted. If a segment no longer exists, decrypt none and return ([], [], 0): a failover of
+    Redis may have brought back an order that was executed, and the order's keys for merged segments
+    must not be used twice.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}
@@ -131,7 +132,7 @@ def _merge(
 ) -> list[SealedSegment]:
     """Merge `opened`, the content of the segments `old`. Return the merged segments, encrypted.
 
-    Return [] if the order has too few keys for them.
+    Return [] if the order has fewer keys for merged segments than there are merged segments.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     pieces = list(merge_segments(opened))

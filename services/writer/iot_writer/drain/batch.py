@@ -91,7 +91,7 @@ class StoredBatch:
     """When the transaction was committed, by `time.monotonic`."""
 
     def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
-        """Yield each segment with the names of its entries."""
+        """Yield each segment with the names of the entries whose readings it has."""
         entries = {id(each.entry): each.opened for each in self.stored}
         arrivals = [Arrival(each.waiting.received, each.entry) for each in self.stored]
         for segment, group in zip(self.segments, group_arrivals(arrivals), strict=True):
@@ -111,8 +111,9 @@ def build_batch(
 ) -> StoredBatch:
     """Build the segments of a batch's new entries. Update the entry numbers in `sessions`.
 
-    `before` is the state of the shard in the ledger. An entry whose vault is missing is held. An
-    entry whose vault was erased is dropped, but counts as stored: clients do not wait for it.
+    `before` is the state of the shard in the ledger before this drain. An entry whose vault is
+    missing is held. An entry whose vault was erased is dropped, but the ledger counts it as stored,
+    so that clients do not wait for it.
     """
     shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
     erased = {vault_id.bytes for vault_id in erased_vaults}

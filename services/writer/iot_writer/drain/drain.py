@@ -15,8 +15,8 @@ nothing is stored yet. After the commit, the next drain finds the entries in the
 store them again; it moves the start of the hot window's cover past segments that step 3 missed.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
-wait of clients that sent `ack=stored`. From then on, reads use the hot window only if it has the
-segments of this drain.
+wait of clients that sent `ack=stored`. And it records in Redis how far the shard is drained: reads
+use the hot window only if the window's cover reaches this position, so step 3 must come first.
 """
 
 import logging
@@ -180,7 +180,7 @@ class Drain:
         return result
 
     def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
-        """Store batches, without entries that Postgres refuses. Return the stored batches."""
+        """Store batches like `_store`, but make dead letters of entries that Postgres refuses."""
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
@@ -194,7 +194,7 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        """Store the entries that Postgres accepts, and make dead letters of the refused entries."""
+        """Try each entry of a batch. Make dead letters of refused ones, `_store` the others."""
         refused: list[tuple[WaitingEntry, Exception]] = []
         for entry in batch.opened:
             try:
@@ -210,7 +210,7 @@ class Drain:
         return stored
 
     def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
-        """Read entries until they suffice for a drain. Return them, and the unread shards."""
+        """Read entries up to the limits of a drain. Return a batch per shard, and unread shards."""
         wanted = list(dict.fromkeys(shards))
         batches: list[Batch] = []
         content_bytes = DRAIN_CONTENT_BYTES
@@ -235,9 +235,9 @@ class Drain:
         return batches, wanted[len(batches) :]
 
     def _open(self, connection: Connection, batch: Batch, waiting: WaitingEntry) -> int:
-        """Open an entry and add it to its batch, or set it aside.
+        """Open an entry and add it to its batch. If it can't be opened, make it a dead letter.
 
-        Return its approximate size in decompressed bytes, 0 if it was set aside.
+        Return its approximate size in decompressed bytes, 0 for a dead letter.
         """
         try:
             if not waiting.has_valid_time:
@@ -289,9 +289,9 @@ class Drain:
     def _store(
         self, connection: Connection, batches: Sequence[Batch], *, commit: bool = True
     ) -> list[StoredBatch]:
-        """Store the new entries of batches. Return the stored batches.
+        """Store the new entries of batches. Return what was stored of each batch.
 
-        Skips shards that other writers have locked. `commit=False` rolls the transaction back.
+        Skips shards that other writers have locked. `commit=False` only tries, and rolls back.
         """
         wanted = {batch.shard for batch in batches}
         # The rows of shards and the partitions are created before the transaction. Within it, other
@@ -363,7 +363,7 @@ class Drain:
         *,
         commit: bool,
     ) -> None:
-        """Write the changes, and end the transaction. Do neither if nothing has changed."""
+        """Write segments and ledger; commit or roll back. Only return if nothing has changed."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return
@@ -383,7 +383,7 @@ class Drain:
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.
 
-        After a restore of Postgres, the old sessions have many missing numbers (`MANY_MISSING`).
+        After a restore of Postgres, old sessions miss many numbers, which slows each drain.
         """
         if time.monotonic() < self._next_renewal_at:
             return
@@ -417,7 +417,7 @@ class Drain:
 
 
 def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
-    """Return the log field `entry` with the name of an entry; {} if its bytes have no name."""
+    """Return the log field `entry` with the name of an entry; {} if its bytes are too short."""
     try:
         return {"entry": str(entry_name(shard, waiting.sealed))}
     except struct.error:
@@ -440,7 +440,7 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 def _refuse_impossible_imports(received: Sequence[int]) -> None:
     """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
 
-    An entry goes into one segment, which is in one partition, and is deleted as a whole.
+    All readings of an entry go into one segment, which retention deletes as a whole.
     """
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:

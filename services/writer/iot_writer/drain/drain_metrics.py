@@ -14,7 +14,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 
 @contextmanager
 def timed_redis(step: str) -> Iterator[None]:
-    """Measure a step of a drain in Redis. A step that fails is not measured."""
+    """Measure how long a step of a drain takes in Redis. A step that fails is not measured."""
     began = time.monotonic()
     yield
     _observe("iot_drain_redis_seconds", step, began)
@@ -22,7 +22,7 @@ def timed_redis(step: str) -> Iterator[None]:
 
 @contextmanager
 def timed_postgres(step: str) -> Iterator[None]:
-    """Measure a step of a drain in Postgres. A step that fails is not measured."""
+    """Measure how long a step of a drain takes in Postgres. A step that fails is not measured."""
     began = time.monotonic()
     yield
     _observe("iot_drain_postgres_seconds", step, began)
@@ -33,7 +33,11 @@ def _observe(name: str, step: str, began: float) -> None:
 
 
 def count_stored(stored: StoredBatch) -> None:
-    """Count a stored batch. Called after its stream was trimmed: reads find its readings now."""
+    """Count a stored batch in the metrics.
+
+    Call this right after its stream was trimmed: at this time, all reads find its readings, which
+    ends `iot_readable_after_seconds`.
+    """
     sizes = [len(segment.payload) for segment in stored.segments]
     counts = [segment.bounds.count for segment in stored.segments]
     metrics.observe_all("iot_segment_bytes", sizes)

@@ -13,8 +13,8 @@ from .batch import StoredBatch
 def trace_stored(stored: StoredBatch, phases: Sequence[Phase]) -> None:
     """Record the phases of the drain in the trace of each entry whose PUT was traced.
 
-    The attribute `iot.stored` tells whether this drain has stored the entry. Otherwise the entry is
-    held, erased, or was stored earlier.
+    The attribute `iot.stored` tells whether this drain has stored the entry. If not, the entry is
+    held, an earlier drain has stored it, or it was dropped because its vault was erased.
     """
     shard = stored.batch.shard
     traced = [each for each in stored.batch.opened if each.waiting.traceparent]

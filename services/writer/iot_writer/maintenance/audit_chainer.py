@@ -85,7 +85,10 @@ class AuditChainer:
             self._show(head)
 
     def _read_published(self) -> tuple[AuditHead | None, bool]:
-        """Return the published head or None. The second value is False if the head is invalid."""
+        """Return the published head and True; (None, True) if no head is published.
+
+        Return (None, False) if the value in Redis is not a head.
+        """
         try:
             return self._published.read(), True
         except ValueError:

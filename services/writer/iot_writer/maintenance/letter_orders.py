@@ -87,7 +87,10 @@ class LetterOrders:
         if self._backlog.holds(letter.shard, letter.entry_id):
             # The drain that set the entry aside failed afterwards. If the letter were deleted now,
             # the next drain would set the entry aside again.
-            raise UnavailableError("the entry of the dead letter is still in the backlog")
+            raise UnavailableError(
+                "the entry of the dead letter is still in the backlog: the order waits until a "
+                "drain has removed the entry"
+            )
         if order.action is LetterAction.DROP:
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,

@@ -9,7 +9,7 @@ _log = logging.getLogger(__name__)
 
 
 def advance(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004 if `migrate` was last called at least `after_seconds` ago.
+    """Migrate schema 0003 to 0004 if `iot-sensor migrate` last ran at least `after_seconds` ago.
 
     Return whether this call migrated the schema. After the migration, processes of version 0.1 are
     not ready and can't create vaults. Every vault of format 1 moves to format 2 at its next use.

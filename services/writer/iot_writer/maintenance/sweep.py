@@ -52,7 +52,7 @@ def recount(counters: BacklogCounters) -> None:
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
     """Release held entries whose vaults are back in Postgres. Return the number of such vaults.
 
-    Held entries of erased vaults are deleted. A writer of an earlier version may have held them.
+    Delete held entries whose vaults were erased: these vaults never come back.
 
     Raises:
         psycopg.Error, RedisError: a store is away; the remaining entries stay held.

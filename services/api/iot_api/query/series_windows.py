@@ -319,9 +319,10 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number and slice of the step that has all `times`; None for several steps.
+    """Return the number of the step that has all `times`, with a slice of all of them. Return None
+    if the times are in several steps.
 
-    This is fast because times of receipt have few distinct values.
+    This is fast for times of receipt, because few of them are distinct.
     """
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]

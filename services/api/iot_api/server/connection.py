@@ -197,7 +197,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Return `size` bytes, or fewer at the end of the stream.
 
         Without `size`, return the bytes that were received ahead; if there are none, receive some.
-        `read_ahead`: how many bytes may be received, even if that is more than `size`.
+        `read_ahead`: receive up to this many bytes, and keep those beyond `size` for later reads.
         """
         ahead = self.ahead
         if size is None or size < 0:

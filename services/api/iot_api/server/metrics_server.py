@@ -50,8 +50,8 @@ def _size(file: Path) -> int:
 class WorkersCollector(Collector):
     """A collector of the metrics of all workers.
 
-    It adds the units: the files of prometheus_client hold neither units nor exemplars
-    (docs/metrics.md#exemplars).
+    It adds the units of the metrics, because the files of prometheus_client hold none. The files
+    hold no exemplars either (docs/metrics.md#exemplars).
     """
 
     def __init__(self) -> None:

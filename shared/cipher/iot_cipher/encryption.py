@@ -257,7 +257,7 @@ def decode_entry(data: bytes) -> Entry:
 
 
 class EntryName(NamedTuple):
-    """The identity of a sealed entry."""
+    """The identity of a sealed entry. `number` counts the entries of the session for this shard."""
 
     shard: int
     session: bytes

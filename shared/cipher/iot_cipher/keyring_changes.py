@@ -43,7 +43,7 @@ def with_primary(text: str, key_id: KeyId) -> str:
 
 
 def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
-    """Return the keyring without a master key. The key is lost, except for its chain key.
+    """Return the keyring without a master key. Only its chain key stays, under `retired`.
 
     `sequence` and `link` are the number and the link of the last record in the audit log's chain.
 

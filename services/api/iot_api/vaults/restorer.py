@@ -129,7 +129,7 @@ class VaultRestorer:
             self._wake_up()
 
     def watch(self, record: VaultRecord) -> None:
-        """Compare a record with Postgres soon. Returns at once."""
+        """Make the thread compare a record with Postgres soon."""
         with self._lock:
             self._watched[record.vault_id] = record
         self._wake_up()
@@ -145,7 +145,7 @@ class VaultRestorer:
                 del self._watched[vault_id]
 
     def entries_are_held(self) -> None:
-        """Search soon for the records of vaults whose entries are held. Returns at once."""
+        """Make the thread search soon for the records of vaults whose entries are held."""
         if not self._wake.is_set():
             self._wake_up()
 

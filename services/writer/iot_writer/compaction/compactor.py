@@ -1,6 +1,7 @@
 """Compactor: merges the small segments that an order names into fewer, larger segments.
 
-The order holds the keys of these segments. The writer keeps no key after the merge.
+The order holds the chunk keys of these segments, and new chunk keys for the merged segments. The
+writer keeps none of these keys after the merge.
 """
 
 import logging

@@ -38,9 +38,9 @@ _DELETE: LiteralString = """
 def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: int) -> int:
     """Delete segments whose readings were all received more than `days` days ago.
 
-    0 days deletes nothing. Return how many segments were deleted. Each transaction records its
-    deletions in the audit log, so the call may be interrupted and repeated. Also make the ledger
-    forget idle sessions.
+    With 0 days, no segment is ever deleted. Return how many segments were deleted. Each transaction
+    records its deletions in the audit log, so the call may be interrupted and repeated. Also make
+    the ledger forget idle sessions, whatever `days` is.
 
     `redis_now` is the time in Unix milliseconds by Redis's clock. The earliest of the clocks of
     Redis, Postgres and this process counts, so a clock that is ahead deletes nothing early.
@@ -69,7 +69,8 @@ def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
     """Drop the partitions of months that ended before `cutoff`. Return how many segments they had.
 
     Stops at a partition that is being read, because waiting for its lock would block all other
-    reads. `_delete_rows` then deletes the rows, and a later call drops the partition.
+    reads. `_delete_rows` then deletes the rows, and a later call drops the partition. `account`
+    records the deleted segments in the audit log.
     """
     deleted = 0
     for begin in partition_begins(connection):

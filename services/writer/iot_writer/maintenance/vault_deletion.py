@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 class VaultDeletion:
     """Deletes the data of erased vaults, twice: at once, and again when no process can add data
-    any more.
+    any more, because a slow process may have added data after the first deletion.
 
     Both deletions can be repeated, so a writer may be killed at any point.
     """

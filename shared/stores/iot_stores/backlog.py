@@ -43,7 +43,10 @@ _log = logging.getLogger(__name__)
 
 
 class UnconfirmedError(TimeoutError):
-    """Replicas or disks did not confirm in time that they have the waiting entries."""
+    """Replicas, or the disks of Redis, did not confirm in time that they have the entries to drain.
+
+    An entry that is not confirmed is not drained (see `Backlog.read_shards`).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,10 @@ class DrainPositions:
 
 @dataclass(frozen=True, slots=True)
 class DrainedShards:
-    """The state of all shards after their last drains, and when it was read."""
+    """How far each shard is drained, which shards are empty, and when this was read."""
 
     now: int
-    """When the state was read: Unix milliseconds by the clock of the backlog's Redis."""
+    """When the rest was read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: Mapping[int, str]
     """For each shard, `Offset.position` after the last drain that removed entries."""
     next_ids: Mapping[int, int]
@@ -91,7 +94,10 @@ class BacklogState:
 
 
 class Backlog(BacklogAppender):
-    """The streams of all shards, and their counters. Writers also read and remove entries."""
+    """The streams of all shards, and the Redis hash of their counters: bytes, positions, ids.
+
+    API processes append entries (`BacklogAppender`); writers read and remove entries, too.
+    """
 
     def __init__(
         self,
@@ -118,11 +124,15 @@ class Backlog(BacklogAppender):
         self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
-        """Try a command that `remove` uses, changing nothing. Raises `RedisError` if it fails."""
+        """Check that Redis accepts XTRIM, which `remove` needs. Nothing is trimmed.
+
+        Raises:
+            RedisError: Redis refused the command, or is away.
+        """
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:
-        """Return the number of bytes ever added to each shard, as in `AppendResult.ends`."""
+        """Return the number of bytes ever added to the stream of each shard, for `all_removed`."""
         shards = self.shards()
         found = self._client.hmget(
             self._names.backlog_counters, [f"in:{shard}" for shard in shards]
@@ -131,9 +141,11 @@ class Backlog(BacklogAppender):
         return {shard: parse_number(total) for shard, total in zip(shards, added, strict=True)}
 
     def all_removed(self, ends: Mapping[int, int]) -> bool:
-        """Return whether all entries up to these ends (`AppendResult.ends`) have left the streams.
+        """Return whether all entries up to these ends have left the streams.
 
-        An entry that left is stored in Postgres, or is a dead letter, or is held.
+        `ends`: for each shard, the bytes ever added up to the last entry in question, from
+        `Backlog.ends` or `AppendResult.ends`. An entry that has left its stream is stored in
+        Postgres, is a dead letter, or is held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)
@@ -148,10 +160,10 @@ class Backlog(BacklogAppender):
         Once the limit is reached, the remaining shards are left out. Every earlier shard that has
         waiting entries is returned with at least one entry. The number of round trips is constant.
 
-        If replicas or disks must confirm entries, only confirmed entries are returned: a failover
-        could otherwise lose a stored entry together with its `Idempotency-Key`, and a repeat of the
-        request would be stored too. If this process may not use WAIT or WAITAOF, entries are
-        returned without confirmation.
+        If the settings require replicas or disks, waits until these have the entries. Otherwise, a
+        failover could lose an entry that is stored in Postgres by then, together with the
+        `Idempotency-Key` of its request, and a repeat of the request would be stored as new
+        readings. A process that may not use WAIT or WAITAOF does not wait.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -191,7 +203,12 @@ class Backlog(BacklogAppender):
         }
 
     def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
-        """Run read commands. Return their answers if replicas and disks have what was read."""
+        """Run read commands. Return their answers once replicas and disks have what was read.
+
+        Raises:
+            UnconfirmedError: replicas or disks did not confirm in time what was read.
+            RedisError: Redis can't serve.
+        """
         # All over one connection: after a failover, another server would confirm other data.
         write = evalsha(self._confirm, ([self._names.backlog_counters], []))
         everything = [*commands, write, self._confirmation.command]
@@ -285,7 +302,7 @@ class Backlog(BacklogAppender):
         return DrainPositions(milliseconds(time), known)
 
     def drained(self) -> DrainedShards:
-        """Return the state of all shards after their last drains. Takes one round trip."""
+        """Return how far each shard is drained, and which shards are empty, in one round trip."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
             pipeline.hgetall(self._names.backlog_counters)
@@ -357,7 +374,7 @@ class Backlog(BacklogAppender):
 
 
 def _entries_within(known: ShardProgress, max_bytes: int) -> int:
-    """Estimate how many of the oldest entries of a shard have `max_bytes` together."""
+    """Estimate how many of the oldest entries of a shard to read to get about `max_bytes`."""
     if not 0 < known.bytes < _MAX_BYTES:
         return _UNKNOWN_SIZES
     if known.bytes <= max_bytes:

@@ -64,10 +64,10 @@ class Wakeup(Protocol):
     """Lets one caller wait until another caller wakes it up."""
 
     def wait(self) -> object:
-        """Wait for `wake`. Returns at once if `wake` was called before."""
+        """Block until another caller calls `wake`. Return at once if `wake` was called before."""
 
     def wake(self) -> object:
-        """Wake up the caller."""
+        """Unblock the caller that is in `wait`."""
 
 
 class ThreadWakeup:
@@ -98,7 +98,7 @@ class _PendingRequest:
 
 
 class _GroupAnswer(NamedTuple):
-    """What the answers of a group have in common."""
+    """The part of Redis's answer that is the same for all requests of a group."""
 
     held: int
     session_renewals: int
@@ -130,10 +130,12 @@ class AppendScript:
         self._wait_command = wait_command
 
     def send(self, group: list[_PendingRequest]) -> list[_Answer | Exception]:
-        """Run the script once for a group of requests, then WAIT. Return each answer or error.
+        """Run the script once for a group of requests. Return the answer or error of each request.
+
+        An error in the result means that Redis refused a command of this request.
 
         Raises:
-            RedisError: Redis is away; whether the script ran is unknown.
+            RedisError: Redis refused the script, or is away; whether the script ran is unknown.
         """
         shards = {shard: None for request in group for shard in request.shards}
         keys = [*self._keys, *map(self._stream, shards)]
@@ -186,7 +188,8 @@ class AppendScript:
         return self._connection
 
     def release_old_connection(self) -> None:
-        """Give the connection back to the pool if it was unused for a while or must be replaced."""
+        """Give the connection back to the pool if it is old: unused for a while, or opened before a
+        failover or a fork."""
         connection = self._connection
         if connection is not None and (
             time.monotonic() >= self._check_at
@@ -240,14 +243,15 @@ class BacklogAppender:
         added, and its first answer is returned.
 
         Raises:
-            TooLargeError: the entries are larger than the whole backlog may be.
+            TooLargeError: the entries exceed `max_bytes`, the limit of the whole backlog.
             GuardLimitError: one of `guards` is at its limit; nothing was added.
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
                 remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
                 but fewer replicas or disks than `confirmation` requires confirmed them in time: a
                 failover may lose them.
-            RedisError: Redis is away; whether the entries were added is unknown.
+            RedisError: Redis refused a command, or is away; whether the entries were added is
+                unknown.
         """
         arguments: list[Any]
         if request is None and not guards:
@@ -280,18 +284,25 @@ class BacklogAppender:
         return AppendResult(None, ends, group.held, group.session_renewals)
 
     def release_idle_connection(self) -> None:
-        """Give an unused connection back to the pool, which closes it after a failover."""
+        """Give the connection for appends back to the pool, if it is old and no append runs.
+
+        After a failover, the pool closes only the connections that it has back.
+        """
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Try a command that `append` uses, changing nothing. Raises `RedisError` if it fails."""
+        """Check that Redis accepts XADD, which `append` needs. Nothing is added.
+
+        Raises `RedisError` if Redis refuses the command, or is away.
+        """
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
-        """Return the answer that is remembered under one of the names of a repeated request.
+        """Return the first answer to a request that may be a repeat; None if Redis has no answer.
 
-        Return None if no answer is remembered. If `append` waits for replicas or disks, always
-        return None: only `append` may then answer a repeated request.
+        `request_names`: the keys in Redis that may have the answer (`RememberedRequest.names`).
+        If `append` waits for replicas or disks, always return None: `append` then also answers
+        repeated requests, because it waits until the entries of the first attempt are confirmed.
         """
         if self._waits:
             return None
@@ -363,7 +374,7 @@ class GroupCommit:
             del pending, answer
 
     def run_if_idle(self, action: Callable[[], None]) -> None:
-        """If no request is pending, run an action. Requests that arrive meanwhile wait."""
+        """Run an action, unless a request is pending. Requests that arrive meanwhile wait."""
         if self._idle.pop(True, False):
             try:
                 action()

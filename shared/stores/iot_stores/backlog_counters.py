@@ -48,13 +48,19 @@ def parse_number(counter: bytes | None) -> int:
 
 
 def parse_next_id(counter: bytes | None) -> int:
-    """Return the id in a counter `next:<shard>`; 0 if the counter is missing or damaged."""
+    """Return the id of the next reading of a shard, from the shard's counter `next:<shard>`.
+
+    Return 0 if the counter is missing or damaged.
+    """
     next_id = parse_number(counter)
     return next_id if next_id < _MAX_NEXT_ID else 0
 
 
 def parse_position(counter: bytes | None) -> str | None:
-    """Return the position in a counter; None if the counter is missing or damaged."""
+    """Return the position up to which a shard is drained, from the shard's counter `at:<shard>`.
+
+    Return None if the counter is missing or damaged.
+    """
     return counter.decode() if counter is not None and _POSITION.fullmatch(counter) else None
 
 

@@ -1,4 +1,8 @@
-"""Vault records in Redis, and the keys in Redis that hide the records of old passwords."""
+"""Vault records in Redis, and the keys that hide records after a change of password.
+
+A key that hides records has a lookup in its name, and holds the id of the vault that no longer has
+this lookup. Processes ignore the records of this vault under this lookup.
+"""
 
 import struct
 import uuid
@@ -47,18 +51,18 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 def hide_records(
     client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
-    """Hide the records that a vault has in Redis under the lookups of its old password.
+    """Hide the vault's records under the lookups of its old password, for `HIDE_SECONDS`.
 
-    A process that read Postgres before the change may add a record later: this record is hidden,
-    too. Records of other vaults stay visible: the old password may get a new vault. `client` may be
-    a pipeline.
+    This also hides a record that is cached later, by a process that read Postgres before the change
+    of the password. Only records of this vault are hidden, because a new vault may be created under
+    the old password. `client` may be a pipeline.
     """
     for lookup in lookups:
         client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
 
 
 def show_records(client: "Redis", names: KeyNames, lookup: bytes) -> None:
-    """Undo `hide_records` for a lookup that a vault has again."""
+    """Undo `hide_records` for a lookup, because its vault got this password back."""
     client.set(names.changed_lookup(lookup), b"", px=1)
 
 

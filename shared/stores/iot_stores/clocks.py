@@ -83,9 +83,10 @@ class ClockSkew:
     """None: unknown."""
 
     def fault(self, max_seconds: float) -> str | None:
-        """Return a text that names the clock that is off by more than `max_seconds`, or None.
+        """Return a text that names the wrong clock; None if no skew exceeds `max_seconds`.
 
-        If two clocks agree, the third one is wrong.
+        If two clocks agree, the third one is wrong. If no two agree, the text says so. If the
+        clock of Postgres is unknown, the text compares only the clocks of Redis and this machine.
         """
         redis, postgres = describe(self.redis), describe(self.postgres or 0.0)
         if abs(self.redis) <= max_seconds:

@@ -24,7 +24,11 @@ reads the index of every month."""
 
 
 class CompactionOrders:
-    """The waiting orders, and the keys that postpone scans of vaults for small segments."""
+    """The list of waiting orders, and for each vault the times of its scans for small segments.
+
+    A scan is a search of an API process in Postgres for small segments of a vault to merge. Redis
+    keys that expire prevent scans of the same vault at short intervals.
+    """
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
@@ -39,11 +43,15 @@ class CompactionOrders:
         return self._claim(self._names.compaction_looked(vault_id), SCAN_SECONDS)
 
     def claim_full_scan(self, vault_id: bytes) -> bool:
-        """Return whether the caller should scan the vault's whole history now."""
+        """Return whether the caller should scan the vault's whole history now.
+
+        Within `FULL_SCAN_SECONDS`, only one process gets True; `request_full_scan` allows another.
+        """
         return self._claim(self._names.compaction_looked_back(vault_id), FULL_SCAN_SECONDS)
 
     def postpone_full_scan(self, vault_id: bytes) -> None:
-        """Postpone the next full scan: there is nothing to merge in the vault's history."""
+        """Prevent full scans for `COMPACTED_SECONDS`, because the last full scan found nothing to
+        merge, except among the vault's latest segments."""
         self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=COMPACTED_SECONDS)
 
     def request_full_scan(self, vault_id: bytes) -> None:
@@ -56,7 +64,7 @@ class CompactionOrders:
         return milliseconds(self._client.time())
 
     def push(self, sealed: bytes) -> bool:
-        """Add an order, and queue the compaction job. Return False if the list is full."""
+        """Add an order, and queue the compaction job. If the list is full, only return False."""
         keys = [self._names.compaction_orders, self._names.job_list]
         return bool(self._push(keys=keys, args=[sealed, MAX_ORDERS, COMPACT_JOB]))
 

@@ -13,7 +13,8 @@ WAIT_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Where entries must be, besides the memory of Redis."""
+    """Which replicas and disks must have entries before these are drained; with `of_appends`, also
+    before an append returns."""
 
     replicas: int = 0
     """Number of replicas that must have the entries."""
@@ -30,11 +31,11 @@ class Confirmation:
         return ("WAIT", self.replicas, WAIT_MILLISECONDS) if self.replicas else ()
 
     def missing(self, answer: Any, client: "Redis") -> str:
-        """Return a sentence that says who did not confirm the entries; empty if nobody is missing.
+        """Return a sentence on the replicas or disks that lack the entries; empty if none does.
 
-        `answer` is Redis's answer to `command`. If replicas are missing, `client` connects again:
-        this master may be cut off from its replicas, and one of them may be the master now. New
-        connections resolve the name in the URL again.
+        `answer` is Redis's answer to `command`. If replicas lack the entries, the connections of
+        `client` are closed, because this master may be cut off from its replicas, and one of them
+        may be the master now. New connections resolve the host name in the URL again.
         """
         local, replicas = answer if self.fsync else (1, answer)
         if replicas < self.replicas:

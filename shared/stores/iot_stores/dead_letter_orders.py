@@ -57,8 +57,8 @@ class DeadLetterOrders:
         """Add an order, unless an earlier order for the same letter waits.
 
         Return the action of the order that waits now: of `order` if it was added, else of the
-        earlier order. Return None if a writer has just carried out the earlier order, or if the
-        earlier order is not valid.
+        earlier order. Return None, without adding `order`, if the earlier order is not valid, or
+        if a writer carried it out during this call.
         """
         name, letter_id = self._names.dead_letter_orders, order.letter_id
         sealed = seal_order(self._keys(), order.encode(), OrderKind.DEAD_LETTER)
@@ -81,7 +81,8 @@ class DeadLetterOrders:
     def waiting(self) -> dict[str, LetterOrder | None]:
         """Return the waiting orders by the id of their letter; None for an order that is not valid.
 
-        An order that was moved to another letter is not valid.
+        An order is valid only if a transit key opens it and it names the same letter: somebody who
+        can write to Redis may have copied it from the id of another letter.
         """
         found = self._client.hgetall(self._names.dead_letter_orders)
         named = {

@@ -52,7 +52,11 @@ class DeadLetters:
         self._add = load_script(client, "dead_letters_add.lua")
 
     def lacks(self, shard: int, waiting: WaitingEntry) -> bool:
-        """Return whether `add` would add an entry. Raises like `add`."""
+        """Return whether an entry is not a dead letter yet, so that `add` would add it.
+
+        Raises:
+            UnfitRedisError: Redis belongs to another installation.
+        """
         return self._run(shard, waiting)
 
     def add(self, shard: int, waiting: WaitingEntry, reason: str) -> bool:
@@ -119,9 +123,9 @@ class DeadLetters:
 
 
 def is_letter_id(text: str) -> bool:
-    """Return whether `text` may be the id of a dead letter.
+    """Return whether `text` has the form of a dead letter's id, such as `1795414643286-0`.
 
-    An id without a sequence number stands for the first dead letter of a millisecond.
+    The milliseconds alone are accepted, too: they name the first dead letter of that millisecond.
     """
     return bool(_ID.fullmatch(text)) and all(int(each) <= MAX_ID_PART for each in text.split("-"))
 

@@ -49,7 +49,7 @@ class UnfinishedErasure(NamedTuple):
 
 
 class Erasures:
-    """The erasures that API processes make."""
+    """Erases vaults, in API processes: announces the erasure, makes it, and cleans Redis."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class Erasures:
     ) -> None:
         """Make all API processes forget a vault. Hide and remove its records in Redis.
 
-        `done`: whether the erasure was made. Until then, a process may open the vault again, but
-        keeps it open for only half a second.
+        Call this before `erase`, and again after it with `done=True`. In between, a process may
+        open the vault again, but keeps it open for only half a second.
 
         Raises:
             RedisError: the erasure may have been announced or not.
@@ -87,8 +87,9 @@ class Erasures:
         under any of the lookups.
 
         Raises:
-            POSTGRES_UNAVAILABLE: Postgres can't serve, or processes of version 0.1 may run. The
-                vault may have been erased or not.
+            POSTGRES_UNAVAILABLE: Postgres can't serve; the vault may have been erased or not. Or
+                processes of version 0.1 may still run, which could store readings for an erased
+                vault; then nothing was erased.
             UnavailableError: the database can't append to the audit log; nothing was erased.
         """
 
@@ -105,8 +106,9 @@ class Erasures:
     def clean_redis(self) -> int:
         """Remove the records of erased vaults from Redis. Return the number of these vaults.
 
-        A vault is cleaned until `SETTLING_SECONDS` after its erasure: a process that read Postgres
-        before the erasure may store a record after it. Repeating the call is harmless.
+        A process that read a vault's record before the erasure may cache it in Redis afterwards.
+        So each call removes the records of a vault again, until `SETTLING_SECONDS` have passed
+        since the erasure.
 
         Raises:
             RedisError, POSTGRES_UNAVAILABLE: a store is away.

@@ -61,11 +61,11 @@ def find_forgotten(
 
 
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
-    """Return whether a dead letter's entry is so old that the ledger may have forgotten it.
+    """Return whether a dead letter's entry is forgotten (`find_forgotten`). Ask before a replay.
 
-    A replayed entry gets a new id, so it would not look old, and a writer might store it a second
-    time. Return False if the letter can't be opened, because a writer can't open it either. `now`
-    is the time by Redis's clock.
+    A replay gives the entry a new id, so a drain would no longer see that it is old, and might
+    store it a second time. Return False if the letter can't be opened: a writer can't open it
+    either, so it never stores the entry. `now` is the time by Redis's clock.
     """
     try:
         sealed = decode_entry(opener.open(letter.shard, letter.sealed).content).sealed_at

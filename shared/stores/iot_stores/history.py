@@ -88,7 +88,7 @@ FETCH_BYTES = 2 * 2**20
 """Approximate bytes of ciphertext fetched at a time. They bound the memory of a read."""
 _FIRST_FETCH, _MAX_FETCH = 4, 512
 _LOOK, _MAX_LOOK = 256, 5_000
-"""Minimum and maximum number of segments that `_first_matching` tries in order."""
+"""Minimum and maximum number of segments that `_first_matching` tests in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,8 @@ class ReadFilter:
     def narrow(self, page_range: PageRange) -> PageRange:
         """Return `page_range`, cut to the bounds of the interrogator timestamp.
 
-        The first part of a position is this timestamp. So the database index by position finds
-        exactly the segments within the bounds.
+        A position is (interrogator timestamp, id), so these bounds are positions, too, and the
+        database index by position finds exactly the segments within them.
         """
         if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
             return page_range
@@ -251,10 +251,11 @@ def _first_matching(
     parameters: dict[str, object],
     page_range: PageRange,
 ) -> Segments:
-    """Try some hundreds of segments in order; then select all that match and sort them.
+    """Yield matching segments in order: first those among the next hundreds of segments, which
+    Postgres tests in order; then, if the caller needs more, all others, which Postgres sorts.
 
-    Either plan alone has a bad case. If nothing matches, trying in order reads the whole vault for
-    each page. If everything matches, sorting first sorts the whole vault.
+    Either plan alone has a bad case. If nothing matches, testing in order reads the whole vault for
+    each page. If everything matches, sorting sorts the whole vault.
     """
     position = page_range.after or _LAST[not page_range.descending]
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)
@@ -353,7 +354,7 @@ def _all(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 
 def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return the statement for the segments that contain the position (see `interval_index`).
+    """Return the statement for the segments that contain the start of the page.
 
     `interrogator_min + 0` keeps the planner from using an index by start alone, with which it would
     read half of the vault.
@@ -371,7 +372,7 @@ def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 
 def _from_position(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return the statement for segments that contain the position, then for those behind it.
+    """Return the statement for segments that contain the start of the page, then for those behind.
 
     The parts of UNION ALL are executed one after the other.
     """
@@ -384,10 +385,10 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return the statement for segments that contain the position, then for some behind it.
+    """Return the statement for segments that contain the start of the page, then for some behind.
 
-    Behind the position, the statement selects the next `look` segments (a parameter), even those
-    that do not match the condition. A segment that does not match has NULL as `size`.
+    Those behind are the next segments, as many as the parameter `look` says. They need not match
+    the condition: a segment that does not match has NULL as `size`.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]

@@ -12,13 +12,14 @@ The cover must never claim a segment that the window lacks:
 - If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
   Their entries may be stored again, in other segments. Postgres may even reach the cover's position
   again, with other ids: to detect this, the cover also holds the next id after the last drain.
-- The window may be in another Redis than the backlog. This Redis may be away, or may have been
-  restored to an earlier state. The backlog's Redis holds the position up to which each shard is
-  drained: a cover is valid only if it reaches this position. Times are always by the clock of the
-  backlog's Redis, which also sets the times of receipt.
-- Redis may come back with older data: the position, the cover, and the marks of erased segments are
-  then older, too. Redis takes another replication id whenever it starts, and at a failover. A cover
-  holds the id of the Redis that it was written in, and is valid only in a Redis with this id.
+- The window may have its own Redis, which may have been away during drains, or restored to an
+  earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
+  is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
+  which also sets the times of receipt.
+- Redis may come back with older data. Erased segments may then be back. If the backlog is in the
+  same Redis, the position is as old as the cover, so comparing them shows nothing. But Redis takes
+  another replication id whenever it starts, and at a failover. A cover holds the id of the Redis
+  that it was written in, and is valid only in a Redis with this id.
 """
 
 import re
@@ -73,10 +74,10 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Whether the window holds the readings that a shard received in the last seconds."""
+    """Whether the window holds all readings that a shard received since a time."""
 
     begin: int
-    """Start of these seconds, in Unix milliseconds by the clock of the backlog's Redis."""
+    """This time, in Unix milliseconds by the clock of the backlog's Redis."""
     complete: bool
     """Whether the window holds all readings received since `begin`."""
 
@@ -99,8 +100,9 @@ class Cover:
     def holds(self, since: int, now: int) -> bool:
         """Return whether the window holds all readings that the shard received from `since` on.
 
-        Only readings that were drained up to `position` count. `now` is the current time: segments
-        expire after `seconds`. Times are Unix milliseconds.
+        This says nothing of readings that drains after `self.position` stored (see `reaches`).
+        Segments expire, so a `since` that is `self.seconds` or more before `now`, the current time,
+        gives False. Times are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
@@ -114,8 +116,9 @@ class Cover:
 class RecentSegments:
     """Segments of vaults in the window, and the covers before and after the segments were read.
 
-    A drain adds all segments of a shard and its cover in one step. So if both covers of a shard are
-    valid and `bounds` has segments of a drain, `bounds` also has all segments of earlier drains.
+    A drain adds all segments of a shard and updates its cover in one step. So if a shard has
+    a valid cover both before and after, and `bounds` has segments of one of its drains, `bounds`
+    also has all segments of the earlier drains within the covers.
     """
 
     before: Mapping[int, Cover]
@@ -149,9 +152,10 @@ class HotWindow:
         """Add the segments of a drain.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. The new cover of a shard starts after `DrainedShard.before` if the old cover does
-        not end there, or was written with another `seconds`: a writer was killed, Redis was away or
-        emptied, or the setting was changed.
+        segments. A cover whose position is that of `DrainedShard.before` is extended. Another
+        position means that the window lacks drains, because a writer was killed, or Redis was away
+        or emptied. Then, and after a change of `seconds`, a new cover begins, at the earliest after
+        the readings that were stored before the drain. The cover of a later drain is not changed.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the
@@ -235,9 +239,10 @@ class HotWindow:
             pipeline.execute()
 
     def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
-        """Return whether the window holds all readings that a shard received in the last `seconds`.
+        """Return a `Coverage`: whether the window has all readings of a shard's last `seconds`.
 
-        `begin`: the start of these seconds, if an earlier page of the same read has fixed it.
+        `begin`: the start of these seconds, if an earlier page of the same read has fixed it;
+        `seconds` is then not used.
         """
         # Read this before the cover: a drain in between may store segments that the window lacks.
         drained = self._backlog.drain_positions([shard])
@@ -319,7 +324,7 @@ class HotWindow:
     def _ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
         """Send commands in one round trip. Return Redis's replication id, and the answers.
 
-        The id is empty if the user may not use INFO.
+        The id is empty if this process's user of Redis may not use INFO.
         """
         info, *answers = round_trip(self._client, [("INFO", "replication"), *commands])
         found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None

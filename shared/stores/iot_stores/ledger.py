@@ -113,7 +113,7 @@ larger only after a restore from backup. The lowest numbers in the gap then coun
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """The state of a shard in the ledger."""
+    """How far a shard is drained, and the id of its next reading, as the ledger has it."""
 
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
@@ -148,8 +148,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Needed for held entries. Without it, a held entry would count as stored if the number of the
-        next stored entry is more than `MAX_MISSING` higher: `missing` would lack the held entry.
+        Held entries need this. `mark_stored` adds at most `MAX_MISSING` numbers to `missing`. A
+        held entry with a number further below the next stored entry would thus count as stored.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -201,11 +201,13 @@ def begin_drain(
     existing vaults among `vaults` are locked against erasure until the transaction ends.
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
-    other shards. Each shard then continues above all ids that were used, so that the ids of a vault
-    still rise, and the shard's cover in the hot window begins after the readings of all shards. To
-    detect a change, the row of each shard has the number of shards at the shard's last drain. The
-    first drain after a change sets this number to 0 in the rows of all other shards, so that they
-    notice the change even if `IOT_SHARDS` is changed back before their next drain.
+    other shards. The next reading of a shard then gets an id above the ids of all shards, so that
+    the ids of a vault still rise. The returned `received_max` is the maximum of all shards, so that
+    the shard's cover in the hot window begins after the readings of all shards.
+
+    To detect a change, the row of each shard has the number of shards at the shard's last drain.
+    The first drain after a change sets this number to 0 in the rows of all other shards, so that
+    they notice the change even if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.
@@ -240,7 +242,8 @@ def begin_drain(
 def _locked_offsets(
     connection: Connection, rows: Sequence[tuple[object, ...]], parameters: Mapping[str, object]
 ) -> dict[int, Offset]:
-    """Return the states of the locked shards. Mark a change of the number of shards."""
+    """Return the offsets of the locked shards. If the number of shards was changed, also set it to
+    0 in the rows of the other shards (see `begin_drain`)."""
     shards = parameters["shards"]
     locked = {}
     for row in rows:
@@ -286,7 +289,8 @@ def save(
 ) -> None:
     """Write which entries of each session are stored, and the offset of each shard; then commit.
 
-    With `commit=False`, roll back instead. Takes one round trip.
+    With `commit=False`, roll back instead: the caller wants to know only whether Postgres accepts
+    the rows. Takes one round trip.
 
     `received` is the time of receipt of the latest entry, in Unix milliseconds. The column
     `seen_at` of a session gets the later of this time and Postgres's time, so that no session is

@@ -19,7 +19,7 @@ _VAULT, _LOOKUP = b"vault", b"lookup"
 
 
 class PasswordChange(NamedTuple):
-    """A change or an erasure that is about to be made, or was made."""
+    """A change of a vault's password, or the erasure of a vault, as it is announced."""
 
     vault_id: uuid.UUID
     lookup: bytes
@@ -44,8 +44,10 @@ class PasswordChanges:
         self._names = names
 
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change before it is made. Remove the vault's records under `old_lookups` from
-        Redis, and hide records that a late process stores there again.
+        """Announce a change that will be made, or an erasure that will be or was made.
+
+        Also remove the vault's records under `old_lookups` from Redis, and hide records that a
+        process caches there later, because it read Postgres before the change.
 
         Raises:
             RedisError: the change may have been announced or not.
@@ -53,7 +55,8 @@ class PasswordChanges:
         self._announce(change, old_lookups)
 
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change again after it was made: a failover may have lost the first message.
+        """Announce a change of password again after it was made, because a failover of Redis may
+        have lost the first announcement. Stop hiding the vault's record under the new lookup.
 
         Raises:
             RedisError: Redis can't serve.

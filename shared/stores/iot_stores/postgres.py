@@ -105,9 +105,9 @@ class Pool(ConnectionPool[Connection]):
     (`is_server_state`). New connections resolve the name again.
 
     An idle client does not notice when an administrator, `idle_session_timeout` or a restart of
-    PgBouncer ends its session. So each connection is checked before it is used. psycopg_pool's own
-    check pauses for 1 s after the second ended session, and for 2 s after the third: together, this
-    is `WAIT_SECONDS`.
+    PgBouncer ends its session. So this class checks each connection before it is used. It does not
+    use psycopg_pool's own check, which pauses for 1 s after the second ended session and for 2 s
+    after the third: after these 3 s (`WAIT_SECONDS`), the request that waits would fail.
     """
 
     _in_use = 0
@@ -243,7 +243,8 @@ def short_query(
 ) -> psycopg.Cursor[tuple[object, ...]]:
     """Execute one statement with a timeout of `SHORT_QUERY_SECONDS`, in one round trip.
 
-    Postgres runs two statements in one message as one transaction, and SET LOCAL ends with it.
+    SET LOCAL sets the timeout, in the same message as the statement. In autocommit mode, Postgres
+    runs both as one transaction, so the timeout does not apply to later statements.
     """
     cursor = psycopg.ClientCursor(connection)
     cursor.execute(
@@ -257,8 +258,9 @@ def short_query(
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
     """Run the block in a transaction, which Postgres ends if this process hangs.
 
-    Without a limit, reads and drains could wait for the locks of a process as long as it hangs.
-    `copies`: the block uses COPY.
+    Otherwise, reads and drains could wait for the locks of a process as long as it hangs. If the
+    block uses COPY, set `copies`: then Postgres also limits the time of each statement, because the
+    idle limit does not apply in the middle of a COPY.
     """
     with connection.transaction():
         connection.execute(TIMEOUTS if copies else IDLE_LIMIT)

@@ -49,8 +49,10 @@ class ProcessReport(ABC):
         self._next = 0.0
 
     def report(self) -> None:
-        """Send a report if one is due. If Redis is unavailable, the next report replaces the lost
-        one."""
+        """Send a report, at most once in `REPORT_SECONDS`; else do nothing.
+
+        A report that can't be sent is logged and not sent again: the next one has newer values.
+        """
         now = time.monotonic()
         if now < self._next:
             return

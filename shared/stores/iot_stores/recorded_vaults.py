@@ -23,9 +23,10 @@ _INSERT: LiteralString = f"""
 
 
 def _recorded(statement: LiteralString) -> LiteralString:
-    """Return `statement`, extended to append a record to the audit log for each changed row.
+    """Return `statement`, extended to append a record to the audit log if it changes a row.
 
-    The sealed record is the last parameter.
+    The extended statement has one more parameter at the end, the sealed record. `statement` must
+    not change more than one row: each changed row would append the record.
     """
     return f"WITH changed AS ({statement} RETURNING 1) SELECT record_audit_event(%s) FROM changed"  # noqa: S608 - composed of constants
 

@@ -25,8 +25,8 @@ RENEW_SECONDS = 1.0
 class RefusalParser(_HiredisParser):
     """A parser that calls `on_refusal` when an error reply shows that the server can't serve now.
 
-    Only errors are examined, so other replies cost nothing more. redis-py parses every error here,
-    also errors inside arrays and pipelines.
+    Only errors are examined, so parsing other replies takes no more time than in redis-py. redis-py
+    calls `parse_error` for every error, also for errors inside arrays and pipelines.
     """
 
     # `_HiredisParser` is private in redis-py: test_library_parts checks that the names used here
@@ -50,7 +50,8 @@ class _RenewingPool(ConnectionPool):
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection. When the server refuses its command, the pool is renewed."""
+        """Return a new connection. When the server later refuses a command of this connection
+        because of the server's state, the pool is renewed."""
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)

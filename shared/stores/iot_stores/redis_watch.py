@@ -85,7 +85,7 @@ class Verdict:
 
     @property
     def fault(self) -> str:
-        """The faults of Redis, as text."""
+        """All faults of Redis as one text (`foreign`, `unsafe`); empty if it has none."""
         return "; ".join(filter(None, (self.foreign, self.unsafe)))
 
 
@@ -141,7 +141,12 @@ class RedisWatch:
             raise UnfitRedisError
 
     def confirm_ownership(self) -> None:
-        """Check Redis now (`check`), then call `require_ownership`. Raises like both."""
+        """Check Redis now, and raise unless it belongs to this installation.
+
+        Raises:
+            UnfitRedisError: Redis belongs to another installation, or this can't be decided.
+            RedisError, psycopg.Error: Redis or Postgres is away.
+        """
         self.check()
         self.require_ownership()
 
@@ -149,8 +154,10 @@ class RedisWatch:
         """Return whether this Redis belongs to this installation and evicts no keys.
 
         Otherwise, an index of the hot window may be missing, and reads would miss segments. If
-        there is no verdict, return True if Postgres is away, and raise `RedisError` if Redis is
-        away.
+        there is no verdict because Postgres is away, return True: reads need the hot window then.
+
+        Raises:
+            RedisError: there is no verdict, because Redis is away.
         """
         try:
             verdict = self._verdict or self._first_check()
@@ -247,9 +254,8 @@ class RedisWatch:
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
         nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). If `info` says that
-        the server is loading, INFO is read again. The server may have finished by then: the script
-        that marks Redis ran after `info` was read, and redis-py repeats a command that is refused
-        with LOADING.
+        the server is loading, INFO is read again. The server may have finished by then, because the
+        script that marks Redis runs in between: redis-py repeats it if Redis answers LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.
@@ -325,7 +331,8 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
-    """Return whether Redis evicts keys, a text on unsafe settings, a text on unknown settings."""
+    """Return whether Redis evicts keys, a text on its unsafe settings, and a text on the settings
+    that it does not report."""
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

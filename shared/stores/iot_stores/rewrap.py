@@ -150,7 +150,11 @@ class Rewrap:
         )
 
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
-        """Return the new value for the key `name` in Redis; empty if the record must be removed."""
+        """Return the new value for the key `name` in Redis; empty to remove the record.
+
+        A record that no master key opens is removed, except the record of a replaced vault: it
+        stays as it is, because only Redis has it.
+        """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)
         try:
@@ -167,9 +171,9 @@ class Rewrap:
 
 
 def try_lock(connection: Connection) -> bool:
-    """Take the advisory lock `LOCK` until the connection is closed.
+    """Take the lock for commands that change which master keys are needed (`LOCK`).
 
-    Return False if another connection holds the lock.
+    The lock lasts until the connection is closed. Return False if another connection holds it.
     """
     row = connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone()
     return bool(row and row[0])

@@ -54,11 +54,11 @@ def load_and_repeat(
     answers: list[Any],
     trailing_command: Sequence[Any] = (),
 ) -> Any:
-    """Repeat the calls that Redis has refused because a restart made it forget the script.
+    """Repeat the calls that Redis refused because a restart made it forget the script.
 
-    Replace their `answers`. The calls are repeated in order, but not in a transaction. After them,
-    send `trailing_command` over the same connection, and return its answer; None if no call was
-    repeated.
+    Load the script before, and put the new answers of these calls into `answers`. The calls are
+    repeated in order, but not in a transaction. After them, send `trailing_command` over the same
+    connection, and return its answer; None if no call was repeated.
 
     Raises:
         RedisError: Redis refused to load the script; or Redis is away, and which calls ran is

@@ -40,7 +40,7 @@ _RESET: LiteralString = f"RESET ALL; {IDLE_LIMIT}"
 
 @dataclass(frozen=True, slots=True)
 class NamedSegment:
-    """A segment as the database describes it."""
+    """The bounds, salt and size of a segment, without its payload."""
 
     bounds: SegmentBounds
     salt: bytes

@@ -68,9 +68,10 @@ class SmallSegment:
 def find_small(
     connection: Connection, vault_id: uuid.UUID, *, since: int, before: int, limit: int
 ) -> list[SmallSegment]:
-    """Return a vault's small segments, the oldest first.
+    """Return up to `limit` small segments of a vault, the oldest first.
 
-    All their readings were received from `since` on and before `before` (Unix milliseconds).
+    Return only segments whose readings were all received at or after the time `since` and earlier
+    than the time `before`, in Unix milliseconds.
     """
     parameters = {
         "vault_id": vault_id, "since": since, "before": before, "bytes": SMALL_BYTES,

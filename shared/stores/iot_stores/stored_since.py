@@ -34,7 +34,10 @@ _FETCH = 16
 
 @dataclass(frozen=True, slots=True)
 class StoredAfter:
-    """A search for the segments of a vault that contain ids above the known ids."""
+    """A search for segments of a vault with readings that the caller does not know yet.
+
+    These are readings whose ids are above the caller's highest known id of their shard (`ids`).
+    """
 
     vault_id: uuid.UUID
     since: int

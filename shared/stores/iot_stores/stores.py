@@ -45,11 +45,11 @@ class Stores:
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
-        `appends_wait`: appends to the backlog wait for the replicas and disks that the settings
-        require, as drains do. The API acknowledges after that. `wakeup` returns the `Wakeup` of a
-        waiting append.
+        `appends_wait`: whether an append returns only once the replicas and disks that the settings
+        require have the entries. The API sets this, because it acknowledges readings. `wakeup`
+        makes the object with which a thread or greenlet waits while another one sends its append.
 
-        `hot_window_watch_seconds`: a shorter timeout for the watch over the hot window's own Redis.
+        `hot_window_watch_seconds`: a shorter timeout for the checks of the hot window's own Redis.
         """
         self.settings = settings
         self.names = KeyNames(settings.redis_key_prefix)

@@ -1,4 +1,7 @@
-"""Times of receipt that an import brings: `absolute_timestamp` of each row (docs/adr/0025)."""
+"""The original times of receipt of imported readings: `absolute_timestamp` of each row.
+
+See docs/adr/0025.
+"""
 
 import time
 from array import array
@@ -21,11 +24,15 @@ _FIELD = "absolute_timestamp"
 
 
 class ImportedTimes:
-    """Parses times of receipt. Refuses times that the service could not keep."""
+    """Parses the times of receipt of imported readings.
+
+    Refuses times in the future, and times so old that retention would delete the readings.
+    """
 
     def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
-        """Readings older than `retention_days` are refused; 0 refuses none. `clock_skew_seconds` is
-        how far the clock of the earlier server may have been ahead.
+        """A time is too old if it is more than `retention_days` ago, or before 1970 if
+        `retention_days` is 0. A time may be up to `clock_skew_seconds` in the future, because the
+        clock of the server that received the reading first may have been ahead.
         """
         self._retention_days = retention_days
         self._clock_skew_seconds = clock_skew_seconds
@@ -37,8 +44,8 @@ class ImportedTimes:
 
         Raises:
             TooLargeError: the times fall on more than `MAX_DAYS` different days.
-            InvalidRequestError: a row has no time of receipt, or its time is too old or in the
-                future. The members `oldest` and `latest` of the error are the limits.
+            InvalidRequestError: a row has no valid time of receipt, or its time is too old or in
+                the future. The members `oldest` and `latest` of the error are the limits.
         """
         days: set[int] = set()
         now = int(time.time())

@@ -45,7 +45,7 @@ _VAULT_ID = attrgetter("vault_id")
 
 @dataclass(slots=True)
 class Accepted:
-    """The result of a request."""
+    """The result of `Intake.accept` for one request."""
 
     count: int
     """Number of readings."""
@@ -65,7 +65,7 @@ class Accepted:
     repeated request."""
 
     def log_fields(self) -> Mapping[str, object]:
-        """Return what the log says of the request (`http.request_log.Logged`)."""
+        """Return the fields that the log line of the request shows (`http.request_log.Logged`)."""
         return {
             "readings": self.count,
             "vault": listed(self.vaults),
@@ -75,7 +75,7 @@ class Accepted:
 
 
 class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
-    """Wakes up a greenlet whose readings are appended (`backlog_append.Wakeup`).
+    """Lets a greenlet wait until another greenlet wakes it up (`backlog_append.Wakeup`).
 
     This takes a third of the time that a lock patched by gevent takes.
     """
@@ -201,13 +201,20 @@ class Intake:
         return self._idempotency.request(key, vaults, batches, old_processes_may_run=old)
 
     def _note_used(self, client: Client, keys: Sequence[bytes], proven: Proven | None) -> None:
-        """Remember that the client has used the vaults of these cache keys."""
+        """Remember that the client has used the vaults of its passwords.
+
+        `keys` are the cache keys of these passwords. Unless `proven` is None, add the keys to it.
+        """
         self._vaults.tried.note_found(client, keys)
         if proven is not None:
             prove(proven, keys)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
-        """Do what writers ask for in `appended`: look for missing vaults, begin a new session."""
+        """Do what writers ask for in `appended`, the answer of Redis to an append.
+
+        If writers hold entries, look for the vaults that are missing in Postgres. If writers have
+        asked for new sessions, begin a new session.
+        """
         if appended.held:
             self._vaults.note_held_entries(appended.held)
         if appended.session_renewals != self._session_renewals:
@@ -226,10 +233,12 @@ class Intake:
         """Return the vaults of a request, and the guess limits that the append must check.
 
         If all vaults are open, the script that appends the readings checks the limits in the same
-        round trip. Otherwise `find_or_create` checks them before it looks a vault up.
+        round trip; for proven passwords, it has no limits to check. If a vault is not open,
+        `find_or_create` checks the limits before it looks the vault up.
 
-        Once the request has opened as many vaults as it may, it is refused if more passwords follow
-        whose vaults the client has not used before, even if these vaults are open.
+        A request may open `max_openings` vaults. After that, it is refused if the next vault is not
+        open. It is also refused if the client has not used all remaining vaults before: otherwise
+        the answer would tell the client which of these vaults are open.
         """
         cache = self._vaults.cache
         vaults_if_open = [
@@ -270,9 +279,10 @@ class Intake:
 def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
     """Return the error for a request that may open no more vaults.
 
-    The opened vaults stay open, so the next attempt gets further. `left` is the number of all
-    passwords after the last one whose vault was opened, even if the vaults of some are open.
-    Otherwise the number would tell the client something about each of these passwords.
+    `opened` is the number of vaults that the request has opened. They stay open, so the next
+    attempt gets further. `left` is the number of passwords that follow the last opened vault in the
+    request. It includes passwords whose vaults were open before: otherwise the number would tell
+    the client how many of these vaults are open.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

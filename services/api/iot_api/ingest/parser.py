@@ -124,13 +124,14 @@ def parse_put(
 
     With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
 
-    The body must have at most `max_body_bytes`. The `freeform` texts may have twice as many bytes
-    after escaping: a Japanese character of three bytes becomes an escape of six.
+    The caller has checked that the body has at most `max_body_bytes`. All `freeform` texts together
+    may have twice as many bytes, because they are stored as ASCII: a Japanese character of three
+    bytes becomes a JSON escape of six.
 
     Raises:
         InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
         TooLargeError: there are more than `max_readings` readings or `max_passwords` passwords, or
-            the escaped texts are too large.
+            the `freeform` texts are too large as ASCII.
     """
     decoded = _decode(body, lines=lines)
     rows, stand_ins = decoded.content, decoded.stand_ins
@@ -185,7 +186,11 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 def _restore_passwords(
     rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
-    """Replace each password that holds stand-ins (`json_dialect`) with the password as sent."""
+    """Make each `db_password` of `rows` the password as sent.
+
+    `json_dialect` has replaced the parts of the body that the decoder refuses, such as half a
+    surrogate pair, by stand-ins. A decoded password may hold such stand-ins.
+    """
     if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
         return
     written = list(map(bytes, as_written.column("db_password")))

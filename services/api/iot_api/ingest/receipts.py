@@ -50,10 +50,13 @@ class Receipts:
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
-        """Wait until entries are stored and can be read. Return False if they are not stored in
-        time, or a store is away.
+        """Wait until all entries are in Postgres; return whether they are.
 
-        `ends` is what the append returned (`AppendResult.ends`), empty for a repeated request.
+        Return False if they are not stored within `seconds`, if they leave the backlog without
+        being stored (as dead letters, for example), or if a store is away.
+
+        `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It is
+        empty for a repeated request, whose entries were appended by the first request.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE
@@ -75,7 +78,10 @@ class Receipts:
 
 
 def encode_receipt(entries: Sequence[EntryName]) -> str:
-    """Encode the names of entries, at most one of each shard, as text for a URL."""
+    """Encode the names of entries as text for a URL.
+
+    `entries` must hold at most one entry of each shard, so that the text fits into a request line.
+    """
     if len(entries) <= _MAX_LISTED:
         return encode_list(entries)
     by_session: dict[bytes, list[EntryName]] = {}
@@ -91,12 +97,18 @@ def encode_receipt(entries: Sequence[EntryName]) -> str:
 
 
 def encode_list(entries: Sequence[EntryName]) -> str:
-    """Encode names as a list of any length, the only form that version 0.1 reads."""
+    """Encode the names of entries as a plain list, whatever its length.
+
+    Version 0.1 of the service reads no other form of a receipt.
+    """
     return base64.urlsafe_b64encode(b"".join(_NAME.pack(*name) for name in entries)).decode()
 
 
 def decode_receipt(text: str) -> list[EntryName]:
-    """Decode a receipt of either form. Raises `InvalidRequestError` for any other text."""
+    """Return the names of entries in a receipt: a plain list, or names grouped by session.
+
+    Raises `InvalidRequestError` for any other text.
+    """
     try:
         names = base64.b64decode(text, altchars=b"-_", validate=True)
         if names[:1] == bytes([_GROUPED]):

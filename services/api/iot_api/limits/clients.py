@@ -11,7 +11,10 @@ _IPV6_PREFIX = 64
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client, as limits and queues distinguish clients."""
+    """Who sent a request: the address, the token, and the untrusted proxy if there is one.
+
+    Limits and fair queues count by the names that this class returns.
+    """
 
     name: str
     """`<token name>@<address>`, or the address if the request has no token."""
@@ -29,17 +32,25 @@ class Client:
 
     @property
     def sender(self) -> str:
-        """A name that the client can't forge: `proxy` if there is one, or else `name`."""
+        """The sender, as far as the service can know it: `proxy` if there is one, or else `name`.
+
+        Behind an untrusted proxy, the address in `name` may be invented.
+        """
         return self.proxy or self.name
 
     @property
     def address(self) -> str:
-        """An address that the client can't forge: `proxy` if there is one, or else the client's."""
+        """The address that the request really came from: `proxy`, or else the client's address."""
         return self.proxy or self.name.rpartition("@")[2]
 
     @property
     def wide_names(self) -> list[str]:
-        """The names of the client's groups. The clients of a group share a wider limit."""
+        """The names of all groups that the client belongs to, up to three.
+
+        The groups are all clients behind its untrusted proxy, all clients with its token, and all
+        clients with any token at its address. A group shares a limit that is wider than the limit
+        of one client (`minute_limit.WIDE_FACTOR`).
+        """
         names = [self.proxy] if self.proxy else []
         if self.token:
             names += [f"{self.token}@*", f"*@{self.name.partition('@')[2]}"]
@@ -47,10 +58,10 @@ class Client:
 
     @property
     def group(self) -> str:
-        """The name of the client's group in fair queues, which serve the groups in turn.
+        """The name of the client's one group in fair queues, which serve the groups in turn.
 
-        A group is all clients behind one untrusted proxy, all clients with one token, or a single
-        client with neither.
+        The group is all clients behind the untrusted proxy, if there is one; or else all clients
+        with the token, if there is one; or else the client alone.
         """
         return self.proxy or self.token or self.name
 

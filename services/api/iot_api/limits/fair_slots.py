@@ -29,14 +29,14 @@ class Priority(IntEnum):
 
 @dataclass(slots=True)
 class Turn:
-    """A held slot."""
+    """The time for which a caller holds a slot."""
 
     was_used: bool = True
     """Whether the duration of this turn counts in the estimates for later turns."""
 
 
 class Place:
-    """A place in the queue, kept for a caller that may call `slot` soon."""
+    """A place in the queue, kept for a caller that does not know yet whether it needs a slot."""
 
     __slots__ = ("_give_back",)
 
@@ -67,17 +67,18 @@ _Group = OrderedDict[str, deque[_Waiter]]
 
 
 class FairSlots:
-    """A fixed number of slots, for threads or greenlets.
+    """A fixed number of slots, for threads or greenlets. A caller holds a slot for one turn.
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue. For a new caller, only
-    waiting callers of the same or an earlier priority count towards the limit of the whole queue.
+    behind one untrusted proxy together get at most half of the queue. Whether the whole queue is
+    full for a new caller depends only on waiting callers with the same or an earlier priority.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
     refused at once if its estimated wait is longer than its timeout. The estimate assumes turns as
-    long as the latest turns. `always_queue` skips both checks, for work that is half done.
+    long as the latest turns. A call of `slot` with `always_queue` skips both checks, for work that
+    is half done.
     """
 
     def __init__(
@@ -148,8 +149,9 @@ class FairSlots:
     ) -> Place:
         """Keep a place in the queue for a caller, which then calls `slot` only if it needs a slot.
 
-        Until the caller leaves the place, it counts as waiting. Refused callers thus learn nothing
-        about whether they would have needed a slot. Raises like `slot`.
+        Until the caller leaves the place, it counts as waiting. A caller is refused here before it
+        is known whether it needs a slot, so a refusal does not tell this to the client. Raises like
+        `slot`.
         """
         with self._guard:
             if not self._free or any(self._waiting):
@@ -233,7 +235,10 @@ class FairSlots:
             _add(self._behind, client.proxy, change)
 
     def _withdraw(self, waiter: _Waiter) -> bool:
-        """Leave the queue; return False if the slot was granted in the meantime."""
+        """Remove a waiter from the queue and return True.
+
+        If the waiter has got a slot in the meantime, return False: the caller then holds the slot.
+        """
         with self._guard:
             if waiter.granted:
                 return False

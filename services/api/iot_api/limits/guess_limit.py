@@ -60,12 +60,12 @@ class GuessLimit(MinuteLimit):
             self._new_vaults.count(client)
 
     def count_unanswered(self, client: Client) -> None:
-        """Count a password whose opening was refused or failed. The client has learned that the
-        vault is not open, but does not become a suspect."""
+        """Count a refused or failed opening like an unknown password, because it tells the client
+        that no vault of the password is open. Unlike `count`, this makes no client a suspect."""
         super().count(client)
 
     def suspects(self, client: Client) -> bool:
-        """Return whether the client is a suspect: whether its `sender` sent an unknown password to
-        this process in the last minute.
+        """Return whether the client is a suspect: it sent an unknown password to this process in
+        the last minute. All clients behind one untrusted proxy count as one (`Client.sender`).
         """
         return self._suspects.get(client.sender, -math.inf) > self._clock()

@@ -1,4 +1,8 @@
-"""Large requests: one at a time in a process. Under contention, they get a tenth of the time."""
+"""Large requests: a process decompresses and parses one at a time.
+
+While other requests are served or the CPU is contended, large requests get about a tenth of the
+time of the process.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,8 +28,10 @@ _REFUSAL = "too many large requests wait; try again"
 
 
 class LargeRequests:
-    """Limits decompression and parsing to one large body at a time. Small bodies are only
-    counted.
+    """Limits decompression and parsing to one large body at a time.
+
+    Small bodies never wait. They are counted, because large bodies are slowed down only if small
+    ones were served meanwhile or the CPU was contended.
 
     A large body stays in memory while it waits. The large bodies of a group of clients
     (`Client.group`) take at most half of the memory budget, and all large bodies three quarters:
@@ -52,8 +58,8 @@ class LargeRequests:
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["Turn"]:
-        """Yield the turn of a request. The block decompresses and parses the body, and reports the
-        body's growth to `Turn.grow`.
+        """Yield the `Turn` of a request, at once. The block decompresses and parses the body, and
+        reports the body's growth to `Turn.grow`, which waits once the body is large.
         """
         with ExitStack() as slot:
             turn = Turn(self, client, slot)
@@ -101,7 +107,7 @@ class LargeRequests:
 
 
 class Turn:
-    """The turn of one request. It takes the slot for large bodies when the body becomes large."""
+    """The handling of one body. It takes the slot for large bodies when the body becomes large."""
 
     def __init__(self, requests: LargeRequests, client: Client, slot: ExitStack) -> None:
         self._requests = requests

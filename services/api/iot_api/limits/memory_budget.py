@@ -36,7 +36,7 @@ class Holder(Protocol):
 
     @property
     def droppable(self) -> bool:
-        """Whether `drop` would free the memory at once."""
+        """Whether `drop` would free the memory that this holder is charged for."""
 
     def drop(self) -> None:
         """Make the holder free its memory when its greenlet runs next."""
@@ -57,11 +57,13 @@ class _Account:
 
 
 class MemoryBudget:
-    """Bytes that all requests of a process share.
+    """Bytes of memory that all requests of a process share.
 
-    When they are used up, the slow request with the largest product of bytes and seconds is
-    dropped, so that fast clients get the bytes. If no other request is slow, the request that asks
-    for bytes is refused. It is also refused if its own product is the largest.
+    When the bytes are used up, the slow request with the largest product of bytes and seconds is
+    dropped, so that fast clients get its bytes. A request is slow if it was first charged at least
+    `SLOW_SECONDS` ago and holds less than `SLOW_BYTES_PER_SECOND` times its age. If no other
+    request is slow, the request that asks for bytes is refused. It is also refused if it is slow
+    itself and its own product is the largest.
     """
 
     def __init__(self, limit: int) -> None:

@@ -41,7 +41,8 @@ class MinuteLimit:
         reason: Refusal,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name_of` returns the Redis key of a client's counter. A `limit` of 0 is no limit.
+        """`name_of` takes the name of a client or of a group of clients (`Client.wide_names`), and
+        returns the Redis key of its counter. A `limit` of 0 is no limit.
 
         `sentence` and `reason` are the message and the reason of each refusal.
         """
@@ -58,7 +59,8 @@ class MinuteLimit:
         until when they are over the limit."""
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
-        """Return the counters of a client with their limits."""
+        """Return the counters in Redis that count the client's events, each with its limit: the
+        client's own counter, and one for each of its groups. Empty if there is no limit."""
         if not self._limit:
             return ()
         own = Guard(self._name_of(client.name), self._limit)
@@ -97,10 +99,14 @@ class MinuteLimit:
         self._refused.pop(client.name, None)
 
     def check_waiting(self, client: Client, since: float) -> None:
-        """Check a client again, without Redis, after its request has waited.
+        """Refuse a client that has reached the limit while its request waited.
 
-        The first check was at the time `since`. Another request of the client may have reached the
-        limit meanwhile.
+        `check` was called at the time `since`. Another request of the client may have reached the
+        limit since then. Unlike `check`, this does not ask Redis: it knows only the events and
+        refusals of this process.
+
+        Raises:
+            TooManyRequestsError: the client is over the limit.
         """
         self.check_noted(client)
         reached, until = self._reached.get(client.name, (-math.inf, 0.0))
@@ -111,8 +117,9 @@ class MinuteLimit:
         """Return the error for a client that stays over the limit for `seconds`. Until then, this
         process refuses the client without a call to Redis.
 
-        A counter expires after `WINDOW_SECONDS`. A counter that would live longer is reset: another
-        program has written it, or the clock of Redis was set back.
+        `seconds` is the remaining lifetime of a counter in Redis. If it is not from 0 to
+        `WINDOW_SECONDS`, the client is refused for 1 s only. Those of its counters that would live
+        longer are reset: another program has written them, or the clock of Redis was set back.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
@@ -140,10 +147,10 @@ class MinuteLimit:
             report(_log, "unknown passwords are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
-        """Return the value of a counter. A counter that is not a number is reset to 0.
+        """Return the value `count` of the counter at the Redis key `name`; 0 if it has none.
 
-        Another program has written such a counter. If it counted as a reached limit, its clients
-        would be locked out.
+        If the value is not a number, another program has written it. Then reset the counter to 0,
+        so that the value locks no client out.
         """
         if count is None or count.isdigit():
             return int(count or b"0")
@@ -170,8 +177,9 @@ class MinuteLimit:
 
 
 def note(notes: dict[Name, Noted], name: Name, noted: Noted) -> None:
-    """Note something about a client. If there are too many notes, drop the earlier ones: they are
-    a cache, and the counters are in Redis.
+    """Note something about a client. If there are too many notes, drop all earlier notes first.
+
+    This loses no counter: the counters are in Redis.
     """
     if len(notes) >= _MAX_NOTED:
         notes.clear()

@@ -179,8 +179,9 @@ class RateLimit:
 
 
 class RateSettler(threading.Thread):
-    """A thread that exchanges the counts with Redis. While Redis is away, each process counts for
-    itself.
+    """A thread that adds the request counts of this process to those in Redis, and reads the sums.
+
+    While Redis is away, each process counts for itself.
     """
 
     def __init__(self, rates: RateLimit) -> None:

@@ -20,7 +20,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class ReadingsEvent:
-    """An event with readings, or a summary of readings that are left out."""
+    """An event with readings, or a summary in place of readings (see `Skipped`)."""
 
     text: bytes
     position: LivePosition
@@ -57,7 +57,7 @@ def error_event(error: IotError, retry_ms: int) -> bytes:
 
 
 def summary_event(skipped: Skipped, position: LivePosition, vault_id: bytes) -> ReadingsEvent:
-    """Return an event for readings that are left out."""
+    """Return the event that a listener gets in place of the `skipped` readings."""
     content = {"skipped": skipped.count, "from": skipped.begin, "to": skipped.end}
     text = encode_event("summary", content, encode_position(position, vault_id))
     return ReadingsEvent(text, position, 0, skipped.count, skipped.begin, skipped.end)

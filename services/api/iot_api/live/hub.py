@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """An announced change of a password."""
+    """A change of a vault's password, or its erasure, that an API process has announced."""
 
     lookup: bytes
     announced_at: float
@@ -108,8 +108,8 @@ class LiveHub:
 
         Raises:
             TooManyRequestsError: the process or the client has its maximum of listeners.
-            UnavailableError: this process shuts down, the password is being changed, or the last
-                listener of the vault has left at this moment.
+            UnavailableError: this process shuts down, the password is being changed, or the feed
+                of the vault ended during this call, because its last listener left.
             RedisError: the backlog's Redis is away.
         """
         self._check_limits(client)
@@ -154,8 +154,10 @@ class LiveHub:
         self._gauge.dec()
 
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """End the streams of a vault that were opened with the old password. `lookup` is the lookup
-        of the new password, `ERASING` or `ERASED`.
+        """End the streams of a vault, because its password is being changed or the vault erased.
+
+        `lookup` is the lookup of the new password. Streams that were opened with the new password
+        continue. For an erasure, `lookup` is `ERASING` or `ERASED`, and all streams end.
         """
         with self._lock:
             changes = self._changing.items()
@@ -167,7 +169,10 @@ class LiveHub:
                     listener.end(_gone(erased=lookup in {ERASING, ERASED}))
 
     def verify_soon(self) -> None:
-        """Compare all vaults with Postgres soon, because announcements may have been missed."""
+        """Make the next poll compare the vault records of all streams with Postgres.
+
+        Called when this process may have missed announced changes of passwords or erasures.
+        """
         for feed in self.feeds():
             feed.verify_at = 0.0
 

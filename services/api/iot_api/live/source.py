@@ -49,7 +49,10 @@ class EvictedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Readings that are left out."""
+    """Readings that a listener does not get: only a summary event gives their number and times.
+
+    The listener is too slow or too far behind, or the segment of the readings is damaged.
+    """
 
     count: int
     begin: int
@@ -103,7 +106,9 @@ class Watched:
 
 
 def unseen_since(drained: DrainedShards) -> int:
-    """Return a time in Unix milliseconds. All readings received before this time are drained."""
+    """Return a time in Unix milliseconds: all readings received before it are drained, except held
+    and imported ones. A listener that has all drained readings lacks only readings received since.
+    """
     times = [drained.now - SLACK_MS]
     for shard in drained.next_ids:
         if shard not in drained.empty:
@@ -368,8 +373,8 @@ def _rows(
 ) -> LiveRows:
     """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
 
-    The readings of a damaged segment are left out: if the stream ended at this segment, it would
-    end there again at each attempt to resume.
+    If the segment is damaged, return its readings as skipped. If the stream ended at this segment
+    instead, it would end there again at each attempt to resume.
     """
     bounds = segment.bounds
     payload: bytes | bytearray = segment.payload

@@ -47,7 +47,7 @@ def page_files() -> Mapping[str, PageFile]:
     """Return all files of the page, keyed by name.
 
     Raises:
-        ValueError: uPlot is not installed, or its files are not the published ones.
+        ValueError: uPlot is not installed, or its files do not have the hashes `UPLOT_SHA256`.
     """
     static = files(__package__).joinpath("static")
     contents = {each.name: each.read_bytes() for each in static.iterdir()} | _uplot()
@@ -59,7 +59,10 @@ def page_files() -> Mapping[str, PageFile]:
 
 
 def _uplot() -> dict[str, bytes]:
-    """Return the files of uPlot, keyed by name. Their package, `youplot`, is not imported."""
+    """Return the files of uPlot, keyed by name, from the installed Python package `youplot`.
+
+    No code of this package runs: it is not imported.
+    """
     spec = find_spec("youplot")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError("the wheel youplot, which ships uPlot, is not installed")

@@ -102,10 +102,11 @@ class Readings(StoredReadings):
     ) -> Batches:
         """Produce a page from the hot window, within one turn.
 
-        `window` is the earliest time of receipt, in Unix milliseconds, and the number of seconds
-        that the client asked for. `found` holds the bounds of the segments for the first turn. A
-        later turn looks them up again. If the hot window does not cover the page any more, the
-        page comes from Postgres.
+        `window` is a pair: the earliest time of receipt, in Unix milliseconds, and the number of
+        seconds that the client asked for. `found` has one item for the first turn: the bounds of
+        the segments in the hot window. The turn removes the item, and a later turn looks the bounds
+        up again. If the hot window then does not cover the page any more, the page comes from
+        Postgres.
         """
         begin, seconds = window
         if not found:

@@ -76,9 +76,9 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 class Run(list[Reading]):
-    """A batch whose texts together have at most about `RUN_CHARACTERS` characters.
+    """A batch of readings whose texts together have about `RUN_CHARACTERS` characters.
 
-    A longer text is the first or the last of its batch, so the encoder measures only these two.
+    Only its first or its last text may be longer than that, so the encoder measures only these two.
     """
 
 
@@ -201,8 +201,8 @@ def merge(
     `segments` must be ordered by where they begin, so that all readings before the start of the
     next segment are known. The buffer holds the segments that overlap the current position: their
     encrypted payloads, and their decrypted readings up to `max_bytes`. If more than two segments
-    overlap, readings beyond `max_bytes` are dropped. Their segments are opened again when the merge
-    reaches these readings.
+    overlap and exceed `max_bytes`, the later half of the readings is removed from the buffer. The
+    segments of these readings are opened again when the merge reaches the readings.
 
     A reading that is in two segments is yielded once. Two different readings with the same id are
     both yielded. `may_repeat` returns whether a segment may hold readings of earlier segments.
@@ -268,7 +268,7 @@ class MergeBuffer:
         """Readings from this key on are dropped, until the merge has reached the key."""
 
     def expect_duplicates(self) -> None:
-        """Look for duplicates: the next segment may repeat readings of earlier ones."""
+        """Make `advance_to` look for duplicates: the next segment may repeat earlier readings."""
         self._may_repeat = True
 
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
@@ -408,7 +408,7 @@ class MergeBuffer:
         self._require_more()
 
     def _spill(self) -> None:
-        """Drop the later half of the readings."""
+        """Remove the later half of the readings from the buffer; reopen their segments later."""
         self._sort()
         keep = len(self._readings) // 2
         if not keep:

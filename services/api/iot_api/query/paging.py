@@ -76,7 +76,8 @@ class Paging:
     def refuse_cursor(self) -> None:
         """Refuse a cursor in a request whose password no vault has.
 
-        An empty page would say that the read is complete.
+        Without this error, the answer would be an empty page without a cursor. A client would take
+        this page for the end of a complete read.
 
         Raises:
             InvalidRequestError: there is a cursor.

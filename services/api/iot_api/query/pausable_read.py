@@ -145,7 +145,7 @@ class PausableRead:
         plan: Callable[["PausableRead"], Batches],
         rows: type[Rows] = Rows,
     ) -> None:
-        """`plan` is called with this read and returns the batches that `through` produces. `rows`
+        """`plan` takes this read and returns its batches; it produces them with `through`. `rows`
         is the class of the rows of opened segments.
         """
         self.rows = rows
@@ -196,7 +196,7 @@ class PausableRead:
         """Produce a page in as many turns as needed.
 
         Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`, which
-        may replace the limit of the rest by the position at which the page ends.
+        may return the rest with another end: a fixed position instead of a number of readings.
         """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
@@ -327,11 +327,13 @@ class ColumnRun(Sequence[Reading]):
 class SegmentBatch(Sequence[Reading]):
     """A batch of all wanted rows of one segment.
 
-    Such batches are not in order: the next batch may hold readings with lower positions.
+    Such batches may overlap: the next batch may hold readings with positions before the last
+    position of this batch.
     """
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """This batch and the earlier ones hold all readings up to position `after`."""
+        """After this batch, a new turn continues behind the position `after`: this batch and the
+        earlier ones hold all readings up to `after`, and some behind it."""
         self.rows = rows
         self.after = after
 

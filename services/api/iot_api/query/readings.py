@@ -373,7 +373,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 def _may_repeat(
     read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
 ) -> bool:
-    """Return whether a segment may repeat earlier readings. Report ids that certainly repeat."""
+    """Return whether a segment may repeat earlier readings. Log if it certainly has their ids."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         _report_overlap(read, vault, bounds.first_id)
@@ -392,8 +392,8 @@ def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> No
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return the page without a limit: it ends at the position of its last reading instead. If
-    another read holds the slot for large segments, return the page unchanged."""
+    """Return the page ending at the position of its last reading, found in `rest`, instead of at a
+    limit. If `rest` needs the slot for large segments and another read holds it, return `page`."""
     last = batch[-1]
     try:
         for later in rest:

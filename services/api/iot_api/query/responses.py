@@ -51,7 +51,7 @@ class ReadingForm(ABC):
         self._buffer = bytearray()
 
     def release(self) -> None:
-        """Free the memory of the last piece."""
+        """Free the memory of the most recent piece."""
         self._buffer = bytearray()
 
     def _next_lead(self) -> bytes:
@@ -60,13 +60,18 @@ class ReadingForm(ABC):
 
     @abstractmethod
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode readings; there must be at least one. The result may be empty."""
+        """Encode one or more readings, with the text that precedes them in the response.
+
+        Return b"" if the form leaves all of them out: a series has only readings that pass its
+        conditions.
+        """
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
         """Encode the end of the response, with `cursor` if the form has a place for it.
 
-        `cursor` is None if there is no next page. Only a `paged` response says so.
+        `cursor` is None if there is no next page. Then a `paged` response has the cursor `null`,
+        and other responses have no cursor.
         """
 
 
@@ -109,7 +114,7 @@ class JsonForm(_JsonReadings):
         super().__init__(b'{"data":[', b",")
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode readings."""
+        """Encode readings as items of the list. The first call also begins the list."""
         # Into one buffer: each copy of a response costs a tenth of its encoding.
         lead, buffer = self._next_lead(), self._buffer
         _encoder.encode_into(readings, buffer, len(lead) - 1)
@@ -117,7 +122,7 @@ class JsonForm(_JsonReadings):
         return bytes(buffer)
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """End the list."""
+        """Encode the end of the list and, in a page, the member `cursor`."""
         lead = b"" if self._lead == self._between else self._lead
         if not paged and cursor is None:
             return lead + b"]}\n"
@@ -133,15 +138,15 @@ class NdjsonForm(_JsonReadings):
         super().__init__(b"", b"")
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode readings."""
+        """Encode each reading as one line."""
         return _encoder.encode_lines(readings)
 
     def end_text(self, reading: Reading) -> bytes:
-        """End the line."""
+        """Encode the end of the reading and of its line."""
         return super().end_text(reading) + b"\n"
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Add the line with the cursor."""
+        """Return the line with the cursor; b"" if the response is not paged."""
         if not paged and cursor is None:
             return b""
         return b'{"cursor":%b}\n' % _encoder.encode(cursor)
@@ -157,7 +162,7 @@ class CsvForm(CuttingForm):
         super().__init__(columns.encode() + b"\r\n", b"")
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
-        """Encode readings."""
+        """Encode each reading as one line. The first call also encodes the header line."""
         lines = [
             f"{each.id},{each.absolute_timestamp},{each.relative_timestamp}"
             f',{each.interrogator_timestamp},"{each.freeform.replace(_QUOTE, _QUOTES)}"\r\n'
@@ -166,7 +171,7 @@ class CsvForm(CuttingForm):
         return self._next_lead() + "".join(lines).encode("ascii")
 
     def begin_text(self, reading: Reading, part: str) -> bytes:
-        """Begin the line."""
+        """Encode a line up to the end of this first part of the text."""
         return self.encode([replace(reading, freeform=part)])[: -len(b'"\r\n')]
 
     def more_text(self, part: str) -> bytes:
@@ -174,12 +179,12 @@ class CsvForm(CuttingForm):
         return part.replace(_QUOTE, _QUOTES).encode("ascii")
 
     def end_text(self, reading: Reading) -> bytes:
-        """End the line."""
+        """Encode the end of the text and of its line."""
         del reading
         return b'"\r\n'
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Return the header line if there is no reading."""
+        """Return the header line if no reading was encoded, or else b""."""
         del cursor, paged
         return self._lead
 

@@ -180,7 +180,11 @@ def _member(content: Any, steps: Iterable[str]) -> Any:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return a key for each value. Equal values have equal keys; True and 1 count as unequal."""
+    """Return a key for each value, by which values are grouped and compared.
+
+    Equal values have equal keys. The keys of True and False are the strings `true` and `false`,
+    because Python takes True and 1 for equal.
+    """
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
     return column.values

@@ -40,7 +40,7 @@ class OutboxConsumer:
     def communication_consumer(self) -> None:
         """Move readings from the queue to the outbox until the driver exits and the queue is empty.
 
-        The readings in the queue are in memory only; the outbox takes them as soon as they come.
+        The queue is in memory only, so each reading goes to the outbox as soon as it arrives.
         If `cert_path` is "NONE", the old drivers do not verify the certificate of the service. This
         consumer then verifies the certificate with the certificate authorities of the system.
         """

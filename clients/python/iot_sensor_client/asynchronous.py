@@ -41,7 +41,7 @@ class AsyncClient:
     async def follow(self, **options: Any) -> AsyncIterator[Row]:
         """Return an iterator over new readings. See `Client.follow`.
 
-        To end the iterator, cancel the task that uses it, or set the event `stop`.
+        To end the iterator, cancel the task that uses it, or set the event given as `stop`.
         """
         stop = options.setdefault("stop", threading.Event())
         try:

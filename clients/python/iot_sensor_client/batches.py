@@ -26,7 +26,11 @@ def encode_reading(reading: Mapping[str, Any], number: int) -> str:
 
 
 def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
-    """Divide encoded readings into batches. The same readings give the same batches."""
+    """Divide encoded readings into batches of at most `max_readings` readings and `MAX_BYTES`.
+
+    The same readings give the same batches, so `Client.send` can repeat each batch under the
+    Idempotency-Key that the batch had before.
+    """
     batch: list[str] = []
     size = 0
     for row in rows:
@@ -40,7 +44,11 @@ def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
 
 
 def batch_body(rows: Sequence[str], password: str | None) -> bytes:
-    """Return the body of a PUT. A reading without `db_password` gets the password, if any."""
+    """Return the body of a PUT of readings. Each of `rows` is a reading as JSON text.
+
+    `password` is the password of the readings that have no `db_password`. None: the service
+    stores these readings under the empty password.
+    """
     first = "" if password is None else f'"db_password":{json.dumps(password)}'
     return f"[{','.join(_with_password(row, first) for row in rows)}]".encode()
 

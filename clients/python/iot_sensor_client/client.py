@@ -31,7 +31,8 @@ _PASSWORD_REFUSED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 class Client:
     """A client of one service. It sends and reads readings under one password. Thread-safe.
 
-    A request that may be repeated is retried while the service is unavailable. Connections stay
+    Requests are retried while the service is unavailable, except those that a repetition could
+    harm: `change_password`, `erase_vault`, and a PUT without `Idempotency-Key`. Connections stay
     open between requests; `close`, or the end of a `with` block, closes them. The client follows no
     redirects and uses no proxies.
     """
@@ -57,7 +58,7 @@ class Client:
         Args:
             url: the URL of the service, such as `https://iot.example.org` or `http://host:5000/prefix`.
             password: the password under which readings are stored and read. Default: the empty
-                password, or the `db_password` of each reading.
+                password. A reading with a `db_password` is stored under that password instead.
             token: bearer token, or a function that returns it. The function is called before each
                 attempt, so it may return a new token at any time. Empty: no token.
             retry: when to retry. Default: `RetryPolicy()`.
@@ -123,7 +124,7 @@ class Client:
         json: object = None,
         repeatable: bool | None = None,
     ) -> Response:
-        """Send a request, retry it if needed, and return the last response, with any status.
+        """Send a request, with retries. Return the response to the last attempt, with any status.
 
         Args:
             method: GET, PUT, ...
@@ -135,7 +136,7 @@ class Client:
                 except a PUT without `Idempotency-Key`, which could store its readings twice.
 
         Raises:
-            NoResponseError: no attempt got a complete response.
+            NoResponseError: the last attempt got no complete response.
             ValueError: the path or a header is not valid in HTTP.
         """
         request = self._request(method, path, body, headers, json)
@@ -176,7 +177,7 @@ class Client:
         Raises:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
-                Also for a response of 2xx that is not from iot-sensor.
+                Also raised if another server, such as a proxy, answered with a 2xx status.
         """
         rows = [{"data": {**self.credentials, **reading}} for reading in readings]
         key = idempotency_key or str(uuid.uuid4())
@@ -193,21 +194,21 @@ class Client:
     ) -> int:
         """Store any number of readings, in compressed batches. Return their number.
 
-        On return all are acknowledged, and the service stores each exactly once, in their order
-        within a password. The readings are taken one batch at a time, so a generator of any length
-        will do. An `Outbox` keeps readings that the service does not accept at once.
+        On return all are acknowledged. The service stores each exactly once, those of a password in
+        their order. One batch at a time is in memory, so `readings` may be a generator of any
+        length. An `Outbox` also keeps readings while the service is unavailable.
 
         Args:
             readings: as for `put_readings`.
             batch_size: readings of a request, at most 100,000.
             idempotency_key: names these readings: batch n has the key `<idempotency_key>-<n>`.
-                After an error, the same call with the same readings and batch size stores what is
-                missing, within 24 hours. Default: a random key, which protects this call's retries.
+                After an error, the same call with the same batch size, within 24 hours, stores only
+                the missing readings. Default: a random key, which protects this call's retries.
 
         Raises:
             RejectedError: the service will never accept a batch. The earlier batches are stored:
-                `acknowledged` has the number of their readings.
-            RetryableError: a batch is not acknowledged. The earlier batches are stored.
+                `acknowledged` of the error is the number of their readings.
+            RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
             ValueError: a reading can't be written as JSON. The earlier batches are stored.
         """
         key = idempotency_key or str(uuid.uuid4())
@@ -246,17 +247,17 @@ class Client:
         start: int | None = None,
         end: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Return readings of the password, ordered by interrogator timestamp.
+        """Return all readings of the password, or a part, ordered by interrogator timestamp.
 
         Args:
-            last: the number of readings to return, the last ones of the vault.
+            last: return only this many readings: those with the greatest interrogator timestamps.
             seconds: return only readings received in the last `seconds` seconds.
             start: return only readings with at least this relative timestamp.
             end: return only readings with at most this relative timestamp; needs `start`.
 
         Raises:
             RejectedError: the service will never accept this request.
-            RetryableError: the service is unavailable, or the response is not one of iot-sensor.
+            RetryableError: the service is unavailable, or the response is not from iot-sensor.
             ValueError: more than one of `last`, `seconds` and `start`, or `end` without `start`.
         """
         return self._data(read_path(last=last, seconds=seconds, start=start, end=end))
@@ -274,7 +275,7 @@ class Client:
         order: Literal["asc", "desc"] = "asc",
         page_size: int = PAGE_SIZE,
     ) -> Readings:
-        """Return any number of readings, to iterate over or as a table. See `Readings`.
+        """Return a query for any number of readings; `Readings` says how to get its result.
 
         `for reading in client.readings()` reads one page at a time.
 
@@ -303,21 +304,23 @@ class Client:
         overlap: float = 30.0,
         stop: threading.Event | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """Return an iterator over the readings that the service receives from the first `next` on.
+        """Return an iterator over new readings: those received from the first call of `next` on.
 
-        The iterator ends when `stop` is set. Each reading comes exactly once, in the order of ids,
-        even if it is stored late. Readings received up to `overlap` seconds before the first
-        `next`, but stored after it, come too. Imported readings and readings that the service held
-        do not come. The client uses a live stream, or polls if the service has no free one.
+        Each reading comes exactly once, in the order of ids, even if it is stored late. Readings
+        received up to `overlap` seconds before that call, but stored after it, come too. Imported
+        readings do not come, nor those of held entries. The client uses a live stream, or polls if
+        the service has no live streams or no free one.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.
-            overlap: seconds of known readings that a poll reads again. Must exceed the clock skew.
+            overlap: seconds before the newest known reading that a poll reads again, to find late
+                readings. Must exceed the clock skew.
             stop: ends the iterator when it is set.
 
         Raises:
-            The errors of `read`, if the first attempt fails, or if the service refuses the request.
-            During an outage, the iterator waits, and logs the reason. A new call starts over.
+            The errors of `read`, if the service refuses the request, or if it is unavailable at the
+            beginning. During a later outage, the iterator waits, and logs the reason. A new call
+            begins with the readings received from then on.
         """
         polling = Follower(self, interval, overlap, stop or threading.Event())
         for rows in LiveFollower(self, polling, interval, self._retry, stop).run():
@@ -371,10 +374,11 @@ class Client:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
 
         All readings of the window that were acknowledged before the call are erased, even if they
-        are not stored yet. The request may be repeated.
+        are not stored yet. The request is retried, because erasing twice does no harm.
 
         Returns:
-            The number of readings that this request erased.
+            The number of readings that the last attempt erased. Earlier attempts may have erased
+            others.
 
         Raises:
             RejectedError: the password is unknown.
@@ -386,7 +390,7 @@ class Client:
         return count
 
     def is_ready(self) -> bool:
-        """Return whether the service accepts readings now. Leaves no connection open."""
+        """Return whether the service accepts readings now; False if it does not answer."""
         request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)
         try:
             return bool(answer_of(self._attempt(request, repeatable=True), "status"))
@@ -395,7 +399,7 @@ class Client:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """The member of a body that names the password, if there is one."""
+        """The password as a member of `data` in a body: `db_password`. Empty without a password."""
         return {} if self._password is None else {"db_password": self._password}
 
     def _data(self, path: str) -> list[dict[str, Any]]:

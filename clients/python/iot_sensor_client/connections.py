@@ -31,8 +31,9 @@ class Stream:
     """A response whose body is read while it arrives. It has a connection of its own."""
 
     def __init__(self, connection: http.client.HTTPConnection, timeout: float) -> None:
-        """Receive the head. `timeout`: longest time without a byte, in seconds. If the status is
-        not 200, receive the body too.
+        """Receive the status and the headers, and the body too unless the status is 200.
+
+        `timeout`: longest time without a byte while `pieces` receives the body, in seconds.
         """
         self._connection = connection
         self._socket: socket.socket = connection.sock  # http.client may drop it with the head
@@ -50,7 +51,8 @@ class Stream:
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it arrives. Raises `OSError` or `HTTPException` if it is cut off.
 
-        Raises `ConnectionError` in a forked child, which would take bytes from its parent.
+        Raises `ConnectionError` in a forked child: the parent would miss the bytes that the child
+        receives.
         """
         while os.getpid() == self._process:
             piece = self._received.read1()
@@ -60,7 +62,7 @@ class Stream:
         raise ConnectionError("the connection belongs to the parent of this process")
 
     def abort(self) -> None:
-        """End the body, even while another thread waits for it."""
+        """Shut down the connection. If another thread waits in `pieces`, its wait ends at once."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -112,10 +114,10 @@ class ConnectionPool:
         return connection is not None
 
     def send(self, request: Request, *, repeatable: bool) -> Response:
-        """Send a request once and return its response.
+        """Send a request and return its response.
 
-        A server may close a connection at the moment a request is sent on it. If the request is
-        `repeatable`, it is then sent a second time, at once and on a new connection.
+        A server may close a connection at the moment a request is sent on it. A `repeatable`
+        request is then sent a second time, at once and on a new connection.
 
         Raises:
             NoResponseError: no complete response arrived.
@@ -228,7 +230,11 @@ def _parse(url: str) -> SplitResult:
 
 
 def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
-    """Return whether the server closed an idle connection, which makes the connection readable."""
+    """Return whether the server closed an idle connection.
+
+    A closed connection is readable: it has the end of the stream to read. An open idle connection
+    has nothing to read, because no response is due.
+    """
     with DefaultSelector() as selector:
         selector.register(connection.sock, EVENT_READ)
         return bool(selector.select(0))

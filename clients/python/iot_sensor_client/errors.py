@@ -55,7 +55,8 @@ class RetryableError(ClientError):
 
 
 class NoResponseError(RetryableError, OSError):
-    """A request without a complete response. The service may have processed it.
+    """A request without a complete response. Unless `sent` is False, the service may have
+    processed the request.
 
     An `OSError`, like the errors of sockets and of `urllib`.
     """
@@ -67,22 +68,24 @@ class NoResponseError(RetryableError, OSError):
 
 
 class OutboxError(Exception):
-    """An outbox whose file can't be used. The readings of the call are not in the outbox."""
+    """An outbox that can't be used: its file fails, it is closed, or another process opened it.
+
+    If `send` raises this error, none of its readings is in the outbox.
+    """
 
 
 class OutboxFullError(OutboxError):
-    """An outbox without room: its limit is reached, or its disk is full. Send again later."""
+    """An outbox without room: `max_bytes` is reached, or its disk is full. Call `send` later."""
 
 
 def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:
-    """Raise an error unless the request succeeded.
-
-    `rejected` are further statuses that mean that the service will never accept the request.
+    """Raise an error unless the status of a response is 2xx.
 
     Raises:
-        RejectedError: the request is invalid, or the URL redirects (redirects are not followed).
-        RetryableError: any other status. This includes 401, 403 and 404, because a token, its
-            scopes or an ingress may be corrected while a device keeps its readings.
+        RejectedError: the service will never accept the request. The status is 400, 413, 415, 422,
+            one of `rejected`, or a redirect (redirects are not followed).
+        RetryableError: any other status. This includes 401, 403 and 404: a device should keep its
+            readings, because a token, its scopes or an ingress may be corrected.
     """
     if response.ok:
         return
@@ -95,10 +98,10 @@ def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = fr
 def answer_of(
     response: Response, member: str, *, rejected: frozenset[HTTPStatus] = frozenset()
 ) -> Any:
-    """Return a member of the JSON object with which the service answers a request that succeeded.
+    """Return the value of `member` in the JSON body of a successful response.
 
-    Raises the errors of `raise_for_status`, and `RetryableError` if the answer has no such member:
-    a proxy, a login page or another server may answer any request with 200.
+    Raises the errors of `raise_for_status`, and `RetryableError` if the body has no such member.
+    It then comes from a proxy, a login page or another server, which answered with 200.
     """
     raise_for_status(response, rejected=rejected)
     try:

@@ -24,9 +24,10 @@ _log = logging.getLogger("iot_sensor_client")
 class Follower:
     """Polls for new readings.
 
-    The service stores the readings of one password in the order of their receipt. Each poll
-    begins some seconds before the newest known reading, and leaves out known ids. A reading that is
-    stored an hour late is found, too, because readings received after it are also stored after it.
+    Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
+    known ids. This finds even a reading that is stored an hour late: the service stores the
+    readings of one password in the order of their receipt, so until then no reading that was
+    received after the late one is known.
     """
 
     def __init__(
@@ -85,7 +86,11 @@ class Follower:
             cursor = f"&cursor={following}"
 
     def _now(self) -> datetime:
-        """Return the time by the service's clock, or a little later."""
+        """Return the time by the service's clock, or up to a second later.
+
+        The header `Date` leaves out the fraction of a second. An earlier time would make the next
+        poll begin too late.
+        """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 
     def _learn(self, row: dict[str, Any]) -> None:

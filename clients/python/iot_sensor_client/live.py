@@ -34,7 +34,7 @@ _Rows = list[dict[str, Any]]
 
 
 class LiveFollower:
-    """Follows a live stream, and connects again with the position behind the last event."""
+    """Follows a live stream. After a lost connection, continues after the last received event."""
 
     def __init__(
         self,
@@ -168,7 +168,8 @@ class LiveFollower:
     def _wait(self, error: RetryableError) -> None:
         """Wait before the next attempt. Raise `error` if it is not temporary.
 
-        Before the first stream, also raise `error` when the retry policy gives up.
+        Until a stream has delivered its first event, also raise `error` when the retry policy gives
+        up.
         """
         if not is_temporary(error):
             raise error

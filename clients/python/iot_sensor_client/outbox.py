@@ -72,8 +72,8 @@ class Outbox:
     their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
 
     A batch is also set aside if it is not known for 23 hours whether the service has stored it:
-    after 24 hours the service forgets the key of the batch, and could store the batch twice. With
-    `in_doubt="send"`, such a batch is sent again.
+    after 24 hours the service forgets the Idempotency-Key of the batch, and could store the batch
+    twice. With `in_doubt="send"`, such a batch is sent again.
 
     The file holds readings unencrypted, with permissions for its owner alone. It holds no password
     and no token: these stay in the client. Use one file for each password.
@@ -103,8 +103,8 @@ class Outbox:
             batch_size: readings of a request.
             linger: seconds that a new reading waits, so that later ones can join its batch.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
-            in_doubt: what to do with a batch that may be stored, and whose key the service may have
-                forgotten.
+            in_doubt: what to do with a batch that the service may have stored, if the service may
+                have forgotten the batch's Idempotency-Key.
 
         Raises:
             OutboxError: the file can't be opened, is not an outbox, or is in use.
@@ -221,11 +221,17 @@ class Outbox:
             ]
 
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
-        """Send rejected readings again, under a new key. Return how many the file still had."""
+        """Send rejected readings again, under a new Idempotency-Key. Return their number.
+
+        Readings that were resent or discarded before are left out.
+        """
         return self._take_back(rejected, send=True)
 
     def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
-        """Delete rejected readings. Return how many the file still had."""
+        """Delete rejected readings. Return their number.
+
+        Readings that were resent or discarded before are left out.
+        """
         return self._take_back(rejected, send=False)
 
     def _take_back(self, rejected: Iterable[RejectedReading], *, send: bool) -> int:
@@ -236,7 +242,7 @@ class Outbox:
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Lock the outbox, which must be open."""
+        """Lock the outbox. Raise `OutboxError` if it is closed, or another process opened it."""
         self._check_process()
         with self._changed:
             if self._closing:
@@ -278,7 +284,10 @@ class Outbox:
                 self._note("idle", None)
 
     def _next_batch(self) -> Batch | None:
-        """Wait for the oldest batch. Return None when the outbox is closed."""
+        """Return the oldest batch; None when the outbox is closed.
+
+        If no reading waits, wait for one, and then for `linger` seconds.
+        """
         with self._changed:
             while not self._closing:
                 if self._file.counts().waiting:
@@ -292,9 +301,13 @@ class Outbox:
             return None
 
     def _attempt(self, batch: Batch) -> Callable[[], None]:
-        """Send a batch once. Return a function that makes the resulting change in the file.
+        """Send a batch once. Return a function that records the result in the file.
 
-        If the function fails, call it again. Raises an error if the batch is to be sent again.
+        The result is that the batch is acknowledged, set aside, or split. A batch in doubt is set
+        aside without an attempt. If the returned function raises an error, call the function again,
+        and do not send the batch again.
+
+        This method itself raises an error if the batch must be sent again.
         """
         if batch.tried is not None and self._is_in_doubt(batch.tried):
             reason = (
@@ -318,7 +331,8 @@ class Outbox:
     def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
         """Return a function that sets a refused batch aside, or splits it to find bad readings.
 
-        Raise `error` if it does not blame the readings.
+        Raise `error` if the readings may be valid: the URL may redirect, or a proxy may refuse. The
+        batch is then sent again.
         """
         code = _error_code(error)
         if code == "idempotency_key_reused" or (

@@ -127,10 +127,12 @@ class OutboxFile:
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
-        """Record that attempts begin. This needs space on the disk; opening the file does not.
+        """Record in the file that attempts have begun, until `close` records that they have ended.
 
-        If the last process crashed, record an attempt for the oldest batch, which may have been
-        sent.
+        If this record is there already, the last process crashed. It may have sent the oldest
+        batch, so also record an attempt for this batch.
+
+        This is not done when the file is opened, because it writes to the disk, which may be full.
         """
         if self._attempts:
             return
@@ -228,7 +230,8 @@ class OutboxFile:
     def note_attempt(self, batch: Batch, at: float) -> None:
         """Record the time of an attempt whose result is unknown.
 
-        If the file can't be written, `take` still returns the time, and `close` records it.
+        If the file can't be written, the time stays in memory: `take` returns it in `Batch.tried`,
+        and `close` records it.
         """
         with self._lock, self._reported():
             self._unrecorded = (batch.id, at)
@@ -277,7 +280,9 @@ class OutboxFile:
             self._space.shrink()
 
     def _delete(self, batch: Batch) -> bool:
-        """Delete a batch. Return False if an earlier call has deleted it, and failed afterwards."""
+        """Delete a batch. Return False if it is gone: the caller runs again after an error, and
+        deleted the batch before the error.
+        """
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
         deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
         return deleted.rowcount > 0
@@ -310,7 +315,10 @@ class OutboxFile:
             return len(rows)
 
     def close(self) -> None:
-        """Close the file. No attempt may be under way."""
+        """Close the file, and record in it that no attempt is under way.
+
+        Call this only after the last attempt has ended.
+        """
         with self._lock, self._reported():
             try:
                 if self._attempts:

@@ -31,7 +31,10 @@ _LOCK_PAUSE_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class _Pages:
-    """Pages of the database. Free ones held readings that were removed."""
+    """Bytes of one page of the database, and numbers of used and free pages.
+
+    Removing readings turns used pages into free ones.
+    """
 
     size: int
     used: int
@@ -80,7 +83,10 @@ class OutboxSpace:
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
-        """Keep other outboxes in the folder from counting on the same free space."""
+        """Lock the folder, so that two outboxes in it do not both plan with the same free space.
+
+        If the lock takes more than a second, continue without it. Windows has no such lock.
+        """
         if sys.platform == "win32":
             yield
             return

@@ -72,7 +72,11 @@ def _columns(pages: Pages, *, flatten: bool) -> Columns:
 
 
 def _members(freeform: str) -> dict[str, Any]:
-    """Return the columns of a reading. An integer with too many digits for `int` stays a string."""
+    """Return the members of a JSON text `freeform`, by the names of their columns.
+
+    If it is not an object, the whole value goes into the column `freeform`. An integer with too
+    many digits for `int` becomes a string.
+    """
     value = json.loads(freeform, parse_int=_integer)
     if "\\u" in freeform:
         value = _unicode(value)

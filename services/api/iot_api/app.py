@@ -1,4 +1,7 @@
-"""The Flask app, with the ingest endpoint in front: only wiring, no behaviour."""
+"""The Flask app, and the ingest endpoint, which answers PUTs before they reach Flask.
+
+This module only wires the parts together. It has no behaviour of its own.
+"""
 
 import logging
 from collections.abc import Mapping

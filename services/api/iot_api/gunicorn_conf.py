@@ -147,7 +147,7 @@ def worker_exit(server: Any, worker: Any) -> None:
 
 
 def _service(worker: Any) -> Any:
-    """Return the service of a worker's app. None if the worker failed to load the app."""
+    """Return the `Service` of a worker's app; None if the worker failed to load the app."""
     return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("iot")
 
 

@@ -30,7 +30,7 @@ class AccessAudit(threading.Thread):
 
     A request is counted by a call of `refused` or `limited`. Requests never wait for the thread.
     While Postgres is away, counts and changes are kept in memory, and recorded later. A process
-    that is killed loses the counts of the last minute.
+    that is killed loses what it has not recorded yet, for example the counts of the last minute.
     """
 
     def __init__(self, events: AuditEvents) -> None:
@@ -44,7 +44,7 @@ class AccessAudit(threading.Thread):
         self._stopping = threading.Event()
 
     def follow(self, tokens: Callable[[], Tokens] | None) -> None:
-        """Record the changes of these tokens from now on."""
+        """Record changes of the tokens that `tokens` returns, from now on; none if it is None."""
         self._tokens = tokens
         self._known = {} if tokens is None else _by_name(tokens())
 
@@ -60,9 +60,10 @@ class AccessAudit(threading.Thread):
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 
     def check(self, *, last: bool = False) -> None:
-        """Record the changes of tokens and the counts that are due (`RefusalCounter.take`).
+        """Record the changes of tokens, and the counts of refused requests.
 
-        With `last`, all counts are due.
+        A count waits if the same refusal was recorded less than a minute ago. With `last`, all
+        counts are recorded.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.

@@ -18,8 +18,9 @@ class AuditEvents:
         If the session to Postgres ends during the commit, the event may be recorded twice.
 
         Raises:
-            UnavailableError: Postgres is there, but refuses to append to the audit log.
-            PoolBusyError: all connections are in use.
-            POSTGRES_UNAVAILABLE: Postgres can't serve.
+            UnavailableError: the database role may not append to the audit log, or the database
+                lacks the function for it.
+            PoolBusyError: all connections of the pool are in use.
+            POSTGRES_UNAVAILABLE: Postgres is away.
         """
         self._pool.run_idempotent(lambda connection: self._log.append(connection, event))

@@ -17,9 +17,10 @@ _log = logging.getLogger(__name__)
 class ReadRecord:
     """The records of one read in the audit log.
 
-    A response of one piece has one record, `read`, with the number of its readings. A streamed
-    response has the record `read` before its first byte, without a number, and `read_ended` before
-    its last byte, or when the client closes the connection.
+    A response that is not streamed has one record, `read`, with the number of its readings. A
+    streamed response has two. `read` is recorded before the first byte, when the number is not
+    known yet. `read_ended`, with the number, is recorded before the last byte, or when the response
+    ends early, for example because the client closes the connection.
     """
 
     def __init__(self, events: AuditEvents, vault_id: uuid.UUID, name: str, client: Client) -> None:

@@ -25,19 +25,20 @@ class Refusal(NamedTuple):
     """Address of the client; None: several clients that are counted together."""
 
     def of_any_client(self) -> "Refusal":
-        """Return the refusal without its token and client."""
+        """Return the refusal without token and client, to count those of all clients together."""
         return Refusal(self.reason, self.scope)
 
 
 class ReachedLimit(NamedTuple):
-    """Which limit a client has reached: the `reason` of a 429."""
+    """Which limit a client has reached, and which client."""
 
     reason: str
+    """The member `reason` in the body of the 429 answer."""
     token: str | None = None
     client: str | None = None
 
     def of_any_client(self) -> "ReachedLimit":
-        """Return the limit without token and client."""
+        """Return the limit without token and client, to count those of all clients together."""
         return ReachedLimit(self.reason)
 
 

@@ -33,7 +33,7 @@ class Operation(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A member of a body."""
+    """A row of a table in the reference: it describes a member of a request or response body."""
 
     name: str
     required: bool

@@ -24,9 +24,9 @@ class Access:
     """Checks the token of a request against the scope that a route needs.
 
     A client certificate takes the place of a token: the certificate's DNS name is the name of a
-    token, and the Authorization header is not read. The header is also not read for an anonymous
-    scope (`IOT_ANONYMOUS_SCOPES`), because old clients may send it. Without a file of tokens,
-    every request is allowed.
+    token, and the Authorization header is not read. Nor is this header read if the scope is
+    anonymous (`IOT_ANONYMOUS_SCOPES`), so an old client may send any Authorization header. Without
+    a file of tokens, every request is allowed.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -46,9 +46,9 @@ class Access:
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Check a WSGI request as `check` does, and report a refusal to `on_refusal`.
+        """Call `check` for a WSGI request, and return its result.
 
-        Return the name of the request's token, "" if the scope needs no token.
+        If it refuses the request, call `on_refusal` and raise the error of `check`.
         """
         authorization = environ.get("HTTP_AUTHORIZATION")
         certificate = environ.get(CLIENT_CERTIFICATE)

@@ -59,7 +59,8 @@ class Codec:
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
         """Decompress all members of a body; return their joined contents.
 
-        `grow` is called repeatedly, with the decompressed size so far in bytes.
+        `grow` is called repeatedly, with the decompressed size so far in bytes. It may wait, or
+        raise an error to refuse the body.
 
         Raises:
             InvalidRequestError: the body has another format, is cut short, has more than
@@ -145,6 +146,7 @@ def decompress_body(
     """Decompress a received body by its Content-Encoding.
 
     `grow` is called repeatedly, with the decompressed size so far and the size of `body` in bytes.
+    It may wait, or raise an error to refuse the body.
 
     Raises:
         TooLargeError: the body decompresses to more than `limit` bytes.

@@ -61,7 +61,8 @@ class StandIns:
     nevertheless, if the sender wrote it with an escape (`[\\u0037`).
 
     The stand-in of `NaN` or `Infinity` is an array with a number in it, so it can't join with its
-    neighbours: `-NaN` and `NaN1` stay errors. Inside a string, no stand-in ends the string.
+    neighbours: `-NaN` and `NaN1` stay errors. A string such as `"NaN"` has stand-ins, too. It stays
+    one string, because no stand-in contains a quote.
     """
 
     mark: bytes
@@ -129,7 +130,10 @@ class StandIns:
         return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
-        """Return whether a decoded string may hold stand-ins."""
+        """Return whether a decoded string holds the mark.
+
+        It then holds stand-ins, or its sender wrote the mark with an escape.
+        """
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
@@ -144,7 +148,7 @@ class StandIns:
 def end_of_piece(body: bytes, start: int) -> int:
     """Return the end of the piece of about `_AT_ONCE` bytes that begins at `start`.
 
-    The end is never inside an original or between the two backslashes of a pair.
+    The end is never inside an original, or between two backslashes that are one escaped backslash.
     """
     end = start + _AT_ONCE
     found = _BORDER.search(body, end, end + 2 * _NEAR)
@@ -160,7 +164,10 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return parts of a body from random places, which a sender can't predict."""
+    """Return parts of a body, in which the caller counts the originals: a whole body takes longer.
+
+    The places of the parts are random, so that a sender can't hide frequent originals from them.
+    """
     last = max(1, len(body) - _SAMPLE)
     begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret
     return b"".join([body[begin : begin + _SAMPLE] for begin in begins])
@@ -191,7 +198,7 @@ class NotJsonError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[Content]):
-    """The content of a body."""
+    """The result of `decode`."""
 
     content: Content
     strict: bytes

@@ -1,6 +1,6 @@
 """The body of every error: the members `error` and `code`, and the members of RFC 9457.
 
-`error` and `code` come first: the body begins as it did before the other members were added.
+`error` and `code` come first, because the body of an error began with them in earlier versions.
 """
 
 from collections.abc import Mapping

@@ -84,8 +84,8 @@ class RequestDispatcher:
         flask: Wsgi,
         cors: Cors,
     ) -> None:
-        """`ingest` answers a PUT of readings, and returns None for a PUT to any other path. The
-        worker passes most PUTs to `ingest` directly."""
+        """`ingest` answers a PUT of readings. For a PUT to another path it returns None; then
+        `flask` answers. Few PUTs come here: the worker passes most to `ingest` without WSGI."""
         self.ingest = ingest
         self._flask = flask
         self._cors = cors
@@ -140,7 +140,10 @@ class AnswerLog(Protocol):
     """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request. Call this only if it failed, or took at least `logged_from` seconds."""
+        """Log a request that failed, or that took at least `logged_from` seconds.
+
+        Do not call this for other requests.
+        """
 
 
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
@@ -168,8 +171,9 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
-    """Return the client of a WSGI request. If there are trusted proxies, they name its address.
+    """Return the client of a WSGI request.
 
+    If there are trusted proxies, its address is the one that they put into `X-Forwarded-For`.
     `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
     """
     forwarded = environ.get("HTTP_X_FORWARDED_FOR", "")
@@ -190,10 +194,12 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
-    """Return the cache keys of the passwords that this connection's client has proven to know.
+    """Return the passwords that this connection's client has proven to know, as cache keys
+    (`VaultCache.key`).
 
-    Return None if the request came through a proxy. A proxy sends requests of many clients over
-    one connection, so one client could guess, without a limit, what the others have proven.
+    The guess limit does not apply to these passwords. So return None if the request came through a
+    proxy: it sends requests of many clients over one connection, and one client could then guess
+    the passwords of the others without a limit.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
@@ -204,7 +210,8 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
     """Record in `proven` that a client knows passwords. `known` holds their cache keys.
 
-    If `proven` already has more than `_MAX_PROVEN` keys, remove all of them first.
+    If `proven` already has more than `_MAX_PROVEN` keys, remove all of them first, to bound the
+    memory of a connection.
     """
     if len(proven) > _MAX_PROVEN:
         proven.clear()
@@ -245,8 +252,8 @@ def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
 
     Raises:
         TooLargeError: the body is larger than `limit` bytes.
-        InvalidRequestError: the body was cut off, or is not valid chunked encoding. Half an NDJSON
-            body would look like a whole one.
+        InvalidRequestError: the body is not valid chunked encoding, or was cut off. Such a body is
+            refused here, because the parser can't see that NDJSON was cut off between two lines.
         UnavailableError: the memory of this process is used up.
     """
     stated = environ.get("CONTENT_LENGTH", "")
@@ -378,7 +385,10 @@ def _decoder(
 
 
 def _receive(environ: Mapping[str, Any], limit: int) -> bytes:
-    """Receive at most `limit` bytes. The worker enforces deadlines and charges memory."""
+    """Receive at most `limit` bytes of a body.
+
+    The worker, whose object `wsgi.input` is, enforces the deadlines and the memory budget.
+    """
     try:
         body: bytes = environ["wsgi.input"].read(limit)
     except ParseException:

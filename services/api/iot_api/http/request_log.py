@@ -38,7 +38,7 @@ class Logged(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRead:
-    """The vault that a request reads or changes."""
+    """The vault that a request reads, for the log event of the request."""
 
     vault_id: uuid.UUID
 
@@ -62,7 +62,10 @@ class RequestLog:
         self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request. Call this only if it failed, or took at least `logged_from` seconds."""
+        """Log a request that failed, or that took at least `logged_from` seconds.
+
+        Do not call this for other requests. If all requests are logged, `logged_from` is 0.
+        """
         status, seconds = answered.status, answered.seconds
         is_slow = seconds is not None and seconds >= self._slow_from
         level = logging.WARNING if status >= 500 or is_slow else logging.INFO

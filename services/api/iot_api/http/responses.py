@@ -16,7 +16,7 @@ JSON = "application/json"
 
 
 class PlainResponse(NamedTuple):
-    """A whole response."""
+    """A response that is not streamed: its whole body is in memory."""
 
     status: int
     headers: Headers

@@ -89,7 +89,7 @@ class _TracedBody:
             raise
 
     def close(self) -> None:
-        """Close the answer, even if the client did not wait for it, and end the span."""
+        """Close the answer and end the span. Also called if the client disconnects early."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:

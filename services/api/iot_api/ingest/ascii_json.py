@@ -87,7 +87,11 @@ def _escape(piece: bytes) -> bytes:
 
 
 def _rarest(piece: bytes, number: int) -> bytes:
-    """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters."""
+    """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
+
+    Rare, because `json.dumps` escapes the byte that a stand-in is swapped with, and `_escape` must
+    undo each such escape.
+    """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:
         return absent

@@ -185,8 +185,8 @@ def _count_rejected(status: int) -> None:
 def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> PlainResponse:
     """Return the response to a request whose readings are acknowledged and not stored yet.
 
-    `ask` in the body is the path of the receipt on this server. `Location` is the path that
-    reaches it through the proxies in front.
+    `ask` in the body is the path of the receipt on this server. `Location` is the path for the
+    client: it begins with `prefix`, which proxies remove before the request reaches this server.
     """
     ask = f"/api/iot/stored/{receipt}"
     body = json_body({**content, "stored": False, "ask": ask})
@@ -210,7 +210,9 @@ def _waits_until_stored(query: str) -> bool:
 
 
 def _keeps_received(query: str) -> bool:
-    """Return whether the query says that rows bring their original time of receipt."""
+    """Return whether the query has `received=original`: the request imports readings, and each
+    brings its original time of receipt.
+    """
     return _choice(query, "received", "now", "original")
 
 

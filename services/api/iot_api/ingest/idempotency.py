@@ -1,6 +1,7 @@
-"""Requests with an Idempotency-Key: their names in Redis, their fingerprints and their answers.
+"""Requests with an Idempotency-Key: their keys in Redis, their fingerprints and their answers.
 
-A request is remembered by its key and its vaults, so nobody learns which keys others use. Its
+A request is remembered by its Idempotency-Key together with its vaults, so clients with different
+passwords may use the same Idempotency-Key, and do not learn of each other. The request's
 fingerprint covers the readings as they are stored, and not the bytes of the body: a client may
 repeat a request with another compression, as NDJSON, or with its members in another order.
 
@@ -70,7 +71,9 @@ class KeyedRequest:
     may run, because they can't read an answer with a fingerprint."""
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
-        """Return what is remembered of the request: its answer and its fingerprint."""
+        """Return what Redis remembers of the request: the number of its readings, the last entry of
+        each shard (for a receipt), and its fingerprint.
+        """
         answer = f"{count} {encode_list(entries)}"
         return f"{answer} {self.fingerprint}".rstrip().encode()
 
@@ -108,10 +111,10 @@ class IdempotencyPolicy:
         *,
         old_processes_may_run: bool,
     ) -> KeyedRequest:
-        """Return a request with the readings of `batches`. Batch n belongs to vault n.
+        """Return the `KeyedRequest` for the readings of `batches`. Batch n belongs to vault n.
 
-        While processes of version 0.1 may run, the request is stored under the name by which they
-        look it up.
+        While API processes of version 0.1 may run (`old_processes_may_run`), the request is stored
+        under the Redis key that those processes look for, and without a fingerprint.
         """
         digests = [request_digest(key.text, vaults)]
         if key.as_sent != key.text:
@@ -142,7 +145,8 @@ def parse_idempotency_key(header: str) -> IdempotencyKey:
     """Parse the header `Idempotency-Key`, plain or as a quoted string.
 
     Raises:
-        InvalidRequestError: the key is empty, too long or not ASCII.
+        InvalidRequestError: the key is empty, too long, or has characters that are not printable
+            ASCII.
     """
     quoted = _QUOTED.fullmatch(header)
     text = _ESCAPE.sub(r"\1", quoted[1]) if quoted else header
@@ -152,7 +156,11 @@ def parse_idempotency_key(header: str) -> IdempotencyKey:
 
 
 def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
-    """Return the digest that a request is remembered by. Each part is hashed with its length."""
+    """Return the digest that a request is remembered by.
+
+    The Idempotency-Key and each vault id are hashed with their lengths, so that different requests
+    never hash the same bytes.
+    """
     parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
     return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
 

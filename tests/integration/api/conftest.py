@@ -12,6 +12,7 @@ from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
+from iot_api.limits import pace
 from iot_api.vaults import change_follower, password_changer, vault_eraser
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
@@ -31,6 +32,13 @@ def early_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(change_follower, "FOLLOW_SECONDS", 0.05)
     for module in (change_follower, password_changer, vault_eraser):
         monkeypatch.setattr(module, "ANNOUNCED_SECONDS", 0.1)
+
+
+@pytest.fixture(autouse=True)
+def unpaced_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let scrypts and large bodies follow each other at once: other tests contend for the CPU, and
+    each piece of the work would be followed by a rest of nine times its duration."""
+    monkeypatch.setattr(pace, "MAX_REST_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_an_address_has_a_limit_with_all_tokens_together(make_api: MakeApi, tmp_
     assert statuses == [200] * WIDE_FACTOR + [429] * 2
 
 
-def test_guesses_at_once_hardly_pass_the_limit(make_api: MakeApi) -> None:
+def test_guesses_at_once_hardly_pass_the_limit(make_api: MakeApi, redis: "Redis") -> None:
     """Requests that wait for a scrypt when the limit is reached compute none. The next scrypts may
     begin before the result of the last one is counted, so each scrypt takes 80 ms.
     """
@@ -148,6 +148,8 @@ def test_guesses_at_once_hardly_pass_the_limit(make_api: MakeApi) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert limit <= scrypts() - before <= limit + 4
+    # On a busy machine, some wait for too long: they are refused, and counted without a scrypt.
+    assert int(redis.get(KEYS.guesses("127.0.0.1")) or 0) >= limit
+    assert scrypts() - before <= limit + 4
     assert statuses.count(200) == scrypts() - before
     assert statuses.count(200) + statuses.count(429) == 20

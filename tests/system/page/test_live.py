@@ -72,9 +72,11 @@ def test_a_cut_connection_misses_nothing(module_stack: Stack, open_page: OpenPag
 
 
 def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: OpenPage) -> None:
-    """The page says how many readings a summary leaves out, and connects again by itself."""
+    """The page says how many readings a summary leaves out, reads them for the plots, and connects
+    again by itself."""
     assert module_stack.put([row("secret 6", freeform={"x": 4})]).status == 201
-    summary = {"skipped": 1234, "from": round(time.time() * 1000) - 5000, "to": 1}
+    now = round(time.time() * 1000)
+    summary = {"skipped": 1234, "from": now - 5000, "to": now}
     events = (
         f"retry: 100\nevent: open\ndata: {{}}\n\nevent: summary\ndata: {json.dumps(summary)}\n\n"
     )
@@ -88,4 +90,5 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
     page.wait_for_text("#notice", "1,234 readings were left out")
     page.wait_for_text("#status-text", "Live")
     page.wait_for_text(".plot .readout", "4")
+    page.wait_for_request(f"to={now + 1}")
     page.see("skipped")

@@ -137,9 +137,9 @@ export class ReadingsView {
     }
   }
 
-  /** Read the readings that the stream left out, for the plots. */
+  /** Read the readings that the stream left out, for the plots. They include those of the millisecond `to`. */
   skipped({ from, to }) {
-    if (this.#live) this.#fill(this.#live, from, to);
+    if (this.#live) this.#fill(this.#live, from, to + 1);
   }
 
   // --- What is drawn ----------------------------------------------------------------------------

@@ -71,17 +71,18 @@ class Removal:
 
     @property
     def resets_ids(self) -> bool:
-        """Whether to restart the ids of the stream once the stream is empty.
+        """Whether to delete the stream once it is empty, so that new ids have the current time.
 
-        Redis generates ids that only rise. After an id beyond the year 9999, all later ids would
-        be beyond it too.
+        True if the last entry has no valid time (`WaitingEntry.has_valid_time`). Each id
+        that Redis generates is greater than the last one, so all later entries would have no valid
+        time either.
         """
         return not self.last.has_valid_time
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """How far a shard is drained, and how much waits, as Redis has it."""
+    """How far a shard is drained and how much still waits, according to the counters in Redis."""
 
     position: str | None
     """The position after the last drain that removed entries; None if it is unknown."""
@@ -95,7 +96,7 @@ class ShardProgress:
 
 @dataclass(frozen=True, slots=True)
 class WaitingShard:
-    """The oldest entries of a shard."""
+    """The oldest waiting entries of a shard, and the progress of the shard."""
 
     shard: int
     entries: Sequence[WaitingEntry]

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class FastLookups(StrEnum):
-    """Which vaults have lookups of format 1 (`iot_cipher.vault.VaultFormat.FAST_LOOKUP`)."""
+    """Which vaults have lookups of format 1, which cost no scrypt (`VaultFormat.FAST_LOOKUP`)."""
 
     CREATED = "created"
     """New vaults get format 1, because processes of version 0.1 may still run."""
@@ -59,11 +59,18 @@ class LookupPolicy:
 
     @property
     def is_transitional(self) -> bool:
-        """Whether an upgrade from 0.1 is incomplete: the policy will then change by itself."""
+        """Whether the upgrade from version 0.1 is incomplete.
+
+        Writers will then still change the policy in Postgres, so callers read it again before each
+        use.
+        """
         return self.fast_lookups is not FastLookups.GONE
 
     def costs_less_than(self, cost: int) -> bool:
-        """Return whether new vaults have format 2 and a scrypt cost below `cost`."""
+        """Return whether `raise_cost` would raise the scrypt cost of new vaults to `cost`.
+
+        Return False while new vaults have format 1, whose lookups cost no scrypt.
+        """
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
@@ -76,7 +83,7 @@ class LookupPolicy:
 
 
 def read_policy(connection: Connection) -> LookupPolicy:
-    """Return the policy in Postgres. Raises `UnavailableError` like `decode_policy`."""
+    """Return the policy in Postgres. Raises `UnavailableError` if it is invalid."""
     row = connection.execute(_SELECT).fetchone()
     return decode_policy(*cast("tuple[str, list[int], bool]", row or ("", [], False)))
 
@@ -85,8 +92,9 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
-        UnavailableError: no process stores such values. Such a policy is refused: a low cost would
-            make passwords cheap to guess, and a high cost would use up the memory.
+        UnavailableError: the policy is invalid: `fast_lookups` is unknown, or a cost is out of
+            range or not above the cost before it. Such a policy is not used, because too low a cost
+            would make passwords cheap to guess, and too high a cost would use up the memory.
     """
     possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)
     rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
@@ -96,21 +104,25 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
 
 
 def invalid_policy_error(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
-    """Log a policy that no process stores, and return the error to raise."""
+    """Log the values of an invalid policy. Return the error for the caller to raise."""
     _log.error("invalid row in vault_lookups: %.20r, costs %.80r", fast_lookups, list(costs))
     return UnavailableError("the lookup policy in Postgres is invalid; see the log")
 
 
 def raise_cost(connection: Connection, cost: int) -> None:
-    """Raise the scrypt cost of new vaults to `cost`, unless it is higher already."""
+    """Raise the scrypt cost of new vaults to `cost`, unless it is higher already.
+
+    Do nothing while new vaults have format 1 (`FastLookups.CREATED`).
+    """
     connection.execute(_RAISE_COST, (cost,))
 
 
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
-    """Migrate schema 0003 to 0004, if `iot-sensor migrate` last ran at least `after_seconds` ago.
+    """Finish an upgrade from version 0.1: migrate schema 0003 to 0004. Return whether it was done.
 
-    Do nothing if the policy is not `FastLookups.CREATED`. Return whether this call migrated the
-    schema.
+    After that, new vaults get format 2. Do nothing if they do already (the policy is not
+    `FastLookups.CREATED`), or if `iot-sensor migrate` ran less than `after_seconds` ago, because
+    processes of version 0.1 may still run.
     """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]

@@ -106,13 +106,14 @@ class VaultRecords:
         self._cache_script = load_script(client, "vault_record_cache.lua")
 
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
-        """Return the record cached in Redis under the first of these lookups that has one.
+        """Return the record cached in Redis under the first of these lookups that has one, or None.
 
         Skip records that can't be decoded, and records of passwords that were changed
         (`hide_records`). The caller must open the record to know whether it is authentic.
 
         Raises:
-            RedisError: Redis can't serve. It may have a record that Postgres lacks.
+            RedisError: Redis can't serve. A password without a record in Postgres may still have a
+                vault, because Redis may hold the only copy of its record.
         """
         names = [self._names.vault_record(lookup) for lookup in lookups]
         names += [self._names.changed_lookup(lookup) for lookup in lookups]
@@ -169,10 +170,10 @@ class VaultRecords:
         Postgres lacks vaults after it was restored from a backup, or after a failover to a replica
         that lagged behind. The stored record differs from `record` in two cases:
 
-        - It is another record of this vault, if the vault was moved to a new lookup, or if
-          Postgres was restored to a time before the move.
-        - It is another vault, if one was created for the password while this vault was missing.
-          Then `record` is kept in Redis without expiry, because it is the only copy.
+        - It is another record of this vault, if Postgres has a newer one (with a new lookup, a new
+          password or a new outer wrap), or an older one from a backup.
+        - It is the record of another vault, if one was created for the password while this vault
+          was missing. Then `record` is kept in Redis without expiry, because it is the only copy.
 
         `record` must have been opened with its password, or be authentic
         (`iot_cipher.vault.is_authentic`).
@@ -181,7 +182,7 @@ class VaultRecords:
             PolicyChangedError: Postgres lacks the vault, and the policy now requires another format
                 or cost: the vault must be wrapped again.
             VaultErasedError: the vault was erased.
-            RedisError: the record of a replaced vault could not be kept.
+            RedisError: another vault has the password, and `record` could not be kept in Redis.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         with _recognizing_changed_policy():
@@ -217,9 +218,9 @@ class VaultRecords:
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
 
-        Skip replaced vaults (see `restore`). Their records are in Redis under other keys, without
-        expiry; the key of their lookup has the record of the vault that replaced them. Never
-        overwrite the record of another vault.
+        Skip a vault if another vault was created for its password (see `restore`): its record is in
+        Redis under another key, without expiry. If another vault's record is cached under the same
+        lookup, keep that record. If Redis fails, log the error and return.
         """
         rest = iter(records)
         try:
@@ -296,7 +297,11 @@ class VaultRecords:
             raise LookupTakenError from None
 
     def hide(self, record: VaultRecord) -> None:
-        """Hide and remove the record of an old password in Redis, see `hide_records`."""
+        """Remove the record of an old password from the cache in Redis.
+
+        A process that read Postgres before the change may cache the record again: a key in Redis
+        hides it from then on (`hide_records`). If Redis fails, log the error and return.
+        """
         try:
             with self._client.pipeline(transaction=True) as pipeline:
                 hide_records(pipeline, self._names, record.vault_id, [record.lookup])
@@ -306,7 +311,10 @@ class VaultRecords:
             report(_log, "old vault records stay in Redis", error)
 
     def _show(self, record: VaultRecord) -> None:
-        """Undo `hide` for a record that Postgres has."""
+        """Undo `hide` for the lookup of a record that Postgres has, in case it was hidden before.
+
+        If Redis fails, log the error and return.
+        """
         try:
             show_records(self._client, self._names, record.lookup)
         except RedisError as error:
@@ -315,7 +323,7 @@ class VaultRecords:
     def raise_cost(self, cost: int) -> LookupPolicy:
         """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.
 
-        If the cost is higher already, it stays.
+        The cost stays if it is higher already, or while new vaults have format 1.
 
         Raises:
             UnavailableError: the policy is invalid, or the cost could not be raised.
@@ -350,7 +358,10 @@ class VaultRecords:
         return keys, [encode_record(record), CACHE_SECONDS]
 
     def _overwrite(self, record: VaultRecord) -> bool:
-        """Cache in Redis a record that Postgres has. Return False if Redis can't serve."""
+        """Cache in Redis a record that Postgres has, in place of any record under its lookup.
+
+        Return False if Redis can't serve.
+        """
         try:
             name = self._names.vault_record(record.lookup)
             self._client.set(name, encode_record(record), ex=CACHE_SECONDS)

@@ -100,7 +100,7 @@ def test_a_restored_database_is_accepted_on_record(
     chain(writer)
     assert main(["audit", "accept"]) == 1
     assert (
-        "`audit accept` changed nothing: the database has the published head"
+        "nothing to accept: the audit log in Postgres contains the head published in Redis"
         in capsys.readouterr().err
     )
     lost = _head(writer)

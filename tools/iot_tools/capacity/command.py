@@ -66,7 +66,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return a row for each need: part, name, figure."""
+    """Return a row for each need: its part (such as `Redis` or `network`), name and figure."""
     return [(need.part, need.name, amount(need)) for need in capacity.needs()]
 
 

@@ -1,7 +1,7 @@
 """The capacity model: what a fleet of devices needs, and which limit it reaches first.
 
 Arithmetic on measured costs, stage by stage. The model ignores the time that entries wait in
-queues; `bench.simulator` simulates it.
+queues, which `bench.simulator` simulates.
 """
 
 import math
@@ -89,9 +89,10 @@ class Capacity:
 
     @property
     def shards(self) -> int:
-        """Number of shards: two for each busy writer, because vaults are not spread evenly.
+        """Number of shards: twice `_busy_writers`, because vaults spread unevenly over shards.
 
-        Rounded up to a power of two; at least the default of `IOT_SHARDS`, at most `max_shards`.
+        Rounded up to a power of two; at least the default of `IOT_SHARDS`, at most
+        `Costs.max_shards`.
         """
         wanted = 2 * self._busy_writers()
         rounded: int = 1 << max(3, (wanted - 1).bit_length())
@@ -104,12 +105,18 @@ class Capacity:
 
     @property
     def jobs(self) -> float:
-        """Jobs per second. A job ends after a second of drains or a linger without entries."""
+        """RQ jobs per second.
+
+        A job runs drains for a second, but ends early if no entry arrives during a linger.
+        """
         idle = math.exp(-self.demand.requests * self.costs.linger)
         return self.drains * idle + self._busy_writers() / self.costs.job_seconds * (1 - idle)
 
     def _busy_writers(self) -> int:
-        """Return the number of busy writers, computed without the cost of drains and jobs."""
+        """Return how many writers are needed to store and compact the readings.
+
+        The cost of drains and jobs is left out, because their numbers depend on this result.
+        """
         return math.ceil(self._storing_cores() / self.costs.busy)
 
     def _segments(self) -> float:
@@ -124,8 +131,8 @@ class Capacity:
     def _processes(self) -> tuple[int, float]:
         """Return the number of API processes needed, and the cores they spend on opening vaults.
 
-        Without `sticky`, every process opens the vault of every device. So more processes spend
-        more cores on opening vaults.
+        Without sticky routing (`Demand.sticky`), every process opens the vault of every device. So
+        more processes spend more cores on opening vaults.
         """
         processes = 1
         while True:
@@ -289,7 +296,7 @@ class Capacity:
         return min(self.shards, math.ceil(self.writer_cores / self.costs.busy) + SPARE)
 
     def needs(self) -> list[Need]:
-        """Return the resources that the load needs, one row each."""
+        """Return the load itself and the resources that it needs, grouped by part."""
         demand = self.demand
         return [
             Need("load", "readings", demand.readings, "/s"),

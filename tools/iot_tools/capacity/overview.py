@@ -71,7 +71,7 @@ TABLES = {"overview": overview, "limits": limits, "costs": costs}
 
 
 def filled(text: str) -> str:
-    """Return a document with its tables computed again."""
+    """Return the document `text` with its tables computed again."""
     for name, made in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, old, rest = text.partition(begin)

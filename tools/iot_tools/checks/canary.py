@@ -94,9 +94,10 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Continue after the last stored number. Watch this number and the numbers before it.
+        """Find the last stored number: `send` continues with the next number.
 
-        Return False if a request failed.
+        Also watch the last stored number and earlier ones, as many as are sent in an hour (from 2
+        to 5000). Return False if a request failed.
         """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])
@@ -141,7 +142,15 @@ class Canary:
         return True
 
     def _put(self, reading: dict[str, Any], key: str) -> bool:
-        """Send a reading. Return True: the service now has a reading with this number."""
+        """Send a reading, and return True.
+
+        `_try` passes this True on, and returns None after a failure. The status 422 is no failure:
+        the service already has a reading with this number.
+
+        Raises:
+            ClientError: the request failed.
+            SettingsError: the token can't be read.
+        """
         try:
             self._client.put_readings([reading], idempotency_key=key)
         except RejectedError as error:
@@ -211,7 +220,10 @@ class Canary:
 
 
 def run(canary: Canary, port: int) -> int:
-    """Run until SIGTERM or SIGINT. Serve /metrics and /healthz on `port` unless it is 0."""
+    """Run the canary until SIGTERM, SIGINT or SIGHUP. Return 0.
+
+    Serve /metrics and /healthz on `port` unless it is 0.
+    """
     try:
         with ShutdownSignals(interrupt=True):
             if port:
@@ -224,7 +236,10 @@ def run(canary: Canary, port: int) -> int:
 
 
 def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the decoded `freeform` of canaries' rows: other clients may use the same password."""
+    """Return the decoded `freeform` of the rows that a canary sent.
+
+    Skip rows of other clients, which may use the same password.
+    """
     contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
     return [
         content

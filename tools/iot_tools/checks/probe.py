@@ -91,9 +91,13 @@ class Probe:
                 )
 
     def _repeat(self, action: str, request: Callable[[], T]) -> T:
-        """Return the result of a request. Repeat it until the deadline if it may still succeed.
+        """Send a request until it succeeds, and return its result.
 
-        `action` is what the request does, for errors, such as "read". Raises `ProbeError`.
+        `action` says in error messages what the request does, such as "read".
+
+        Raises:
+            ProbeError: the service refused the request for good (for example because of the token),
+                or the last attempt before the deadline failed, too.
         """
         while True:
             try:

@@ -23,7 +23,7 @@ _MAX_FAILURES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """A load on the service, for `seconds`, or until the file `until` has content."""
+    """A load on the service for `seconds`. It ends early once the file `until` has content."""
 
     url: str
     password: str = field(repr=False)
@@ -57,9 +57,10 @@ class Soak:
             raise SettingsError(f"--url: {error}") from None
 
     def wait_for_service(self) -> None:
-        """Wait until the service responds, for `self.begin` seconds at most.
+        """Wait until the service responds. After `self.begin` seconds, return anyway.
 
-        Failures are not counted: it takes a moment until all nodes know a new Kubernetes Service.
+        Failures are not counted, because it takes a moment until all nodes of a cluster know a new
+        Kubernetes Service.
         """
         deadline = time.monotonic() + self.begin
         client = self._client(keep_alive=False)
@@ -98,10 +99,10 @@ class Soak:
 
 
 def run(soak: Soak) -> int:
-    """Send, read back and print the report as the last line. Return 0 if all is well.
+    """Send, read back and print the report as the last line. Return 0 if the run passed, else 1.
 
-    With `strict`, a single failed or refused request fails the run. SIGTERM and SIGINT end the load
-    early; the readings are still read back.
+    `make_report` says when a run passes. SIGTERM, SIGINT and SIGHUP end the load early; the
+    readings are still read back.
     """
     with ShutdownSignals() as signals:
         return _run(soak, signals)
@@ -138,7 +139,12 @@ def _run(soak: Soak, signals: ShutdownSignals) -> int:
 
 
 def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) -> dict[str, Any]:
-    """Return the sums over all devices, and whether all is well."""
+    """Return the figures of all devices together, and under "well" whether the run passed.
+
+    A run passes if the last reading of each device was stored, and no reading is lost, doubled or
+    strange (as in `Account`). With `strict`, a single failed or refused request also fails the run,
+    and so does a reading that was never acknowledged.
+    """
     failures = sorted(line for account in accounts for line in account.failures)
     report: dict[str, Any] = {
         "devices": len(accounts),
@@ -160,7 +166,10 @@ def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) ->
 
 
 def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: ShutdownSignals) -> None:
-    """Print the sums once a second until the load ends."""
+    """Print a line of progress once a second until the load ends.
+
+    The line has counts over all devices, such as their requests and acknowledged readings.
+    """
     deadline = time.monotonic() + soak.seconds
     print_at = 0.0
     while not signals.requested and time.monotonic() < deadline and not _end_requested(soak.until):

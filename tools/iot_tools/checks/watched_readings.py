@@ -47,14 +47,18 @@ class WatchedReadings:
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """The smallest and the largest number; None if there are no numbers."""
+        """The smallest and the largest watched number; None if no number is watched."""
         if not self._watched:
             return None
         return min(self._watched), max(self._watched)
 
     @property
     def counted(self) -> list[int]:
-        """The numbers reported as lost or doubled. The next process must not report them again."""
+        """The watched numbers that were reported as lost or doubled.
+
+        The canary sends them with its readings, so that it does not report them again after a
+        restart.
+        """
         return [
             number for number, watched in self._watched.items() if watched.lost or watched.doubled
         ]
@@ -62,8 +66,9 @@ class WatchedReadings:
     def resume(self, found: Iterable[int], counted: Iterable[int], now: float) -> None:
         """Continue the work of an earlier process.
 
-        Watch all numbers from the smallest to the largest in `found`. Numbers that the earlier
-        process `counted` are not reported again.
+        Watch all numbers from the smallest to the largest in `found`, which the service has stored.
+        `counted` are the numbers that the earlier process reported as lost or doubled: they are not
+        reported again.
         """
         numbers, known = set(found), set(counted)
         for number in range(min(numbers), max(numbers) + 1):
@@ -78,7 +83,11 @@ class WatchedReadings:
         self._forget_old(now)
 
     def mark_found(self, number: int, now: float) -> float | None:
-        """Mark a number as found. Return its round trip in seconds if this is the first time."""
+        """Mark a number as found.
+
+        Return its round trip in seconds. Return None if the number was found before, or is not
+        watched.
+        """
         watched = self._watched.get(number)
         if watched is None or watched.found:
             return None

@@ -114,10 +114,12 @@ def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
 
 
 def _lost_head(stores: CommandStores, connection: Connection) -> str:
-    """Return the published head as text, or "(damaged)" if it can't be parsed.
+    """Return the head that Redis has and the audit log in Postgres has lost, as text.
+
+    Return "(damaged)" if the head in Redis can't be parsed.
 
     Raises:
-        IotError: Redis has no published head, or the database contains the published head.
+        IotError: no head is lost: Redis has no head, or Postgres has the same head in its chain.
     """
     try:
         published = stores.audit_head.read()
@@ -125,9 +127,11 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
         return "(damaged)"
     if published is None:
         raise IotError(
-            "`audit accept` changed nothing: Redis has no published head; "
-            "a running writer publishes one"
+            "nothing to accept: Redis has no published head. A running writer publishes the "
+            "current head within seconds"
         )
     if has_link(connection, published):
-        raise IotError("`audit accept` changed nothing: the database has the published head")
+        raise IotError(
+            "nothing to accept: the audit log in Postgres contains the head published in Redis"
+        )
     return str(published)

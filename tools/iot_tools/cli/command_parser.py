@@ -77,7 +77,10 @@ else:  # argparse's class is generic for type checkers only
 
 
 class _Subcommands(_Base):
-    """Adds subcommands. The help of each begins with its line in the list of commands."""
+    """Adds subcommands.
+
+    The help of a subcommand begins with the line that describes it in the list of commands.
+    """
 
     def add_parser(self, name: str, **options: Any) -> CommandParser:
         """Add a subcommand. Without a `description`, its `help` becomes its description."""
@@ -87,7 +90,10 @@ class _Subcommands(_Base):
 
 
 class ShowVersion(argparse.Action):
-    """`--version`: print the version and exit. Only this option reads the package's metadata."""
+    """`--version`: print the version and exit.
+
+    The version is read from the package's metadata. This is slow, so only this option does it.
+    """
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, dest, nargs=0, help="print the version and exit")

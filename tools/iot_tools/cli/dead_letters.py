@@ -67,10 +67,11 @@ def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
 
 
 def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
-    """Wait up to 5 seconds for a drain to remove the letter's entry from the backlog.
+    """Wait up to 5 seconds until the letter's entry has left the backlog. Return whether it has.
 
-    If the entry is still there, say so and return False: the next drain would set the entry aside
-    again.
+    A drain first adds the dead letter, then removes the entry from the backlog. If the letter were
+    replayed or dropped in between, the next drain would add it again. So if the entry is still in
+    the backlog, print that the letter stays unchanged.
     """
     until = time.monotonic() + _DRAIN_SECONDS
     while stores.backlog.holds(letter.shard, letter.entry_id):

@@ -12,7 +12,7 @@ from iot_models.text_files import MissingFileError, read_text, replace_file
 
 
 class StoredText(Protocol):
-    """A text in a file or in a Secret. Messages contain its `name`."""
+    """A text in a file or in a Secret. Messages to the user contain its `name`."""
 
     name: str
 

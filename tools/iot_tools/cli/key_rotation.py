@@ -33,7 +33,10 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring. With its primary key, rewraps vaults and encrypts the audit log again."""
+    """Changes a keyring, and moves the data that its master keys encrypt to the primary key.
+
+    To do so, `rewrap` rewraps the vaults and encrypts the audit log again.
+    """
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """The instruction to derive the writers' keys; empty if `change` derives them itself."""
+        """A sentence that tells the user to derive the writers' keys; "" if `change` does so."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""
@@ -142,7 +142,7 @@ def place_of(parsed: argparse.Namespace) -> KeyringPlace:
     """Return the place that the options name.
 
     Raises:
-        SettingsError: no option and no variable names the keyring.
+        SettingsError: neither an option nor IOT_KEYRING_FILE names the keyring.
     """
     return KeyringPlace(_keyring(parsed), _writer_keys(parsed))
 

@@ -80,7 +80,11 @@ def _run_command(arguments: Sequence[str] | None, imported: Callable[[], None]) 
 
 
 def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
-    """Prepare this process. Return a function that runs the subcommand with its arguments."""
+    """Parse the command line. Return a function that runs the subcommand with its arguments.
+
+    Before that, prepare this process: start the log, disable core dumps, keep OpenTelemetry from
+    being imported, and remove stray environment variables of libpq.
+    """
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:
         logs.start(logs.JSON, "INFO", sys.stdout)

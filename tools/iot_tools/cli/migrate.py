@@ -24,7 +24,10 @@ _LOG_SECONDS = 5.0
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Migrate the schema. If a signal interrupts it, the schema is unchanged or up to date."""
+    """Migrate the schema. Return the exit status.
+
+    If a signal interrupts the migration, the schema is unchanged or up to date.
+    """
     url = settings.load_one("postgres_url")
     server = PostgresAt(url)
     try:
@@ -49,7 +52,7 @@ def _migrate(server: "PostgresAt", *, grant: bool) -> None:
 
 
 class PostgresAt:
-    """A Postgres server. Its messages never contain the password."""
+    """A Postgres server. Its password appears neither in raised errors nor in `message`."""
 
     def __init__(self, url: str) -> None:
         """Raises `SettingsError` when the URL is invalid. The message does not contain the URL."""

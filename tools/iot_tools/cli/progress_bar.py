@@ -18,7 +18,10 @@ from iot_tools.transfer.importer import Progress as Report
 
 @contextmanager
 def progress_bar() -> Iterator[Report]:
-    """Yield a function that shows progress: what is under way, how much is done, and the total."""
+    """Yield a function that updates the bar.
+
+    The function takes what is under way, how much is done, and the total (None if it is unknown).
+    """
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),

@@ -63,7 +63,7 @@ def status(parsed: argparse.Namespace) -> int:
 def _locked(
     step: Callable[[KeyRotation, argparse.Namespace], object],
 ) -> Callable[[argparse.Namespace], int]:
-    """Return a command that runs a step of a rotation. Meanwhile no other command changes keys."""
+    """Return a command that runs a step of a rotation while it holds `KeyRotation.lock`."""
 
     def run(parsed: argparse.Namespace) -> int:
         with _rotation(parsed) as rotation:
@@ -82,7 +82,11 @@ rotate = _locked(lambda rotation, _: rotation.rotate())
 
 @contextmanager
 def _lock(parsed: argparse.Namespace) -> Iterator[None]:
-    """Keep other commands from changing keys in the block, if the environment names a Postgres."""
+    """Hold `KeyRotation.lock` in the block, so that no other command changes keys.
+
+    The lock is in Postgres. If the environment names no Postgres, print a warning and run the block
+    without the lock.
+    """
     if not has_stores():
         print(
             "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "

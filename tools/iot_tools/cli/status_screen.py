@@ -24,8 +24,9 @@ _FIXED_LINES = 18
 def screen(
     status: Part | None, url: str, problem: str = "", *, height: int | None = None
 ) -> RenderableType:
-    """Return the screen. `problem` is why the last request failed.
+    """Return the screen for `status`, which is None if no status was received yet.
 
+    `problem` says why the last request failed; it is empty if the request succeeded.
     With a `height`, tables are cut and lines do not wrap, so that the screen fits.
     """
     parts: list[RenderableType] = [_title(status, url, problem)]
@@ -41,7 +42,7 @@ def screen(
 
 
 def _rows_that_fit(status: Part, height: int | None) -> int | None:
-    """Return how many rows each of the three tables may have; None for any number."""
+    """Return how many rows each table (processes, shards, dead letters) may have; None for all."""
     if height is None:
         return None
     wanted = (
@@ -221,10 +222,10 @@ def _table(*headings: str, long: str) -> Table:
 
 
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
-    """Return the table with the first `rows` of `lines`. A line below counts the lines left out.
+    """Add the first `rows` of `lines` to the table, or all if `rows` is None. Return the table.
 
-    `total` is the number of all lines, if `lines` has only some of them. With `rows`, each line is
-    cut so that it does not wrap.
+    A line below the table says how many lines are left out. Pass `total`, the number of all lines,
+    if `lines` has only some of them. With `rows`, long lines are cut; without, they may wrap.
     """
     shown = lines[:rows]
     for line in shown:

@@ -52,10 +52,12 @@ def open_stores(
 ) -> Iterator[CommandStores]:
     """Open the stores for a command, and close them afterwards. `keys`: see `CommandStores`.
 
+    If the block raises an error that means that Redis or Postgres can't serve, raise
+    `UnavailableError` instead. Other errors pass unchanged.
+
     Raises:
-        SettingsError: a setting is wrong.
-        UnavailableError: a store can't serve. Other errors of the stores are defects and pass
-            through unchanged.
+        SettingsError: a setting is wrong, or the file with the keys can't be read.
+        UnavailableError: Redis or Postgres can't serve.
     """
     stores = CommandStores(command, keys)
     try:

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from iot_models.errors import IotError
 from iot_sensor_client import Client, ClientError, NoResponseError, RetryPolicy
-from iot_sensor_client.errors import raise_for_status
+from iot_sensor_client.errors import FOREIGN, raise_for_status
 
 from .option_types import interval
 from .service_option import add_service, service_client
@@ -65,9 +65,9 @@ def _top(parsed: argparse.Namespace) -> int:
 
 
 def _watch(parsed: argparse.Namespace, client: Client, show: Show) -> None:
-    """Request and show the status again and again, or only once with `--once`.
+    """Request and show the status every `--every` seconds, or only once with `--once`.
 
-    If a request fails, the reason is shown, and the next request follows.
+    If a request fails, show the reason, and continue with the next request.
 
     Raises:
         IotError: the service answered 401, 403 or 404; or, with `--once`, the request failed.
@@ -95,7 +95,7 @@ def _ask(client: Client) -> dict[str, Any]:
     except ValueError:
         status = None
     if not isinstance(status, dict) or "stores" not in status:
-        raise NoResponseError("the response is not from iot-sensor")
+        raise NoResponseError(FOREIGN)
     return status
 
 

@@ -94,7 +94,11 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 
 
 def _reason(error: ClientError, unknown: str) -> str:
-    """Return why a request failed. Add `unknown` if the request may have succeeded after all."""
+    """Return why a request failed.
+
+    If no response came, add what this means: `unknown` if the request was sent, because it may have
+    succeeded, else "nothing was changed".
+    """
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"
     return error.reason

@@ -57,7 +57,9 @@ def _create(parsed: argparse.Namespace) -> int:
         if (getattr(parsed, one) is None) != (getattr(parsed, other) is None):
             raise SettingsError(f"give both --{one} and --{other.replace('_', '-')}, or neither")
     if scopes and parsed.tokens is None:
-        raise SettingsError("--token: name the Secrets with --tokens and --token-values")
+        raise SettingsError(
+            "--token needs --tokens and --token-values, which name the Secrets for the tokens"
+        )
 
     if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")
@@ -86,7 +88,7 @@ def _create(parsed: argparse.Namespace) -> int:
 
 
 def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
-    """Return the scopes of each first token.
+    """Return the scopes of each token that `--token` asks to create, by name.
 
     Raises:
         SettingsError: a name or a scope is invalid, or a name is given twice.
@@ -108,7 +110,13 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
-    """Return, for each URL, its Secret and key, and the ports that a network policy opens."""
+    """Return a pair for each `--ports`: the place of a URL, and the ports that the URL may have.
+
+    The place is (Secret, key in the Secret). The network policies open only these ports.
+
+    Raises:
+        SettingsError: an option does not have the form SECRET:KEY=PORT[,PORT].
+    """
     found = []
     for reference, listed in parsed.ports:
         secret, colon, key = reference.partition(":")

@@ -87,7 +87,10 @@ def probe(name: str, *, token: bool) -> FirstSecret:
 
 
 def tokens(name: str, make: Callable[[], Content]) -> FirstSecret:
-    """Return the Secret with names, scopes and hashes of the tokens, which the API reads."""
+    """Return the Secret with names, scopes and hashes of the tokens, which the API reads.
+
+    `make` returns the content of a new Secret: the key `tokens.json`, with the text of the file.
+    """
     return FirstSecret(
         name=name,
         keys=[TOKENS],

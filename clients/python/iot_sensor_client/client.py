@@ -80,7 +80,9 @@ class Client:
         if tls_context is None and url.startswith("https:"):
             tls_context = make_tls_context(ca_file, cert_file, key_file)
         elif cert_file is not None or key_file is not None:
-            raise ValueError("cert_file and key_file need an https URL, and no tls_context")
+            raise ValueError(
+                "cert_file and key_file need an https URL, and can't be combined with tls_context"
+            )
         self._pool = ConnectionPool(
             url,
             timeout=timeout,

@@ -380,7 +380,7 @@ def _encode(reading: Mapping[str, Any], number: int) -> str:
     if isinstance(reading, Mapping) and "db_password" in reading:
         raise ValueError(
             f"reading {number} has a db_password: give the password to the client instead, because"
-            " the file of an outbox holds none"
+            " the file of an outbox holds no passwords"
         )
     return encode_reading(reading, number)
 

@@ -1,10 +1,11 @@
 """`iot-sensor secrets create`: create missing Secrets.
 
-Existing Secrets are not changed, except the writer keys, which are derived from the keyring.
+Existing Secrets are not changed, with one exception: the Secret of the writer keys is updated if
+they no longer match the keyring, from which they are derived.
 
-All Secrets are checked first, and nothing is created if one of them is wrong. The command may be
-interrupted: its next run creates what is missing. It may run twice at once: if two runs create the
-same Secret, the slower run uses the Secret of the other run.
+All existing Secrets are checked first, and nothing is created if one of them is invalid. If the
+command is interrupted, its next run creates what is missing. Two runs at the same time do no harm:
+if both create the same Secret, the slower run uses the Secret of the other run.
 """
 
 import logging
@@ -34,7 +35,7 @@ ANNOTATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SecretRequest:
-    """The names of the Secrets to create. A Secret without a name is not created."""
+    """The names of the Secrets to create. A Secret whose name is None is not created."""
 
     keyring: str | None = None
     writer_keys: str | None = None
@@ -68,7 +69,8 @@ class SecretCreation:
         """Create the missing Secrets.
 
         Raises:
-            ClusterError: an existing Secret is wrong, or the cluster refused a request.
+            ClusterError: an existing Secret is invalid, a Secret that must exist is missing, or the
+            API server refused a request.
         """
         request = self._request
         for name, key in request.required:
@@ -105,9 +107,10 @@ class SecretCreation:
             self._note(self._lost_keyring(request.keyring))
 
     def _secrets_in_order(self, *, tokens_exist: bool) -> list[FirstSecret]:
-        """Return the Secrets in the order of their creation.
+        """Return the Secrets to create or check, in the order of their creation.
 
-        With `tokens_exist`, no first tokens are created: the API would not know them.
+        `tokens_exist` says that the cluster already has a tokens.json. Then the Secrets with new
+        tokens are left out, because the API accepts only the tokens in that tokens.json.
         """
         request = self._request
         secrets: list[FirstSecret] = []
@@ -128,7 +131,7 @@ class SecretCreation:
         return secrets
 
     def _tokens_content(self) -> Content:
-        """Return the tokens.json for the tokens that are in the cluster now."""
+        """Return the content of tokens.json, made from the Secrets of first tokens and probe."""
         request = self._request
         values: Content = {}
         if request.token_values and request.scopes:
@@ -141,12 +144,12 @@ class SecretCreation:
         return {first_secrets.TOKENS: text}
 
     def _keyring_source(self) -> FirstSecret:
-        """Return the keyring from which the writer keys are derived."""
+        """Describe the Secret of the keyring from which the writer keys are derived."""
         own = (self._request.keyring or "", first_secrets.KEYRING)
         return first_secrets.keyring(*(self._request.keyring_from or own))
 
     def _keyring_text(self) -> str:
-        """Return the keyring that is in the cluster now."""
+        """Read the keyring from its Secret, and return its text."""
         source = self._keyring_source()
         return self._existing(source)[source.keys[0]]
 
@@ -161,7 +164,7 @@ class SecretCreation:
         _log.info("Secret %s: exists, not changed", secret.name)
 
     def _create(self, secret: FirstSecret, content: Content) -> bool:
-        """Create a Secret. Return False if one of that name exists."""
+        """Create a Secret with this content. Return False if a Secret of this name exists."""
         labels = {**self._request.labels, **LABELS}
         annotations = {**ANNOTATIONS, "kubernetes.io/description": secret.about}
         created = self._secrets.create(secret.name, content, labels=labels, annotations=annotations)
@@ -170,7 +173,7 @@ class SecretCreation:
         return created
 
     def _derive(self, secret: FirstSecret) -> None:
-        """Create or update a derived Secret. Retry when another client changes it meanwhile."""
+        """Create the Secret, or update it if the keyring has changed; retry on a conflict."""
         for _ in range(_ATTEMPTS):
             derived = secret.make()
             found = self._secrets.read(secret.name)
@@ -186,7 +189,7 @@ class SecretCreation:
         raise ClusterError(f"other clients keep changing {self._where(secret.name)}; try again")
 
     def _existing(self, secret: FirstSecret) -> Content:
-        """Return the content of a Secret. Raises `ClusterError` if it is missing or wrong."""
+        """Return the content of a Secret. Raises `ClusterError` if it is missing or invalid."""
         content = self._content(secret.name)
         problem = self._problem(secret, content)
         if content is None or problem:
@@ -218,9 +221,10 @@ class SecretCreation:
         return f"{problem}{secret.remedy}" if content is not None and problem else problem
 
     def _lost_keyring(self, keyring: str) -> str | None:
-        """Return None if the Secret `keyring` exists, else why it must not be created again.
+        """Return why a missing keyring must not be replaced by a new one; None if it exists.
 
-        With new keys, all stored readings would seem gone.
+        Called when the Secret with tokens.json exists. That Secret is created last, so there was a
+        keyring, and stored readings can be decrypted only with the keys in it.
         """
         if self._content(keyring) is not None:
             return None

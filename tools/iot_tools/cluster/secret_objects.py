@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class ClusterError(IotError):
-    """The cluster refused or did not answer a request, or an object in it is wrong."""
+    """The API server refused or did not answer a request, or a Secret in the cluster is invalid."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SecretObjects:
         labels: Mapping[str, str],
         annotations: Mapping[str, str],
     ) -> bool:
-        """Create a Secret. If one of that name exists, leave it unchanged and return False."""
+        """Create a Secret. If a Secret of this name exists, leave it unchanged and return False."""
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -96,7 +96,11 @@ class SecretObjects:
         return True
 
     def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
-        """Set keys of a Secret. Return False if it was changed or deleted after it was `read`."""
+        """Set these keys in the Secret `read`, and leave its other keys unchanged.
+
+        Return False if the Secret was changed or deleted after it was read. The change may even be
+        that of an earlier attempt of this call, if its response was lost.
+        """
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
         send, name = self._core.replace_namespaced_secret, read.name
         try:
@@ -110,7 +114,12 @@ class SecretObjects:
         return True
 
     def _retry(self, verb: str, name: str, send: Callable[[], T]) -> T:
-        """Return the result of a request, with retries. Raises `ApiException` for 404 and 409."""
+        """Send a request, with retries, and return its result.
+
+        Raises:
+            ApiException: the status is 404 or 409.
+            ClusterError: the request failed in another way.
+        """
         until = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
         while True:
@@ -132,7 +141,7 @@ class SecretObjects:
             pause = min(2 * pause, _MAX_PAUSE)
 
     def _temporary_failure(self, verb: str, name: str, error: ApiException) -> str:
-        """Return a text about a temporary failure. Raises `ClusterError` if a retry can't help."""
+        """Describe an error that a retry may cure. Raises `ClusterError` for any other error."""
         if error.status == 0:  # a TLS error
             return f"can't be reached: {' '.join(str(error.reason).split())}"
         message = _message(error)
@@ -157,7 +166,7 @@ _ROLE_HINT = {
 
 
 def _message(error: ApiException) -> str:
-    """Return the message of the response, or else the reason of its status line."""
+    """Return the `message` in the JSON of the response, else the text of its status line."""
     try:
         message = json.loads(error.body)["message"]
     except (ValueError, KeyError, TypeError):

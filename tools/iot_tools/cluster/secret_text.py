@@ -13,10 +13,10 @@ _PATIENCE = 15.0
 
 
 class TextInSecret:
-    """The text under one key of a Secret. Changes do not affect the other keys."""
+    """The text under one key of a Secret. `change` leaves the other keys unchanged."""
 
     def __init__(self, secrets: SecretObjects, secret: str, key: str, about: str) -> None:
-        """`about`: the description of a Secret that `change` creates."""
+        """`about` is the description that the Secret gets if `change` has to create it."""
         self.name = f"Secret {secret} in namespace {secrets.namespace}"
         self._secrets = secrets
         self._secret = secret
@@ -28,7 +28,11 @@ class TextInSecret:
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by what `change` returns. Retry when another client was faster."""
+        """Replace the text by `change(text)`, and create the Secret if it is missing.
+
+        `change` gets None if there is no text. It is called again when another client has changed
+        the Secret between reading and writing.
+        """
         written: str | None = None
         for _ in range(_ATTEMPTS):
             found = self._secrets.read(self._secret)
@@ -53,22 +57,22 @@ class TextInSecret:
 
 
 def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
-    """Open a tokens.json in the configured cluster."""
+    """Return the tokens.json in this Secret. No request is sent yet."""
     return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
 
 
 def keyring_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Open a keyring in the configured cluster."""
+    """Return the keyring under this key of a Secret. No request is sent yet."""
     return TextInSecret(_open(namespace), secret, key, keyring(secret, key).about)
 
 
 def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Open the keys of the writers in the configured cluster."""
+    """Return the writer keys under this key of a Secret. No request is sent yet."""
     return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
 
 
 def create_keyring_secret(secret: str, namespace: str | None) -> None:
-    """Create a Secret with a new keyring, as the chart's Job does. An existing Secret stays."""
+    """Create a Secret with a new keyring. If the Secret exists, leave it unchanged."""
     SecretCreation(_open(namespace), SecretRequest(keyring=secret)).run()
 
 

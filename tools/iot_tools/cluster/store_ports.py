@@ -1,4 +1,4 @@
-"""The ports of a store's URL, which network policies must open."""
+"""The ports in a URL of Redis or Postgres: network policies must allow connections to them."""
 
 import re
 
@@ -16,14 +16,15 @@ _DEFAULTS = {
 
 
 def ports_value(url: str) -> str:
-    """Return the chart value that opens the ports of a store."""
+    """Return the name of the chart value with the ports of this Redis or Postgres."""
     return f"networkPolicy.{'redis' if url.startswith('redis') else 'postgres'}.ports"
 
 
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
     """Return the ports of a URL that are not in `opened`; [] for an invalid URL.
 
-    In a URL of Sentinels, only their ports are checked: the URL does not have the master's port.
+    If the URL names Redis Sentinels, only the ports of the Sentinels are checked, because the URL
+    does not contain the port of the Redis master.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)
@@ -51,5 +52,5 @@ def _port(host: str) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a host is empty or the folder of a Unix socket."""
+    """Return whether a host needs no port: it is empty, or the folder of a Unix socket."""
     return host.startswith(("/", "%2F", "%2f")) or not host

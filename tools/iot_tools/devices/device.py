@@ -25,7 +25,7 @@ _LATENCIES = 100_000
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the readings and requests of a device."""
+    """How many readings and requests of a device succeeded or failed."""
 
     acknowledged: int = 0
     """Readings that the service acknowledged."""
@@ -70,13 +70,13 @@ class Device:
 
     @property
     def finished(self) -> bool:
-        """Whether the sensor has reached its limit, and no reading waits."""
+        """Whether the sensor has taken its last reading, and no reading waits to be sent."""
         return self._sensor.finished and self.queue.first() is None
 
     def run(self, stop: threading.Event, *, every: float = _TICK_SECONDS) -> None:
-        """Send at intervals of `every` seconds until `stop` is set, or all readings are sent.
+        """Call `step` every `every` seconds until `stop` is set, or the device has finished.
 
-        Then try once more to send the readings that are left.
+        Then try once more to send the readings that are left, and close the client.
         """
         while not self.finished and not stop.wait(every):
             self.step()
@@ -85,7 +85,10 @@ class Device:
         self._client.close()
 
     def step(self) -> None:
-        """Take the readings that are due. Send all that wait, unless it is too early to retry."""
+        """Queue the readings that are due, then send all readings in the queue.
+
+        After a failed request, readings are only queued until the pause before the retry is over.
+        """
         readings = self._sensor.due()
         dropped = self.queue.dropped
         for start in range(0, len(readings), self._batch):

@@ -1,4 +1,4 @@
-"""Readings that a device took and that are not acknowledged yet."""
+"""A device's queue of readings that the service has not acknowledged yet."""
 
 import uuid
 from collections import deque
@@ -39,7 +39,7 @@ class DroppingQueue:
         return self._batches[0] if self._batches else None
 
     def remove_first(self) -> Batch:
-        """Remove and return the first batch: it was acknowledged or rejected, or is dropped."""
+        """Remove and return the first batch, which is acknowledged, rejected or dropped."""
         batch = self._batches.popleft()
         self.waiting -= len(batch.readings)
         return batch

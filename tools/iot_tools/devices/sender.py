@@ -22,11 +22,11 @@ _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
     """Send readings in batches. Return their number once all are acknowledged.
 
-    An error says how many readings were acknowledged before it, if there were any.
+    The message of an error says how many readings were acknowledged before the error.
 
     Raises:
-        SettingsError: `readings` raised it.
-        IotError: readings were not acknowledged.
+        SettingsError: the iterator `readings` raised it, for example at an invalid line.
+        IotError: a batch was not acknowledged. Later batches were not sent.
     """
     sent, before = 0, ""
     try:
@@ -44,13 +44,15 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
 def send_through(
     path: Path, client: Client, readings: Iterable[dict[str, Any]], *, wait_seconds: float
 ) -> str:
-    """Store readings in an outbox file, send all readings in it, and return the result as text.
+    """Store readings in an outbox file, and send all readings in the file, older ones too.
 
-    Readings that are not acknowledged within `wait_seconds` stay in the file.
+    Return a text that says how many were acknowledged, or how many wait. Readings that are not
+    acknowledged within `wait_seconds` stay in the file, and the next call sends them.
 
     Raises:
-        IotError: the outbox can't store the readings, or it set some aside because the service
-            refused them for good, or because it is not known whether they are stored.
+        IotError: the outbox can't store the readings; or it has set some aside, and will not send
+            them again, because the service refused them for good, or because it is not known
+            whether the service has stored them.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:
@@ -69,7 +71,7 @@ def send_through(
     if set_aside:
         raise IotError(
             f"{path}: {counted(len(set_aside))} set aside: {set_aside[0].reason}; the file keeps "
-            "these readings: see Outbox.rejected() of the Python client"
+            "them, but they are not sent again: see Outbox.rejected() of the Python client"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""
@@ -78,14 +80,15 @@ def send_through(
 
 
 def counted(readings: int) -> str:
-    """Return a number of readings as text."""
+    """Return "1 reading", "2 readings" and so on."""
     return "1 reading" if readings == 1 else f"{readings} readings"
 
 
 def batches(readings: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield readings in batches.
+    """Yield readings in batches of at most `BATCH_READINGS`.
 
-    A batch is complete when it is full, or half a second after its first reading.
+    A batch ends half a second after its first reading, even if it is not full, so that readings
+    that arrive slowly are sent soon.
     """
     waiting: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(BATCH_READINGS)
 
@@ -121,7 +124,11 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
     """Return a reading whose `freeform` has the given fields, each a text `name=value`.
 
     A value that is JSON is sent as JSON, any other value as a text. `taken_at` is `now`, or a time
-    in a form that the service takes. Raises `SettingsError`.
+    in a form that the service takes.
+
+    Raises:
+        SettingsError: a field is not of this form, is given twice, is not UTF-8, or has a number
+            that is too large.
     """
     freeform = {}
     for field in fields:
@@ -144,10 +151,13 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
 def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]:
     """Yield a reading for each line of JSON.
 
-    A line is a reading if it is an object with `freeform` and no members but those of a reading.
-    Any other line is the `freeform` of a reading. `taken_at` applies to readings without
-    `interrogator_time`. Bytes that are not UTF-8 must be surrogates (`surrogateescape`). Raises
-    `SettingsError` if a line is not JSON or not UTF-8.
+    A line is a whole reading if it is an object with `freeform` and, at most, `relative_time` and
+    `interrogator_time`. Any other JSON becomes the `freeform` of a reading. Readings without
+    `interrogator_time` get the time `taken_at`. The caller must decode the lines with
+    `surrogateescape`, so that bytes that are not UTF-8 are noticed here.
+
+    Raises:
+        SettingsError: a line is not JSON or not UTF-8, or has a number that is too large.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -173,5 +183,5 @@ def _finite(text: str) -> float:
 
 
 def _time(taken_at: str) -> int | str:
-    """Return the time to send: in µs for `now`, else `taken_at`, which the service checks."""
+    """Return the present time in µs for `now`, else `taken_at` itself, which the service checks."""
     return round(time.time() * 1_000_000) if taken_at == "now" else taken_at

@@ -14,7 +14,7 @@ Measure = Callable[[int, float, int], dict[str, Any]]
 
 
 class Kind(NamedTuple):
-    """A kind of sensor."""
+    """A kind of sensor, such as a thermometer: its usual rate, and how it measures."""
 
     rate: float
     """Usual number of readings a second."""
@@ -24,7 +24,7 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When a sensor takes readings."""
+    """When a sensor takes readings: at a rate, with delays (`jitter`) and pauses (gaps)."""
 
     rate: float
     """Readings a second."""
@@ -36,14 +36,14 @@ class Schedule:
     """Length of a gap in seconds."""
 
     def in_gap(self, seconds: float) -> bool:
-        """Return whether a time since the start lies in a gap."""
+        """Return whether the time `seconds` after the start lies in a gap without readings."""
         if not self.gap_every:
             return False
         return seconds % (self.gap_every + self.gap_seconds) >= self.gap_every
 
 
 class Sensor:
-    """Takes readings as scheduled, and stops after `limit` readings if given.
+    """Takes readings as scheduled, and stops after `limit` readings, if a limit is given.
 
     Times are in microseconds: `interrogator_time` since 1970, `relative_time` since the start.
     """
@@ -73,7 +73,7 @@ class Sensor:
         return self._limit is not None and self._taken >= self._limit
 
     def due(self) -> list[dict[str, Any]]:
-        """Return the readings taken since the last call, oldest first."""
+        """Take the readings that are due since the last call. Return them, oldest first."""
         total = int((self._clock() - self._started) * self._schedule.rate)
         readings = []
         while self._next < total and not self.finished:

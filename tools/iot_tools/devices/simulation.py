@@ -1,4 +1,4 @@
-"""`iot-sensor simulate`: run devices, show their progress, and sum up what they sent."""
+"""`iot-sensor simulate`: run devices, show their progress, and print totals at the end."""
 
 import itertools
 import logging
@@ -23,7 +23,10 @@ _REPORT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What to send. Each device follows `schedule`, and stops after `readings` if given."""
+    """What the simulated devices send, and to which service.
+
+    Each device follows `schedule`, and stops after `readings` readings, if a number is given.
+    """
 
     url: str
     password: str
@@ -57,7 +60,7 @@ class Simulation:
 
     @property
     def every(self) -> float:
-        """Time between two requests of a device, in seconds."""
+        """Seconds between two steps of a device: the time in which a batch fills, at most 0.5."""
         batch_seconds = _TICK_SECONDS if self.batch is None else self.batch / self.schedule.rate
         return max(0.001, min(_TICK_SECONDS, batch_seconds))
 
@@ -67,10 +70,9 @@ Show = Callable[[str], None]
 
 
 def simulate(simulation: Simulation, show: Show | None = None) -> int:
-    """Run the devices until SIGINT, SIGTERM or the last reading.
+    """Run the devices until all have finished, or a signal requests the shutdown.
 
-    Return 0 if all readings were acknowledged, 1 if one was dropped or rejected, or still waits.
-
+    Return 0 if all readings were acknowledged, 1 if any reading was dropped, rejected or not sent.
     Without `show`, log the progress once a minute.
     """
     stop, began = threading.Event(), time.monotonic()
@@ -108,7 +110,7 @@ def simulate(simulation: Simulation, show: Show | None = None) -> int:
 
 
 def progress(devices: Sequence[Device], seconds: float) -> str:
-    """Return a line about what was sent so far."""
+    """Return a line: how many readings are acknowledged, how many wait, and failed requests."""
     acknowledged = sum(device.counts.acknowledged for device in devices)
     waiting = sum(device.queue.waiting for device in devices)
     failures = sum(device.counts.failures for device in devices)
@@ -118,7 +120,7 @@ def progress(devices: Sequence[Device], seconds: float) -> str:
 
 
 def summary(devices: Sequence[Device], seconds: float) -> list[str]:
-    """Return lines about what was acknowledged, refused and lost, and how long it took."""
+    """Return lines with the totals of readings and requests, and with the latencies."""
     counts = [device.counts for device in devices]
     acknowledged = sum(each.acknowledged for each in counts)
     waiting = sum(device.queue.waiting for device in devices)

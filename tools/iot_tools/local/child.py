@@ -1,4 +1,4 @@
-"""One child process: started, watched, stopped, never left behind."""
+"""A child process that can be started, watched and stopped with its whole process group."""
 
 import os
 import signal
@@ -41,8 +41,8 @@ class Program:
 class Child:
     """A process that runs `program`, in its own session: Ctrl-C reaches the parent only.
 
-    Start the child from a thread that lives as long as the child should, because the kernel takes
-    the end of that thread for the death of the parent.
+    Start the child from a thread that lives as long as the child should: on Linux, the kernel sends
+    `death_signal` when that thread ends, even if the parent process lives on.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` returns whether the process works.
+        """`ready` returns whether the process can do its work, for example answers requests.
 
         The process inherits the file descriptors `inherit`.
         """
@@ -63,14 +63,17 @@ class Child:
 
     @property
     def name(self) -> str:
-        """The name in messages."""
+        """The name of the process in messages."""
         return self.program.name
 
     def spawn(self) -> None:
-        """Start the process without waiting. The log receives its output.
+        """Start the process without waiting until it is ready. Its output goes to `program.log`.
+
+        A program that does not exist is no error here: the process ends with exit status 1.
 
         Raises:
-            LaunchError: the process can't be started; `pid` keeps its value.
+            LaunchError: no process can be started. `pid` and `running` still describe the process
+                before, if there was one.
         """
         try:
             self._process = self._launched()
@@ -121,26 +124,26 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive. A process that ended is reaped."""
+        """Whether the process is alive. If it has ended, this call reaps it."""
         return self._process is not None and self._process.poll() is None
 
     def ready(self) -> bool:
-        """Return whether the process is alive and does its work."""
+        """Return whether the process is alive and can do its work."""
         return self.running and (self._ready is None or self._ready())
 
     @property
     def ending(self) -> str:
-        """How the process ended, for users: "exit status 1" or "SIGKILL"."""
+        """How the process ended, for messages: "exit status 1", "SIGKILL" or "still running"."""
         code = None if self._process is None else self._process.poll()
         if code is None:
             return "still running"
         return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
     def run(self, seconds: float) -> None:
-        """Run the program to its end.
+        """Start the program and wait until it has ended successfully.
 
         Raises:
-            LaunchError: the program failed, or took longer than `seconds` and was killed.
+            LaunchError: the program failed, or took longer than `seconds` and was stopped.
         """
         self.spawn()
         wait_until(lambda: not self.running, seconds)
@@ -150,7 +153,7 @@ class Child:
             raise LaunchError(f"{self.program.name} failed ({ending}):\n{self.log_tail()}")
 
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
-        """Send a signal to the process. After SIGKILL, wait for the end of the process."""
+        """Send a signal to the process, if it runs. After SIGKILL, wait until it has ended."""
         if self._process is None or not self.running:
             return
         self._process.send_signal(signal_number)
@@ -162,24 +165,27 @@ class Child:
         self.kill(self.program.stop_signal)
 
     def poll(self) -> int | None:
-        """Return the exit status; None while the process runs, -N if signal N killed it."""
+        """Return the exit status, or -N if signal N killed the process.
+
+        Return None while the process runs, or if it was never started.
+        """
         return None if self._process is None else self._process.poll()
 
     def wait(self, seconds: float | None = None) -> int:
-        """Wait for the end of the process. Return its exit status.
+        """Wait until the process has ended. Return its exit status, or -N if signal N killed it.
 
         Raises:
             LaunchError: the process was never started.
-            subprocess.TimeoutExpired: the process still runs.
+            subprocess.TimeoutExpired: the process still runs after `seconds`.
         """
         if self._process is None:
             raise LaunchError(f"{self.name} was not started: call start first")
         return self._process.wait(seconds)
 
     def stop(self) -> bool:
-        """Shut down the process, then kill the rest of its group.
+        """Shut down the process, then end the other processes of its process group.
 
-        Return False if the process did not end in time and was killed.
+        Return False if the process did not end within `stop_seconds` and was killed.
         """
         graceful = True
         if self._process is not None and self.running:
@@ -194,7 +200,10 @@ class Child:
         return graceful
 
     def clear_group(self) -> None:
-        """End the processes that a dead process left in its group, for example gunicorn workers."""
+        """End processes that are left in the process group of a dead process.
+
+        For example, workers are left when the main process of gunicorn is killed.
+        """
         if self._process is None or self.running:
             return
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -212,7 +221,7 @@ class Child:
 
 
 def _signal_group(group: int, signal_number: int) -> bool:
-    """Send a signal to a process group. Return False if the group has no process left."""
+    """Send a signal to a process group; 0 sends none. Return False if no process is left in it."""
     try:
         os.killpg(group, signal_number)
     except ProcessLookupError:

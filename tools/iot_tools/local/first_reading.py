@@ -17,9 +17,10 @@ _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all t
 
 
 class FirstReading:
-    """Waits until a reading taken after `since`, a time of `time.time`, can be read back.
+    """Checks that a reading taken at `since` or later can be read back.
 
-    With `send`, this object sends the reading; otherwise a device does.
+    `since` is Unix time in seconds. With `send`, this object sends the reading; otherwise it waits
+    for a reading of a simulated device.
     """
 
     def __init__(self, client: Client, *, since: float, send: bool) -> None:
@@ -31,7 +32,10 @@ class FirstReading:
         """Whether the service refused the token, or required one."""
 
     def is_back(self) -> bool:
-        """Return whether the reading can be read now."""
+        """Send the reading if this is still to do, then return whether it can be read.
+
+        Return False, too, if a request fails; `refused` then says whether a token was the cause.
+        """
         try:
             self._send()
             rows = self._client.read(last=1)
@@ -41,9 +45,10 @@ class FirstReading:
         return any(row["interrogator_timestamp"] >= self._since * 1_000_000 for row in rows)
 
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
-        """Read until the reading is back. Return False after `patience` seconds or a refusal.
+        """Repeat `is_back` until it returns True.
 
-        `pause` is called between two reads, and may raise.
+        Return False after `patience` seconds, or at once if the service refuses the token. Between
+        two attempts, `pause` is called with the seconds to sleep; an exception of it ends the wait.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

@@ -1,11 +1,11 @@
-"""Runs a program that the kernel ends when its parent process dies.
+"""Runs a program that, on Linux, receives a signal from the kernel when its parent dies.
 
 This is a script, run as `python -I -S launch.py ...`, and not a `preexec_fn`: between fork and
 exec, a process whose parent has threads can't safely run Python.
 
 Arguments: the pid of the parent, the signal to receive when the parent dies, the uid to run as
-(-1: unchanged), the program and its arguments. The script execs the program: same pid, same open
-files.
+(-1: unchanged), the program and its arguments. The script execs the program, so the program has the
+pid and the inherited files of the script.
 """
 
 import ctypes
@@ -29,9 +29,10 @@ def _checked(result: int, what: str) -> None:
 def become(uid: int, libc: ctypes.CDLL) -> None:
     """Change from root to `uid` and keep only the capability to access any file.
 
-    PostgreSQL refuses to run as root. Another user can access neither PostgreSQL nor its data below
-    root's home directory (mode 0700), and a wider mode would let other users in. So the process
-    keeps CAP_DAC_OVERRIDE as an ambient capability, which child processes inherit.
+    PostgreSQL refuses to run as root, so it runs as another user. If program and data are below
+    root's home directory (mode 0700), this user can't access them without a capability, and a wider
+    mode would let all users in. The process therefore keeps CAP_DAC_OVERRIDE, as an ambient
+    capability, which child processes inherit.
     """
     _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keeping capabilities")
     os.setgroups([])
@@ -48,7 +49,7 @@ def become(uid: int, libc: ctypes.CDLL) -> None:
 
 
 def die_with(parent: int, death_signal: int, libc: ctypes.CDLL) -> None:
-    """Let the kernel send `death_signal` when `parent` dies. Exit if it is dead already."""
+    """Let the kernel signal this process when `parent` dies. Exit if `parent` is dead already."""
     _checked(libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "PR_SET_PDEATHSIG")
     if os.getppid() != parent:
         sys.exit(f"launch: process {parent} is gone")

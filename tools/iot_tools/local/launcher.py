@@ -13,14 +13,17 @@ APPLICATION = "iot_api.wsgi:app"
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with `variables` as the only `IOT_*` variables."""
+    """Return this process's environment, with its `IOT_*` variables replaced by `variables`."""
     others = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     return {**others, **variables}
 
 
 @dataclass
 class Launcher:
-    """Builds the processes of one service. `Child.start` starts a process."""
+    """Prepares API, writer and other Python processes with a common environment.
+
+    The methods return a `Child` that is not started yet.
+    """
 
     environment: Mapping[str, str]
     logs: Path
@@ -36,7 +39,7 @@ class Launcher:
         variables: Mapping[str, str] = {},
         stop_seconds: float = 15,
     ) -> Child:
-        """Return the API: gunicorn with extra options and variables."""
+        """Return the API: gunicorn with these further options and environment variables."""
         arguments = [*GUNICORN, *options, APPLICATION]
         return self.python(name, arguments, ready, variables, stop_seconds)
 
@@ -47,7 +50,7 @@ class Launcher:
         variables: Mapping[str, str] = {},
         stop_seconds: float = 40,
     ) -> Child:
-        """Return a writer with extra variables."""
+        """Return a writer with these further environment variables."""
         return self.python(name, ["-m", "iot_writer"], None, variables, stop_seconds)
 
     def python(
@@ -58,7 +61,7 @@ class Launcher:
         variables: Mapping[str, str] = {},
         stop_seconds: float = 15,
     ) -> Child:
-        """Return a process of this Python interpreter."""
+        """Return a process that runs this Python interpreter with `arguments`."""
         program = Program(
             name=name,
             arguments=[sys.executable, *arguments],

@@ -7,11 +7,11 @@ from pathlib import Path
 
 
 class DirectoryInUseError(Exception):
-    """Another process uses the directory. The message names both."""
+    """Another process holds the lock. The message names the directory and that process."""
 
 
 class DirectoryLock:
-    """An exclusive lock on a directory. A child that inherits `fileno()` holds the lock too.
+    """An exclusive lock on a directory. A child that inherits the descriptor holds the lock too.
 
     The directory stays locked until the last holder has ended, even if the process that took the
     lock was killed.
@@ -22,10 +22,10 @@ class DirectoryLock:
         self._file: int | None = None
 
     def take(self, seconds: float = 0.0) -> None:
-        """Take the lock. Wait up to `seconds` for the end of the current holder.
+        """Take the lock. If another process holds it, wait up to `seconds` for its release.
 
         Raises:
-            DirectoryInUseError: the lock is still held.
+            DirectoryInUseError: the other process still holds the lock.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + seconds
@@ -46,7 +46,7 @@ class DirectoryLock:
         return self._file
 
     def release(self) -> None:
-        """Release the lock. Children that inherited it still hold it."""
+        """Release the lock of this process. Children that inherited the lock still hold it."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

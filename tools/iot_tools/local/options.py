@@ -13,7 +13,7 @@ _MAX_DEVICES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Validated options. `started` is when `make` started, a time of `time.time`."""
+    """Validated options. `started` is the time when `make` started, in seconds since 1970."""
 
     port: int
     data_dir: Path
@@ -26,7 +26,7 @@ def parse(given: Mapping[str, str]) -> Options:
     """Parse the make variables PORT, DATA_DIR, DEVICES, TLS and STARTED (seconds since 1970).
 
     Raises:
-        SettingsError: a variable is wrong.
+        SettingsError: a variable is invalid, or the directory can't be used.
     """
     return Options(
         port=_number("PORT", given["PORT"], 1, 65_535),
@@ -45,7 +45,10 @@ def _number(name: str, text: str, low: int, high: int) -> int:
 
 
 def _timestamp(text: str) -> float:
-    """Parse the output of `date +%s.%N`. Some systems print N instead of nanoseconds."""
+    """Parse the output of `date +%s.%N`; the present time if it is empty.
+
+    Some systems print the letter N instead of nanoseconds; it is ignored.
+    """
     return float(text.rstrip("N")) if text else time.time()
 
 

@@ -1,4 +1,4 @@
-"""Adopts processes whose parent has died, and ends them (Linux)."""
+"""Adopts descendants of this process whose parent has died, and ends them (Linux only)."""
 
 import ctypes
 import os
@@ -13,20 +13,20 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt() -> None:
-    """Become the parent of descendants whose parent dies, in place of init."""
+    """From now on, become the parent of descendants whose parent dies. By default, init would."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def reap(own: Collection[int]) -> None:
-    """Reap children that have ended, except those in `own`, which other code waits for."""
+    """Reap children that have ended, except the pids in `own`, for which other code waits."""
     for pid in _children():
         if pid not in own:
             _reaped(pid)
 
 
 def end_all() -> int:
-    """Kill all remaining children and wait for their end. Return how many there were."""
+    """Kill all children that still run, and wait until they have ended. Return their number."""
     remaining = [pid for pid in _children() if not _reaped(pid)]
     for pid in remaining:
         os.kill(pid, signal.SIGKILL)

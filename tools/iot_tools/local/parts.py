@@ -23,10 +23,10 @@ _LARGE_LOG = 20 * 2**20
 
 @dataclass
 class Parts:
-    """The processes of one `make run`, with the `IOT_*` variables that a cluster would set.
+    """The processes of one `make run`, and the `IOT_*` variables that they need.
 
-    `given` is the environment of the caller; its variables win. If it has `IOT_REDIS_URL` or
-    `IOT_POSTGRES_URL`, the server at that URL is used, and no local server is started for it.
+    `given` is the environment of the caller, whose variables take precedence. If it has
+    `IOT_REDIS_URL` or `IOT_POSTGRES_URL`, that server is used, and no local one is started for it.
     """
 
     options: Options
@@ -50,7 +50,7 @@ class Parts:
 
     @property
     def logs(self) -> Path:
-        """The folder of all logs."""
+        """The folder with the logs of all processes."""
         return self.options.data_dir / "logs"
 
     @property
@@ -74,24 +74,24 @@ class Parts:
         """Return the settings of all processes.
 
         Raises:
-            SettingsError: a variable of the caller is wrong.
+            SettingsError: a variable of the caller is invalid.
         """
         return settings.load(self.environment())
 
     def migration(self) -> Child:
-        """Return the process that migrates the database schema. It ends by itself."""
+        """Return the process that migrates the database schema, and then ends."""
         return self._launcher().python("migrate", ["-m", "iot_tools", "migrate"])
 
     def api(self, ready: Callable[[], bool]) -> Child:
-        """Return the API. Idle clients that stay connected delay its shutdown by 5 seconds."""
+        """Return the API. At shutdown, answers that are under way get up to 5 seconds."""
         return self._launcher().api("--graceful-timeout", "5", ready=ready)
 
     def writer(self) -> Child:
-        """Return a writer, which gets the writer keys only."""
+        """Return a writer, which gets the writer keys instead of the keyring."""
         return self._launcher().writer(variables={"IOT_KEYRING_FILE": str(self.writer_keys)})
 
     def simulator(self, url: str) -> Child:
-        """Return the simulated devices, which trust only the local certificate."""
+        """Return the process of the simulated devices. It trusts the certificate of the API."""
         arguments = ["-m", "iot_tools", "simulate", "--url", url]
         arguments += ["--devices", str(self.options.devices)]
         trusted = {"SSL_CERT_FILE": self.environment().get("IOT_TLS_CERTIFICATE", "")}
@@ -113,7 +113,7 @@ class Parts:
         return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
 
     def _rotate_logs(self) -> None:
-        """Rename large logs. One older file of each log is kept."""
+        """Rename each large log to `<name>.log.1`, in place of the file that had this name."""
         for log in self.logs.glob("*.log"):
             if log.stat().st_size > _LARGE_LOG:
                 log.replace(log.with_suffix(".log.1"))

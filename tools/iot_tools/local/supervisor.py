@@ -41,9 +41,10 @@ class _Watched:
 
 
 class Supervisor:
-    """Supervises parts: restarts a dead part with growing delays, stops all in reverse order.
+    """Supervises child processes (parts): restarts each part that dies, and stops all at the end.
 
-    For the main thread only: the kernel ends the children when the thread that started them ends.
+    The delay before a restart doubles with each death, up to 30 s. Use the main thread only: on
+    Linux, the kernel ends the parts when the thread that started them ends.
     """
 
     def __init__(self, say: Callable[[str], None], signals: ShutdownSignals) -> None:
@@ -54,8 +55,10 @@ class Supervisor:
     def start(self, parts: Iterable[Part], seconds: float = 60.0) -> None:
         """Start all parts, then wait until all are ready.
 
+        After an exception, the parts that were started still run: call `stop`.
+
         Raises:
-            LaunchError: a part ended, or was not ready in time. Call `stop` for the started parts.
+            LaunchError: a part could not be started, ended, or was not ready in time.
             ShutdownRequested: a signal arrived.
         """
         waiting = [_Watched(part) for part in parts]
@@ -77,7 +80,10 @@ class Supervisor:
         return [watched.part.pid for watched in self._watched]
 
     def tick(self, now: float) -> None:
-        """Check every part once. `now` is `time.monotonic()`. Call this method often."""
+        """Check every part once, and restart a dead part when its delay is over.
+
+        `now` is `time.monotonic()`. Call this method often.
+        """
         for watched in self._watched:
             if watched.part.running:
                 self._note_progress(watched, now)
@@ -87,7 +93,7 @@ class Supervisor:
                 self._restart(watched)
 
     def stop(self) -> None:
-        """Stop all parts and their process groups, the last started part first."""
+        """Stop all parts and their process groups, in the reverse order of their start."""
         for watched in reversed(self._watched):
             if not watched.part.stop():
                 self._say(f"{watched.part.name} did not end in time and was killed")
@@ -118,7 +124,7 @@ class Supervisor:
 
 
 def _check_started(part: Part, *, late: bool) -> None:
-    """Raise `LaunchError` with the end of the log if the part ended, or is `late` and not ready."""
+    """Raise `LaunchError` if the part has ended, or if it is `late` and still not ready."""
     if not part.running:
         raise LaunchError(f"{part.name} did not start ({part.ending}):\n{part.log_tail()}")
     if late and not part.ready():

@@ -6,9 +6,10 @@ import time
 
 
 class Terminal:
-    """Prints lines, prefixed with the seconds since `started`, a time of `time.time`.
+    """Prints lines, prefixed with the seconds since `started` (Unix time in seconds).
 
-    A closed terminal is not an error, because the child processes must still be stopped.
+    After the terminal was closed, lines are discarded without an error, because `make run` must
+    still stop its child processes.
     """
 
     def __init__(self, started: float) -> None:
@@ -20,11 +21,11 @@ class Terminal:
         return max(0.0, time.time() - self.started)
 
     def say(self, text: str) -> None:
-        """Print a line with the time."""
+        """Print a line, prefixed with the seconds since the start."""
         self.show(f"[{self.elapsed:5.1f} s] {text}")
 
     def show(self, text: str) -> None:
-        """Print lines unchanged."""
+        """Print lines without a prefix."""
         try:
             print(text, flush=True)
         except OSError:

@@ -1,4 +1,4 @@
-"""The columns of an exported file, with `freeform` flattened if wanted."""
+"""The columns of an exported file. With `--flatten`, members of `freeform` become columns."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -38,7 +38,8 @@ _PREFIX = "freeform."
 class Columns:
     """The columns of a file: `OWN`, then the columns for flattened members of `freeform`.
 
-    `members` has the name (its path, joined by points) and the type of each flattened member.
+    `members` has the name and the type of each flattened member. The name is the path of the member
+    in `freeform`, joined by dots, for example `engine.speed`.
     """
 
     members: tuple[tuple[str, Kind], ...] = ()
@@ -47,13 +48,13 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        The name of a member gets the prefix `freeform.` if it is in `_RESERVED`. A name that begins
-        with `freeform.` gets the prefix as well, to keep the names unique.
+        If the name of a member is in `_RESERVED`, its column gets the prefix `freeform.`. A name
+        that already begins with `freeform.` gets the prefix, too, so no two columns have one name.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 
     def cells(self, reading: Reading) -> list[Cell]:
-        """Return the values of a reading, in the order of the columns."""
+        """Return the value of each column for a reading, None for a member that is missing."""
         own: list[Cell] = [
             reading.id, reading.absolute_timestamp, reading.relative_timestamp,
             reading.interrogator_timestamp, reading.freeform,
@@ -69,13 +70,13 @@ def _column_name(member: str) -> str:
 
 
 def flattened_columns(readings: Iterable[Reading]) -> Columns:
-    """Return a column for each member of any `freeform`, in the order of their appearance.
+    """Return the columns for the members that occur in the `freeform` of any of these readings.
 
-    The name of a member of a nested object is its path, joined by points. A list becomes JSON text.
-    A member that is null in every reading has no column.
+    Members come in the order of their first appearance, and nested objects are flattened, too. A
+    list becomes JSON text. A member that is null in every reading has no column.
 
     Raises:
-        IotError: there are too many members.
+        IotError: there are more than `MAX_MEMBERS` members.
     """
     kinds: dict[str, Kind] = {}
     for reading in readings:
@@ -95,7 +96,7 @@ def flattened_columns(readings: Iterable[Reading]) -> Columns:
 
 
 def _decoded(freeform: str) -> object:
-    """Decode a text. An integer that is too long for `int` becomes a text."""
+    """Decode a `freeform`. An integer of more than `MAX_DIGITS` digits becomes a text."""
     return json.loads(freeform, parse_int=_integer)
 
 

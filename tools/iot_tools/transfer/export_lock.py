@@ -9,9 +9,10 @@ from iot_models.errors import IotError
 
 
 class ExportLock:
-    """An exclusive lock on the target of an export. A killed process releases it.
+    """An exclusive lock on the target file of an export. The kernel releases it with the process.
 
-    The lock has a file of its own: over NFS, `flock` on a SQLite file would exclude SQLite too.
+    The lock is on a file of its own, and not on the SQLite file of the spool, because on NFS a lock
+    by `flock` would keep SQLite from using that file.
     """
 
     def __init__(self, target: Path) -> None:
@@ -36,7 +37,10 @@ class ExportLock:
                     os.close(descriptor)
 
     def release(self) -> None:
-        """Delete the lock file, then release the lock."""
+        """Delete the lock file, then release the lock.
+
+        In the other order, another process could lock the file just before its deletion.
+        """
         if self._file is not None:
             with suppress(FileNotFoundError):
                 self._path.unlink()
@@ -44,7 +48,10 @@ class ExportLock:
             self._file = None
 
     def _names(self, descriptor: int) -> bool:
-        """Return whether the path still names the open file: a holder may have deleted it."""
+        """Return whether `_path` is still the file that is open as `descriptor`.
+
+        If the previous holder has deleted the file meanwhile, a lock on it is worth nothing.
+        """
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:

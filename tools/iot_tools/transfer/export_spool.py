@@ -29,13 +29,16 @@ _PAGE = 2_000
 
 
 class ExportSpool:
-    """The readings of one export. One process at a time has the spool open."""
+    """The fetched readings of one export, in a SQLite file that one process at a time can open."""
 
     def __init__(self, target: Path, selection: Mapping[str, object]) -> None:
-        """Open the spool of `target`, or create it. `selection` says what is exported.
+        """Open the spool of an export to `target`, or create it.
+
+        `selection` says which readings are exported. It is stored in a new spool, and compared with
+        the selection in an existing one.
 
         Raises:
-            IotError: the spool can't be used, belongs to an export of other readings, or another
+            IotError: the spool can't be opened, belongs to an export of other readings, or another
                 process has it open.
         """
         self.path = target.with_name(f"{target.name}.part")
@@ -73,7 +76,7 @@ class ExportSpool:
         self._closed = False
 
     def close(self) -> None:
-        """Close the spool. It stays on disk if it holds a reading."""
+        """Close the spool. Delete it if it is empty, else keep it on disk for the next run."""
         if self._closed:
             return
         if len(self):
@@ -82,7 +85,7 @@ class ExportSpool:
             self.delete()
 
     def delete(self) -> None:
-        """Delete the spool, and close it."""
+        """Delete the file of the spool, and close it."""
         with suppress(FileNotFoundError):
             self.path.unlink()
         self._close()
@@ -94,7 +97,7 @@ class ExportSpool:
 
     @property
     def cursor(self) -> str | None:
-        """Where the next page begins; None at the start."""
+        """The last cursor that the service returned, if any. The next page begins there."""
         return self._state("cursor")
 
     @property
@@ -119,21 +122,22 @@ class ExportSpool:
             self._save("complete" if cursor is None else "cursor", cursor or "yes")
 
     def renames(self, form: str) -> dict[Path, Path]:
-        """Return what `save_renames` has saved for this form; empty if nothing is saved."""
+        """Return the names saved by `save_renames` for the same `form`; empty if none are saved."""
         saved = json.loads(self._state("renames") or "{}")
         return {Path(old): Path(new) for old, new in saved.get(form, {}).items()}
 
     def save_renames(self, form: str, names: Mapping[Path, Path]) -> None:
-        """Save that all files are complete: their final names by their temporary names.
+        """Save that all files are complete, with the final name for each temporary name.
 
-        A killed export can then continue to rename them.
+        If the export is killed while it renames the files, the next run continues with that.
+        `form` identifies the format and layout of the files.
         """
         with self._database:
             saved = {str(old): str(new) for old, new in names.items()}
             self._save("renames", json.dumps({form: saved}))
 
     def clear(self) -> None:
-        """Delete the readings, so that all are fetched again."""
+        """Delete all readings and the cursor, so that the next fetch starts at the first page."""
         with self._database:
             self._database.execute("DELETE FROM readings")
             self._database.execute("DELETE FROM state WHERE name IN ('complete', 'cursor')")

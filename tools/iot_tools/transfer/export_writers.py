@@ -25,7 +25,7 @@ _LEGACY_TABLE = (
 
 
 class Writer(Protocol):
-    """An open file."""
+    """An exported file that is being written."""
 
     def write(self, reading: Reading) -> None:
         """Add a reading."""
@@ -57,13 +57,13 @@ class CsvWriter:
 
 
 class _LineFeeds:
-    """A file that ends lines with a line feed. `csv.writer` calls `write` once per row."""
+    """A file that replaces the CR LF at the end of each row of `csv.writer` by a line feed."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def write(self, row: str) -> None:
-        """Write a row."""
+        """Write a row, for which `csv.writer` calls this method once."""
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
@@ -82,7 +82,7 @@ class NdjsonWriter:
         self._names = columns.names
 
     def write(self, reading: Reading) -> None:
-        """Add a reading. Without flattening, the line is as the API returns it."""
+        """Add a reading. Without flattened columns, its line is as the API returns the reading."""
         row: object = reading
         if self._columns.members:
             cells = self._columns.cells(reading)

@@ -52,7 +52,7 @@ class ExportForm:
         """Check that the files of an export to `path` can be written.
 
         Raises:
-            IotError: a file exists already, or pyarrow is missing.
+            IotError: a file of one of their names exists, or pyarrow is missing.
         """
         if self.form == "parquet":
             pyarrow()
@@ -79,7 +79,8 @@ class Exporter:
     def check(self, path: Path, form: ExportForm) -> None:
         """Check that the files can be written. Raises like `ExportForm.check`.
 
-        A file that an earlier run of this export has already renamed is no error.
+        If an earlier run of this export was killed while it renamed the complete files, nothing is
+        checked, because some of them may have their final names already.
         """
         if not self._spool.renames(repr(form)):
             form.check(path)
@@ -90,8 +91,8 @@ class Exporter:
         After an error, the spool keeps the fetched readings. The next run continues after them.
 
         Raises:
-            IotError: the service refuses or is unavailable, the disk is full, or the spool belongs
-                to another password.
+            IotError: the service refuses or is unavailable, the disk is full, or the readings in
+                the spool were fetched with another password.
         """
         if self._spool.complete:
             self._check_password()
@@ -106,7 +107,7 @@ class Exporter:
         """Write the files, then delete the spool. Return the paths of the files.
 
         Raises:
-            IotError: a file exists, or the disk is full. The spool stays.
+            IotError: a file of one of the names exists, or the disk is full. The spool stays.
         """
         with self._disk_errors():
             return self._write(path, form)
@@ -143,11 +144,11 @@ class Exporter:
             raise
 
     def _check_password(self) -> None:
-        """Raise `IotError` unless the complete spool belongs to this password.
+        """Raise `IotError` if the readings of a complete spool were fetched with another password.
 
-        The spool holds nothing that helps to guess a password, so the service must check the
+        The spool holds nothing that helps to guess its password. So the service must check the
         password: it accepts a cursor only with the password for which it returned the cursor. A
-        spool without a cursor has only one page, which is deleted and fetched again.
+        complete spool of a single page has no cursor; its readings are deleted, and fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()
@@ -186,7 +187,7 @@ _WRITERS: dict[str, Callable[[Path, Columns], Writer]] = {
 
 
 class _Files:
-    """The files of an export, under temporary names."""
+    """The files of an export while they have temporary names."""
 
     def __init__(self, path: Path, open_writer: OpenWriter, *, numbered: bool) -> None:
         self._path = path
@@ -198,7 +199,11 @@ class _Files:
         self.next()
 
     def next(self) -> None:
-        """Begin the next file."""
+        """Complete the file that is open, if there is one, and begin the next file.
+
+        Raises:
+            IotError: a file with the final name exists already.
+        """
         if self._paths:
             self.writer.close()
         path = self._path
@@ -212,7 +217,7 @@ class _Files:
         self.writer = self._open(unfinished)
 
     def finish(self) -> dict[Path, Path]:
-        """Complete the files. Return the final name for each temporary name.
+        """Complete the last file. Return the final name for each temporary name.
 
         Raises:
             IotError: a file with a final name exists already.
@@ -223,7 +228,7 @@ class _Files:
         return self._paths
 
     def discard(self) -> None:
-        """Delete files that are not complete."""
+        """Delete all files under temporary names, after an error."""
         with suppress(OSError, ValueError, IotError, sqlite3.Error):
             self.writer.close()
         for unfinished in self._paths:

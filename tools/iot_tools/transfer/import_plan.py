@@ -9,10 +9,11 @@ _BATCH = 10_000
 
 
 class ImportPlan:
-    """The digests of a file's readings, and which of them the service has.
+    """The digests of a file's readings, and which of these readings the service has.
 
-    Equal readings are counted: of two equal readings in the file, the service may have only one.
-    The plan is a temporary database on disk, without the readings, so that it needs little memory.
+    If the file has a reading twice and the service has it once, the service lacks one. Each reading
+    is named by its place in the file, from 0. The plan is a temporary database on disk, and does
+    not hold the readings, so it needs little memory.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class ImportPlan:
         self._database.execute(_SCHEMA)
 
     def close(self) -> None:
-        """Delete the plan."""
+        """Delete the temporary database."""
         self._database.close()
 
     def load(self, rows: Iterable[tuple[int, bytes]]) -> None:
@@ -33,7 +34,7 @@ class ImportPlan:
         self._database.execute("CREATE INDEX absent ON rows (digest) WHERE NOT present")
 
     def compare(self, digests: Iterable[bytes]) -> None:
-        """Compare the file with the digests of all readings that the service has."""
+        """Mark the readings that the service has. `digests` are those of all its readings."""
         self._database.execute("UPDATE rows SET present = 0 WHERE present")
         self._database.executemany(
             "UPDATE rows SET present = 1 WHERE place ="
@@ -42,7 +43,7 @@ class ImportPlan:
         )
 
     def remove(self, place: int) -> None:
-        """Forget a reading that can't be imported."""
+        """Remove a reading that can't be imported, so that it does not count as absent."""
         self._database.execute("DELETE FROM rows WHERE place = ?", (place,))
 
     def absent(self) -> int:

@@ -1,4 +1,4 @@
-"""A row of a file to import, checked and in the form of the service."""
+"""A row of a file to import, checked and converted to the form in which it is sent."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ class ImportRow:
     """`freeform` in the form of `canonical_json`."""
 
     def body(self, password: str) -> bytes:
-        """Return the reading as a line of the body of a PUT."""
+        """Return the reading as one line of the NDJSON body of a PUT."""
         return msgspec.json.encode(
             {
                 "data": {
@@ -60,13 +60,13 @@ class ImportRow:
         )
 
     def digest(self) -> bytes:
-        """Return the digest of the reading, the same as `reading_digest` of an equal reading."""
+        """Return the digest of the reading. `reading_digest` of an equal reading is the same."""
         return _digest(self.received, self.relative, self.interrogator, self.canonical)
 
 
 def reading_digest(reading: Reading) -> bytes:
-    """Return the digest of a reading of the service. White space and escapes of `freeform` make no
-    difference."""
+    """Return the digest of a reading that the service returned, to compare it with
+    `ImportRow.digest`. White space and escapes in `freeform` make no difference."""
     return _digest(
         reading.absolute_timestamp,
         reading.relative_timestamp,
@@ -76,7 +76,9 @@ def reading_digest(reading: Reading) -> bytes:
 
 
 def canonical_json(freeform: str) -> str:
-    """Return a text that is equal for equal JSON, whatever its white space and escapes.
+    """Return the same JSON with standard white space and escapes.
+
+    Texts that differ only in these have the same canonical text, and so have 1.10 and 1.1.
 
     Raises:
         ValueError, RecursionError: the text is not JSON.
@@ -85,7 +87,7 @@ def canonical_json(freeform: str) -> str:
 
 
 def short_integer(digits: str) -> int:
-    """Convert an integer. Raises `RowError` if it has more than `MAX_DIGITS` digits."""
+    """Convert digits to an integer. Raises `RowError` if there are more than `MAX_DIGITS`."""
     if len(digits) > MAX_DIGITS:
         raise RowError(f"has an integer of more than {MAX_DIGITS} digits")
     return int(digits)
@@ -98,7 +100,8 @@ def _integer(digits: str) -> object:
 def _one_line(freeform: str) -> str:
     """Return the same JSON in ASCII and in one line.
 
-    In JSON, line ends occur only between values, and characters beyond ASCII only in strings.
+    In valid JSON, line ends occur only outside strings, so each can become a space. Non-ASCII
+    characters occur only in strings, so each can become an escape.
     """
     escaped = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], freeform)
     return escaped.replace("\n", " ").replace("\r", " ")
@@ -129,7 +132,7 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
 def row_of_json(data: Mapping[str, object]) -> ImportRow:
     """Return the row of a JSON object: a reading as the API returns it, or as a PUT sends it.
 
-    Raises `RowError`.
+    Raises `RowError` if a value is invalid.
     """
     received = data.get("absolute_timestamp")
     if "relative_timestamp" in data or "interrogator_timestamp" in data:
@@ -146,8 +149,8 @@ def row_of_json(data: Mapping[str, object]) -> ImportRow:
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     """Return the row of a CSV file of the old program or of `iot-sensor export`.
 
-    If the column `freeform` is missing or empty, the other columns are the members of the reading's
-    `freeform`. Raises `RowError`.
+    If the column `freeform` is missing or empty, `freeform` is made from the columns other than id
+    and times. Raises `RowError` if a value is invalid.
     """
     own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
     freeform = fields.get("freeform")
@@ -162,7 +165,11 @@ def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
 
 
 def _member(text: str) -> object:
-    """Return the value of a flattened member: JSON, `True` or `False` of Python, else a text."""
+    """Return the value of a member of `freeform` from its CSV cell.
+
+    JSON is decoded, `True` and `False` (as Python writes them) are booleans, and any other cell is
+    a text.
+    """
     if text in {"True", "False"}:
         return text == "True"
     try:
@@ -173,7 +180,7 @@ def _member(text: str) -> object:
 
 @lru_cache(maxsize=4096)
 def _received(text: str) -> str:
-    """Return the time of receipt. The text may have any form of the old program's stores."""
+    """Parse a time of receipt, in any form that the stores of the old program use."""
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
             return absolute_timestamp(int(float(text)))

@@ -49,7 +49,11 @@ class Source(Protocol):
         """Return the number of rows; None if it is not known before all rows are read."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
-        """Yield each row, or why it is not a reading. Raises `ImportFileError`."""
+        """Yield each row of the file; for a row that is not a reading, yield a `RowError`.
+
+        Raises:
+            ImportFileError: the file can't be read.
+        """
 
 
 def open_source(path: Path, form: str | None, password: str) -> Source:
@@ -97,9 +101,10 @@ def _form_of(head: bytes) -> str | None:
 
 
 class LegacySqlite:
-    """The old program's database, with the rows in the order of receipt.
+    """The old program's database, with the rows in the order in which they were stored.
 
-    The file is opened read-only, so the old program may still run. Rows are read one by one.
+    The file is opened read-only, so it can be imported while the old program uses it. Rows are read
+    one by one, which needs little memory.
     """
 
     def __init__(self, path: Path, password: str) -> None:
@@ -203,7 +208,7 @@ class CsvFile(_TextFile):
                 )
         if "absolute_timestamp" not in names:
             raise ImportFileError(
-                f"{self._path}: the first line must name the columns; absolute_timestamp is missing"
+                f"{self._path}: the first line must name the columns; it lacks absolute_timestamp"
             )
         columns = Counter(CSV_NAMES.get(name, name) for name in names)
         if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:
@@ -235,7 +240,7 @@ class _Reader(Iterator[list[str]], Protocol):
 
 
 def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
-    """Yield the rows. If a row is not CSV, yield an error, and continue with the next line."""
+    """Yield the rows. For a row that is not CSV, yield a `RowError`, and go on after it."""
     while True:
         first = reader.line_num + 1
         try:
@@ -275,7 +280,7 @@ class NdjsonFile(_TextFile):
 
 
 class JsonFile(_TextFile):
-    """An answer of the API, or a list of its readings. The file is read into memory."""
+    """An answer of the API, `{"data": [...]}`, or a list of readings. It is read into memory."""
 
     def count(self) -> int | None:
         """Return the number of rows."""

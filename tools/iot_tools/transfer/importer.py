@@ -5,11 +5,13 @@
 3. Send the others in chunks, each as one entry with an Idempotency-Key made from its readings, and
    wait until they are stored.
 
-A run that is killed leaves whole chunks, so the next run continues where it stopped. If the last
-chunks are not stored yet, the next run sends them again, with the same keys, and the service does
-not store them twice. The service may also remember a key whose readings have been erased since
-then. So after a repeated chunk, the vault is compared again, and readings that are still absent get
-new keys.
+If a run is killed, each chunk is stored completely or not at all, so the next run continues with
+the missing chunks. If the last chunks were accepted but are not stored yet, the next run sends them
+again, with the same keys, so the service does not store them twice.
+
+But the service remembers a key for a day, even if the readings of the chunk are erased meanwhile.
+For a key that it remembers, it answers as before, and stores nothing. So after such an answer, the
+vault is compared again, and readings that are still absent are sent with new keys.
 """
 
 import hashlib
@@ -51,7 +53,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import has found and done."""
+    """How many rows an import found in the file, and what became of them."""
 
     readings: int = 0
     """Valid readings in the file."""
@@ -70,7 +72,7 @@ class ImportReport:
         return self.readings + self.other_password + self.unusable.total()
 
     def refuse(self, row: int, reason: str) -> None:
-        """Count a row that can't be imported. The first row has the number 1."""
+        """Count a row that can't be imported, by its reason. The first row has the number 1."""
         kind = reason.partition(": ")[0]
         self.unusable[kind] += 1
         if len(self.examples) < _MAX_EXAMPLES:
@@ -79,7 +81,7 @@ class ImportReport:
 
 @dataclass(slots=True)
 class _Limits:
-    """The oldest and the latest time of receipt that the service accepts."""
+    """The oldest and the latest time of receipt that the service accepts, as far as known."""
 
     oldest: str = ""
     latest: str = "9999"
@@ -103,11 +105,11 @@ class Importer:
         self.report = ImportReport()
 
     def run(self, *, dry_run: bool = False) -> ImportReport:
-        """Import what the service lacks; with `dry_run`, only find out what that is.
+        """Import the readings that the service lacks; with `dry_run`, only count them.
 
         Raises:
             ImportFileError: the file can't be read.
-            IotError: the service refuses, or is unavailable. Run the import again to continue.
+            IotError: the service refuses, or is unavailable. A second run continues the import.
         """
         with closing(self._plan):
             self._plan.load(self._digests())
@@ -128,8 +130,8 @@ class Importer:
             if not absent:
                 return
         raise IotError(
-            "the service says that some readings are stored already, but does not return them; "
-            "run the import again"
+            "the service answers that some readings are stored already, but the vault does not "
+            "contain them; run the import again"
         )
 
     def _digests(self) -> Iterator[tuple[int, bytes]]:
@@ -149,11 +151,12 @@ class Importer:
                 yield place, row.digest()
 
     def _compare(self) -> None:
-        """Update the plan: mark the readings that the service has.
+        """Read the vault, and mark the readings in the plan that the service has.
 
-        A chunk of a killed run may be stored while the vault is read. A pass then finds only a part
-        of the chunk, and the rest would be sent again, under another key. So the vault is read
-        until two passes find the same number of readings, or one pass finds all or none.
+        While the vault is read, a writer may store a chunk of an earlier, killed run. The read then
+        finds only a part of the chunk. The rest would be sent as another chunk, with another key,
+        and so be stored twice. Therefore the vault is read until two successive reads find the same
+        number of readings, or a read finds all or none.
         """
         before = self.report.readings
         while True:
@@ -174,7 +177,7 @@ class Importer:
     def _send_absent(self, number: int) -> bool:
         """Send the readings that the last `_compare` did not find in the vault.
 
-        Return whether the service may have accepted some of them before.
+        Return True if the service may have known the key of a chunk, and so stored nothing for it.
         """
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
@@ -189,7 +192,10 @@ class Importer:
         return repeated
 
     def _chunks(self) -> Iterator[_Chunk]:
-        """Yield chunks of absent readings. Runs that begin at the same row make the same chunks."""
+        """Yield the absent readings in chunks.
+
+        A run that continues a killed run makes the same chunks as that run would have made next.
+        """
         absent = self._plan.absent_places()
         wanted = next(absent, None)
         chunk: _Chunk = []
@@ -217,7 +223,7 @@ class Importer:
     def _send(self, rows: _Chunk, number: int, *, wait: bool) -> bool:
         """Send a chunk, without the rows that the service refuses.
 
-        Return whether the service may have accepted the chunk before.
+        Return True if the service may have known the key already, and so stored nothing now.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
@@ -262,7 +268,11 @@ class Importer:
         return allowed
 
     def _without_refused(self, rows: _Chunk, error: RejectedError) -> _Chunk:
-        """Return the rows without the row that the service has refused."""
+        """Return the rows to send after the service has refused one of them.
+
+        If it refused the time of receipt, note the limits that it names, and return all rows: then
+        `_allowed` removes all rows beyond the limits at once. Else remove the refused row.
+        """
         try:
             details = error.response.json() if error.response is not None else {}
             number = int(details["row"])
@@ -287,8 +297,9 @@ class Importer:
         while response.status == HTTPStatus.ACCEPTED:
             if time.monotonic() > until:
                 raise IotError(
-                    "the service has accepted readings and does not store them: its writers may be "
-                    "down; run the import again to continue"
+                    "the service has accepted readings, but has not stored them in "
+                    f"{_STORED_SECONDS:g} s: its writers may be down; run the import again to "
+                    "continue"
                 )
             time.sleep(response.retry_after or 1.0)
             response = checked(self._client, "GET", str(response.json()["ask"]))

@@ -1,8 +1,8 @@
 """The cipher of the old program's database, only for its files.
 
-AES-256-CTR without authentication. The key is the first 32 hex digits of SHA-512(password), the
-counter begins at the rightmost 16 digits of the interrogator timestamp. The text has PKCS#7 padding
-and is stored in base64.
+AES-256-CTR without authentication. The 32 bytes of the key are the first 32 hex digits of
+SHA-512(password). The first counter block is the number in the last 16 decimal digits of the
+interrogator timestamp. The text has PKCS#7 padding and is stored in base64.
 """
 
 import base64
@@ -19,23 +19,23 @@ _BLOCK_BYTES = 16
 
 
 class LegacyCipher:
-    """The cipher of one password."""
+    """Encrypts and decrypts values of the old program's database under one password."""
 
     def __init__(self, password: str) -> None:
         key = hashlib.sha512(password.encode()).hexdigest()[:_KEY_DIGITS]
         self._aes = algorithms.AES(key.encode())
 
     def encrypt(self, text: bytes, interrogator: int) -> bytes:
-        """Return a text as the old program stores it."""
+        """Encrypt a text as the old program does. `interrogator` is the row's timestamp."""
         padder = PKCS7(8 * _BLOCK_BYTES).padder()
         padded = padder.update(text) + padder.finalize()
         return base64.b64encode(self._apply(padded, interrogator))
 
     def decrypt(self, stored: bytes | str, interrogator: int) -> bytes | None:
-        """Return the text of a stored value, None if it was not encrypted under this password.
+        """Decrypt a stored value. Return None if it is invalid under this password.
 
-        The padding is the only check that the format has: a wrong password passes it once in 256
-        times. The caller must check the text, too.
+        The format has no check but the padding, which is right by chance for about one in 256 wrong
+        passwords. So the caller must check the text, too.
         """
         with suppress(binascii.Error, ValueError):
             encrypted = base64.b64decode(stored, validate=True)

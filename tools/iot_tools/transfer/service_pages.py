@@ -1,4 +1,4 @@
-"""Readings of the service, in pages of bounded size."""
+"""Reads the readings of a vault from the service, in pages of bounded size."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ _PAGE_BYTES = 4 * 2**20
 
 
 class ReadPage(msgspec.Struct, frozen=True):
-    """A page of readings."""
+    """A page of readings, as the API returns it."""
 
     readings: list[Reading] = msgspec.field(name="data")
     cursor: str | None = None
@@ -48,7 +48,8 @@ class ServicePages:
     def pages(self, cursor: str | None = None) -> Iterator[ReadPage]:
         """Yield the pages from `cursor` on; if it is None, from the first reading on.
 
-        Raises `IotError`.
+        Raises:
+            IotError: a request failed in spite of retries.
         """
         limit = _FIRST_LIMIT
         while True:
@@ -65,7 +66,11 @@ class ServicePages:
 
 
 def checked(client: Client, method: str, path: str, *, json: object = None) -> Response:
-    """Return the response to a request that may be repeated. Raises `IotError` if it fails."""
+    """Send a request that is safe to repeat, with the retries of `client`. Return the response.
+
+    Raises:
+        IotError: the request failed.
+    """
     try:
         response = client.request(method, path, json=json)
         raise_for_status(response)

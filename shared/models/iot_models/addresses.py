@@ -42,10 +42,10 @@ def _parse(address: str) -> tuple[str, int] | None:
 
 
 def parse_metrics_address(text: str) -> str:
-    """Check an address without a port, and return it.
+    """Check that an address has no port, and return the address.
 
     Raises:
-        SettingsError: the address has a port or brackets.
+        SettingsError: the address has a port, or an IPv6 address is in brackets.
     """
     if "[" in text:
         raise SettingsError(f"{text}: write an IPv6 address without brackets, such as ::")

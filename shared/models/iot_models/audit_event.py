@@ -18,7 +18,7 @@ _MAX_CHARACTERS = 500
 
 
 class AuditKind(StrEnum):
-    """What happened. `docs/security.md` lists the fields of each kind."""
+    """The kind of an audit event: what happened. docs/security.md lists the fields of each kind."""
 
     VAULT_CREATED = "vault_created"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password
@@ -71,14 +71,17 @@ def _now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. `time` is by the process's clock, in UTC. The record also has Postgres's time."""
+    """One event of the audit log.
+
+    `time` is by the clock of this process, in UTC. The row in `audit_log` also has Postgres's time.
+    """
 
     kind: AuditKind
     fields: Mapping[str, Value]
     time: str = field(default_factory=_now)
 
     def encode(self) -> str:
-        """Return the event as JSON, the text of a record."""
+        """Return the event as JSON. This text is encrypted and stored as an audit record."""
         cut = {
             name: value[:_MAX_CHARACTERS] if isinstance(value, str) else value
             for name, value in self.fields.items()
@@ -125,9 +128,9 @@ def describe(line: str) -> str:
 
 
 def _orderer(fields: Mapping[str, Value]) -> str:
-    """Return " (ordered by <token>@<client>)"; without a token, " (ordered by <client>)".
+    """Return who ordered what an event records: " (ordered by <token name>@<client address>)".
 
-    Return "" if the event has no client.
+    Without a token, return " (ordered by <client address>)"; without a client, "".
     """
     client, token = fields.get("client"), fields.get("token")
     if client is None:

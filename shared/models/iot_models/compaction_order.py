@@ -58,7 +58,7 @@ class CompactionOrder:
     """Whether an older version made the order: all merged segments share the key of one target."""
 
     def encode(self) -> bytes:
-        """Return the order as bytes, in format 2."""
+        """Return the order as bytes, in the newest format (`FORMAT`)."""
         header = _HEADER.pack(FORMAT, self.vault_id, len(self.targets), len(self.sources))
         targets = (_TARGET.pack(target.salt, target.chunk_key) for target in self.targets)
         sources = (

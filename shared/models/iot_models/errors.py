@@ -23,7 +23,10 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a request was refused with 429. Clients rely on the names, but never see `READS`."""
+    """The limit that refused a request. Clients get this name with a 429, and rely on it.
+
+    Only `READS` is never sent: if too many reads are under way, clients get a 503 instead.
+    """
 
     GUESSES = "guesses"
     """The client sent too many unknown passwords."""
@@ -96,7 +99,7 @@ class NotFoundError(IotError):
 
 
 class ConflictError(IotError):
-    """The request contradicts what is stored."""
+    """The current state forbids the request: for example, another vault has the new password."""
 
     code = ErrorCode.CONFLICT
 
@@ -114,13 +117,16 @@ class UnsupportedMediaTypeError(IotError):
 
 
 class IdempotencyKeyReusedError(IotError):
-    """The Idempotency-Key of the request belongs to a remembered request with other readings."""
+    """An earlier request used the same Idempotency-Key for other readings."""
 
     code = ErrorCode.IDEMPOTENCY_KEY_REUSED
 
 
 class TooManyRequestsError(IotError):
-    """A limit was reached. `retry_after`: seconds to wait."""
+    """A limit of the client, its token or the process was reached; `reason` says which limit.
+
+    `retry_after`: seconds after which the client may send the request again.
+    """
 
     code = ErrorCode.TOO_MANY_REQUESTS
 
@@ -133,7 +139,10 @@ class TooManyRequestsError(IotError):
 
 
 class UnavailableError(IotError):
-    """A store is away, or a resource is used up. `retry_after`: seconds to wait."""
+    """The request can't be served now: for example, Postgres is away, or the backlog is full.
+
+    `retry_after`: seconds after which the client may send the request again.
+    """
 
     code = ErrorCode.UNAVAILABLE
 

@@ -25,7 +25,7 @@ _MAX_PACED = 1000
 def parse_format(text: str) -> str:
     """Check that `text` is a log format, and return it. Raises `SettingsError` if it is not."""
     if text not in {TEXT, JSON}:
-        raise SettingsError("must be text or json")
+        raise SettingsError("the log format must be text or json")
     return text
 
 
@@ -108,7 +108,10 @@ def last_line(program: str, error: object, form: str) -> None:
 
 
 class EventLimit:
-    """A bound on the events of each kind, so that a client can't fill the log."""
+    """Limits how many events of each kind are logged, so that a client can't fill the log.
+
+    The caller chooses the kinds, such as a route with a status.
+    """
 
     def __init__(self, events: int, seconds: float) -> None:
         """Allow `events` events of each kind in each period of `seconds` seconds."""
@@ -118,9 +121,9 @@ class EventLimit:
         """By kind: the end of the period, and the number of its events so far."""
 
     def admit(self, kind: Hashable) -> int | None:
-        """Count an event. Return None if it must be left out.
+        """Count an event of a kind. Return None if the event must not be logged.
 
-        Otherwise return how many events of its kind were left out since the last admitted one.
+        Otherwise, return how many events of this kind were not logged since the last logged one.
         """
         now = time.monotonic()
         until, count = self._kinds.get(kind, (0.0, 0))

@@ -84,7 +84,7 @@ _pending: list[Callable[[], None]] = []
 
 
 def at_flush(add: Callable[[], None]) -> None:
-    """Let each flush call `add`, which adds the counts since the last flush to the metrics."""
+    """Call `add` at each flush: `add` adds the counts since the last flush to the metrics."""
     _pending.append(add)
 
 

@@ -86,7 +86,10 @@ class _Server(ThreadingWSGIServer):
         super().__init__(*arguments, **options)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a request in a thread. If `MAX_CONNECTIONS` are open, first end the oldest."""
+        """Answer a request in a thread.
+
+        If `MAX_CONNECTIONS` connections are open, first end the oldest one.
+        """
         with self._lock:
             if len(self._open) >= MAX_CONNECTIONS:
                 oldest = next(iter(self._open))
@@ -103,7 +106,10 @@ class _Server(ThreadingWSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print the traceback of a defect, but nothing if a client is gone or silent."""
+        """Print the traceback of an error, unless it is an `OSError`.
+
+        Clients that disconnect, or send nothing for `SILENT_SECONDS`, cause an `OSError`.
+        """
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 

@@ -41,12 +41,12 @@ class KeyNames:
 
     @property
     def owner(self) -> str:
-        """The id of the installation that these keys belong to."""
+        """Key that holds the id of the installation to which all these Redis keys belong."""
         return f"{self.prefix}iot:owner"
 
     @property
     def owner_keyring(self) -> str:
-        """The mark of the installation's keyring."""
+        """Key that holds the mark of the installation's keyring, derived from its pepper."""
         return f"{self.prefix}iot:owner:keyring"
 
     @property
@@ -96,12 +96,15 @@ class KeyNames:
 
     @property
     def audit_head(self) -> str:
-        """The published head of the audit log's hash chain."""
+        """Key that holds the head of the audit log's hash chain, as writers last published it."""
         return f"{self.prefix}iot:audit:head"
 
     @property
     def remembered_counts(self) -> str:
-        """Hash: number of remembered requests with an Idempotency-Key, by time of arrival."""
+        """Hash: number of remembered requests with an Idempotency-Key, by period of arrival.
+
+        A period is a 24th of the time for which a request is remembered.
+        """
         return f"{self.prefix}iot:requests"
 
     def stream(self, shard: int) -> str:
@@ -135,7 +138,10 @@ class KeyNames:
 
     @property
     def all_vault_records(self) -> str:
-        """A pattern that matches the keys of all vault records, and a few other keys."""
+        """A pattern that matches the keys of all vault records.
+
+        The pattern also matches the keys of `changed_lookup` and `password_changes`.
+        """
         return f"{self.prefix}iot:vault:*"
 
     def hot_index(self, vault_id: bytes) -> str:
@@ -182,9 +188,10 @@ class KeyNames:
         return f"{self.prefix}iot:guesses:{client}"
 
     def loaded_keys(self, process: str) -> str:
-        """Return the key under which a process reports the master keys that it has loaded.
+        """Return the Redis key of a process's report: which master keys the process has loaded.
 
-        The report expires a few seconds after the process ends.
+        The report holds ids and fingerprints of the master keys, and not the master keys. It
+        expires a few seconds after the process ends.
         """
         return f"{self.prefix}iot:loaded:{process}"
 

@@ -37,7 +37,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class OpenTelemetryTracer:
-    """The spans of one process."""
+    """Creates the spans of one process, and sends them to the collector."""
 
     def __init__(self, service: str, processor: SpanProcessor | None) -> None:
         self._stop_export: Callable[[], None] = lambda: None
@@ -87,7 +87,10 @@ class OpenTelemetryTracer:
         phases: Sequence[Phase],
         attributes: Mapping[str, object],
     ) -> None:
-        """Add finished work to the trace of a `traceparent`. Ignore an invalid `traceparent`."""
+        """Add finished work to the trace of `traceparent`: a span with a child for each phase.
+
+        Do nothing if `traceparent` is invalid.
+        """
         parent = _remote(traceparent.decode("ascii", "replace"))
         if not trace.get_current_span(parent).get_span_context().is_valid:
             return

@@ -86,7 +86,7 @@ def parse_origins(text: str) -> Origins:
 def _parse(text: str, *, is_wildcard: bool = False) -> Origin:
     """Parse an origin. Raises `ValueError` with the reason for an invalid one."""
     if len(text) > _MAX_LENGTH:
-        raise ValueError(f"it is longer than {_MAX_LENGTH} characters")
+        raise ValueError(f"an origin has at most {_MAX_LENGTH} characters")
     form = _FORM.fullmatch(text)
     if form is None:
         raise ValueError(_malformation(text))
@@ -95,7 +95,7 @@ def _parse(text: str, *, is_wildcard: bool = False) -> Origin:
     if is_wildcard and host.startswith("["):
         raise ValueError("an IP address can't have a wildcard")
     if port is not None and port > 65_535:
-        raise ValueError("its port is over 65535")
+        raise ValueError("the port is over 65535")
     return Origin(scheme, host, None if port == _DEFAULT_PORTS.get(scheme) else port)
 
 
@@ -107,7 +107,7 @@ def _malformation(text: str) -> str:
         return "it has a path, or a slash at its end"
     if "@" in rest:
         return "it has a user"
-    return "its host or its port is malformed"
+    return "the host or the port is malformed"
 
 
 def _host(text: str) -> str:
@@ -115,12 +115,14 @@ def _host(text: str) -> str:
         try:
             return f"[{ipaddress.IPv6Address(text[1:-1]).compressed}]"
         except ValueError:
-            raise ValueError("its IPv6 address is malformed") from None
+            raise ValueError("the IPv6 address is malformed") from None
     host = text.lower() if text.isascii() else _in_ascii(text.lower())
     if "*" in host:
-        raise ValueError("a wildcard must be the whole first label")
+        raise ValueError(
+            "* may only replace the first label of the host, as in https://*.example.org"
+        )
     if not all(map(_LABEL.fullmatch, host.split("."))):
-        raise ValueError("its host is malformed")
+        raise ValueError("the host is malformed")
     return host
 
 
@@ -134,4 +136,4 @@ def _in_ascii(host: str) -> str:
             return encoded.decode("ascii").lower()
     except UnicodeError:
         pass
-    raise ValueError("its host must be in ASCII, as browsers send it (xn--...)")
+    raise ValueError("write the host in ASCII, as browsers send it (xn--...)")

@@ -13,7 +13,7 @@ _KEPT_MASKS = 10_000
 
 
 class PackedColumn(NamedTuple):
-    """A packed column."""
+    """A column as `pack_column` packs it, and whether it is known to be sorted."""
 
     data: bytes
     is_sorted: bool

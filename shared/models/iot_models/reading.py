@@ -81,7 +81,7 @@ class ReadingColumns:
 
     @property
     def size(self) -> int:
-        """Size of both timestamps and the texts, in bytes."""
+        """Size of the relative and interrogator timestamps and the texts, in bytes."""
         return len(self.freeform) + 16 * len(self.relative)
 
     def cut(self, places: Sequence[int]) -> "ReadingColumns":
@@ -97,7 +97,7 @@ class ReadingColumns:
     def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":
         """Return (time of receipt, readings) for each run of readings that share this time.
 
-        Readings without an imported time have the time `received`.
+        Imported readings keep their own times. Other readings are one run with the time `received`.
         """
         if self.received is None:
             return [(received, self)]

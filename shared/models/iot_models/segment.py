@@ -120,12 +120,14 @@ class PackedNumbers(Sequence[int]):
         return min(self) in allowed and max(self) in allowed
 
     def ascends(self) -> bool:
-        """Return whether the numbers are known to ascend. Call it before a number is read."""
+        """Return whether the packed data shows that no number is lower than the one before it.
+        Call this before any number is read, because reading replaces the packed data."""
         # The highest byte of a negative difference is not ASCII.
         return self._data[:1] == DELTA and self._data[2 + 7 * self._count :].isascii()
 
     def repeats(self) -> bool:
-        """Return whether an ascending column has equal numbers. Call it before a number is read."""
+        """Return whether a column that ascends has equal numbers. Call this before any number is
+        read, because reading replaces the packed data."""
         count, joined = self._count, 0
         for i in range(8):
             joined |= int.from_bytes(self._data[2 + i * count : 1 + (i + 1) * count], "little")
@@ -227,7 +229,7 @@ class Texts(Sequence[str]):
         return len(self._content) - self._offsets[0]
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
-        """Yield (indexes, texts) for each run of the texts from `begin` to `end - 1`."""
+        """Yield (indexes, texts): texts `begin` to `end - 1`, about `RUN_CHARACTERS` at a time."""
         for places, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
             yield places, texts
@@ -248,8 +250,8 @@ class Texts(Sequence[str]):
                 yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
-        """Return for each run: the indexes of the wanted texts; the bytes of the run; and which
-        part of the run is wanted (None: all)."""
+        """Return the runs with texts from `begin` to `end - 1`. For each run: the indexes of these
+        texts, the bytes of the whole run, and the place of these texts in the run (None: all)."""
         found: list[tuple[slice, memoryview, slice | None]] = []
         number = bisect_right(self._firsts, begin) - 1
         while begin < end:
@@ -275,7 +277,7 @@ def _count_texts(content: bytes, begin: int, end: int) -> int:
 
 
 def split_texts(run: memoryview | bytes) -> list[str]:
-    """Return the texts of a run."""
+    """Return the texts of a run, which `SEPARATOR` separates."""
     return str(run, "ascii").split("\0")
 
 
@@ -294,7 +296,7 @@ class SegmentColumns:
     set, as in most segments of a drain, the column `received` is not unpacked."""
 
     def readings(self) -> list[Reading]:
-        """Return the readings, in the same order."""
+        """Return all readings, ordered by (interrogator timestamp, id)."""
         return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
     def readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
@@ -418,14 +420,11 @@ _contexts = _Contexts()
 
 
 def decompress(frame: bytes, limit: int) -> bytes:
-    """Return the content of a frame from `compress`.
-
-    Raises:
-        FormatError: `compress` did not produce these bytes, or the content exceeds `limit` bytes.
-    """
+    """Return the content of a frame from `compress`. Raises `FormatError` if the frame is damaged,
+    or if its content would exceed `limit` bytes."""
     size = unpacked_size(frame)
     if size > limit:
-        raise FormatError(f"compressed content is larger than {limit} bytes")
+        raise FormatError(f"content would be larger than {limit} bytes after decompression")
     # The frame claims this size. Check the claim before memory for the content is allocated.
     if size > _MAX_RATIO * len(frame):
         raise FormatError("compressed content is damaged")

@@ -175,7 +175,10 @@ def _in_time_order(
 
 
 def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
-    """Return the content of a segment whose batches are not in the order of receipt."""
+    """Return the content of a segment of `batches`, which are sorted by interrogator timestamp.
+
+    Their order of receipt differs, so the content has columns of ids and of times of receipt.
+    """
     # Differences of ids take nearly no space. The positions of the form `SORTED` would take two
     # bytes per reading.
     ids, received = list[bytes](), list[bytes]()
@@ -223,7 +226,10 @@ def _encode_one(
 
 
 def _is_sorted(column: "array[int]") -> bool:
-    """Return whether a column is sorted. Sorting a sorted list is faster than comparing pairs."""
+    """Return whether a column is sorted, by comparing it with a sorted copy.
+
+    If the column is sorted already, sorting it is faster than comparing its pairs of neighbours.
+    """
     numbers = column.tolist()
     return sorted(numbers) == numbers
 
@@ -260,10 +266,10 @@ def encode_merged(
 
 
 def may_share_key(data: bytes) -> bool:
-    """Return whether the key of an encoded segment (`data`) may open other segments too.
+    """Return whether other segments could have the same key as an encoded segment (`data`).
 
-    Older versions encrypted all segments of a merge with one key. Only the first bytes of `data`
-    are decompressed.
+    Older versions encrypted all segments of a merge with one key. True means that this is possible,
+    not that it is so. Only the first bytes of `data` are decompressed.
 
     Raises:
         FormatError: `data` is not an encoded segment.

@@ -61,7 +61,10 @@ def replace_file(
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can encode a text: the text has no surrogates (`surrogateescape`)."""
+    """Return whether a text can be encoded in UTF-8.
+
+    Surrogates can't: Python reads bytes that are not UTF-8 as surrogates (`surrogateescape`).
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -92,7 +95,10 @@ def create_file(path: Path, text: str) -> bool:
 def _draft(
     path: Path, text: str, mode: int, *, keep_mode_and_owner: bool = False
 ) -> Iterator[Path]:
-    """Write the text to a temporary file next to `path`. Yield its path. Delete it at the end."""
+    """Write the text to a temporary file next to `path`, and yield the path of this file.
+
+    The temporary file is deleted at the end, unless the `with` block has renamed it.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

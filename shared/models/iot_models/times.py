@@ -99,14 +99,14 @@ def _parse_date(text: str) -> int:
 
 
 def _iso_date(text: str) -> datetime:
-    """Parse an RFC 3339 date. For a leap second, return the second before the leap second."""
+    """Parse an RFC 3339 date. A second 60 is parsed as 59, and `_parse_date` adds a second."""
     if text[_SECOND] == _LEAP:
         text = text[: _SECOND.start] + "59" + text[_SECOND.stop :]
     return datetime.fromisoformat(text.upper())
 
 
 def _us_date(match: re.Match[str]) -> datetime:
-    """Return the date of a match of `_US_DATE`; for a leap second, the second before it."""
+    """Return the date of a match of `_US_DATE`. A second 60 is parsed as 59, as in `_iso_date`."""
     month, day, year, hour, minute, second, fraction, half = match.groups(default="")
     hours = int(hour) % 12 + (12 if half in "pP" else 0)
     seconds = min(int(second), 59)

@@ -12,7 +12,11 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request. This number comes first in an answer that is a list."""
+    """What the script did with a request: the first number of the list that is its outcome.
+
+    If the request's only entry was added, the outcome is one number instead of a list: the bytes
+    ever added to the shard.
+    """
 
     FULL = 0
     ADDED = 1
@@ -41,8 +45,9 @@ def refuse(outcome: int, *more: int) -> NoReturn:
 
     Raises:
         GuardLimitError: a counter that the append had to check (`Guard`) is at its limit.
-        TooManyRequestsError: too many requests of the client are remembered.
-        UnavailableError: the backlog is full, or too many requests of all clients are remembered.
+        TooManyRequestsError: the client has too many remembered requests (Idempotency-Key).
+        UnavailableError: the backlog is full, or all clients together have too many remembered
+            requests.
     """
     if outcome == AppendOutcome.FULL:
         raise _full(*more)

@@ -96,7 +96,7 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Raise `UnavailableError` if the `with` block can't append a record (`CANT_APPEND`)."""
+    """Raise `UnavailableError` if Postgres refuses to append a record (`CANT_APPEND`)."""
     try:
         yield
     except CANT_APPEND as error:

@@ -118,7 +118,10 @@ class _Check:
     def chained(
         self, sequence: int, record_id: int, link: bytes, at: bytes | None, sealed: bytes | None
     ) -> None:
-        """Check the next link of the chain and its record."""
+        """Check the next link of the chain, and the record of this link.
+
+        `at`, `sealed`: the record's time and encrypted content; None if the record was deleted.
+        """
         expected = self._head.sequence + 1
         if sequence != expected:
             raise AuditFaultError(
@@ -193,16 +196,16 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that the link was not made with a key that was retired at an earlier link.
+        """Check that the link was not made with a master key that was retired already.
 
-        If the link was the last link when a key was retired, check that it was not changed since.
+        If the link was the last one when a master key was retired, check that it is still the same.
         """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))
         if maker is not None and sequence > maker.sequence:
             raise AuditFaultError(
-                f"{where} has a link that was made with master key {key_id_of(link)}, which was "
-                f"retired at link {maker.sequence}"
+                f"{where} has a link that was made with master key {key_id_of(link)}, but this key "
+                f"was retired after link {maker.sequence}"
             )
         for key_id, key in retired.items():
             if key.sequence == sequence and key.link != link:

@@ -109,7 +109,7 @@ class VaultCache:
         return cached.vault
 
     def note_hit(self) -> None:
-        """Count a cache hit for a caller of `get`, which counts none itself."""
+        """Count a cache hit. `get` counts none: its caller decides whether the vault is used."""
         self._hits.value += 1
 
     def get(self, key: bytes) -> CachedVault | None:
@@ -134,8 +134,8 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault, and return its entry. If the cache is full, drop the vault that
-        expires first.
+        """Add an open vault; return it with its record, as kept in the cache. If the cache is
+        full, drop the vault that expires first.
 
         `missed` has the lookups of the password as sent, if only its normal form has a vault.
         """
@@ -163,7 +163,8 @@ class VaultCache:
         `lookup` is the lookup of the new password. For an erasure, it is `ERASING` or `ERASED`.
 
         If the vault is opened from its old record within the next `SETTLING_SECONDS`, the cache
-        keeps it for only `UNSETTLED_SECONDS`, or for 0 seconds if `lookup` is `ERASED`.
+        keeps it for only `UNSETTLED_SECONDS`. If `lookup` is `ERASED`, the vault opened in this
+        way has expired at once: no later request gets it from the cache.
         """
         now = self._clock()
         self.changes_noted += 1

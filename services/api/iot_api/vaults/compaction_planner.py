@@ -53,9 +53,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
 
     If a day has ended by `before` (Unix milliseconds), all its small segments are merged.
 
-    Of a later day, only the smallest segments are merged: as many as possible, as long as the
-    largest of them has at most half of the readings of all of them. If these are fewer than
-    `MIN_SEGMENTS` segments, none is merged. This limits how often a reading is rewritten.
+    Of a later day, only the smallest segments are chosen: as many as possible, such that the
+    largest chosen segment has at most half of the readings of all chosen segments. If fewer than
+    `MIN_SEGMENTS` segments can be chosen, none is merged. These rules limit how often a reading is
+    rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

@@ -50,8 +50,9 @@ class Vaults:
         opened: Callable[[OpenVault], None] = lambda _: None,
         catch_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the parts. `opened` is called with each existing vault that is opened or renewed,
-        and must return at once. `catch_up` reads announced changes of passwords if due."""
+        """`opened` is called with each existing vault that is opened or renewed, and must return
+        at once. `open_vault` first calls `catch_up`, which reads the announced changes of
+        passwords if that is due."""
         self._opened = opened
         self._catch_up = catch_up
         self._keyring = keyring
@@ -99,9 +100,10 @@ class Vaults:
         """Return the vault of a password for writing. If no vault has the password, create one and
         count a guess.
 
-        `unchecked`: the cache keys for which `ScryptQueue.place` must find room before the cache is
-        asked: those of all passwords of the request, by default this password only. Empty if the
-        request has opened another vault before: `place` was then called with all keys already.
+        Before this call looks for an open vault, it reserves a place in the scrypt queue with
+        `ScryptQueue.place`. `unchecked` has the cache keys to reserve it for. In the first call of
+        a request, they are the keys of all its passwords; the default is the key of `password`. In
+        later calls, `unchecked` is empty, because the first call has checked all keys.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
@@ -249,8 +251,8 @@ class Vaults:
     def _moved_when_idle(
         self, cached: CachedVault, key: bytes, password: bytes, client: Client
     ) -> VaultRecord:
-        """Do the same as `_moved`, but return the present record if its scrypt would have to wait:
-        a later renewal then moves the vault."""
+        """Do the same as `_moved` if that needs no wait for another scrypt. Otherwise return the
+        present record: a later renewal then gives the vault the newest lookup."""
         # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record
         try:

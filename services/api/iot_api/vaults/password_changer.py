@@ -60,7 +60,8 @@ class PasswordChanger:
         guesses: GuessLimit,
         admit: Callable[[], None],
     ) -> None:
-        """Take the parts. `admit` raises unless Redis belongs to this installation."""
+        """Each change first calls `admit`, which raises unless Redis belongs to this
+        installation."""
         self._vaults = vaults
         self._records = records
         self._changes = changes

@@ -58,7 +58,8 @@ class RangeEraser:
         audit: AuditLog,
         admit: Callable[[], None],
     ) -> None:
-        """Take the parts. `admit` raises unless Redis belongs to this installation."""
+        """Each erasure first calls `admit`, which raises unless Redis belongs to this
+        installation."""
         self._vaults = vaults
         self._backlog = backlog
         self._held = held

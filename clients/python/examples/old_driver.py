@@ -41,8 +41,8 @@ class OutboxConsumer:
         """Move readings from the queue to the outbox until the driver exits and the queue is empty.
 
         The queue is in memory only, so each reading goes to the outbox as soon as it arrives.
-        If `cert_path` is "NONE", the old drivers do not verify the certificate of the service. This
-        consumer then verifies the certificate with the certificate authorities of the system.
+        If `cert_path` is "NONE", an old driver does not verify the certificate of the service at
+        all. This consumer does, with the certificate authorities of the system.
         """
         ca_file = None if self.cert_path == "NONE" else self.cert_path
         with (

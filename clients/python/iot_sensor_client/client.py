@@ -31,10 +31,10 @@ _PASSWORD_REFUSED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 class Client:
     """A client of one service. It sends and reads readings under one password. Thread-safe.
 
-    Requests are retried while the service is unavailable, except those that a repetition could
-    harm: `change_password`, `erase_vault`, and a PUT without `Idempotency-Key`. Connections stay
-    open between requests; `close`, or the end of a `with` block, closes them. The client follows no
-    redirects and uses no proxies.
+    Requests are retried while the service is unavailable, except requests that could do harm if
+    they came twice: `change_password`, `erase_vault`, and a PUT without `Idempotency-Key`.
+    Connections stay open between requests; `close`, or the end of a `with` block, closes them. The
+    client follows no redirects and uses no proxies.
     """
 
     def __init__(  # noqa: PLR0913 -- options, all but three by name
@@ -196,9 +196,9 @@ class Client:
     ) -> int:
         """Store any number of readings, in compressed batches. Return their number.
 
-        On return all are acknowledged. The service stores each exactly once, those of a password in
-        their order. One batch at a time is in memory, so `readings` may be a generator of any
-        length. An `Outbox` also keeps readings while the service is unavailable.
+        On return all are acknowledged. The service stores each exactly once, and keeps the order of
+        the readings of a password. One batch at a time is in memory, so `readings` may be a
+        generator of any length. An `Outbox` also keeps readings while the service is unavailable.
 
         Args:
             readings: as for `put_readings`.
@@ -321,15 +321,15 @@ class Client:
 
         Raises:
             The errors of `read`, if the service refuses the request, or if it is unavailable at the
-            beginning. During a later outage, the iterator waits, and logs the reason. A new call
-            begins with the readings received from then on.
+            beginning. During a later outage, the iterator waits, and logs the reason. After an
+            error, a new call of `follow` leaves out the readings stored in between.
         """
         polling = Follower(self, interval, overlap, stop or threading.Event())
         for rows in LiveFollower(self, polling, interval, self._retry, stop).run():
             yield from rows
 
     def max_relative_time(self) -> int | None:
-        """Return the greatest relative timestamp of the password; None without readings.
+        """Return the greatest relative timestamp of the password's readings; None if it has none.
 
         Raises the errors of `read`.
         """
@@ -401,7 +401,7 @@ class Client:
 
     @property
     def credentials(self) -> dict[str, str]:
-        """The password as a member of `data` in a body: `db_password`. Empty without a password."""
+        """`{"db_password": <password>}`, for the `data` of a body; `{}` without a password."""
         return {} if self._password is None else {"db_password": self._password}
 
     def _data(self, path: str) -> list[dict[str, Any]]:
@@ -433,7 +433,7 @@ class Client:
         return Request(method, path, body, own | given)
 
     def open_stream(self, path: str, json: object, headers: Mapping[str, str]) -> Stream:
-        """Send a POST once. Return its response, whose body is read while it arrives."""
+        """Send a POST, without retries. Return its response, to be read while it arrives."""
         request = self._with_token(self._request("POST", path, None, headers, json))
         return self._pool.open_stream(request, STREAM_SECONDS)
 

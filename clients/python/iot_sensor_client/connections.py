@@ -31,8 +31,9 @@ class Stream:
     """A response whose body is read while it arrives. It has a connection of its own."""
 
     def __init__(self, connection: http.client.HTTPConnection, timeout: float) -> None:
-        """Receive the status and the headers, and the body too unless the status is 200.
+        """Receive the status and the headers. Unless the status is 200, receive the body, too.
 
+        The body of a 200 is left to `pieces`, because it may never end.
         `timeout`: longest time without a byte while `pieces` receives the body, in seconds.
         """
         self._connection = connection
@@ -44,7 +45,7 @@ class Stream:
         self.set_timeout(timeout)
 
     def set_timeout(self, seconds: float) -> None:
-        """Set the longest time without a byte."""
+        """Set how many seconds `pieces` waits for the next byte before it raises `OSError`."""
         with suppress(OSError):
             self._socket.settimeout(seconds)
 
@@ -141,10 +142,11 @@ class ConnectionPool:
             raise _no_response(error) from error
 
     def open_stream(self, request: Request, timeout: float) -> Stream:
-        """Send a request once, on a new connection, and return its response while it arrives.
+        """Send a request on a new connection, without retries. Return a response of status 200 when
+        its headers have arrived, and any other response when it is complete.
 
         Raises:
-            NoResponseError: no head of a response arrived.
+            NoResponseError: the connection failed earlier.
         """
         connection = self._connect()
         try:

@@ -70,12 +70,15 @@ class NoResponseError(RetryableError, OSError):
 class OutboxError(Exception):
     """An outbox that can't be used: its file fails, it is closed, or another process opened it.
 
-    If `send` raises this error, none of its readings is in the outbox.
+    If `send` raises this error, the outbox holds none of the readings of that call.
     """
 
 
 class OutboxFullError(OutboxError):
-    """An outbox without room: `max_bytes` is reached, or its disk is full. Call `send` later."""
+    """An outbox without room: `max_bytes` is reached, or its disk is full.
+
+    Call `send` again later.
+    """
 
 
 def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:
@@ -100,8 +103,8 @@ def answer_of(
 ) -> Any:
     """Return the value of `member` in the JSON body of a successful response.
 
-    Raises the errors of `raise_for_status`, and `RetryableError` if the body has no such member.
-    It then comes from a proxy, a login page or another server, which answered with 200.
+    Raises the errors of `raise_for_status`, and `RetryableError` if the body has no such member:
+    a response without it comes from a proxy, a login page or another server.
     """
     raise_for_status(response, rejected=rejected)
     try:

@@ -25,9 +25,9 @@ class Follower:
     """Polls for new readings.
 
     Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour late: the service stores the
-    readings of one password in the order of their receipt, so until then no reading that was
-    received after the late one is known.
+    known ids. This finds even a reading that is stored an hour after its receipt. The service
+    stores the readings of one password in the order of their receipt. So while a late reading is
+    not stored, readings received after it are not stored either, and each poll begins before it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Follower:
         self._asked = time.monotonic()
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
-        """Return an iterator over the new readings of each poll, oldest id first."""
+        """Poll until `stop` is set. Yield the new readings of each poll that finds any, by id."""
         # Readings that exist now are not new. The iterator begins at the newest of them, or at the
         # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`, so
         # this poll does, too: an older reading that only a later poll returned would seem new.
@@ -88,8 +88,9 @@ class Follower:
     def _now(self) -> datetime:
         """Return the time by the service's clock, or up to a second later.
 
-        The header `Date` leaves out the fraction of a second. An earlier time would make the next
-        poll begin too late.
+        The header `Date` leaves out the fraction of a second, so a second is added. A poll asks for
+        the last n seconds: the age of the newest known reading at this time, plus `overlap`. A time
+        that is too early would make n too small.
         """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 
@@ -105,7 +106,7 @@ class Follower:
 
 
 def is_temporary(error: RetryableError) -> bool:
-    """Return whether an error may pass, so that a follower waits and tries again."""
+    """Return whether an error may be temporary. A follower then waits and tries again."""
     return error.status is None or error.status in {408, 429} or error.status >= 500
 
 

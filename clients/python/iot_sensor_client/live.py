@@ -44,7 +44,7 @@ class LiveFollower:
         retry: RetryPolicy,
         stop: threading.Event | None,
     ) -> None:
-        """`polling` replaces the stream if the service has none."""
+        """`polling` replaces the stream if the service has no live streams, or no free one."""
         self._client = client
         self._polling = polling
         self._interval = interval
@@ -59,7 +59,7 @@ class LiveFollower:
         self._known: dict[int, None] = {}
 
     def run(self) -> Iterator[_Rows]:
-        """Return an iterator over new readings, in the order of their ids."""
+        """Yield lists of new readings, in the order of their ids. A list may be empty."""
         while not self._stop.is_set():
             self._attempts += 1
             try:

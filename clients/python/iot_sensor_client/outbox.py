@@ -52,7 +52,7 @@ class OutboxStatistics:
 
 @dataclass(frozen=True, slots=True)
 class RejectedReading:
-    """A reading that was set aside."""
+    """A reading that was set aside: the outbox does not send it again by itself."""
 
     id: int
     reading: dict[str, Any]
@@ -161,7 +161,7 @@ class Outbox:
                 self._changed.notify_all()  # an interrupted call may have stored them
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until the readings sent so far are acknowledged or set aside.
+        """Wait until all readings that `send` has accepted so far are acknowledged or set aside.
 
         Returns:
             False if that takes longer than `timeout` seconds. The readings stay in the outbox.
@@ -263,7 +263,7 @@ class Outbox:
         return self._done >= reading or not self._file.counts().waiting
 
     def _run(self) -> None:
-        """Send until the outbox is closed. No error ends the thread."""
+        """Send batches until the outbox is closed. Runs in a thread, which no error ends."""
         failures = 0
         finish: Callable[[], None] | None = None
         while True:
@@ -303,9 +303,11 @@ class Outbox:
     def _attempt(self, batch: Batch) -> Callable[[], None]:
         """Send a batch once. Return a function that records the result in the file.
 
-        The result is that the batch is acknowledged, set aside, or split. A batch in doubt is set
-        aside without an attempt. If the returned function raises an error, call the function again,
-        and do not send the batch again.
+        The result is that the batch is acknowledged, set aside, or split. A batch that the service
+        may have stored, and whose key it may have forgotten since, is set aside without an attempt
+        (see `in_doubt`).
+
+        If the returned function raises an error, call it again, and do not send the batch again.
 
         This method itself raises an error if the batch must be sent again.
         """
@@ -331,8 +333,8 @@ class Outbox:
     def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
         """Return a function that sets a refused batch aside, or splits it to find bad readings.
 
-        Raise `error` if the readings may be valid: the URL may redirect, or a proxy may refuse. The
-        batch is then sent again.
+        Raise `error` if the readings are not the cause, for example if the URL redirects, or if a
+        proxy refused the request. The batch is then sent again.
         """
         code = _error_code(error)
         if code == "idempotency_key_reused" or (

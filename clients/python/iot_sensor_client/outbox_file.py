@@ -67,8 +67,8 @@ class OutboxFile:
     A change is made as a whole or not at all. It is on the disk (WAL, `synchronous=FULL`) when its
     method returns. All methods raise `OutboxError` if the file can't be read or written.
 
-    The contents of a batch are fixed when `take` first returns it, or when the file is opened
-    again.
+    `append` adds readings to the newest batch, until `take` returns this batch, or until the file is
+    opened again. After that, `append` begins a new batch.
     """
 
     def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:
@@ -127,10 +127,10 @@ class OutboxFile:
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
-        """Record in the file that attempts have begun, until `close` records that they have ended.
+        """Before the first attempt of this process, record in the file that attempts are under way.
 
-        If this record is there already, the last process crashed. It may have sent the oldest
-        batch, so also record an attempt for this batch.
+        `close` removes this record. If the file has the record already, the last process ended
+        without `close`. It may have sent the oldest batch: record an attempt for this batch, too.
 
         This is not done when the file is opened, because it writes to the disk, which may be full.
         """
@@ -280,8 +280,10 @@ class OutboxFile:
             self._space.shrink()
 
     def _delete(self, batch: Batch) -> bool:
-        """Delete a batch. Return False if it is gone: the caller runs again after an error, and
-        deleted the batch before the error.
+        """Delete a batch. Return False if it was deleted before.
+
+        If `remove` or `set_aside` raises an error, the outbox calls it again. The call with the
+        error may have deleted the batch nevertheless.
         """
         self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
         deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))

@@ -44,12 +44,15 @@ class AccessAudit(threading.Thread):
         self._stopping = threading.Event()
 
     def follow(self, tokens: Callable[[], Tokens] | None) -> None:
-        """Record changes of the tokens that `tokens` returns, from now on; none if it is None."""
+        """Record each change of the tokens that `tokens` returns, from now on.
+
+        If `tokens` is None, the service has no file of tokens, and nothing is recorded.
+        """
         self._tokens = tokens
         self._known = {} if tokens is None else _by_name(tokens())
 
     def refused(self, error: IotError, scope: str, token: str | None, client: Client) -> None:
-        """Count a request that was refused for its token. Returns at once."""
+        """Count a request that was answered 401 or 403 by the access checks. Returns at once."""
         address = client.fields["client"]
         refusal = Refusal(_reason(error), scope, token, str(address))
         self._refusals.count(refusal)

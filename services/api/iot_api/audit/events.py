@@ -18,8 +18,8 @@ class AuditEvents:
         If the session to Postgres ends during the commit, the event may be recorded twice.
 
         Raises:
-            UnavailableError: the database role may not append to the audit log, or the database
-                lacks the function for it.
+            UnavailableError: the database role has no permission to append to the audit log, or
+                the database lacks the SQL function that appends.
             PoolBusyError: all connections of the pool are in use.
             POSTGRES_UNAVAILABLE: Postgres is away.
         """

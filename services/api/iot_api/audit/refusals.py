@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
     """Address of the client; None: several clients that are counted together."""
 
     def of_any_client(self) -> "Refusal":
-        """Return the refusal without token and client, to count those of all clients together."""
+        """Return this refusal without token and client, to count all clients together."""
         return Refusal(self.reason, self.scope)
 
 
@@ -38,7 +38,7 @@ class ReachedLimit(NamedTuple):
     client: str | None = None
 
     def of_any_client(self) -> "ReachedLimit":
-        """Return the limit without token and client, to count those of all clients together."""
+        """Return this limit without token and client, to count all clients together."""
         return ReachedLimit(self.reason)
 
 

@@ -13,7 +13,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
 def read_document() -> Document:
-    """Return the file `openapi.json` with the paths of all aliases."""
+    """Return the contents of `openapi.json`, and add the paths of all aliases."""
     text = files(__package__).joinpath("openapi.json").read_text(encoding="utf-8")
     document: Document = json.loads(text)
     for alias, original in document["x-aliases"].items():

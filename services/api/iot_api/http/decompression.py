@@ -57,7 +57,7 @@ class Codec:
     begin: Callable[[], tuple[_Member, _Decompress]]
 
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
-        """Decompress all members of a body; return their joined contents.
+        """Decompress all gzip members or zstd frames of a body; return their joined contents.
 
         `grow` is called repeatedly, with the decompressed size so far in bytes. It may wait, or
         raise an error to refuse the body.

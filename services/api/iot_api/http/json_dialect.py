@@ -74,7 +74,10 @@ class StandIns:
 
     @classmethod
     def absent_from(cls, body: bytes) -> "StandIns | None":
-        """Return stand-ins whose mark a body does not hold; None if the body holds no originals."""
+        """Return the stand-ins for a body, with a mark that does not occur in the body.
+
+        Return None if the body holds no originals, such as `NaN`, and so needs no stand-ins.
+        """
         # A search for one byte costs a tenth of a search for several.
         first_bytes = [first for first in b"IN\\" if first in body]
         originals = [
@@ -91,7 +94,7 @@ class StandIns:
         return cls(_mark_absent_from(body), tuple(originals), passes_pairs)
 
     def hide(self, body: bytes) -> bytes:
-        """Replace the originals in a body with their stand-ins."""
+        """Replace each original in a body, such as `NaN`, with its stand-in, such as `[7]`."""
         pairs = [(original, self.mark + _TAILS[original]) for original in self.originals]
         pieces = []
         start = 0
@@ -109,7 +112,10 @@ class StandIns:
         return b"".join(pieces)
 
     def restore(self, text: bytes) -> bytes:
-        """Replace the stand-ins by originals. `text`: the result of `hide`, or a part of it."""
+        """Replace each stand-in, such as `[7]`, with its original, such as `NaN`.
+
+        `text` is the result of `hide`, or a part of it.
+        """
         if self.mark not in text:
             return text
         pairs = [(self.mark + _TAILS[original], original) for original in reversed(self.originals)]
@@ -130,16 +136,16 @@ class StandIns:
         return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
-        """Return whether a decoded string holds the mark.
+        """Return whether a decoded string holds the mark, with which every stand-in begins.
 
-        It then holds stand-ins, or its sender wrote the mark with an escape.
+        If it does, it holds stand-ins, or its sender wrote the mark with an escape.
         """
         return self.mark.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
-        """Restore the originals in JSON strings, and return the decoded strings.
+        """Decode JSON strings that may hold stand-ins. Each stand-in becomes its original again.
 
-        Half a surrogate pair stays in its string.
+        Half a surrogate pair is no error: it stays in its string.
         """
         strings: list[str] = json.loads(b"[%b]" % self.restore(b",".join(texts)))
         return strings
@@ -148,7 +154,8 @@ class StandIns:
 def end_of_piece(body: bytes, start: int) -> int:
     """Return the end of the piece of about `_AT_ONCE` bytes that begins at `start`.
 
-    The end is never inside an original, or between two backslashes that are one escaped backslash.
+    The piece never ends inside a text that `StandIns.hide` replaces, such as `NaN`, nor between two
+    backslashes that are one escaped backslash.
     """
     end = start + _AT_ONCE
     found = _BORDER.search(body, end, end + 2 * _NEAR)
@@ -164,9 +171,9 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return parts of a body, in which the caller counts the originals: a whole body takes longer.
+    """Return parts of a body, so that the caller need not count texts such as `NaN` in all of it.
 
-    The places of the parts are random, so that a sender can't hide frequent originals from them.
+    The places of the parts are random, so that a sender can't keep frequent texts out of them.
     """
     last = max(1, len(body) - _SAMPLE)
     begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret

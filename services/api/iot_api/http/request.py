@@ -140,7 +140,7 @@ class AnswerLog(Protocol):
     """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or that took at least `logged_from` seconds.
+        """Log a request that failed, or that took at least `self.logged_from` seconds.
 
         Do not call this for other requests.
         """
@@ -351,7 +351,7 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
 def password_bytes(
     password: str, limit: int, *, row: int | None = None, field: str = "db_password"
 ) -> bytes:
-    """Return a password in UTF-8. An error names `row`, or `field` if there is no row.
+    """Return a password in UTF-8. An error names `row` and `db_password`; without `row`, `field`.
 
     Raises:
         InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.
@@ -387,7 +387,7 @@ def _decoder(
 def _receive(environ: Mapping[str, Any], limit: int) -> bytes:
     """Receive at most `limit` bytes of a body.
 
-    The worker, whose object `wsgi.input` is, enforces the deadlines and the memory budget.
+    `wsgi.input` is an object of the worker, and enforces the deadlines and the memory budget.
     """
     try:
         body: bytes = environ["wsgi.input"].read(limit)

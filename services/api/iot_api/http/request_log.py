@@ -62,7 +62,7 @@ class RequestLog:
         self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or that took at least `logged_from` seconds.
+        """Log a request that failed, or that took at least `self.logged_from` seconds.
 
         Do not call this for other requests. If all requests are logged, `logged_from` is 0.
         """

@@ -29,7 +29,10 @@ def security_headers(*, tls: bool) -> Headers:
 
 @cache
 def security_lines(*, tls: bool, replaced: frozenset[str]) -> str:
-    """Return the security headers as lines of a response, without the headers in `replaced`."""
+    """Return the security headers as lines of an HTTP response.
+
+    Leave out the headers named in `replaced`, which the response sets itself.
+    """
     return "".join(
         f"{name}: {value}\r\n" for name, value in security_headers(tls=tls) if name not in replaced
     )

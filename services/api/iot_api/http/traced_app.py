@@ -1,5 +1,6 @@
-"""The trace of a request: a span from its head to the last piece of its answer.
+"""The trace of a request: a span from the call of the WSGI app to the last piece of the answer.
 
+The span of a live stream ends when the stream begins, because a live stream may take hours.
 `create_app` wraps its app in a `TracedApp` only if tracing is on.
 """
 

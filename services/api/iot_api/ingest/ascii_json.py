@@ -32,11 +32,11 @@ _MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     """Escape each character above 0x7e in JSON text.
 
-    `text` must be valid UTF-8. `used` is the size of the texts that were escaped before, in bytes
-    after escaping.
+    `text` must be valid UTF-8. `used` is the size, after escaping, of the texts of the same request
+    that were escaped before.
 
     Raises:
-        TooLargeError: the escaped texts together exceed `limit` bytes.
+        TooLargeError: the escaped texts of the request together exceed `limit` bytes.
     """
     if _is_plain(text):
         return text
@@ -89,8 +89,9 @@ def _escape(piece: bytes) -> bytes:
 def _rarest(piece: bytes, number: int) -> bytes:
     """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
 
-    Rare, because `json.dumps` escapes the byte that a stand-in is swapped with, and `_escape` must
-    undo each such escape.
+    `_escape` swaps quotes, for example, with a stand-in. Wherever the stand-in is in the piece, it
+    becomes a quote, which `json.dumps` escapes, and `_escape` must undo each such escape. So rare
+    stand-ins save time.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:

@@ -41,7 +41,7 @@ _FINGERPRINT_BYTES = 12
 
 
 class IdempotencyKey(NamedTuple):
-    """The key of a request."""
+    """The Idempotency-Key of a request, without its quotes and as it was sent."""
 
     text: str
     """The key without quotes: `"abc"` and `abc` are the same key."""
@@ -130,7 +130,10 @@ class IdempotencyPolicy:
         return tuple(map(self.names.remembered_request, digests))
 
     def remembered(self, request: KeyedRequest, answer: bytes, client: Client) -> RememberedRequest:
-        """Return what to store in Redis to remember a request and its encoded answer."""
+        """Return what to store in Redis to remember a request and its encoded answer.
+
+        Redis also counts the request for `client`, whose remembered requests have a limit.
+        """
         return RememberedRequest(
             request.names,
             self.seconds,

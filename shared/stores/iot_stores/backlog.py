@@ -43,9 +43,9 @@ _log = logging.getLogger(__name__)
 
 
 class UnconfirmedError(TimeoutError):
-    """Replicas, or the disks of Redis, did not confirm in time that they have the entries to drain.
+    """Replicas or disks did not confirm in time that they have the entries that a drain has read.
 
-    An entry that is not confirmed is not drained (see `Backlog.read_shards`).
+    Entries that are not confirmed are not drained (see `Backlog.read_shards`).
     """
 
 
@@ -160,10 +160,11 @@ class Backlog(BacklogAppender):
         Once the limit is reached, the remaining shards are left out. Every earlier shard that has
         waiting entries is returned with at least one entry. The number of round trips is constant.
 
-        If the settings require replicas or disks, waits until these have the entries. Otherwise, a
-        failover could lose an entry that is stored in Postgres by then, together with the
-        `Idempotency-Key` of its request, and a repeat of the request would be stored as new
-        readings. A process that may not use WAIT or WAITAOF does not wait.
+        With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, waits until the replicas or disks
+        have the entries. Without the wait, a failover could lose an entry that is stored in
+        Postgres by then, together with the `Idempotency-Key` of its request, and a repeat of the
+        request would be stored as new readings. If Redis refuses WAIT or WAITAOF, for example
+        because the process has no permission, the entries are returned without a wait.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -203,10 +204,11 @@ class Backlog(BacklogAppender):
         }
 
     def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
-        """Run read commands. Return their answers once replicas and disks have what was read.
+        """Run commands that read entries. Return their answers once replicas and disks have these
+        entries, or at once if Redis refuses WAIT or WAITAOF.
 
         Raises:
-            UnconfirmedError: replicas or disks did not confirm in time what was read.
+            UnconfirmedError: replicas or disks did not confirm the entries in time.
             RedisError: Redis can't serve.
         """
         # All over one connection: after a failover, another server would confirm other data.

@@ -239,8 +239,8 @@ class BacklogAppender:
 
         The script adds all entries or none. Once `append` returns, the entries are acknowledged.
         A caller that got no answer may append the same bytes again: the writer stores an entry
-        once, even if the stream has several copies. If `request` is remembered already, nothing is
-        added, and its first answer is returned.
+        once, even if the stream has several copies. If Redis already remembers the Idempotency-Key
+        of `request`, nothing is added, and the answer to its first attempt is returned.
 
         Raises:
             TooLargeError: the entries exceed `max_bytes`, the limit of the whole backlog.
@@ -286,7 +286,7 @@ class BacklogAppender:
     def release_idle_connection(self) -> None:
         """Give the connection for appends back to the pool, if it is old and no append runs.
 
-        After a failover, the pool closes only the connections that it has back.
+        After a failover, the pool closes a connection in use only when it is given back.
         """
         self._groups.run_if_idle(self._script.release_old_connection)
 
@@ -298,11 +298,12 @@ class BacklogAppender:
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
-        """Return the first answer to a request that may be a repeat; None if Redis has no answer.
+        """Return the answer to the first attempt of a request; None if Redis remembers no answer.
 
-        `request_names`: the keys in Redis that may have the answer (`RememberedRequest.names`).
-        If `append` waits for replicas or disks, always return None: `append` then also answers
-        repeated requests, because it waits until the entries of the first attempt are confirmed.
+        `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`).
+        If `append` waits for replicas or disks, always return None, so that the caller calls
+        `append` for a repeated request, too. `append` returns the first answer only when replicas
+        and disks have the entries of the first attempt.
         """
         if self._waits:
             return None
@@ -350,9 +351,10 @@ class GroupCommit:
         sender, and must elect the next sender: all later callers wait for that."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
-        """Return the answer to a request.
+        """Send a request, alone or in a group, and return the answer to it.
 
-        The request may be sent again if a connection breaks: adding its entries twice must be safe.
+        The request is sent again if the connection breaks, so adding its entries twice must be
+        safe.
 
         Raises:
             RedisError: Redis refused the request; or Redis is away, and it is unknown whether the

@@ -1,7 +1,7 @@
-"""Vault records in Redis, and the keys that hide records after a change of password.
+"""Vault records cached in Redis, and Redis keys that hide cached records of old passwords.
 
-A key that hides records has a lookup in its name, and holds the id of the vault that no longer has
-this lookup. Processes ignore the records of this vault under this lookup.
+After a change of password, a Redis key with the old lookup in its name holds the id of the vault
+that no longer has this lookup. Processes ignore cached records of this vault under this lookup.
 """
 
 import struct

@@ -34,8 +34,8 @@ class Confirmation:
         """Return a sentence on the replicas or disks that lack the entries; empty if none does.
 
         `answer` is Redis's answer to `command`. If replicas lack the entries, the connections of
-        `client` are closed, because this master may be cut off from its replicas, and one of them
-        may be the master now. New connections resolve the host name in the URL again.
+        `client` are closed, because they may lead to an old master that is cut off from its
+        replicas. New connections resolve the host name in the URL again.
         """
         local, replicas = answer if self.fsync else (1, answer)
         if replicas < self.replicas:

@@ -1,8 +1,9 @@
 """Orders of API processes to replay or drop a dead letter, which a writer carries out.
 
-The API's user of Redis may not delete dead letters. A hash in Redis holds at most one order for
-each letter, under the letter's id. Orders are sealed, so only a process with the keys can make an
-order and name who asked for it. A lost order does no harm: the letter stays.
+The API can't do this itself, because its Redis user has no permission to delete dead letters. A
+hash in Redis holds at most one order for each letter, under the letter's id. An order names the
+client that asked for it. Orders are sealed, so only a process with the transit keys can make them.
+A lost order does no harm: the letter stays.
 """
 
 import json
@@ -40,7 +41,7 @@ class LetterOrder:
     """Who asked, for the audit log. `client` is the address, `token` the token's name or None."""
 
     def encode(self) -> bytes:
-        """Return the content of the sealed order."""
+        """Return the content of the order, not yet sealed."""
         content = [self.letter_id, self.action, self.client["token"], self.client["client"]]
         return json.dumps(content).encode()
 

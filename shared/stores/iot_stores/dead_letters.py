@@ -94,9 +94,12 @@ class DeadLetters:
         return letters
 
     def find(self, letter_id: str) -> DeadLetter | None:
-        """Return the dead letter with this id, or None. Raises `ValueError` for an invalid id."""
+        """Return the dead letter with this id; None if there is none.
+
+        Raises `ValueError` if `letter_id` does not have the form of an id (`is_letter_id`).
+        """
         if not is_letter_id(letter_id):
-            raise ValueError(f"{letter_id!r} is not the id of a dead letter")
+            raise ValueError(f"{letter_id!r} does not have the form of a dead letter's id")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[StreamItem]", found)
         return _dead_letter(*letters[0]) if letters else None

@@ -70,8 +70,9 @@ class Erasures:
     ) -> None:
         """Make all API processes forget a vault. Hide and remove its records in Redis.
 
-        Call this before `erase`, and again after it with `done=True`. In between, a process may
-        open the vault again, but keeps it open for only half a second.
+        Call this before `erase`, and again after it with `done=True`. Between these two calls, a
+        process may still open the vault, but keeps it open for only half a second. After the
+        second call, processes do not keep the vault open at all.
 
         Raises:
             RedisError: the erasure may have been announced or not.
@@ -156,7 +157,8 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
     """Return up to `limit` erased vaults whose segments and dead letters must be deleted now.
 
-    Both are deleted twice: at once, and `SETTLING_SECONDS` after the erasure.
+    Segments and dead letters of a vault are deleted twice: as soon as the vault is erased (see
+    `note`), and again `SETTLING_SECONDS` after the erasure (see `finish`).
     """
     if not _has_tombstones(connection):
         return []
@@ -165,12 +167,15 @@ def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
 
 
 def note(connection: Connection, vault_id: uuid.UUID) -> bool:
-    """Record that the first deletion of a vault is done. Return False if it is recorded already."""
+    """Record that the first of the two deletions of a vault's data is done (see `unfinished`).
+
+    Return False if this is recorded already.
+    """
     return connection.execute(_NOTE, (vault_id,)).rowcount > 0
 
 
 def finish(connection: Connection, vault_id: uuid.UUID) -> None:
-    """Record that nothing of a vault is left."""
+    """Record that the second and last deletion of a vault's data is done (see `unfinished`)."""
     connection.execute(_FINISH, (vault_id,))
 
 

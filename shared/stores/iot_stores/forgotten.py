@@ -36,9 +36,10 @@ class DatedEntry(NamedTuple):
     """Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
-        """Return whether both times are before `moment` (Unix milliseconds).
+        """Return whether the entry was both received and sealed before `moment`.
 
-        If only one time is before `moment`, the clock that gave this time may have been behind.
+        `moment` is in Unix milliseconds. If only one of the two times is before `moment`, the
+        answer is False, because the clock that gave this time may have been behind.
         """
         return max(self.received, self.sealed) < moment
 

@@ -372,9 +372,10 @@ def _holding(condition: LiteralString, *, descending: bool) -> LiteralString:
 
 
 def _from_position(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return the statement for segments that contain the start of the page, then for those behind.
+    """Return the statement for the segments that contain the start of the page, then for all
+    segments that follow in the order of the read.
 
-    The parts of UNION ALL are executed one after the other.
+    Postgres executes the parts of UNION ALL one after the other.
     """
     behind: LiteralString = (
         f"{_SELECT} {condition} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
@@ -385,10 +386,11 @@ def _from_position(condition: LiteralString, *, descending: bool) -> LiteralStri
 
 
 def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralString:
-    """Return the statement for segments that contain the start of the page, then for some behind.
+    """Return the statement for the segments that contain the start of the page, then for the next
+    segments in the order of the read.
 
-    Those behind are the next segments, as many as the parameter `look` says. They need not match
-    the condition: a segment that does not match has NULL as `size`.
+    The SQL parameter `look` is the maximum number of next segments. They need not match the
+    condition: a next segment that does not match has NULL as `size`.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]

@@ -84,7 +84,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """The cover of a shard, as the window has it."""
+    """The cover of a shard, as it is stored in the hot window's Redis."""
 
     position: str
     """The position of the last drain in the window."""
@@ -114,11 +114,12 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class RecentSegments:
-    """Segments of vaults in the window, and the covers before and after the segments were read.
+    """Segments of vaults in the window, and the covers of shards, which are read twice: before and
+    after the segments.
 
-    A drain adds all segments of a shard and updates its cover in one step. So if a shard has
-    a valid cover both before and after, and `bounds` has segments of one of its drains, `bounds`
-    also has all segments of the earlier drains within the covers.
+    A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if the
+    shard has a valid cover both times, drains appear in order: if `bounds` has segments of one
+    drain of the shard, it also has the segments of all earlier drains within the two covers.
     """
 
     before: Mapping[int, Cover]
@@ -149,13 +150,14 @@ class HotWindow:
         self._write = load_script(client, "hot_window_write.lua")
 
     def write(self, drains: Sequence[DrainedShard]) -> None:
-        """Add the segments of a drain.
+        """Add the segments of a drain to the window, and update the covers of its shards.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. A cover whose position is that of `DrainedShard.before` is extended. Another
-        position means that the window lacks drains, because a writer was killed, or Redis was away
-        or emptied. Then, and after a change of `seconds`, a new cover begins, at the earliest after
-        the readings that were stored before the drain. The cover of a later drain is not changed.
+        segments. A cover whose position is that of `DrainedShard.before` is extended. A cover that
+        a later drain has begun is not changed. In all other cases, a new cover begins, which leaves
+        out all readings that were stored before the drain: the window lacks drains (a writer was
+        killed, or Redis was away or emptied), or the data of Redis or Postgres may be older than
+        before, or `seconds` was changed.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the
@@ -204,9 +206,9 @@ class HotWindow:
         return arguments
 
     def forget(self, vault_id: uuid.UUID) -> None:
-        """Delete all segments of a vault. Raises `RedisError`.
+        """Delete all segments of an erased vault from the window. Raises `RedisError`.
 
-        The covers stay as they are: nothing reads the vault any more.
+        The covers stay as they are, because nothing reads an erased vault any more.
         """
         index = self._names.hot_index(vault_id.bytes)
         found = cast("list[bytes]", self._client.zrangebyscore(index, "-inf", "+inf"))
@@ -304,7 +306,10 @@ class HotWindow:
         )
 
     def outdated(self, shards: Sequence[int]) -> list[int]:
-        """Return the shards whose cover is not valid, because Redis has another replication id."""
+        """Return the shards whose cover names another replication id than Redis has now.
+
+        These covers are not valid, because Redis has restarted or failed over since.
+        """
         if not (self._seconds and self._usable()):
             return []
         own_id, found = self._ask(self._cover_commands(shards))
@@ -324,7 +329,7 @@ class HotWindow:
     def _ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
         """Send commands in one round trip. Return Redis's replication id, and the answers.
 
-        The id is empty if this process's user of Redis may not use INFO.
+        The id is empty if Redis refuses INFO, for example because this process has no permission.
         """
         info, *answers = round_trip(self._client, [("INFO", "replication"), *commands])
         found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None
@@ -358,8 +363,8 @@ def _covers(
 ) -> dict[int, Cover]:
     """Return the valid covers of shards. `own_id`: the replication id of Redis; empty: unknown.
 
-    A cover without an id counts as valid: writers of earlier versions, and writers that may not use
-    INFO, note no id.
+    A cover without an id counts as valid: writers of earlier versions write no id into the cover,
+    and writers without permission for INFO do not know the id.
     """
     covers = {}
     for shard, (position, since, seconds, noted_id) in zip(shards, found, strict=True):

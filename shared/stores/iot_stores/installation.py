@@ -49,8 +49,8 @@ class Installation:
         """Return the id that was read last. If none was read yet, read it now.
 
         Raises:
-            SettingsError: the database has no id, the role may not read the id, or the database
-                is marked with another keyring.
+            SettingsError: the database has no id, the database role of this process has no right
+                to read the id, or the database has the mark of another keyring.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         if self._id is not None:
@@ -76,7 +76,7 @@ class Installation:
             found = connection.execute("SELECT id, keyring FROM installation").fetchone()
         except psycopg.errors.InsufficientPrivilege:
             raise SettingsError(
-                "the role in IOT_POSTGRES_URL may not read the table installation: "
+                "the role in IOT_POSTGRES_URL has no right to read the table installation: "
                 "run `iot-sensor migrate --grant`"
             ) from None
         except psycopg.errors.UndefinedTable:

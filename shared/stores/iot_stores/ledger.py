@@ -113,7 +113,7 @@ larger only after a restore from backup. The lowest numbers in the gap then coun
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """How far a shard is drained, and the id of its next reading, as the ledger has it."""
+    """How far a shard is drained, and the id of its next reading, according to the ledger."""
 
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
@@ -148,8 +148,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries need this. `mark_stored` adds at most `MAX_MISSING` numbers to `missing`. A
-        held entry with a number further below the next stored entry would thus count as stored.
+        Held entries are marked in this way. Otherwise, a held entry could count as stored, because
+        `mark_stored` adds at most `MAX_MISSING` of the skipped numbers to `missing`.
         """
         if number > self.high:
             self.mark_stored(number)

@@ -115,7 +115,7 @@ def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) 
     """Return the running writers that have not reported their loaded keys.
 
     A writer is running if its heartbeat in RQ is recent. A running writer that does not report has
-    an earlier version, or its user of Redis may not write the report.
+    an earlier version, or its Redis user has no permission to write the report.
     """
     known = {each.process for each in reports}
     silent = []

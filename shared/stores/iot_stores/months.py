@@ -1,4 +1,4 @@
-"""Months in UTC, which bound the partitions of the history, in Unix milliseconds."""
+"""Months in UTC: the history has one partition per month. All times are Unix milliseconds."""
 
 from datetime import UTC, datetime
 

@@ -184,7 +184,10 @@ class Pool(ConnectionPool[Connection]):
         return connection
 
     def _is_alive(self, connection: Connection) -> bool:
-        """Return whether a connection still works. If not, close it and reconnect the pool."""
+        """Return whether a connection still works.
+
+        If not, close it, and let the pool replace its other connections, too.
+        """
         try:
             with self._check_timeout():
                 self._check_before_use(connection)
@@ -297,8 +300,8 @@ def url_parts(url: str) -> dict[str, Any]:
     if not re.fullmatch(r"[\d,]+", str(parts.get("port") or "5432")) or "@" in names:
         # Raised outside `except`: the context would be the parser's error, with the password.
         raise SettingsError(
-            "IOT_POSTGRES_URL is not a libpq URL; write special characters of the password as "
-            "%40 (@), %2F (/), %3A (:), %25 (%)"
+            "IOT_POSTGRES_URL is not a libpq URL; if the password contains special "
+            "characters, write them as %40 (@), %2F (/), %3A (:), %25 (%)"
         )
     return parts
 

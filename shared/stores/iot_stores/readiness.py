@@ -20,7 +20,8 @@ _log = logging.getLogger(__name__)
 class Readiness:
     """The readiness of a process. A process is ready if all of these hold:
 
-    - Redis belongs to the installation, keeps readings, and accepts the writes of this process.
+    - Redis belongs to the installation, has safe settings (AOF, no eviction; see `redis_watch`),
+      and accepts the writes of this process.
     - The clocks of this process and Redis agree.
     - When Postgres last answered, the database had a schema that this code works with, and an
       installation id. For API processes, it had no mark of another keyring. Postgres may be away

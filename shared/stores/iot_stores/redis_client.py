@@ -76,8 +76,8 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
         # redis-py would repeat the invalid port in its error. With an unescaped / or # in the
         # password, a part of the password is taken for the port.
         raise SettingsError(
-            f"{variable}: invalid port; write special characters of the password as "
-            "%40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
+            f"{variable}: invalid port; if the password contains special characters, write them "
+            "as %40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
         )
     try:
         if "+sentinel://" in url:

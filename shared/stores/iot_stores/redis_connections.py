@@ -50,8 +50,8 @@ class _RenewingPool(ConnectionPool):
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection. When the server later refuses a command of this connection
-        because of the server's state, the pool is renewed."""
+        """Return a new connection. If the server later refuses a command over this connection,
+        because the server can't serve, all connections of the pool are closed (`renew`)."""
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)
@@ -70,11 +70,11 @@ class _RenewingPool(ConnectionPool):
 
 
 class RenewingPool(_RenewingPool, BlockingConnectionPool):
-    """A renewing pool for the server at a URL."""
+    """A pool for the Redis at a URL without Sentinels, which reconnects after a failover."""
 
 
 class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):
-    """A renewing pool for the master that Sentinels name."""
+    """A pool for the Redis master that Sentinels name, which reconnects after a failover."""
 
 
 def renew_connections(client: "Redis") -> None:

@@ -1,4 +1,7 @@
-"""Checks that a Redis belongs to this installation and keeps readings.
+"""Checks that a Redis belongs to this installation, and that its settings are safe.
+
+The settings are safe if Redis evicts no keys and, in case it holds the backlog, writes an AOF. For
+the backlog, IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings.
 
 Redis is marked with the id of the installation, which is stored in Postgres. The check runs before
 the first use, every second in a thread, and in `/readyz`. Requests use the result of the last
@@ -124,7 +127,7 @@ class RedisWatch:
         """
 
     def require_safe(self) -> None:
-        """Raise unless Redis belongs to this installation and keeps readings.
+        """Raise unless Redis belongs to this installation and its settings are safe.
 
         Raises:
             UnfitRedisError: Redis must not get readings.
@@ -263,7 +266,9 @@ class RedisWatch:
         if _is_loading(info):
             info = self._info()
         if _is_loading(info):
-            raise BusyLoadingError("Redis is loading its data (INFO)", status_code="LOADING")
+            raise BusyLoadingError(
+                "Redis is loading its data, as INFO shows", status_code="LOADING"
+            )
         return info
 
     def _compare_server(self, run_id: str | None) -> None:

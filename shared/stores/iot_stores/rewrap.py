@@ -150,10 +150,10 @@ class Rewrap:
         )
 
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
-        """Return the new value for the key `name` in Redis; empty to remove the record.
+        """Return the new value for the Redis key `name`; empty to remove the record.
 
-        A record that no master key opens is removed, except the record of a replaced vault: it
-        stays as it is, because only Redis has it.
+        A record that no master key opens is removed. Only the record of a replaced vault stays as
+        it is, because Redis has the only copy (see `KeyNames.replaced_vault_record`).
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)

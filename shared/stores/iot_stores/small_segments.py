@@ -61,7 +61,7 @@ class SmallSegment:
 
     @property
     def name(self) -> SegmentName:
-        """The segment's key within its vault."""
+        """`first_id` and `received_min`, which identify the segment within its vault."""
         return self.first_id, self.received_min
 
 

@@ -49,7 +49,8 @@ class Stores:
         require have the entries. The API sets this, because it acknowledges readings. `wakeup`
         makes the object with which a thread or greenlet waits while another one sends its append.
 
-        `hot_window_watch_seconds`: a shorter timeout for the checks of the hot window's own Redis.
+        `hot_window_watch_seconds`: timeout of the checks of the hot window's own Redis; None for
+        the timeout that other Redis commands have.
         """
         self.settings = settings
         self.names = KeyNames(settings.redis_key_prefix)

@@ -67,7 +67,7 @@ class OutboxFile:
     A change is made as a whole or not at all. It is on the disk (WAL, `synchronous=FULL`) when its
     method returns. All methods raise `OutboxError` if the file can't be read or written.
 
-    `append` adds readings to the newest batch, until `take` returns this batch, or until the file is
+    `append` adds readings to the newest batch, until `take` returns this batch or the file is
     opened again. After that, `append` begins a new batch.
     """
 

@@ -45,7 +45,8 @@ class ImportedTimes:
         Raises:
             TooLargeError: the times fall on more than `MAX_DAYS` different days.
             InvalidRequestError: a row has no valid time of receipt, or its time is too old or in
-                the future. The members `oldest` and `latest` of the error are the limits.
+                the future. The members `oldest` and `latest` of the error say which times of
+                receipt are accepted.
         """
         days: set[int] = set()
         now = int(time.time())

@@ -85,7 +85,7 @@ class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
     wait = Waiter.get
 
     def wake(self) -> None:
-        """Let the greenlet run soon."""
+        """Let the greenlet that is in `wait` continue soon."""
         self.hub.loop.run_callback(self.switch, None)
 
 
@@ -126,12 +126,13 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        If `with_entries` is true, the result has the names of the entries (see `Accepted`).
+        If `with_entries` is true, the result has the names of the entries: `Accepted.entries` and
+        `Accepted.names`.
 
-        `proven` holds the cache keys of the passwords under which the connection has sent readings.
-        On success, the keys of this request's passwords are added. The guess limit does not apply
-        to proven passwords: the client learns nothing new, and a device can send while another
-        client at its address guesses passwords.
+        `proven` holds the cache keys of the passwords under which earlier requests of the same
+        connection have stored readings. Once this request has, the keys of its passwords are added.
+        The guess limit does not apply to proven passwords: the client learns nothing new, and a
+        device can send while another client at its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, this
         request appends nothing, and returns the earlier result if its readings are the same.
@@ -139,11 +140,11 @@ class Intake:
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
             TooManyRequestsError: nothing was appended. The client is over the guess limit or the
-                limit of new vaults, or has too many remembered requests. Or too many passwords wait
-                to be opened. Or too many vaults of the request are not open.
-            UnavailableError: nothing was appended, because the backlog is full, too many requests
-                are remembered, or Redis is not safe to use. Or too few replicas or disks confirmed
-                in time that they have the readings; these readings may be stored.
+                limit of new vaults, or has too many remembered requests. Or too many requests wait
+                for a scrypt. Or too many vaults of this request are not open.
+            UnavailableError: the backlog is full, too many requests are remembered, or Redis is not
+                safe to use; nothing was appended. Or the readings were appended, but too few
+                replicas or disks confirmed it in time; then the readings may still be stored.
             RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
                 if the connection to Redis broke after they were sent; then they are stored once.
         """
@@ -236,9 +237,9 @@ class Intake:
         round trip; for proven passwords, it has no limits to check. If a vault is not open,
         `find_or_create` checks the limits before it looks the vault up.
 
-        A request may open `max_openings` vaults. After that, it is refused if the next vault is not
-        open. It is also refused if the client has not used all remaining vaults before: otherwise
-        the answer would tell the client which of these vaults are open.
+        A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
+        vault is not open, or if the client has not used all remaining vaults before. Without the
+        second condition, the answer would tell the client which of these vaults are open.
         """
         cache = self._vaults.cache
         vaults_if_open = [
@@ -300,7 +301,7 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
 
 
 def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, list[str]]:
-    """Return the trace attributes of an append."""
+    """Return the attributes of the trace span of an append: the names of its entries."""
     return {"iot.entry": listed(entry_name(*each) for each in entries)}
 
 

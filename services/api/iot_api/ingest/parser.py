@@ -186,7 +186,7 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 def _restore_passwords(
     rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
-    """Make each `db_password` of `rows` the password as sent.
+    """Put the password as the client sent it into each `db_password` of `rows`.
 
     `json_dialect` has replaced the parts of the body that the decoder refuses, such as half a
     surrogate pair, by stand-ins. A decoded password may hold such stand-ins.
@@ -346,7 +346,7 @@ class _AsWritten:
     """The fields of a request as JSON text: a decoded float loses digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
-        """`body` is JSON that the decoder accepts."""
+        """`body` is JSON that the decoder accepts; with `lines`, it is NDJSON."""
         self._body = body
         self._lines = lines
         self._rows: list[_Written] | None = None

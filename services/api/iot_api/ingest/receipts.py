@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Receipts:
     """Checks whether entries are stored.
 
-    The backlog tells at low cost when an entry has left it. Then the ledger tells whether the entry
-    was stored.
+    Only the ledger in Postgres knows this. To query it less often, `wait` first waits until the
+    entries have left the backlog, because a query to Redis costs less.
     """
 
     def __init__(self, pool: Pool, backlog: Backlog) -> None:

@@ -32,9 +32,10 @@ class Client:
 
     @property
     def sender(self) -> str:
-        """The sender, as far as the service can know it: `proxy` if there is one, or else `name`.
+        """The sender, as far as the service can know it: the untrusted proxy if there is one, or
+        else `name` (token and address).
 
-        Behind an untrusted proxy, the address in `name` may be invented.
+        A client behind an untrusted proxy may have invented the address in `name`.
         """
         return self.proxy or self.name
 

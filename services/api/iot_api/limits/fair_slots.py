@@ -128,7 +128,7 @@ class FairSlots:
 
         Raises:
             TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
-                estimated wait is longer. `refusal` is the message.
+                estimated wait is longer than `seconds`. `refusal` is the message.
         """
         self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()
@@ -150,8 +150,12 @@ class FairSlots:
         """Keep a place in the queue for a caller, which then calls `slot` only if it needs a slot.
 
         Until the caller leaves the place, it counts as waiting. A caller is refused here before it
-        is known whether it needs a slot, so a refusal does not tell this to the client. Raises like
-        `slot`.
+        is known whether it needs a slot. So a client can't conclude from a refusal that its request
+        needs a slot.
+
+        Raises:
+            TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.
+                `refusal` is the message.
         """
         with self._guard:
             if not self._free or any(self._waiting):

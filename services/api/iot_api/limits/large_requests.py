@@ -84,7 +84,7 @@ class LargeRequests:
 
     @contextmanager
     def hold(self, group: str, count: int) -> Iterator[None]:
-        """Reserve memory for a large body of a group of clients during the block.
+        """Reserve `count` bytes for a large body of a group of clients during the block.
 
         Raises:
             TooManyRequestsError: the large bodies take too much memory.

@@ -1,7 +1,8 @@
-"""A memory budget for the bodies and blocked responses of all requests of a process.
+"""The memory budget of a process: for the bodies of all requests, and for responses that wait
+until their clients read them.
 
-Bytes are charged as they arrive, not by Content-Length: otherwise a few silent clients could
-reserve the whole budget.
+The bytes of a body are charged as they arrive, not by Content-Length: otherwise a few silent
+clients could reserve the whole budget.
 """
 
 import time
@@ -73,10 +74,10 @@ class MemoryBudget:
         self._accounts: dict[Holder, _Account] = {}
 
     def charge(self, holder: Holder, count: int) -> None:
-        """Charge `count` bytes.
+        """Charge `count` bytes to a holder.
 
         Raises:
-            UnavailableError: the budget is used up, and no other slow request can be dropped.
+            UnavailableError: the budget is used up, and there is no other request to drop first.
         """
         if self.used + count > self._limit:
             self._make_room(holder, count)

@@ -177,9 +177,10 @@ class MinuteLimit:
 
 
 def note(notes: dict[Name, Noted], name: Name, noted: Noted) -> None:
-    """Note something about a client. If there are too many notes, drop all earlier notes first.
+    """Store `noted` under the name of a client, for example the time until which this process
+    refuses the client. If there are too many notes, drop all earlier notes first.
 
-    This loses no counter: the counters are in Redis.
+    No count of events is lost with the notes: the counters are in Redis.
     """
     if len(notes) >= _MAX_NOTED:
         notes.clear()

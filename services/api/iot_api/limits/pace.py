@@ -24,7 +24,7 @@ def seconds_waited_for_cpu() -> float:
 
 
 class Moment(Protocol):
-    """A place to store a time."""
+    """Stores a time, for example the time until which a `Pace` rests."""
 
     time: float
 

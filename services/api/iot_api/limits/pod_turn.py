@@ -1,4 +1,4 @@
-"""A turn that one process of a pod takes at a time."""
+"""A lock that one process of a pod holds at a time."""
 
 import fcntl
 import os
@@ -15,15 +15,15 @@ _folders: list[Path] = []
 
 
 def share_turns(folder: Path) -> None:
-    """Make this process and its children share all turns, through files in `folder`."""
+    """Let this process and its children share each later `PodTurn`, through a file in `folder`."""
     _folders[:] = [folder]
 
 
 class PodTurn:
-    """A lock between the processes of a pod. It also stores a time of the monotonic clock.
+    """A lock that one process of a pod holds at a time. A holder can store a time for later ones.
 
-    The kernel releases the lock of a process that is killed. In a process that has not called
-    `share_turns`, the lock is always free.
+    The kernel releases the lock of a process that is killed. Without `share_turns`, no process
+    shares the lock, and it is always free.
     """
 
     def __init__(self, name: str) -> None:
@@ -54,7 +54,9 @@ class PodTurn:
 
     @property
     def time(self) -> float:
-        """The time that the last holder has set. Only the holder may read or set it."""
+        """The time of the monotonic clock that a holder of the lock has set last, or 0.0. Only the
+        holder may set it.
+        """
         if self._file is None:
             return self._time
         content = os.pread(self._file, _TIME.size, 0)

@@ -36,7 +36,11 @@ class Feed(Watched):
     """When the vault's record is compared with Postgres again."""
 
     def is_due(self, drained: DrainedShards, now: float) -> bool:
-        """Return whether the vault may have new readings, and may be read now."""
+        """Return whether to look for new readings now.
+
+        True if a shard was drained since the last check, unless that check is too recent: see
+        `POSTGRES_SECONDS` and `OTHER_SHARDS_SECONDS`.
+        """
         moved = self.moved(drained)
         age = now - self.checked_at
         if not moved or (self.used_postgres and age < POSTGRES_SECONDS):
@@ -74,7 +78,12 @@ class Joined:
     """By shard: a position in the stream. The drains up to it stored all readings up to `until`."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
-        """Return `position`, advanced to the feed's position if no event waits for the client."""
+        """Return the position that a heartbeat gives to the client.
+
+        `position` is the position behind the last event that was sent. If no event waits for the
+        client, the client lacks no reading before the feed's position: return `position`, advanced
+        to the feed's position. Otherwise, return `position` itself.
+        """
         offered = self.feed.offered
         if not self.listener.is_idle:
             return position

@@ -58,7 +58,7 @@ class _Change:
 
     @property
     def has_settled(self) -> bool:
-        """Whether no process opens the vault with the old password any more."""
+        """Whether the change is so long ago that no process still uses the vault's old record."""
         return time.monotonic() >= self.announced_at + SETTLING_SECONDS
 
 

@@ -22,7 +22,7 @@ MAX_ALL_WAITING_BYTES = 32 * 2**20
 
 @dataclass(slots=True)
 class WaitingBytes:
-    """Size of the events that wait for all listeners of a process."""
+    """The total size of the events that wait in all listeners of a process."""
 
     total: int = 0
 

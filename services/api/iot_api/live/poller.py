@@ -75,11 +75,11 @@ class LivePoller:
         self._has_work.set()
 
     def poll(self) -> None:
-        """Read the new readings of all vaults from the hot window. Queue the vaults that need
-        Postgres.
+        """Read the new readings of all vaults with live streams from the hot window. Queue the
+        vaults whose new readings the hot window may lack: they are read from Postgres.
 
         Raises:
-            RedisError: the backlog's Redis can't serve. The next poll continues.
+            RedisError: the backlog's Redis failed. The next poll tries again.
         """
         drained = self._source.drained()
         now = time.monotonic()

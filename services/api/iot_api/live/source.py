@@ -93,14 +93,14 @@ class Watched:
         ]
 
     def reach(self, drained: DrainedShards) -> None:
-        """Record that the next read covers all drains up to `drained`."""
+        """Record in `reached`, before a read, that the read covers all drains up to `drained`."""
         for shard, position in drained.positions.items():
             known = self.reached.get(shard)
             if known is None or stream_order(position) > stream_order(known):
                 self.reached[shard] = position
 
     def complete(self, drained: DrainedShards) -> None:
-        """Record that all readings of drains up to `drained` have been read."""
+        """Advance `position`, after a read, behind all readings of the drains up to `drained`."""
         self.position = self.position.advanced(_last_ids(drained), since=unseen_since(drained))
         self.checked = drained
 
@@ -163,7 +163,8 @@ class LiveSource:
         """Yield the new readings of vaults from the hot window. If the hot window may lack new
         readings of a vault, add the vault to `lacking`.
 
-        The caller advances the position of the vault before it takes the next readings.
+        Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
+        behind them before it takes the next ones.
         """
         for each in watched:
             each.reach(drained)
@@ -192,10 +193,11 @@ class LiveSource:
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
         """Yield the new readings of a vault from Postgres.
 
-        The caller advances the position of the vault before it takes the next readings.
+        Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
+        behind them before it takes the next ones.
 
         Raises:
-            psycopg.Error: Postgres can't serve; the next call continues at the vault's position.
+            psycopg.Error: Postgres failed; the next call continues at the vault's position.
         """
         yield from self._stored(self._poll_turn, watched.vault, watched.position)
         watched.complete(drained)
@@ -209,7 +211,7 @@ class LiveSource:
         readings.
 
         Raises:
-            psycopg.Error: Postgres can't serve.
+            psycopg.Error: Postgres failed.
         """
         shards = [
             shard

@@ -70,7 +70,10 @@ def _uplot() -> dict[str, bytes]:
     contents = {name: (vendor / name).read_bytes() for name in UPLOT_SHA256}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != UPLOT_SHA256[name]:
-            raise ValueError(f"{vendor / name} is not the published file of uPlot")
+            raise ValueError(
+                f"{vendor / name} is not the published file of uPlot: its SHA-256 differs; install "
+                "the dependencies again"
+            )
     return contents
 
 

@@ -100,13 +100,13 @@ class Readings(StoredReadings):
         found: list[list[SegmentBounds]],
         page: Page,
     ) -> Batches:
-        """Produce a page from the hot window, within one turn.
+        """Produce `page` from the hot window, within one turn. In later turns, `page` is the rest.
 
         `window` is a pair: the earliest time of receipt, in Unix milliseconds, and the number of
-        seconds that the client asked for. `found` has one item for the first turn: the bounds of
-        the segments in the hot window. The turn removes the item, and a later turn looks the bounds
-        up again. If the hot window then does not cover the page any more, the page comes from
-        Postgres.
+        seconds that the client asked for. In the first turn, `found` has one item: the bounds of
+        the segments in the hot window. The turn removes the item, so that each later turn looks the
+        bounds up again. If the hot window then does not cover the page any more, the rest comes
+        from Postgres.
         """
         begin, seconds = window
         if not found:

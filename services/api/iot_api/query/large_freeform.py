@@ -123,7 +123,11 @@ class LargeFreeform:
             self._most = used
 
     def _members(self, text: bytes) -> dict[tuple[str, ...], memoryview]:
-        """Return the JSON text of each member on the way to a field, keyed by its path."""
+        """Return the JSON texts of the fields, and of the objects that contain them, by path.
+
+        For the field `a.b`, the paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Paths that
+        do not exist are left out.
+        """
         try:
             return self._found(text)
         except msgspec.ValidationError:  # not an object
@@ -166,8 +170,9 @@ def _value(raw: memoryview) -> Any:
 
 
 def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
-    """Replace what the group `odd` of a pattern matches in a JSON text by `new`.
+    """Replace by `new` each part of a JSON text that the group `odd` of a pattern matches.
 
+    The patterns are `_CONSTANTS` and `_SURROGATES`: in them, `odd` matches what msgspec refuses.
     Other greenlets run meanwhile.
     """
     replaced, end = io.BytesIO(), 0

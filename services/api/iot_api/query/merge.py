@@ -46,7 +46,7 @@ class Order:
     key: Callable[[Reading], Position]
 
     def key_of(self, at: Position) -> Position:
-        """Convert a position to its sort key, or a sort key to its position."""
+        """Convert a position to its sort key. Called with a sort key, return its position."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:

@@ -317,7 +317,7 @@ class PausableRead:
 
 
 class ColumnRun(Sequence[Reading]):
-    """A batch like `Run`, but of columns: a `Reading` is created only when it is accessed."""
+    """A batch that holds columns. A `Reading` is created only when it is accessed."""
 
     @abstractmethod
     def position_of(self, place: int) -> Position:
@@ -332,8 +332,8 @@ class SegmentBatch(Sequence[Reading]):
     """
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """After this batch, a new turn continues behind the position `after`: this batch and the
-        earlier ones hold all readings up to `after`, and some behind it."""
+        """This batch and the earlier ones hold all readings up to the position `after`. A new turn
+        continues there, and leaves out the later readings that these batches also hold."""
         self.rows = rows
         self.after = after
 

@@ -373,7 +373,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 def _may_repeat(
     read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
 ) -> bool:
-    """Return whether a segment may repeat earlier readings. Log if it certainly has their ids."""
+    """Return whether a segment may repeat earlier readings. Log if it surely has their ids."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         _report_overlap(read, vault, bounds.first_id)

@@ -259,7 +259,7 @@ class ReadingsStream:
         """Record in the audit log that a response of several pieces begins.
 
         Raises:
-            UnavailableError: the read can't be recorded, so nothing may be sent.
+            UnavailableError: the read can't be recorded. Then the caller must send nothing.
         """
         if self._record is not None:
             self._record.begin()
@@ -285,7 +285,7 @@ class ReadingsStream:
                 self._record.abort(self._sent)
 
     def _next_batch(self) -> bool:
-        """Fetch the next batch if the last one is encoded; return False at the end."""
+        """Fetch the next batch if the current one is encoded; return False if there is none."""
         while self._used == len(self._batch):
             self._batch, self._used = [], 0
             try:

@@ -64,7 +64,7 @@ class Column:
 
 
 class FieldReader:
-    """Reads the same fields of many texts."""
+    """Reads the values of the same fields from many `freeform` texts."""
 
     def __init__(
         self, fields: Sequence[str], charge: Callable[[int], None] = lambda _: None
@@ -87,7 +87,7 @@ class FieldReader:
         self._many = msgspec.json.Decoder(list[row])
 
     def columns(self, texts: bytes, count: int) -> dict[str, Column]:
-        """Return the column of each field. `texts` are `count` texts, joined by `SEPARATOR`.
+        """Return the column of each field. `texts` are `count` JSON texts, joined by `SEPARATOR`.
 
         Other greenlets run meanwhile if the texts are large.
         """

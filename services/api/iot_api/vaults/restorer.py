@@ -76,9 +76,9 @@ class VaultRestorer:
         self._closing = threading.Event()
 
     def confirm(self, record: VaultRecord) -> VaultRecord:
-        """Return the record that Postgres has for the vault or the lookup of `record`.
+        """Return the record that Postgres has for the vault of `record`, or else for its lookup.
 
-        If Postgres has none, store `record` there and return it. While a store is away, return
+        If Postgres has neither, store `record` there and return it. While a store is away, return
         `record`; the thread compares it with Postgres later.
 
         Raises:
@@ -96,12 +96,13 @@ class VaultRestorer:
         return record
 
     def find_renewed(self, lookups: Sequence[bytes], known: VaultRecord) -> VaultRecord | None:
-        """Read the record under one of these lookups again, to renew the open vault of a password.
+        """Read the record of an open vault again, to renew the vault.
 
-        `known` is the record from which the vault was opened. Return the record in Redis if it is
-        `known`, a rewrap of `known`, or the record of another vault. Any other record in Redis may
-        be outdated: then, and if Redis has none or is away, return the record in Postgres. Return
-        None if Postgres has none either.
+        `known` is the record from which the vault was opened. `lookups` are the lookups under which
+        the password may have a vault. Return the record in Redis if it is `known`, a rewrap of
+        `known`, or the record of another vault. Any other record in Redis may be outdated: then,
+        and if Redis has none or is away, return the record in Postgres. Return None if Postgres has
+        none either.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -137,7 +138,8 @@ class VaultRestorer:
     def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """Stop watching the record of a vault whose password was changed, or that is being erased.
 
-        `lookup` is the lookup of the new password: a record with this lookup is still watched.
+        After a change, `lookup` is the lookup of the new password, and a record with this lookup is
+        still watched. For an erasure, `lookup` is `ERASING` or `ERASED`, which no record has.
         """
         with self._lock:
             watched = self._watched.get(vault_id)
@@ -250,11 +252,11 @@ class VaultRestorer:
     def _adopt(
         self, changes: Iterable[tuple[VaultRecord, VaultRecord | None]]
     ) -> list[VaultRecord]:
-        """Give open vaults their rewrapped records. Return the old record of each other change.
+        """Give open vaults their rewrapped records. Return the old records that were not rewrapped.
 
         Each change is an old record, and the record in Postgres (None if Postgres has none). If the
         record in Postgres is a rewrap of the old record, it replaces the old record of the open
-        vault, which stays open: opening it again would cost a scrypt.
+        vault. The vault stays open, because opening it again would cost a scrypt.
         """
         rewrapped, others = [], []
         for record, stored in changes:

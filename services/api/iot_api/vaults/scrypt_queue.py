@@ -30,11 +30,11 @@ _BUSY = "too many passwords wait to be opened; try again"
 
 
 class ScryptQueue:
-    """Lets one request at a time compute a scrypt, fairly between clients.
+    """Lets one request at a time compute a scrypt in this process, fairly between clients.
 
     Passwords that this process has opened before go first, then passwords of clients that are not
-    suspects, then passwords of suspects. A pod computes one scrypt for suspects at a time, and
-    waits before the next one (`SUSPECTS_REST`).
+    suspects, then passwords of suspects. All processes of a pod together compute only one scrypt
+    for suspects at a time, and wait before the next one (`SUSPECTS_REST`).
     """
 
     def __init__(self, guesses: GuessLimit, tried: TriedPasswords) -> None:
@@ -63,8 +63,8 @@ class ScryptQueue:
         """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
         key `key`.
 
-        `place` is the place in the queue that the request has kept, if any. The request gives the
-        place back before it waits, so that it does not count twice.
+        `place` is the result of the method `place`, if the request has called it. The kept place is
+        given back before the request waits, because the request would count twice otherwise.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -86,7 +86,7 @@ class ScryptQueue:
         Call this before you look in the cache for the open vaults. If only requests for vaults that
         are not open were refused, a client that fills the queue could tell from each answer whether
         a vault is open. A client that has used all these vaults before in this process can learn
-        nothing new. It is not refused, and its `Place` keeps no room in the queue.
+        nothing new. So it is not refused, and the returned `Place` is empty.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
@@ -141,7 +141,9 @@ class ScryptQueue:
         return stack.enter_context(slot)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
-        """Return whether the request goes before the requests of suspects."""
+        """Return whether a request of `client` for the password with cache key `key` goes before
+        the requests of suspects.
+        """
         return key in self._known or not self._guesses.suspects(client)
 
     def remember(self, key: bytes) -> None:

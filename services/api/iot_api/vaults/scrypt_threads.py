@@ -19,8 +19,8 @@ without niceness."""
 def slow_key() -> PasswordKey:
     """Return the function with which requests compute scrypt.
 
-    Under gevent, it runs `password_key` in a thread, because other requests would stand still
-    meanwhile. Without gevent, it is `password_key` itself.
+    Under gevent, the function runs `password_key` in a thread, because a scrypt in the event loop
+    would stop all other requests. Without gevent, the function is `password_key` itself.
     """
     if not gevent.monkey.is_module_patched("socket"):
         return password_key

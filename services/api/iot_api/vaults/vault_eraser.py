@@ -29,8 +29,8 @@ class VaultEraser:
     """Erases vaults in four steps, so that no process opens a vault that is erased.
 
     1. The erasure is announced in Redis. All processes drop the vault. If its password opens the
-       vault again, they keep it for only half a second. The vault's records in Redis are hidden and
-       removed.
+       vault again, they keep it for only half a second. The vault's records are removed from Redis,
+       and a Redis key hides records that a process caches again.
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
     3. One transaction deletes the record in Postgres, writes a tombstone, and adds the erasure to
        the audit log.
@@ -39,7 +39,7 @@ class VaultEraser:
        it.
 
     A process that is killed before step 3 leaves the vault as it was. After step 3, other processes
-    finish the work (`VaultRestorer`, the writers' sweep).
+    finish the erasure (`VaultRestorer`, the writers' sweep).
     """
 
     def __init__(

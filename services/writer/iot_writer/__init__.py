@@ -1,5 +1,6 @@
 """The writer: RQ jobs that encrypt the readings of the backlog and store them.
 
-The modules `rq_worker`, `jobs` and `ticker` run the jobs. The packages do the work of the jobs.
+The modules `rq_worker`, `jobs` and `ticker` run the jobs. The packages `drain`, `compaction` and
+`maintenance` do the work of the jobs.
 `schema` migrates the database.
 """

@@ -60,10 +60,10 @@ R = TypeVar("R", bound=str | int)
 def _waiting_for_stores(
     consequence: str,
 ) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
-    """Return a decorator that lets a job end without an error when a store can't serve.
+    """Return a decorator for jobs that need the stores.
 
-    The same applies if the database has the wrong schema. The log shows the `consequence` and the
-    reason. The sweep or the ticker queues the job again.
+    If a store can't serve, or if the database has the wrong schema, the job logs `consequence` and
+    the reason, and ends without an error. The sweep or the ticker queues the job again.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
@@ -110,8 +110,8 @@ def drain(shard: int) -> str:
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     """Drain shards once. Queue the drains of shards with entries left.
 
-    Return the outcome of each shard, or {} when Redis belongs to another installation. When a store
-    can't serve, its error is raised, and the entries stay in the backlog.
+    Return the outcome of each shard, or {} unless Redis is known to belong to this installation.
+    When a store can't serve, its error is raised, and the entries stay in the backlog.
     """
     global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
     last, began = _drain_began, time.monotonic()
@@ -141,7 +141,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 def _counting_failures(counter: str) -> Iterator[None]:
     """Count an error of the `with` block in the metric `counter`, and raise the error again.
 
-    The label is `postgres_away`, `redis_away` or `failed`.
+    The metric's label is `postgres_away`, `redis_away` or `failed`.
     """
     try:
         yield
@@ -335,7 +335,7 @@ class KnownJob(Job):
         return [None for _ in job_ids]
 
     def refresh(self) -> None:
-        """Read the status."""
+        """Read the job's status from Redis."""
         self.restore({b"status": cast("bytes | None", self.connection.hget(self.key, "status"))})
 
     def restore(self, raw_data: Mapping[bytes, bytes | None]) -> None:

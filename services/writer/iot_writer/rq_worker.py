@@ -62,8 +62,8 @@ class DrainWorker(SimpleWorker):
     ) -> "tuple[Job, Queue] | None":
         """Take a job from the queue, and return None if none comes in time.
 
-        Raise `StopRequested`, which ends RQ's loop, unless Redis is known to belong to this
-        installation.
+        If Redis belongs to another installation, or if this can't be decided, raise
+        `StopRequested`, which ends RQ's loop.
         """
         try:
             self.watch.require_ownership()
@@ -77,10 +77,10 @@ class DrainWorker(SimpleWorker):
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def subscribe(self) -> None:
-        """Take no commands from Redis."""
+        """Do nothing. RQ would subscribe to commands in Redis, which this worker ignores."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Ignore `rq suspend`, which would stop all writers until the backlog is full."""
+        """Ignore `rq suspend`: it would stop all writers, and the backlog would fill up."""
 
     def clean_group_registries(self) -> None:
         """Do nothing, because there are no groups."""

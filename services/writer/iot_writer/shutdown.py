@@ -42,9 +42,9 @@ requested = ShutdownFlag()
 
 
 def install_signal_handlers() -> None:
-    """Install handlers for SIGTERM and SIGINT that set `requested`.
+    """Install handlers for SIGTERM and SIGINT that set the shutdown flag (`requested`).
 
-    RQ installs its own handlers while its loop runs. They set `requested` too: see `DrainWorker`.
+    RQ installs its own handlers while its loop runs. They set the flag too: see `DrainWorker`.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: requested.set())

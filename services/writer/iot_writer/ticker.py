@@ -49,7 +49,7 @@ class Ticker(threading.Thread):
         """Queue the jobs that are due.
 
         Raises:
-            UnfitRedisError: Redis belongs to another installation.
+            UnfitRedisError: Redis belongs to another installation, or its owner is unknown.
             RedisError, POSTGRES_UNAVAILABLE: a store can't serve.
         """
         self._writer.watch.require_ownership()

@@ -85,7 +85,9 @@ class Writer:
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:
-        """Yield two functions: one reports the loaded keys to Redis, one sends a heartbeat."""
+        """Yield two functions: one reports to Redis which encryption keys are loaded, one sends a
+        heartbeat.
+        """
         reported = self.redis, self.names, "writer", self.keys.current
         require_ownership, drained = self.watch.require_ownership, self._seconds_since_drains
         yield LoadedKeysReporter(*reported, require_ownership=require_ownership).report
@@ -146,7 +148,7 @@ class Writer:
         """Drain shards once. Return how the drain ended.
 
         Raises:
-            UnfitRedisError: Redis belongs to another installation.
+            UnfitRedisError: Redis belongs to another installation, or its owner is unknown.
             psycopg.Error, RedisError: a store is away. Entries that are not stored stay in the
                 backlog.
         """

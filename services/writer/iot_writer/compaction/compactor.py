@@ -97,9 +97,9 @@ def _decrypt_all(
     """Decrypt the segments of an order, up to `CONTENT_BYTES` in total.
 
     Return the decrypted segments, their content, and the number of segments that can't be
-    decrypted. If a segment no longer exists, decrypt none and return ([], [], 0): a failover of
-    Redis may have brought back an order that was executed, and the order's keys for merged segments
-    must not be used twice.
+    decrypted. Return ([], [], 0) if a segment of the order no longer exists: a failover of Redis
+    may have brought back an order that was executed, and the order's keys for merged segments must
+    not be used twice. Also return ([], [], 0) if the vault was erased.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}
@@ -151,7 +151,7 @@ def _merge(
     before, after = (sum(segment.bounds.count for segment in segments) for segments in (old, new))
     if before != after:
         raise RuntimeError(
-            f"merged segments of vault {vault_id} have {after} readings instead of {before}: they "
-            "are not stored"
+            f"merged segments of vault {vault_id} have {after} readings instead of {before}, so "
+            "the merge is not stored"
         )
     return new

@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(slots=True)
 class StoredBatch:
-    """A batch that was stored in Postgres."""
+    """A batch, and what a drain stores for it in Postgres."""
 
     batch: Batch
     before: Offset
@@ -109,9 +109,10 @@ def build_batch(
     missing_vaults: set[uuid.UUID],
     erased_vaults: set[uuid.UUID],
 ) -> StoredBatch:
-    """Build the segments of a batch's new entries. Update the entry numbers in `sessions`.
+    """Return what a drain must store for a batch. Nothing is written to Postgres yet.
 
-    `before` is the state of the shard in the ledger before this drain. An entry whose vault is
+    `before` is the state of the shard in the ledger before this drain. `sessions` has the numbers
+    of stored entries; the numbers of the batch's new entries are added. An entry whose vault is
     missing is held. An entry whose vault was erased is dropped, but the ledger counts it as stored,
     so that clients do not wait for it.
     """
@@ -151,10 +152,11 @@ def build_batch(
 def raise_next_ids(
     offsets: dict[int, Offset], progress: Mapping[int, ShardProgress]
 ) -> dict[int, Offset]:
-    """Raise the next ids in `offsets` above all ids that Redis knows. Return `offsets`.
+    """Raise each shard's next reading id in `offsets` to the one in `progress`. Return `offsets`.
 
-    The next ids in Postgres are too low after a restore, or after a failover to a replica without
-    the newest transactions: new readings would get ids of readings that clients have seen.
+    `offsets` comes from Postgres, `progress` from Redis. The next ids in Postgres are too low after
+    a restore, or after a failover to a replica without the newest transactions: new readings would
+    get ids of readings that clients have seen.
     """
     for shard, offset in offsets.items():
         position, next_id = progress[shard].position, progress[shard].next_id

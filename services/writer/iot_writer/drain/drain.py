@@ -91,7 +91,7 @@ class EntryTooOldError(IotError):
 
 
 class ImpossibleTimeError(IotError):
-    """The entry's id, or a time that it imports, is not a possible time of receipt."""
+    """The time in the entry's stream id, or an imported time, is not a possible time of receipt."""
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class Drain:
 
         Raises:
             psycopg.Error, RedisError: a store can't serve; entries that are not stored still wait.
-            UnfitRedisError: Redis now belongs to another installation.
+            UnfitRedisError: Redis now belongs to another installation, or its owner is unknown.
         """
         phases = Phases()
         batches, untouched = self._take(connection, shards)
@@ -194,7 +194,7 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        """Try each entry of a batch. Make dead letters of refused ones, `_store` the others."""
+        """Try each entry of a batch. Make dead letters of refused entries, `_store` the others."""
         refused: list[tuple[WaitingEntry, Exception]] = []
         for entry in batch.opened:
             try:
@@ -363,7 +363,7 @@ class Drain:
         *,
         commit: bool,
     ) -> None:
-        """Write segments and ledger; commit or roll back. Only return if nothing has changed."""
+        """Write segments and ledger, unless no batch has new entries. Commit or roll back."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return
@@ -383,7 +383,7 @@ class Drain:
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.
 
-        After a restore of Postgres, old sessions miss many numbers, which slows each drain.
+        After a restore of Postgres, the ledger lacks many numbers of old sessions: drains are slow.
         """
         if time.monotonic() < self._next_renewal_at:
             return
@@ -395,10 +395,10 @@ class Drain:
         )
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> None:
-        """Add the stored segments to the hot window. Log an error of its Redis.
+        """Add the stored segments to the hot window. An error of its Redis is logged, not raised.
 
-        Such an error does not stop the drain: the entries must be removed to make room in a full
-        backlog or a full Redis. Reads use Postgres until a later drain writes to the hot window.
+        The drain goes on, because the entries must be removed to make room in a full backlog or a
+        full Redis. Reads use Postgres until a later drain writes to the hot window.
         """
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
@@ -417,7 +417,7 @@ class Drain:
 
 
 def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
-    """Return the log field `entry` with the name of an entry; {} if its bytes are too short."""
+    """Return the log field `entry` with the name of an entry; {} if the entry is truncated."""
     try:
         return {"entry": str(entry_name(shard, waiting.sealed))}
     except struct.error:
@@ -440,7 +440,7 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 def _refuse_impossible_imports(received: Sequence[int]) -> None:
     """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
 
-    All readings of an entry go into one segment, which retention deletes as a whole.
+    All readings of an entry go into one segment, so retention deletes them at the same time.
     """
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:

@@ -35,8 +35,8 @@ def _observe(name: str, step: str, began: float) -> None:
 def count_stored(stored: StoredBatch) -> None:
     """Count a stored batch in the metrics.
 
-    Call this right after its stream was trimmed: at this time, all reads find its readings, which
-    ends `iot_readable_after_seconds`.
+    Call this right after the batch's stream was trimmed. From then on, all reads find the readings
+    of the batch, so the time in `iot_readable_after_seconds` ends here.
     """
     sizes = [len(segment.payload) for segment in stored.segments]
     counts = [segment.bounds.count for segment in stored.segments]

@@ -85,9 +85,9 @@ class AuditChainer:
             self._show(head)
 
     def _read_published(self) -> tuple[AuditHead | None, bool]:
-        """Return the published head and True; (None, True) if no head is published.
+        """Return the head that is published in Redis, and whether the value in Redis is valid.
 
-        Return (None, False) if the value in Redis is not a head.
+        (None, True): no head is published. (None, False): the value in Redis is not a head.
         """
         try:
             return self._published.read(), True

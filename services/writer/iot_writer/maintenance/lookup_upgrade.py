@@ -14,8 +14,8 @@ def advance(connection: Connection, *, after_seconds: float) -> bool:
     Return whether this call migrated the schema. After the migration, processes of version 0.1 are
     not ready and can't create vaults. Every vault of format 1 moves to format 2 at its next use.
 
-    Each call also updates the policy for lookups (`vault_lookups`): it removes old formats and
-    scrypt costs that no vault has any more.
+    Each call also removes from the table `vault_lookups` the old formats and scrypt costs that no
+    vault has any more. Requests then compute fewer lookups of a password.
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:

@@ -34,8 +34,10 @@ _log = logging.getLogger(__name__)
 
 
 class VaultDeletion:
-    """Deletes the data of erased vaults, twice: at once, and again when no process can add data
-    any more, because a slow process may have added data after the first deletion.
+    """Deletes the data of each erased vault twice.
+
+    The first deletion runs at once. A slow process may add data after it, so a second deletion runs
+    when no process can add data any more.
 
     Both deletions can be repeated, so a writer may be killed at any point.
     """

@@ -2,10 +2,10 @@
 
     version (1) | key id (4) | HMAC-SHA-256 (32)
 
-The HMAC covers version and key id, the previous link, and the record with its place. The key of the
-HMAC is the chain key with this key id. All numbers are big-endian. The link covers the text of the
-record, not the sealed bytes, so it stays valid when a rotation of the master keys seals the record
-again.
+The HMAC covers version and key id, the previous link, and the record: its place in the chain, its
+id, its time and its text. The key of the HMAC is the chain key with this key id. All numbers are
+big-endian. The link covers the text of the record, not the sealed bytes, so it stays valid when a
+rotation of the master keys seals the record again.
 
 New links have version 2. Links of version 1 cover the sealed bytes, so a rotation replaces these
 links before it seals the records again (`iot_stores.audit_reseal`).
@@ -54,8 +54,8 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
     """Return whether `link` is valid for `record`. `previous` is the link of the record before it.
 
     Raises:
-        DecryptionError: `link` names an unknown key, or `previous` or `record.at` has the wrong
-            length.
+        DecryptionError: `link` names an unknown key, or `previous` or the bytes of `record.at` have
+            the wrong length.
     """
     if len(link) != LINK_BYTES or link[0] not in {FORMAT, SEALED_FORMAT}:
         return False
@@ -71,7 +71,10 @@ def covers_sealed_bytes(link: bytes) -> bool:
 
 def _code(chain_key: bytes, head: bytes, previous: bytes, record: ChainedRecord) -> bytes:
     if len(previous) != LINK_BYTES or len(record.at) != 8:
-        raise DecryptionError("the previous link or the time of an audit record has a wrong length")
+        raise DecryptionError(
+            f"wrong length in the audit log: the previous link must have {LINK_BYTES} bytes, and "
+            "the record's time 8 bytes"
+        )
     place = _PLACE.pack(record.sequence, record.record_id)
     # Only the last part has no fixed length, so different records never give the same message.
     message = head + previous + place + record.at + record.content

@@ -5,7 +5,8 @@ The chain keys of retired master keys stay in the keyring, to check the links ma
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
 `sequence` and `link` belong to the record that was the last in the chain when the key was retired.
-Links of the key are valid only up to this record, so a thief of the key can't extend the chain.
+Links made with the key are valid only up to this record, so a thief of the key can't extend the
+chain.
 """
 
 import base64
@@ -63,7 +64,8 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
         raise ValueError(
-            f"a retired key must have a chain key of {KEY_BYTES} bytes and a link of {LINK_BYTES}"
+            f"a retired key must have a chain key of {KEY_BYTES} bytes and a link of {LINK_BYTES} "
+            "bytes"
         )
     if type(sequence) is not int or sequence < 0:
         raise ValueError("the sequence of a retired key is not an integer of at least 0")

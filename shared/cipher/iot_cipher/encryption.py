@@ -10,8 +10,9 @@ a chunk key, which is derived from the vault's data key and a salt:
 
     version (1) | salt (16) | nonce (12) | ciphertext and tag
 
-A ciphertext is authenticated together with its place. So nobody can move an entry to another
-shard, or a segment to another vault or other bounds, without being noticed.
+A ciphertext is authenticated together with its place: an entry with its shard, a segment with its
+vault and its bounds (the lowest and highest ids and times). So decryption fails if somebody has
+moved an entry to another shard or a segment to another vault, or has changed a segment's bounds.
 """
 
 import hmac
@@ -111,7 +112,7 @@ class OpenVault(SecretHolder):
         return derive(self.data_key, salt=salt, info=_CHUNK)
 
     def fingerprint(self, *parts: "bytes | array[int]") -> bytes:
-        """Return an HMAC of `parts`, 32 bytes. Only an open vault can compute it."""
+        """Return a 32-byte HMAC of `parts`. Its key is derived from the vault's data key."""
         key = derive(self.data_key, salt=b"", info=_FINGERPRINT)
         mac = hmac.new(key, digestmod="sha256")
         for part in parts:
@@ -128,7 +129,9 @@ class OpenVault(SecretHolder):
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment as it is stored: its vault, its unencrypted bounds, and its ciphertext."""
+    """A segment as it is stored: its vault, its ciphertext, and the unencrypted lowest and highest
+    ids and times of its readings (`bounds`).
+    """
 
     vault_id: uuid.UUID
     bounds: SegmentBounds

@@ -33,7 +33,10 @@ class FollowedFile(Generic[Content]):
         variable: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read the file. Messages call the content `what`, and the file `variable`.
+        """Read the file.
+
+        `what` names the content in log lines. `variable` is the setting with the file's path, and
+        names the file in errors.
 
         Raises:
             SettingsError: the file can't be read, or `parse` refuses its content.

@@ -36,8 +36,8 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
-    """The master keys and the pepper of a keyring, and the keys derived from them. Each purpose has
-    its own keys."""
+    """The master keys and the pepper of a keyring, and the keys derived from them. Each purpose,
+    such as entries or the audit log, has its own derived keys."""
 
     __slots__ = ("_derived", "_masters", "_pepper", "primary_id", "retired")
 
@@ -62,12 +62,13 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        New vaults do not use this lookup: anyone with the pepper could test passwords fast.
+        With the pepper, anyone could test passwords against this lookup fast. New vaults therefore
+        have format 2, unless processes of version 0.1 may still run.
         """
         return hmac.digest(self._pepper, password, "sha256")
 
     def scrypt_salt(self) -> bytes:
-        """Return the salt that scrypt uses for all passwords, 32 bytes.
+        """Return the 32-byte salt of scrypt for vaults of format 2, the same for all passwords.
 
         The salt is derived from the pepper. Without the pepper nobody can test a password, and with
         the pepper each test costs a scrypt.

@@ -88,7 +88,9 @@ class PasswordSecret(SecretHolder):
         log2_n: int,
         inner_key: Callable[[bytes, int], bytes],
     ) -> None:
-        """`inner_key` computes the key of the inner wrap from a vault's salt and log2 of N."""
+        """`inner_key` computes the key of the inner wrap from a vault's salt and log2 of scrypt's
+        N.
+        """
         self.format = vault_format
         self.lookup = lookup
         self.log2_n = log2_n
@@ -205,7 +207,7 @@ def is_rewrapped(keyring: Keyring, old: VaultRecord, new: VaultRecord) -> bool:
 
 
 def _unwrap_outer(keyring: Keyring, record: VaultRecord) -> tuple[bytes, bytes]:
-    """Return the inner wrap and its associated data."""
+    """Decrypt the outer wrap. Return the inner wrap, and the associated data to decrypt it with."""
     header, outer = record.wrapped_key[: _HEADER.size], record.wrapped_key[_HEADER.size :]
     if len(header) < _HEADER.size or len(outer) < NONCE_BYTES:
         raise DecryptionError("a vault record has an unknown format")

@@ -73,7 +73,7 @@ class _Keys(NamedTuple):
 
 
 class WriterKeys(SecretHolder):
-    """The transit and audit keys of a writer. It has no pepper and no wrap keys."""
+    """The transit and audit keys of a writer. A writer has no pepper and no wrap keys."""
 
     __slots__ = ("_keys", "from_keyring", "primary_id", "retired")
 
@@ -87,8 +87,8 @@ class WriterKeys(SecretHolder):
     ) -> None:
         """`keys`: transit key and audit key by id.
 
-        `from_keyring`: whether the file holds the whole keyring, which is more than a writer needs.
-        `retired`: the retired keys, which only the whole keyring has.
+        `from_keyring`: whether the keys were derived from a whole keyring, for example because the
+        writer's key file holds one. `retired`: the retired keys, which only a whole keyring has.
         """
         self.primary_id = primary_id
         self.from_keyring = from_keyring

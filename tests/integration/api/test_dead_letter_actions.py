@@ -74,7 +74,8 @@ def test_a_drop_waits_for_a_writer_and_is_recorded_first(
     assert ordered == ["drop", None]
     assert b"sweep" in redis.lrange(KEYS.job_list, 0, -1)
     said = assert_error(replay(api, letter.letter_id), 409, "conflict")["error"]
-    assert said == f"can't replay dead letter {letter.letter_id}: an order to drop it is waiting"
+    problem = "writers already have an order to drop it"
+    assert said == f"can't replay dead letter {letter.letter_id}: {problem}"
     assert left(api) == [letter.letter_id, other.letter_id]
 
     writer.letter_orders.run(writer.postgres)

@@ -71,7 +71,8 @@ def parse_series_query(arguments: "MultiDict[str, str]") -> SeriesQuery:
     """Parse the parameters of a URL.
 
     Raises:
-        InvalidRequestError: a parameter is unknown, malformed, or does not go with the others.
+        InvalidRequestError: a parameter is unknown or malformed, or can't be combined with
+            another one.
     """
     asked = MultiDict((name, text) for name in _PARAMETERS for text in arguments.getlist(name))
     _refuse_unknown(arguments)

@@ -94,7 +94,7 @@ MEDIA_FORMS = {
 
 
 def window_pieces(rows: Iterator[Row], form: RowForm) -> Iterator[bytes]:
-    """Encode a series with windows: yield pieces of `ROWS` rows, then the end of the response."""
+    """Encode a series with windows: yield pieces of up to `ROWS` rows, then the response's end."""
     while part := list(islice(rows, ROWS)):
         yield form.encode(part)
     yield form.end()
@@ -106,8 +106,8 @@ class SeriesForm(ReadingForm):
     def __init__(
         self, query: SeriesQuery, form: RowForm, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`charge` is called with each increase in memory for large texts, in bytes. It may raise
-        UnavailableError, which ends the request.
+        """When memory for large texts grows, `charge` is called with the number of added bytes. It
+        may raise UnavailableError, which ends the request.
         """
         super().__init__()
         self.media_type = form.media_type
@@ -135,6 +135,6 @@ class SeriesForm(ReadingForm):
         return self._form.encode(encoded) if encoded else b""
 
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response, without the cursor: a series has no pages."""
+        """Encode the end of the response. A series has no pages: the arguments are ignored."""
         del cursor, paged
         return self._form.end()

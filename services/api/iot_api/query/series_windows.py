@@ -166,8 +166,9 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`step` is in milliseconds. `charge` is called with each increase in memory for windows
-        and large texts, in bytes. It may raise UnavailableError, which ends the request.
+        """`step` is in milliseconds. When memory for windows and large texts grows, `charge` is
+        called with the number of added bytes. It may raise UnavailableError, which ends the
+        request.
         """
         self._charge = charge
         self._query = query
@@ -221,7 +222,8 @@ class SeriesWindows:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates.
 
-        Raises the errors of `add`.
+        Readings that `add` has only collected are added to their windows first, so this raises
+        the errors of `add` too.
         """
         self._flush()
         try:
@@ -280,7 +282,7 @@ class SeriesWindows:
         self._keys |= new
         if len(self._keys) * len(self._windows) > MAX_VALUES:
             raise _too_large(
-                f"the answer has more than {MAX_VALUES} values (steps times groups times fields)",
+                f"the answer has more than {MAX_VALUES} values (steps * groups * fields)",
                 "step",
             )
         self._charge(_WINDOW_BYTES * len(new) * len(self._windows))
@@ -319,8 +321,8 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number of the step that has all `times`, with a slice of all of them. Return None
-    if the times are in several steps.
+    """If all `times` are in one step, return a list of one pair: the number of the step, and a
+    slice of all times. Return None if they are in several steps, and [] if there are no times.
 
     This is fast for times of receipt, because few of them are distinct.
     """

@@ -46,15 +46,15 @@ class _Produced:
 
 
 class UnorderedRead:
-    """The segments that a read has produced so far, in one or more turns.
+    """An unordered read, in one or more turns. It remembers which readings it has yielded.
 
     Each turn has its own snapshot of the vault. A turn continues at the start of the last segment
-    of the previous turn, and leaves out the readings that earlier turns have produced.
+    of the previous turn, and leaves out the readings that earlier turns have yielded.
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
-        """`charge` is called with each increase in memory for remembered ids, in bytes. It may
-        raise UnavailableError, which ends the read.
+        """When memory for remembered ids grows, `charge` is called with the number of added bytes.
+        It may raise UnavailableError, which ends the read.
         """
         self._charge = charge
         self._charged = 0
@@ -73,7 +73,7 @@ class UnorderedRead:
         read_filter: ReadFilter,
         page_range: PageRange,
     ) -> Generator[Sequence[Reading], None, None]:
-        """Yield the batches of one turn. `StoredReadings.combined` takes this method."""
+        """Yield the batches of one turn: the argument `combine` of `StoredReadings.combined`."""
         page_range = read_filter.narrow(page_range)
         open_segment = opener(read, vault, read_filter, page_range, ASCENDING)
         scan = Scan(read, ASCENDING, page_range)
@@ -110,7 +110,7 @@ class UnorderedRead:
         self._ranges, self._produced = IdRanges(), {}
 
     def new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
-        """Yield the segments that no earlier turn has produced."""
+        """Yield the segments whose readings no earlier turn has yielded."""
         for segment in segments:
             produced = self._before.get(segment.bounds)
             if produced is None:
@@ -155,7 +155,7 @@ def _ids_of(bounds: SegmentBounds, rows: Rows) -> Sequence[int]:
 def _overlapping(
     bounds: SegmentBounds, produced: dict[SegmentBounds, _Produced]
 ) -> Iterator[_Produced]:
-    """Yield each of the produced segments whose range of ids overlaps the range of `bounds`."""
+    """Yield each segment of `produced` whose range of ids overlaps the range of `bounds`."""
     for other, each in produced.items():
         if other.first_id <= bounds.last_id and bounds.first_id <= other.last_id:
             yield each

@@ -24,7 +24,10 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def live_blueprint(name: str, service: Service, access: Access) -> Blueprint:
-    """Return a blueprint of the view for one prefix: `/api/iot` or `/api/rssi`."""
+    """Return a blueprint of the view. The app registers two, under `/api/iot` and `/api/rssi`.
+
+    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
+    """
     blueprint = Blueprint(name, __name__)
 
     @blueprint.post("/live")
@@ -70,7 +73,7 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the entry of a password in the cache of open vaults. Open the vault if needed.
+    """Return the vault of a password, open, with its record. Open the vault if needed.
 
     Raises `NotFoundError` if no vault has the password.
     """

@@ -43,7 +43,10 @@ _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
 
 def iot_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of the views for one prefix: `/api/iot` or `/api/rssi`."""
+    """Return a blueprint of the views. The app registers two, under `/api/iot` and `/api/rssi`.
+
+    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
+    """
     views = _Views(service)
     rules: list[tuple[str, str, Callable[..., Response]]] = [
         ("PUT", "", views.put),  # for the header `Allow` only
@@ -213,7 +216,7 @@ def _find_vault(service: Service, password: bytes) -> OpenVault | None:
 
 
 def record_of(service: Service, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
-    """Return the records of a read for the audit log; None if `IOT_AUDIT_READS` is off."""
+    """Return the object that records this read in the audit log; None if `IOT_AUDIT_READS` is 0."""
     if not service.settings.audit_reads:
         return None
     return ReadRecord(service.audit_events, vault.vault_id, name, client)

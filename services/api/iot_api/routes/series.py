@@ -31,7 +31,10 @@ _HEADER = "HTTP_X_IOT_PASSWORD"
 
 
 def series_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of the view for one prefix: `/api/iot` or `/api/rssi`."""
+    """Return a blueprint of the view. The app registers two, under `/api/iot` and `/api/rssi`.
+
+    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
+    """
     blueprint = Blueprint(name, __name__)
 
     @blueprint.route("/series", methods=["GET", "POST"])

@@ -146,7 +146,8 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
     """Raise SettingsError for a certificate that has expired or is not valid yet.
 
-    The first load does not call this, because no earlier certificate could stay in use.
+    Only a reload calls this, so that the earlier certificate stays in use. At the start there is no
+    earlier certificate: even an expired one is used.
     """
     if validity is None:
         return

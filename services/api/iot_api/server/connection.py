@@ -82,7 +82,7 @@ class Connection:
     """Set when a delayed answer must not wait any longer."""
 
     def start_request(self, request: Any) -> None:
-        """Record that a whole head has arrived."""
+        """Record that the request line and all headers of a request have arrived."""
         self.request = request
         self.is_stream = False
         self.phase = Phase.ANSWERING
@@ -99,7 +99,7 @@ class Connection:
             self.body_began = self.since
 
     def await_request(self, *, head_began: bool) -> None:
-        """Begin to wait for the next request. `head_began`: a part of its head has arrived."""
+        """Begin to wait for the next request. `head_began`: its first bytes have arrived."""
         self.request = None
         self.phase = Phase.HEAD if head_began else Phase.IDLE
         self.since = time.monotonic()
@@ -121,11 +121,11 @@ class Connection:
 
     @property
     def droppable(self) -> bool:
-        """Whether closing the connection frees the memory that it is charged for."""
+        """Whether closing the connection frees the memory that its body or answer holds."""
         return self.phase in (Phase.BODY, Phase.SENDING) and not self.closing
 
     def drop(self) -> None:
-        """Close a connection whose body or answer holds memory that others need."""
+        """Close the connection: other requests need the memory that its body or answer holds."""
         count_closed("memory")
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
@@ -141,8 +141,8 @@ class Connection:
             self.end_idle(failure)
 
     def end_idle(self, failure: Exception) -> None:
-        """Close a connection that waits for a request. If a head has arrived by now, but not its
-        body, the request is first answered with the error `failure`.
+        """Close a connection that waits for a request. If the headers of a request have arrived
+        meanwhile, but not its whole body, the request is first answered with the error `failure`.
         """
         self.missing_body = failure
         self.receive_no_more()
@@ -176,7 +176,7 @@ class Connection:
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
-    """The parser's source of bytes. It charges bodies to `memory`, and lets other greenlets run."""
+    """Receives requests for the parser. Charges large bodies to the memory budget `memory`."""
 
     # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies all that it has
     # received ahead. With gunicorn's own value, 1 MiB, that takes half a second.
@@ -191,7 +191,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self._turn_began = 0.0
         self._parts: list[bytes] = []
         self.ahead = b""
-        """Received bytes that no request has taken."""
+        """Received bytes that no request has read yet."""
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
         """Return `size` bytes, or fewer at the end of the stream.
@@ -230,7 +230,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self.ahead = bytes(data) + self.ahead
 
     def take_buffered(self) -> bytes:
-        """Return and remove all bytes that no request has taken."""
+        """Return and remove all received bytes that no request has read yet."""
         data, self.ahead = self.ahead, b""
         return data
 
@@ -297,7 +297,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a failed body now: discarding the rest may take seconds."""
+        """Free the received part of a body whose rest will only be read and discarded."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""
@@ -392,19 +392,19 @@ class ConnectionWriter:
 
 
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
-    """gunicorn's response, with the head and the first piece of the body in one packet.
+    """gunicorn's response, but the headers and the first piece of the body go into one packet.
 
     gunicorn 27 sends them separately: two system calls, and two packets that each wake the client
     up.
     """
 
     def send_headers(self) -> None:
-        """Send the head, unless it is sent already."""
+        """Send the status line and the headers, unless they are sent already."""
         if not self.headers_sent:
             self._send(b"")
 
     def write(self, data: Any) -> None:
-        """Send a piece of the body; before the first piece, send the head."""
+        """Send a piece of the body; with the first piece, send the status line and the headers."""
         if self.chunked and self.headers_sent and data and isinstance(data, bytes):
             # gunicorn 27 would copy each piece of a long answer.
             self.sent += len(data)
@@ -418,7 +418,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
         self._send(data)
 
     def default_headers(self) -> list[str]:
-        """Return the lines of the head that stand before the application's headers."""
+        """Return the status line, and the headers that stand before the application's headers."""
         head = [first_lines(self.req.version, self.status, closes=self.should_close())]
         if self.status_code != 201:  # `security_headers` says why
             replaced = REPLACEABLE.intersection(name for name, _ in self.headers)

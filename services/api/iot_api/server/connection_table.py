@@ -29,11 +29,11 @@ class _Group:
         self._found = 0
 
     def pop_victim(self, rank: Callable[[Connection], tuple[float, ...]]) -> Connection | None:
-        """Return the silent connection to close next; None if there is none to close now.
+        """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        When the list is empty, a call makes a new one if `_may_rank` allows. Otherwise the call
-        returns None.
+        If the list is empty, a call makes a new one, which takes time. So if the last list was
+        short, a call within `_RANK_SECONDS` does not look for silent connections.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
@@ -110,7 +110,10 @@ class ConnectionTable:
         self._uncount(connection)
 
     def close(self, connection: Connection, failure: Exception, *, reason: str) -> None:
-        """Close a connection. Its place is free at once; its greenlet ends a moment later."""
+        """Close a connection, and count it under `reason`. If a body is incomplete, its request is
+        answered with `failure`. The connection's place is free at once; its greenlet ends a moment
+        later.
+        """
         if not connection.closing:
             count_closed(reason)
         self._uncount(connection)
@@ -135,8 +138,8 @@ class ConnectionTable:
     def _rank(self, connection: Connection) -> tuple[float, ...]:
         """Return the sort key of a connection. The connection with the lowest key is closed first.
 
-        The key is the phase, then the size of the network (the largest first), then the silence
-        (the longest first).
+        The key is the phase, then the number of connections of the client's network (the largest
+        first), then the time since which it is silent (the earliest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since
@@ -162,8 +165,9 @@ class ConnectionTable:
 def is_silent(connection: Connection, now: float) -> bool:
     """Return whether a connection may be closed to make room for another.
 
-    It may be closed while it waits for a first byte, a whole head or the next request, or delays an
-    error answer; also if its body or answer has made no progress for `STALLED_SECONDS`.
+    It may be closed while it waits for a first byte, for the rest of the headers or for the next
+    request, or while the server delays an error answer. It may also be closed if its body or answer
+    has made no progress for `STALLED_SECONDS`.
     """
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False

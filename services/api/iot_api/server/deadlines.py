@@ -26,7 +26,7 @@ def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
     """Return whether a connection has missed a deadline.
 
     `now` is the time of the monotonic clock. `keepalive` is the deadline of an idle connection, in
-    seconds. It also shortens the deadlines of a first byte and of a head, if these are longer.
+    seconds. The deadlines for a first byte and for the headers are never longer than `keepalive`.
     """
     age = now - connection.since
     match connection.phase:

@@ -1,5 +1,7 @@
 """The requests of one connection: how bytes become requests, and how each is answered.
 
+A request has a head (the request line and the headers), and perhaps a body.
+
 A PUT of readings that has a Content-Length goes to the ingest endpoint, without WSGI. All other
 requests go to the WSGI app.
 """
@@ -59,7 +61,7 @@ _SECURITY_LINES = {tls: security_lines(tls=tls, replaced=frozenset()) for tls in
 
 
 class _Head:
-    """What llhttp finds in a head."""
+    """The parts of a request's head, as llhttp finds them."""
 
     __slots__ = ("headers", "is_complete", "method", "target", "version")
 
@@ -98,9 +100,9 @@ def _parse(head: bytes) -> _Head | None:
 class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's `Request`, with a faster parser of the head.
 
-    llhttp parses a head that matches `_HEAD`. A head that does not match, or that llhttp refuses,
-    goes to gunicorn's own parser, which accepts some rare heads (another method, an empty line
-    before the head). gunicorn also decides how long the body is.
+    llhttp parses a head (request line and headers) that matches `_HEAD`. All other heads, and those
+    that llhttp refuses, go to gunicorn's own parser. It accepts some of them, for example a head
+    with a rare method or after an empty line. gunicorn also decides how long the body is.
     """
 
     body: Any
@@ -134,7 +136,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return bool(self._expected_100_continue)
 
     def _may_become_valid(self, data: bytes) -> bool:
-        """Return whether the first part of a head may still become a valid head."""
+        """Return whether `data`, the beginning of a head, can still become a valid head."""
         if data.count(b"\n") != data.count(b"\r\n") or data.startswith(b"\r"):
             return False
         end = data.find(b"\r\n")
@@ -254,7 +256,7 @@ class Exchange:
         return str(self._address[0]) if self._address else "a Unix socket"
 
     def run(self) -> None:
-        """Answer requests. Raises `StopIteration` or `OSError` at the end of the connection."""
+        """Answer all requests. Never returns: it raises `StopIteration` or `OSError` at the end."""
         connection, reader = self.connection, self.reader
         while True:
             self.answer_next()
@@ -263,7 +265,7 @@ class Exchange:
                 reader.take_turns(connection.since)
 
     def answer_next(self) -> None:
-        """Receive a request and answer it."""
+        """Receive a request and answer it. Raises `StopIteration` if the connection ends."""
         connection, memory = self.connection, self._server.memory
         request = self._next_request()
         connection.start_request(request)

@@ -173,7 +173,10 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def answer_from_reserve(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Answer health checks and refuse all other requests, as the WSGI app of the reserve."""
+        """Answer health checks, and refuse all other requests.
+
+        This is the WSGI app for connections beyond the limit (the reserve of `ConnectionTable`).
+        """
         app = self.wsgi if _is_health_check(environ) else self._refuse
         return app(environ, start_response)
 

@@ -30,9 +30,8 @@ def shake_hands(
     certificate's `is_revoked` asks `revocations` whether the certificate is revoked by now.
 
     Raises:
-        OSError: the handshake failed. Or the client resumed a session, and the revocation list of
-            its certificate's authority has expired meanwhile. A refused client certificate is
-            counted and logged.
+        OSError: the handshake failed; or the client resumed a TLS session, but the revocation list
+            for its certificate has expired. A refused client certificate is counted and logged.
     """
     try:
         client.do_handshake()

@@ -52,7 +52,8 @@ class Revocations:
     def read(
         self, context: ssl.SSLContext, authorities: Path, *, first: bool
     ) -> RevokedCertificates:
-        """Return the content of the file, and make `context` refuse the revoked certificates.
+        """Read the file of revocation lists, and make `context` refuse the certificates that they
+        revoke. Return the content of the lists.
 
         `first`: whether no lists are in use yet. The first load accepts lists that have expired,
         are not valid yet, or are not signed by their issuer in the file `authorities`: OpenSSL then
@@ -119,7 +120,8 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
     """Return the certificates of a file that OpenSSL has loaded.
 
-    Return none of them if `cryptography` can't read the file: it may have OpenSSL's trust settings.
+    Return an empty list if `cryptography` can't read the file, for example because a certificate
+    has OpenSSL's trust settings.
     """
     try:
         return x509.load_pem_x509_certificates(authorities.read_bytes())

@@ -40,8 +40,7 @@ def send_rest(
     so that the application pauses its work on the answer.
 
     Raises:
-        ClientGoneError: the client is gone or too slow, or its answer takes memory that others
-            need.
+        ClientGoneError: the client is gone or too slow, or the memory budget is used up.
     """
     # TLS takes one record of 16 KiB at a time.
     while data and (sent := send_at_once(data)):

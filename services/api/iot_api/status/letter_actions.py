@@ -40,8 +40,8 @@ class LetterActions:
 
         Raises:
             NotFoundError: there is no such dead letter.
-            ConflictError: the other action is ordered already, or it is unknown whether the
-                letter's readings are stored.
+            ConflictError: writers already have an order for the other action, or it is unknown
+                whether the letter's readings are stored.
             UnavailableError: Redis belongs to another installation, or the writer refused.
             RedisError, psycopg.Error: a store is away. The order may have been made.
         """
@@ -53,7 +53,8 @@ class LetterActions:
         ordered = self._orders.place(order)
         if ordered not in {action, None}:
             raise ConflictError(
-                f"can't {action} dead letter {letter_id}: an order to {ordered} it is waiting"
+                f"can't {action} dead letter {letter_id}: "
+                f"writers already have an order to {ordered} it"
             )
         self._sweep()
         return self._wait(letter_id)

@@ -168,9 +168,10 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
 
 
 def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
-    """Return each loaded master key, and whether all API processes and all writers have it.
+    """Return each loaded master key: whether all API processes have it as `primary`, and whether
+    all API processes (`api`) and all writers (`writers`) have loaded it.
 
-    A value is None if no API process, or no writer, runs.
+    `primary` and `api` are None if no API process runs; `writers` is None if no writer runs.
     """
     api, writers = beats.latest("api"), beats.latest("writer")
     return [

@@ -423,7 +423,7 @@ class GroupCommit:
                 pending.wakeup.wake()
 
     def _take_queued(self, group: list[_PendingRequest]) -> None:
-        """Add the oldest requests of the queue to a group, up to `MAX_BYTES`."""
+        """Move the oldest requests from the queue to a group, up to `MAX_BYTES`."""
         total, queue = group[0].size, self._queue
         while queue and (total := total + queue[0].size) <= MAX_BYTES:
             group.append(queue.popleft())

@@ -82,8 +82,8 @@ class DeadLetterOrders:
     def waiting(self) -> dict[str, LetterOrder | None]:
         """Return the waiting orders by the id of their letter; None for an order that is not valid.
 
-        An order is valid only if a transit key opens it and it names the same letter: somebody who
-        can write to Redis may have copied it from the id of another letter.
+        An order is valid only if a transit key opens it and it names the letter under whose id it
+        is stored: somebody who can write to Redis may have copied the order for another letter.
         """
         found = self._client.hgetall(self._names.dead_letter_orders)
         named = {

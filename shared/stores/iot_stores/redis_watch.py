@@ -211,7 +211,7 @@ class RedisWatch:
             return True
 
     def _first_check(self) -> Verdict:
-        """Check Redis once for all threads that wait, and raise the same error to each."""
+        """Check Redis once for all waiting threads. Each gets the same verdict or the same error."""
         checks_before = self._first_checks
         with self._first_check_lock:
             if self._first_checks == checks_before:
@@ -337,7 +337,7 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
     """Return whether Redis evicts keys, a text on its unsafe settings, and a text on the settings
-    that it does not report."""
+    that it does not report. A text is empty if there are no such settings."""
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

@@ -28,7 +28,7 @@ CHARGE = "iot_api.charge"
 
 
 def budget_bytes(settings: Settings) -> int:
-    """Return the bytes of the budget. Two of the largest bodies fit into it."""
+    """Return the bytes of the budget. At least two bodies of the largest size fit into it."""
     return max(settings.api_request_memory_bytes, 2 * BODY_FACTOR * settings.max_body_bytes)
 
 
@@ -118,7 +118,7 @@ class MemoryBudget:
 
 
 def charge_request(environ: Mapping[str, Any], count: int) -> None:
-    """Charge a request for `count` bytes in addition to its body.
+    """Charge a request for `count` bytes in addition to its body. Up to `EXEMPT_BYTES` are free.
 
     Raises:
         UnavailableError: the budget of this process is used up.

@@ -55,7 +55,7 @@ class State(NamedTuple):
 
 
 class RateLimit:
-    """Counters of the current minute, for each address and for each token."""
+    """Counters of the requests in the current minute, for each address and for each token."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class Listener:
         all_waiting: WaitingBytes,
     ) -> None:
         """The client has all readings up to `position`. `still_allowed` raises an `IotError` once
-        the client may not read any more. `is_gone` returns whether the client has closed the
+        the client is no longer allowed to read. `is_gone` returns whether the client has closed the
         connection.
         """
         self.client = client

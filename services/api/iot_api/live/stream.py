@@ -118,7 +118,7 @@ class LiveStream:
         return encode_position(self._position, self._vault_id)
 
     def _check(self) -> None:
-        """Raise an `IotError` if the client may not read any more."""
+        """Raise an `IotError` if the client is no longer allowed to read."""
         now = time.monotonic()
         if now - self._allowed_at >= CHECK_SECONDS:
             self._allowed_at = now

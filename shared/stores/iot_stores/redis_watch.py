@@ -211,7 +211,7 @@ class RedisWatch:
             return True
 
     def _first_check(self) -> Verdict:
-        """Check Redis once for all waiting threads. Each gets the same verdict or the same error."""
+        """Check Redis once for all waiting threads. Each gets the same verdict or error."""
         checks_before = self._first_checks
         with self._first_check_lock:
             if self._first_checks == checks_before:

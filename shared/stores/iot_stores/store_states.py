@@ -144,7 +144,7 @@ class StoreState:
 
     @property
     def public(self) -> str:
-        """The state as `/readyz` reports it: without `sentence`, because `/readyz` needs no token."""
+        """The state for `/readyz`: without `sentence`, because `/readyz` needs no token."""
         return _AWAY if self.code == _AWAY else f"{self.code}: {self.meaning}"
 
     def __str__(self) -> str:

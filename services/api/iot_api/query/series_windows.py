@@ -53,10 +53,10 @@ class Window(Protocol):
     """The aggregate of one field in one window."""
 
     def add(self, values: list[Any]) -> None:
-        """Add values. There is at least one."""
+        """Add the values of further readings: at least one."""
 
     def result(self) -> Value:
-        """Return the aggregate; None if it is not defined."""
+        """Return the aggregate; None if it is not defined, such as the deviation of one value."""
 
 
 class _Count:

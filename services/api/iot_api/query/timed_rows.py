@@ -108,8 +108,10 @@ class TimedRows(Rows):
     """The rows of a segment as `TimedReading`."""
 
     def runs(self) -> Iterator[Sequence[Reading]]:
-        """Yield all rows as readings, in order, in batches. If the order is ascending and no filter
-        has removed rows, each batch is a `TimedRun`.
+        """Yield all rows as readings, in order, in batches.
+
+        If the order is ascending and no filter has removed rows, each batch is a `TimedRun`, which
+        creates a `TimedReading` only when it is accessed.
         """
         texts = self.columns.freeform
         if self.order.descending or not isinstance(texts, Texts):

@@ -87,7 +87,7 @@ class UnorderedRead:
         """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
 
         The turn continues behind position `after`. In `segments`, the segments that contain this
-        position must come first. All other segments must follow, ordered by where they begin.
+        position must come first. All other segments must follow, ordered by their first position.
 
         Raises:
             SharedReadingError: two segments hold readings with the same id.

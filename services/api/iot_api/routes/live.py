@@ -90,8 +90,8 @@ def _open(service: Service, password: bytes) -> CachedVault:
 def _is_gone(connection: Connection) -> bool:
     """Return whether the client has closed the connection.
 
-    With TLS, this may return False after the client has closed the connection: the close_notify
-    record that the client has sent counts as received data.
+    With TLS, this may return False although the client has closed the connection, because the
+    client's last record, close_notify, looks like received data.
     """
     try:
         with socket.socket(fileno=os.dup(connection.client.fileno())) as duplicate:

@@ -195,7 +195,7 @@ def find_vault(service: Service, password: bytes) -> OpenVault | None:
     If no vault has the password, count a guess, and return None.
 
     A client over its guess limit may still use a password that has found a vault on this
-    connection: the client learns nothing new.
+    connection, because the answer tells the client nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

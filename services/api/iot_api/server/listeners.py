@@ -50,7 +50,7 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Close a listener. First serve the connections that wait at it: Linux would reset them."""
+    """Close a listener. First serve the connections that wait at it, or Linux would reset them."""
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

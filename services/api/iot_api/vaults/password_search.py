@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class OldRecordError(Exception):
-    """Redis has a record under a password that was changed, or of a vault that was erased."""
+    """Redis still has the record of a password that was changed, or of a vault that was erased."""
 
 
 class PasswordSearch:
@@ -122,7 +122,7 @@ class PasswordSearch:
         return _find(records, lookups, policy, ask_both=ask_both)
 
     def open(self, record: VaultRecord) -> OpenVault:
-        """Open the vault of a record that was found. Raises `DecryptionError` if it is damaged."""
+        """Open the vault of a found record. Raises `DecryptionError` if the record is damaged."""
         for secret in self._made.values():
             if secret.lookup == record.lookup:
                 return open_vault(self.keyring, record, secret)

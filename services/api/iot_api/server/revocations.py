@@ -96,7 +96,7 @@ class Revocations:
 def _check_usable(
     found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]
 ) -> None:
-    """Raise `SettingsError` for a list with which OpenSSL refuses all certificates of its issuer."""
+    """Raise `SettingsError` for a list that makes OpenSSL refuse all certificates of its issuer."""
     now = dt.datetime.now(dt.UTC)
     name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
     if found.next_update_utc is not None and found.next_update_utc <= now:

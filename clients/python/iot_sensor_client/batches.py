@@ -28,8 +28,8 @@ def encode_reading(reading: Mapping[str, Any], number: int) -> str:
 def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
     """Divide encoded readings into batches of at most `max_readings` readings and `MAX_BYTES`.
 
-    The same readings give the same batches, so `Client.send` can repeat each batch under the
-    Idempotency-Key that the batch had before.
+    A reading larger than `MAX_BYTES` is a batch of its own. The same readings always give the same
+    batches, so `Client.send` with the same arguments repeats each batch under the same key.
     """
     batch: list[str] = []
     size = 0

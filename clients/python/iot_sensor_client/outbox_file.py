@@ -39,7 +39,9 @@ COMMIT;
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The oldest readings of the file. A batch has the same readings and key in every attempt."""
+    """The oldest readings of the file, which one request sends. Every attempt sends the same
+    readings under the same Idempotency-Key.
+    """
 
     id: int
     key: str
@@ -299,7 +301,7 @@ class OutboxFile:
         """Remove rejected readings, and append them to the waiting ones if `send`.
 
         Returns:
-            How many of these readings the file had.
+            How many of `ids` were ids of rejected readings.
         """
         with self._lock, self._reported():
             with self._transaction() as counts:

@@ -83,7 +83,7 @@ class OutboxSpace:
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
-        """Lock the folder, so that two outboxes in it do not both plan with the same free space.
+        """Lock the outbox's folder: two outboxes in it must not both count on the same free space.
 
         If the lock takes more than a second, continue without it. Windows has no such lock.
         """

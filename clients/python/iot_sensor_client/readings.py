@@ -67,7 +67,10 @@ class Readings:
 
 
 def read_page(client: "Client", path: str) -> tuple[list[Row], str | None, str | None]:
-    """Return the readings of a page, the cursor of the next page, and the header `Date`."""
+    """Return the readings of a page, the cursor of the next page, and the header `Date`.
+
+    The cursor is None on the last page. `Date` is None if the response does not have it.
+    """
     response = client.request("POST", path, json={"data": client.credentials})
     rows: list[Row] = answer_of(response, "data")
     cursor: str | None = response.json().get("cursor")

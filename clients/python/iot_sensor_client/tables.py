@@ -16,7 +16,7 @@ Columns = dict[str, list[Any]]
 
 
 def arrow_table(pages: Pages, *, flatten: bool) -> Any:
-    """Return a `pyarrow.Table`."""
+    """Return the readings of all pages as the table that `Readings.to_arrow` describes."""
     with _explained("arrow"):
         arrow: Any = import_module("pyarrow")
     columns = _columns(pages, flatten=flatten)
@@ -33,7 +33,7 @@ def arrow_table(pages: Pages, *, flatten: bool) -> Any:
 
 
 def pandas_frame(pages: Pages, *, flatten: bool) -> Any:
-    """Return a `pandas.DataFrame`."""
+    """Return the readings of all pages as the frame that `Readings.to_pandas` describes."""
     with _explained("pandas"):
         pandas: Any = import_module("pandas")
     columns = _columns(pages, flatten=flatten)
@@ -72,10 +72,10 @@ def _columns(pages: Pages, *, flatten: bool) -> Columns:
 
 
 def _members(freeform: str) -> dict[str, Any]:
-    """Return the members of a JSON text `freeform`, by the names of their columns.
+    """Return the value of each column, such as `freeform.rssi`, for a reading's `freeform`.
 
-    If it is not an object, the whole value goes into the column `freeform`. An integer with too
-    many digits for `int` becomes a string.
+    `freeform` is JSON text. If it is not an object, its value is that of the column `freeform`. An
+    integer with more than `_MAX_DIGITS` digits becomes a string.
     """
     value = json.loads(freeform, parse_int=_integer)
     if "\\u" in freeform:

@@ -13,7 +13,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 
 
 def read_document() -> Document:
-    """Return the contents of `openapi.json`, and add the paths of all aliases."""
+    """Return the contents of `openapi.json`, with the paths of all aliases added."""
     text = files(__package__).joinpath("openapi.json").read_text(encoding="utf-8")
     document: Document = json.loads(text)
     for alias, original in document["x-aliases"].items():
@@ -27,7 +27,7 @@ def read_document() -> Document:
 
 
 def describe_service(settings: Settings) -> Document:
-    """Return the document with the limits of a service that has these settings."""
+    """Return the OpenAPI document with the limits of a service that has these settings."""
     document = read_document()
     limits = {name: getattr(settings, field_of(name)) for name in document["x-limits"]}
     set_limits(document, limits)
@@ -35,7 +35,10 @@ def describe_service(settings: Settings) -> Document:
 
 
 def set_limits(document: Document, limits: Mapping[str, int]) -> None:
-    """Replace all limits that depend on settings. `limits` has the value of each setting."""
+    """Replace all limits in the document that depend on settings.
+
+    `limits` has the value of each such setting, by its name, for example `IOT_MAX_BODY_BYTES`.
+    """
     document["x-limits"] = dict(limits)
     for schema in _nodes(document):
         for keyword, setting in schema.get("x-setting", {}).items():
@@ -58,7 +61,7 @@ def resolve(document: Document, node: Any) -> Any:
 
 
 def _alias(item: Mapping[str, Any], alias: str) -> dict[str, Any]:
-    """Return a copy of a path for an alias. The operations of the copy have their own ids."""
+    """Return a copy of a path's description for the path's alias, with other operation ids."""
     made: dict[str, Any] = copy.deepcopy(dict(item))
     for method in METHODS:
         if method in made:

@@ -98,7 +98,7 @@ def _errors(document: Document) -> list[dict[str, Any]]:
 
 
 def _rows(document: Document, schema: dict[str, Any], prefix: str = "") -> list[Row]:
-    """Return the members of an object, including those of inner objects."""
+    """Return a row for each member of an object, and for each member of its inner objects."""
     schema = resolve(document, schema)
     while schema.get("type") == "array":
         schema, prefix = resolve(document, schema["items"]), f"{prefix[:-1]}[]."

@@ -12,8 +12,8 @@ from .request import requesting_client
 def register_rate_limit(app: Flask, rates: RateLimit, settings: Settings) -> None:
     """Count each request that needs a scope, and add the rate-limit headers to its response.
 
-    Health checks and unknown paths need no scope. Call this after `register_access`: a request is
-    then counted for its token.
+    Health checks and unknown paths need no scope. Call this after `register_access`, which finds
+    the token for which a request is counted.
     """
 
     @app.before_request

@@ -33,7 +33,7 @@ class RefusalPace:
         """For each address, the time at which its bucket is empty."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
-        """Count a 4xx answer for its client. After many, make the worker delay the answer."""
+        """If `status` is 4xx, count the answer for its client. After many, delay the answer."""
         if 400 <= status < 500:
             rate = LIMITED_PER_SECOND if status == 429 else PER_SECOND
             delay = self.delay(client_of(environ, self._trusted_proxies).sender, rate)

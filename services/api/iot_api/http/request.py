@@ -110,12 +110,12 @@ class RequestDispatcher:
 
 
 def new_request_id() -> str:
-    """Return 32 random hexadecimal digits: the id of a request that brings none."""
+    """Return 32 random hexadecimal digits: the id of a request without a usable `X-Request-Id`."""
     return os.urandom(16).hex()
 
 
 def request_id_of(environ: Mapping[str, Any]) -> str:
-    """Return the id that a WSGI request brings, if it is fit to log, or else a new one."""
+    """Return the `X-Request-Id` of a WSGI request if it is fit to log, or else a new id."""
     given = environ.get("HTTP_X_REQUEST_ID")
     if given is not None and _LOGGABLE_ID.fullmatch(given):
         return str(given)

@@ -90,7 +90,7 @@ class RequestLog:
 
 
 def listed(names: Iterable[object]) -> list[str]:
-    """Return the first `_MAX_LISTED` names, as a field of an event."""
+    """Return the first `_MAX_LISTED` names, as a field of a log event."""
     return [str(name) for name in islice(names, _MAX_LISTED)]
 
 

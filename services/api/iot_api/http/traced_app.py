@@ -60,7 +60,7 @@ class TracedApp:
         return _TracedBody(body, span)
 
     def _route(self, environ: dict[str, Any]) -> str:
-        """Return the route, never the path: a path may hold a password."""
+        """Return the route of a request, never its path: a path may hold a password."""
         rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
         if rule is not None:
             return str(rule.rule)

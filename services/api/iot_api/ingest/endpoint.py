@@ -123,7 +123,7 @@ class IngestEndpoint:
         return response
 
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
-        """Accept the readings of a request and return the response. Refusals are raised."""
+        """Accept the readings of a request. Return the response, or raise an error to refuse."""
         token_name = ""
         query = environ["QUERY_STRING"]
         keeps_received = bool(query) and _keeps_received(query)

@@ -78,7 +78,7 @@ class KeyedRequest:
         return f"{answer} {self.fingerprint}".rstrip().encode()
 
     def decode_answer(self, answer: bytes) -> FirstAnswer:
-        """Return the first answer to this request.
+        """Return the first answer to this request; `answer` is what Redis remembers of it.
 
         Raises:
             IdempotencyKeyReusedError: the remembered request has other readings. This is

@@ -118,7 +118,9 @@ class MemoryBudget:
 
 
 def charge_request(environ: Mapping[str, Any], count: int) -> None:
-    """Charge a request for `count` bytes in addition to its body. Up to `EXEMPT_BYTES` are free.
+    """Charge a request for `count` bytes in addition to its body.
+
+    If `count` is at most `EXEMPT_BYTES`, charge nothing.
 
     Raises:
         UnavailableError: the budget of this process is used up.

@@ -118,7 +118,10 @@ class LiveStream:
         return encode_position(self._position, self._vault_id)
 
     def _check(self) -> None:
-        """Raise an `IotError` if the client is no longer allowed to read."""
+        """Raise an `IotError` if the client is no longer allowed to read.
+
+        Checks this only if the last check was at least `CHECK_SECONDS` ago.
+        """
         now = time.monotonic()
         if now - self._allowed_at >= CHECK_SECONDS:
             self._allowed_at = now

@@ -153,11 +153,14 @@ class HotWindow:
         """Add the segments of a drain to the window, and update the covers of its shards.
 
         Must be called after each drain, with all of its shards, including shards without new
-        segments. A cover whose position is that of `DrainedShard.before` is extended. A cover that
-        a later drain has begun is not changed. In all other cases, a new cover begins, which leaves
-        out all readings that were stored before the drain: the window lacks drains (a writer was
-        killed, or Redis was away or emptied), or the data of Redis or Postgres may be older than
-        before, or `seconds` was changed.
+        segments.
+
+        - A cover that ends where the drain began (`DrainedShard.before`) is extended, unless
+          `seconds` was changed, or Redis was restarted or failed over.
+        - A cover that a later drain has begun is not changed.
+        - Otherwise, a new cover begins, because the window may lack earlier drains: a writer was
+          killed, Redis was away or emptied, or Redis or Postgres was restored. The new cover leaves
+          out all readings that were stored before the drain.
 
         Raises:
             RedisError: whether the segments were added is unknown. The caller may ignore this: the

@@ -152,10 +152,11 @@ class VaultRestorer:
             self._wake_up()
 
     def master_keys_in_use(self) -> Counter[int]:
-        """Return, by the id of a master key, how many open vaults have a record under this key.
+        """Count the open vaults by the master key of their records. Return the counts by key id.
 
-        Records under an old master key are compared with Postgres soon, because a rewrap may have
-        replaced them there. So the old key goes out of use within seconds of a rewrap.
+        Also make the thread compare the records under old master keys with Postgres soon, because a
+        rewrap may have replaced them there. So an old key goes out of use within seconds of a
+        rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]

@@ -60,7 +60,7 @@ class DrainWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> "tuple[Job, Queue] | None":
-        """Take a job from the queue, and return None if none comes in time.
+        """Take a job, and return the job and its queue. Return None if no job comes in time.
 
         If Redis belongs to another installation, or if this can't be decided, raise
         `StopRequested`, which ends RQ's loop.
@@ -126,7 +126,7 @@ class _RedisStates(logging.Filter):
     """A log filter: while Redis can't serve, one line replaces the tracebacks that RQ logs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether RQ's own record is logged."""
+        """Return False if `record` reports that Redis can't serve, and log one line instead."""
         raised = record.exc_info[1] if record.exc_info else None
         arguments = record.args if isinstance(record.args, tuple) else ()
         for error in (raised, *arguments):

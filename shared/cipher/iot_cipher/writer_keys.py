@@ -37,7 +37,7 @@ class AuditKeys(Protocol):
 
     @property
     def retired(self) -> Mapping[KeyId, RetiredKey]:
-        """The retired keys of the keyring; empty if the keys are from a writer's own file."""
+        """The retired keys of the keyring; empty if the key file holds only a writer's keys."""
 
     def audit_key(self, key_id: KeyId) -> bytes:
         """Return the key with this id. Raises `DecryptionError` for an unknown id."""

@@ -363,7 +363,7 @@ class Drain:
         *,
         commit: bool,
     ) -> None:
-        """Write segments and ledger, unless no batch has new entries. Commit or roll back."""
+        """Write segments and ledger if a batch has new entries. Commit or roll back."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return
@@ -383,7 +383,7 @@ class Drain:
     def _request_new_sessions(self) -> None:
         """Make API processes start new sessions.
 
-        After a restore of Postgres, the ledger lacks many numbers of old sessions: drains are slow.
+        After a restore, the ledger lacks many entry numbers of old sessions, which slows drains.
         """
         if time.monotonic() < self._next_renewal_at:
             return

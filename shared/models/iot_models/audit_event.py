@@ -2,8 +2,8 @@
 
     {"event": "password_changed", "time": "2026-11-28T03:50:00.123Z", "vault": "<uuid>", ...}
 
-Earlier versions stored sentences, and `parse_event` returns None for them. An event holds names,
-ids, counts and times, and never a password, a token or a reading.
+Earlier versions stored sentences, and `parse_event` returns None for them. An event never holds a
+password, a token or a reading.
 """
 
 import json
@@ -110,10 +110,11 @@ def parse_event(line: str) -> dict[str, Value] | None:
 
 
 def describe(line: str) -> str:
-    """Return a record (`line`) as a sentence for people.
+    """Return an audit record as text for people. `line` is the decrypted record.
 
-    If `_SENTENCES` has no sentence for the record's kind, or the record lacks a field of the
-    sentence, return the kind and the fields. A sentence of an earlier version is not changed.
+    Some kinds of events have a sentence. For an event of another kind, or an event that lacks a
+    field of its sentence, return the kind and the fields, such as `vault_created vault=<uuid>`. If
+    `line` is a sentence already, because an earlier version stored it, return it unchanged.
     """
     content = parse_event(line)
     if content is None:
@@ -128,9 +129,10 @@ def describe(line: str) -> str:
 
 
 def _orderer(fields: Mapping[str, Value]) -> str:
-    """Return who ordered what an event records: " (ordered by <token name>@<client address>)".
+    """Return the end of an event's sentence: " (ordered by <token name>@<client address>)".
 
-    Without a token, return " (ordered by <client address>)"; without a client, "".
+    If the client sent no token, return " (ordered by <client address>)". If the event has no
+    client, return "".
     """
     client, token = fields.get("client"), fields.get("token")
     if client is None:

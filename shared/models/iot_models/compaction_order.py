@@ -1,4 +1,4 @@
-"""A compaction order: segments of a vault, their keys, and the keys of the merged segments."""
+"""A compaction order: which segments of a vault to merge, their keys, and keys for the result."""
 
 import struct
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _SOURCE = struct.Struct("<qq16s32s")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A segment to merge, and its chunk key. The key opens only this segment."""
+    """A small segment to merge, and its chunk key. The key opens only this segment."""
 
     first_id: int
     received_min: int
@@ -33,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A new key for one merged segment."""
+    """A new chunk key for one of the larger segments into which the sources are merged."""
 
     salt: bytes
     """16 random bytes. The chunk key was derived with this salt."""
@@ -43,9 +43,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CompactionOrder:
-    """Segments of one vault, and new keys for the merged segments.
+    """Small segments of one vault (`sources`), and new keys for the merged segments (`targets`).
 
-    Stored only sealed (`iot_cipher.sealed_order`).
+    An order is stored only in sealed form (`iot_cipher.sealed_order`).
     """
 
     vault_id: bytes

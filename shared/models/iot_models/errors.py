@@ -23,9 +23,10 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """The limit that refused a request. Clients get this name with a 429, and rely on it.
+    """The limit that refused a request. A 429 answer contains this name, and clients rely on it.
 
-    Only `READS` is never sent: if too many reads are under way, clients get a 503 instead.
+    `READS` is only used inside the API: if too many reads are under way, the answer is a 503,
+    which contains no name of a limit.
     """
 
     GUESSES = "guesses"
@@ -152,7 +153,7 @@ class UnavailableError(IotError):
 
 
 class DecryptionError(IotError):
-    """A ciphertext was changed, moved or cut, or its key is unknown.
+    """A ciphertext was changed, truncated or copied from another place, or its key is unknown.
 
     All decryption failures raise this error. If the ciphertext is not authentic, the message does
     not say why, so that it reveals nothing about the key.

@@ -68,8 +68,8 @@ def handler(form: str, stream: TextIO | None = None) -> logging.Handler:
 def start(form: str, level: str, stream: TextIO | None = None) -> None:
     """Log all events of this process to one stream.
 
-    With JSON, Python's warnings and uncaught errors become events too, because a collector takes
-    each plain line of a traceback for an event.
+    With JSON, Python's warnings and uncaught errors become events too. Otherwise a log collector
+    would treat each line of a traceback as a separate event.
     """
     logging.basicConfig(level=level, handlers=[handler(form, stream)], force=True)
     if form == JSON:
@@ -110,7 +110,8 @@ def last_line(program: str, error: object, form: str) -> None:
 class EventLimit:
     """Limits how many events of each kind are logged, so that a client can't fill the log.
 
-    The caller chooses the kinds, such as a route with a status.
+    The caller defines what a kind is. For example, for the request log a kind is the combination
+    of a route, a status, and whether the request was slow.
     """
 
     def __init__(self, events: int, seconds: float) -> None:

@@ -68,7 +68,7 @@ def histogram(name: str) -> Histogram:
 
 
 def observe_all(name: str, values: Sequence[float], *labels: str) -> None:
-    """Observe values in a histogram. Each value costs a tenth of a call of `observe`."""
+    """Add values to a histogram, ten times as fast as with one call of `observe` per value."""
     bounds = _BUCKETS[spec_of(name).unit]
     counts = [0] * (len(bounds) + 1)
     for value in values:
@@ -84,12 +84,12 @@ _pending: list[Callable[[], None]] = []
 
 
 def at_flush(add: Callable[[], None]) -> None:
-    """Call `add` at each flush: `add` adds the counts since the last flush to the metrics."""
+    """Register a function that each `flush` calls, to add its pending counts to the metrics."""
     _pending.append(add)
 
 
 def flush() -> None:
-    """Add the counts since the last flush to the metrics.
+    """Add all pending counts to the metrics, by calling the functions registered with `at_flush`.
 
     A worker of the API flushes several times a second and when it ends. Other processes flush when
     their metrics are read.

@@ -66,7 +66,9 @@ class KeyNames:
 
     @property
     def unused_stream(self) -> str:
-        """A stream that never exists. Readiness checks try write commands on it, without effect."""
+        """A stream that never exists. Readiness checks use it to try whether Redis accepts XADD
+        (with NOMKSTREAM) and XTRIM: these commands do not create the stream.
+        """
         return f"{self.prefix}iot:ingest:unused"
 
     @property
@@ -120,7 +122,7 @@ class KeyNames:
         return f"{self.prefix}iot:vault:{lookup.hex()}"
 
     def replaced_vault_record(self, vault_id: bytes) -> str:
-        """Return the key of the record of a replaced vault. The key does not expire.
+        """Return the key that holds the record of a replaced vault. The key does not expire.
 
         A vault is replaced if Postgres loses it, and then a new vault is created for its password.
         """
@@ -156,7 +158,10 @@ class KeyNames:
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_hidden(self, vault_id: bytes) -> str:
-        """Return a key. While it exists, no read of the vault uses the hot window."""
+        """Return the key that keeps reads of a vault from using the hot window while it exists.
+
+        An erasure of readings sets the key, because the window may still hold erased readings.
+        """
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
     def hot_cover(self, shard: int) -> str:
@@ -164,19 +169,19 @@ class KeyNames:
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Return a key. While it exists, no process searches the newest segments of a vault for
-        small segments to merge.
+        """Return the key that a process sets before it searches the newest segments of a vault for
+        small segments to merge. Until the key expires, no other search of these segments begins.
         """
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Return a key. While it exists, no process searches the whole history of a vault for small
-        segments to merge.
+        """Return the key that a process sets before it searches the whole history of a vault for
+        small segments to merge. Until the key expires, no other search of the history begins.
         """
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
     def remembered_request(self, digest: bytes) -> str:
-        """Return the key of the first answer to a request with an Idempotency-Key."""
+        """Return the key that holds the first answer to a request with an Idempotency-Key."""
         return f"{self.prefix}iot:request:{digest.hex()}"
 
     def remembered_of_client(self, client: str) -> str:

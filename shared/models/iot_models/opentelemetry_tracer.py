@@ -72,7 +72,10 @@ class OpenTelemetryTracer:
 
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, object]) -> Iterator[Span | None]:
-        """Make the enclosed work a span, if the current span is recorded."""
+        """Make the enclosed work a span, and yield the span.
+
+        If the current span is not recorded, create no span, and yield None.
+        """
         if not trace.get_current_span().is_recording():
             yield None
             return

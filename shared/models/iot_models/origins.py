@@ -34,7 +34,8 @@ class Origins:
     """Whether the origin `null` is allowed."""
     exact: frozenset[Origin] = frozenset()
     wildcards: frozenset[Origin] = frozenset()
-    """A wildcard allows the origins that have exactly one more label in front of its host."""
+    """`https://*.example.org` is stored as `https://example.org`. It allows the origins that have
+    exactly one label in front of this host."""
 
     def allows(self, text: str) -> bool:
         """Return whether the value of an `Origin` header is allowed."""
@@ -56,7 +57,8 @@ def parse_origins(text: str) -> Origins:
     """Parse a list of origins, separated by commas.
 
     Each is `*`, `null`, an origin such as `https://app.example.org:8443`, or a wildcard such as
-    `https://*.example.org` for all hosts with one more label.
+    `https://*.example.org`. This wildcard allows `https://app.example.org`, and allows neither
+    `https://example.org` nor `https://a.app.example.org`.
 
     Raises:
         SettingsError: an origin is malformed. The message quotes it.
@@ -127,7 +129,10 @@ def _host(text: str) -> str:
 
 
 def _in_ascii(host: str) -> str:
-    """Return the host in ASCII. Raises `ValueError` if browsers may encode it differently."""
+    """Return the host in ASCII (`xn--...`).
+
+    Raises `ValueError` if browsers could encode the host differently than Python does.
+    """
     # Browsers use IDNA 2008, and Python's codec uses IDNA 2003. They encode a host in the same way
     # if the codec decodes the encoded host to the original.
     try:

@@ -21,7 +21,10 @@ class PackedColumn(NamedTuple):
 
 
 class _Masks(NamedTuple):
-    """Masks of the sign bits of `numbers` 64-bit integers, and of all their other bits."""
+    """Two masks for a column of 64-bit integers: of all sign bits, and of all other bits.
+
+    `numbers` is the number of integers in the column.
+    """
 
     numbers: int
     signs: int
@@ -37,7 +40,7 @@ _kept = _masks(0)
 
 
 def _masks_of(count: int) -> _Masks:
-    """Return the masks of `count` integers."""
+    """Return the masks for a column of `count` integers."""
     global _kept  # noqa: PLW0603 - replaced as a whole, so threads may share it
     kept = _kept
     if count > kept.numbers:

@@ -29,7 +29,10 @@ _LONG_TEXT_BYTES = 32
 
 
 def count_texts(freeform: bytes, expected: int) -> int:
-    """Return the number of texts in a column. `expected` is a guess that affects only the speed."""
+    """Return the number of texts in a column of `freeform` texts, which `SEPARATOR` separates.
+
+    `expected` is a guess of the result. It affects only the speed.
+    """
     # CPython 3.11 counts a byte in a loop over all bytes, but `replace` finds it with `memchr`. For
     # a thousand texts of usual length, `replace` takes 13 µs, and `count` 29 µs.
     if len(freeform) < _LONG_TEXT_BYTES * expected:
@@ -85,7 +88,7 @@ class ReadingColumns:
         return len(self.freeform) + 16 * len(self.relative)
 
     def cut(self, places: Sequence[int]) -> "ReadingColumns":
-        """Return the readings at `places`, in this order."""
+        """Return the readings whose indexes are `places`, in the order of `places`."""
         texts = self.freeform.split(SEPARATOR)
         return ReadingColumns(
             int64s([self.relative[place] for place in places]),
@@ -95,9 +98,10 @@ class ReadingColumns:
         )
 
     def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":
-        """Return (time of receipt, readings) for each run of readings that share this time.
+        """Return runs of successive readings with the same time of receipt, as (time, readings).
 
-        Imported readings keep their own times. Other readings are one run with the time `received`.
+        Imported readings have their own times of receipt (`self.received`). Readings that were not
+        imported have none: return them as one run with the time `received`.
         """
         if self.received is None:
             return [(received, self)]

@@ -7,7 +7,7 @@ from .errors import SettingsError
 
 
 class Scope(StrEnum):
-    """Scope names. Files and Secrets contain them, so they never change."""
+    """Scope names. Token files and Secrets of users contain them, so they never change."""
 
     INGEST = "ingest"
     """Send readings, and ask whether they are stored."""
@@ -35,7 +35,7 @@ def parse_scopes(words: Iterable[str]) -> frozenset[Scope]:
 
 
 def parse_anonymous_scopes(text: str) -> frozenset[Scope]:
-    """Parse the scopes of requests without a token, such as `ingest,read`.
+    """Parse a list of scopes, such as `ingest,read`, that requests without a token get.
 
     Raises:
         SettingsError: a scope is unknown or repeated, or is `admin`.

@@ -7,9 +7,9 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-The ids in a drain's segment are `ID_STRIDE` apart in the order of receipt, so they are not stored.
-If this order is not the order of the columns, the segment also has each reading's position in the
-order of receipt, or columns of ids and times of receipt. A merged segment always has these columns.
+In the order of receipt, the ids in a drain's segment are `ID_STRIDE` apart, so they are not stored.
+If the columns have another order, the segment also stores each reading's position in the order of
+receipt, or else the ids and times of receipt as two more columns. A merged segment has these two.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -120,8 +120,8 @@ class PackedNumbers(Sequence[int]):
         return min(self) in allowed and max(self) in allowed
 
     def ascends(self) -> bool:
-        """Return whether the packed data shows that no number is lower than the one before it.
-        Call this before any number is read, because reading replaces the packed data."""
+        """Return True if the column is known to be sorted; False if it is unsorted or not packed as
+        differences. Call this before any number is read: reading replaces the packed data."""
         # The highest byte of a negative difference is not ASCII.
         return self._data[:1] == DELTA and self._data[2 + 7 * self._count :].isascii()
 
@@ -250,8 +250,8 @@ class Texts(Sequence[str]):
                 yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
-        """Return the runs with texts from `begin` to `end - 1`. For each run: the indexes of these
-        texts, the bytes of the whole run, and the place of these texts in the run (None: all)."""
+        """Return the runs that contain texts `begin` to `end - 1`. For each run: the indexes of its
+        wanted texts, the bytes of the whole run, and which of its texts are wanted (None: all)."""
         found: list[tuple[slice, memoryview, slice | None]] = []
         number = bisect_right(self._firsts, begin) - 1
         while begin < end:
@@ -300,7 +300,7 @@ class SegmentColumns:
         return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
     def readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
-        """Return the readings at `places`, with the given `freeform` texts."""
+        """Return the readings with the indexes `places`, with the given `freeform` texts."""
         stamps: Iterable[str]
         if self.second is not None:
             stamps = itertools.repeat(absolute_timestamp(self.second))
@@ -382,7 +382,8 @@ def _check_order(
 
 
 def _second(bounds: SegmentBounds) -> int | None:
-    """Return the Unix second in which all readings were received; None if the seconds differ."""
+    """Return the Unix second in which all readings were received; None if the seconds differ.
+    Raises `FormatError` if a time of receipt is out of range."""
     if bounds.received_min not in RECEIPTS or bounds.received_max not in RECEIPTS:
         raise FormatError("the segment has a time of receipt out of range")
     first, last = bounds.received_min // 1000, bounds.received_max // 1000

@@ -177,7 +177,8 @@ def _in_time_order(
 def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
     """Return the content of a segment of `batches`, which are sorted by interrogator timestamp.
 
-    Their order of receipt differs, so the content has columns of ids and of times of receipt.
+    The batches were received in another order, so the content has columns of ids and of times of
+    receipt.
     """
     # Differences of ids take nearly no space. The positions of the form `SORTED` would take two
     # bytes per reading.

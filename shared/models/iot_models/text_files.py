@@ -63,7 +63,8 @@ def replace_file(
 def is_unicode(text: str) -> bool:
     """Return whether a text can be encoded in UTF-8.
 
-    Surrogates can't: Python reads bytes that are not UTF-8 as surrogates (`surrogateescape`).
+    A text with surrogates can't be encoded. A text has surrogates if Python read bytes that are not
+    UTF-8 (with the error handler `surrogateescape`).
     """
     try:
         text.encode()

@@ -9,7 +9,7 @@ from iot_models.names import KeyNames
 
 @dataclass(frozen=True, slots=True)
 class RememberedRequest:
-    """A request to remember by its Idempotency-Key, and limits on remembered requests."""
+    """A request that Redis remembers by its Idempotency-Key, and limits on remembered requests."""
 
     names: tuple[str, ...]
     """The key in Redis that remembers the request, then the keys under which other versions of the

@@ -12,10 +12,11 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request: the first number of the list that is its outcome.
+    """What the script did with a request.
 
-    If the request's only entry was added, the outcome is one number instead of a list: the bytes
-    ever added to the shard.
+    For each request, the script returns a list that begins with one of these numbers. There is one
+    exception: for an added request with a single entry, the script returns one number instead of
+    a list, the bytes ever added to the shard.
     """
 
     FULL = 0

@@ -40,7 +40,8 @@ _SELECT = """
 
 
 class AuditLog:
-    """The records of the audit log. A record is an event, or a line that an earlier version wrote.
+    """The records of the audit log. A record is one line of text: an event as JSON, or a sentence
+    that an earlier version stored.
 
     No record contains a password, a token or a reading.
     """
@@ -77,8 +78,8 @@ class AuditLog:
         """Return the `count` records with the highest ids, as (id, time, line), the oldest first.
 
         With `before`, return only records whose ids are lower than `before`. The time is
-        `YYYY-MM-DD HH:MM:SS` in UTC. The line of a record that was changed, or whose key was
-        removed, is `UNREADABLE`.
+        `YYYY-MM-DD HH:MM:SS` in UTC. If a record can't be decrypted, because it was changed or its
+        key was removed, its line is `UNREADABLE`.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)
@@ -96,7 +97,10 @@ class AuditLog:
 
 @contextmanager
 def appending() -> Iterator[None]:
-    """Raise `UnavailableError` if Postgres refuses to append a record (`CANT_APPEND`)."""
+    """Raise `UnavailableError` if Postgres does not let the `with` block append a record.
+
+    This happens if `iot-sensor migrate` has not run yet, or if the database role lacks a right.
+    """
     try:
         yield
     except CANT_APPEND as error:
@@ -123,7 +127,7 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
 
 
 def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:
-    """Decrypt a sealed record, and return it encrypted again with the primary key.
+    """Decrypt a sealed record, and return it encrypted again under the primary master key.
 
     Raises:
         DecryptionError: the record was changed, or its key is unknown.

@@ -156,7 +156,7 @@ class _Check:
         for key_id, key in self._keys.retired.items():
             if key.sequence > self._head.sequence:
                 raise AuditFaultError(
-                    f"the chain ends at link {self._head.sequence}, and had {key.sequence} links "
+                    f"the chain ends at link {self._head.sequence}, but had {key.sequence} links "
                     f"when master key {key_id} was retired: the end of the chain was cut off, or "
                     "the database was restored"
                 )
@@ -196,9 +196,10 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that the link was not made with a master key that was retired already.
+        """Check that the link was not made with a master key that had been retired before.
 
-        If the link was the last one when a master key was retired, check that it is still the same.
+        The keyring notes the last link of the chain when a master key is retired. If the
+        checked link is one of the noted links, also check that it is still the same.
         """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))

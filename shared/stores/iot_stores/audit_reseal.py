@@ -1,5 +1,7 @@
-"""Encrypt the audit log again, so that it needs no old master key. The links of the chain stay,
-except for links of version 1: these cover the sealed bytes, and are replaced first.
+"""Encrypt the audit log again, so that it needs no old master key.
+
+The links of the chain stay valid, because they authenticate the decrypted records. Only links of
+version 1 authenticate the encrypted bytes, so they are replaced first.
 """
 
 from typing import LiteralString, cast
@@ -48,7 +50,8 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace all links from the first link of version 1 on, then the published head.
+    """Replace all links from the first link of version 1 on with links of the newest version. Then
+    replace the published head, if it is one of the replaced links.
 
     Return the number of replaced links: 0 if the chain has no link of version 1. If the process is
     killed or Redis fails before the new head is published, `audit verify` reports that the
@@ -95,11 +98,11 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt records again with the primary key, if they are under another key.
+    """Encrypt records again under the primary master key, if they are under another master key.
 
     Return how many records were encrypted again, and how many can't be decrypted. A record that
     can't be decrypted stays unchanged; `audit verify` finds it. Records with a link of version 1
-    are left out: call `renew_links` first. If the process is killed, the call may be repeated.
+    are left out: call `renew_links` first. If the process is killed, call this function again.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")
@@ -117,7 +120,7 @@ def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
 
 
 def count_readable(connection: Connection, keys: AuditKeys, key_id: KeyId) -> int:
-    """Return the number of records under this master key that can be decrypted."""
+    """Return the number of decryptable records that are encrypted under this master key."""
     found = connection.execute(_UNDER_KEY, (key_id.to_bytes(4, "big"),)).fetchall()
     return sum(_is_readable(keys, sealed) for (sealed,) in cast("list[tuple[bytes]]", found))
 

@@ -143,7 +143,7 @@ def forge(log: Log, count: int) -> None:
 @pytest.mark.parametrize(
     ("count", "fault"),
     [
-        (2, "the chain ends at link 2, and had 3 links when master key 1 was retired"),
+        (2, "the chain ends at link 2, but had 3 links when master key 1 was retired"),
         (3, "does not have the link that it had when master key 1 was retired"),
         (4, "does not have the link that it had when master key 1 was retired"),
     ],

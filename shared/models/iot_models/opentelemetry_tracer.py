@@ -1,6 +1,6 @@
 """The OpenTelemetry SDK. Only `tracing.start` imports this module, when tracing is on.
 
-The SDK reads its own variables: sampler, resource, batches, endpoint, headers, TLS, timeouts.
+The SDK itself reads the environment variables `OTEL_*`, for example its endpoint and sampler.
 """
 
 import logging
@@ -131,7 +131,7 @@ class RequestSpan:
         return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def describe(self, name: str, status: int, attributes: Attributes) -> None:
-        """Set name, HTTP status and attributes, which are known when the answer starts."""
+        """Set name, HTTP status and attributes, which are not known before the answer starts."""
         self._span.update_name(name)
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attributes(attributes)

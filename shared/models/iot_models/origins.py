@@ -86,7 +86,10 @@ def parse_origins(text: str) -> Origins:
 
 
 def _parse(text: str, *, is_wildcard: bool = False) -> Origin:
-    """Parse an origin. Raises `ValueError` with the reason for an invalid one."""
+    """Parse an origin. Raises `ValueError` with the reason if the origin is invalid.
+
+    `is_wildcard`: `text` is a wildcard without its `*.`, so the host must not be an IPv6 address.
+    """
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"an origin has at most {_MAX_LENGTH} characters")
     form = _FORM.fullmatch(text)

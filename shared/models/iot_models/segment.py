@@ -72,7 +72,7 @@ class SegmentBounds:
     count: int
 
     def to_bytes(self) -> bytes:
-        """Return the bounds as bytes, the associated data of the ciphertext."""
+        """Return the bounds as bytes: the associated data of the segment's ciphertext."""
         return _BOUNDS.pack(
             self.first_id, self.last_id, self.received_min, self.received_max,
             self.relative_min, self.relative_max, self.interrogator_min, self.interrogator_max,

@@ -42,7 +42,8 @@ def is_requested(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether the standard variables of OpenTelemetry ask for traces.
 
     Raises:
-        SettingsError: the variables ask for an exporter or a protocol that the images do not have.
+        SettingsError: a variable names an exporter that is neither `otlp` nor `none`, or a protocol
+            that is not `http/protobuf`.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False

@@ -1,6 +1,7 @@
 """The head of the audit log's hash chain, and the head that writers publish in Redis.
 
-A chain whose tail was cut is a valid chain. Only a head that was published elsewhere shows the cut.
+A chain without its last links is still valid. Only a head that is kept outside Postgres shows that
+links are missing.
 """
 
 import re

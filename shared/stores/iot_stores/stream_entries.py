@@ -73,9 +73,9 @@ class Removal:
     def resets_ids(self) -> bool:
         """Whether to delete the stream once it is empty, so that new ids have the current time.
 
-        True if the last entry has no valid time (`WaitingEntry.has_valid_time`). Each id
-        that Redis generates is greater than the last one, so all later entries would have no valid
-        time either.
+        True if the time in the id of the last entry is too late for any partition
+        (`WaitingEntry.has_valid_time`). Redis makes each new id greater than the last one, so all
+        later entries would have such a time, too.
         """
         return not self.last.has_valid_time
 
@@ -105,13 +105,13 @@ class WaitingShard:
 
 
 def stream_order(position: str) -> tuple[int, int]:
-    """Return a sort key for positions, which are ids of a stream."""
+    """Return a sort key for a position, which is the id of an entry, such as `1795414643286-0`."""
     milliseconds, _, sequence = position.partition("-")
     return int(milliseconds), int(sequence)
 
 
 def read_stream(client: "Redis", name: str) -> Iterator[StreamItem]:
-    """Yield all items of a stream, the oldest first, in pages."""
+    """Yield all items of a stream, the oldest first. Read 100 items at a time."""
     after = "-"
     while page := cast("list[StreamItem]", client.xrange(name, after, "+", count=_PAGE)):
         yield from page

@@ -32,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class FastLookups(StrEnum):
-    """Which vaults have lookups of format 1, which cost no scrypt (`VaultFormat.FAST_LOOKUP`)."""
+    """Whether lookups of format 1 are still created, still exist, or are gone.
+
+    These lookups cost no scrypt (`VaultFormat.FAST_LOOKUP`).
+    """
 
     CREATED = "created"
     """New vaults get format 1, because processes of version 0.1 may still run."""
@@ -74,7 +77,11 @@ class LookupPolicy:
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Return whether a vault of this format and cost must get a new lookup."""
+        """Return whether a vault must get a new lookup: it has format 1, or too low a scrypt cost.
+
+        The cost is too low if it is below the cost of new vaults. Return False for every vault
+        while new vaults have format 1, and for vaults of format 1 until `old_version_gone`.
+        """
         if self.creates_fast_lookups or not self.costs:
             return False
         if vault_format == VaultFormat.FAST_LOOKUP:

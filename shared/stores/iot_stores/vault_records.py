@@ -68,7 +68,7 @@ _BY_ID: LiteralString = f"SELECT {COLUMNS} FROM vaults WHERE vault_id = ANY (%s:
 
 @dataclass(frozen=True, slots=True)
 class FoundVault:
-    """The vault's record in Postgres, and the policy for lookups, from one snapshot."""
+    """The record that `VaultRecords.find` found in Postgres, or None, and the policy for lookups."""
 
     record: VaultRecord | None
     policy: LookupPolicy
@@ -108,12 +108,13 @@ class VaultRecords:
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
         """Return the record cached in Redis under the first of these lookups that has one, or None.
 
-        Skip records that can't be decoded, and records of passwords that were changed
-        (`hide_records`). The caller must open the record to know whether it is authentic.
+        `lookups` are those of one password. Skip records that can't be decoded, and records whose
+        vault has another password now (`hide`). The caller must open the record to know whether it
+        is authentic.
 
         Raises:
-            RedisError: Redis can't serve. A password without a record in Postgres may still have a
-                vault, because Redis may hold the only copy of its record.
+            RedisError: Redis can't serve. Then it is unknown whether the password has a vault, even
+                if Postgres has no record: Redis may hold the only copy.
         """
         names = [self._names.vault_record(lookup) for lookup in lookups]
         names += [self._names.changed_lookup(lookup) for lookup in lookups]
@@ -128,10 +129,10 @@ class VaultRecords:
         return None
 
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
-        """Return the record in Postgres under one of these lookups, and the policy.
+        """Return the record that Postgres has under one of these lookups, and the policy.
 
-        Both come from the same snapshot. The record is None if Postgres has none; a record that is
-        found is cached in Redis.
+        `lookups` are those of one password. The record and the policy come from the same snapshot.
+        The record is None if Postgres has none; otherwise it is also cached in Redis.
 
         Raises:
             UnavailableError: the policy in Postgres is invalid.
@@ -148,7 +149,7 @@ class VaultRecords:
         If new vaults are audited, `event` is stored in the audit log.
 
         If another process created a vault of the same password first, that vault's record is
-        returned. The record is not cached in Redis: see `cache`.
+        returned. This method does not cache the record in Redis; `cache` does.
 
         Raises:
             PolicyChangedError: the policy for lookups now requires another format or cost.
@@ -198,9 +199,10 @@ class VaultRecords:
     def find_changed(
         self, records: Collection[VaultRecord]
     ) -> list[tuple[VaultRecord, VaultRecord | None]]:
-        """Return the records that differ in Postgres, as pairs (record, record in Postgres).
+        """Return those of `records` that differ from the records of the same vaults in Postgres.
 
-        The record in Postgres is None if Postgres lacks the vault.
+        Return them as pairs (record, record in Postgres). The second is None if Postgres lacks the
+        vault.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -218,9 +220,9 @@ class VaultRecords:
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
 
-        Skip a vault if another vault was created for its password (see `restore`): its record is in
-        Redis under another key, without expiry. If another vault's record is cached under the same
-        lookup, keep that record. If Redis fails, log the error and return.
+        Skip a record that `restore` keeps in Redis without expiry. Skip a record, too, if Redis has
+        the record of another vault under its lookup (see `cache`). If Redis fails, log the error
+        and return.
         """
         rest = iter(records)
         try:
@@ -239,12 +241,12 @@ class VaultRecords:
             report(_log, "vault records are not cached", error)
 
     def scan_cached(self) -> Iterator[VaultRecord]:
-        """Yield the records cached in Redis, except those of passwords that were changed.
+        """Yield the records cached in Redis, except those whose vault has another password now.
 
         Scans all keys of Redis.
 
         Raises:
-            RedisError: Redis is away.
+            RedisError: Redis can't serve.
         """
         found = scan_records(self._client, self._names)
         while records := list(islice(found, _BATCH)):
@@ -255,7 +257,10 @@ class VaultRecords:
                     yield record
 
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
-        """Replace the record of a vault. Return False if Postgres does not have the old record.
+        """Replace the record of a vault in Postgres, then in Redis. Return whether this was done.
+
+        Nothing is done if Postgres does not have the old record. If only Redis fails, the error is
+        logged, and True returned.
 
         Raises:
             PolicyChangedError: the policy for lookups now requires another format or cost.
@@ -297,10 +302,11 @@ class VaultRecords:
             raise LookupTakenError from None
 
     def hide(self, record: VaultRecord) -> None:
-        """Remove the record of an old password from the cache in Redis.
+        """Remove the record of an old password from the cache in Redis, and keep it hidden.
 
-        A process that read Postgres before the change may cache the record again: a key in Redis
-        hides it from then on (`hide_records`). If Redis fails, log the error and return.
+        A process that read Postgres before the change of the password may cache the record again.
+        So another Redis key tells all processes to ignore it (`hide_records`). If Redis fails, log
+        the error and return.
         """
         try:
             with self._client.pipeline(transaction=True) as pipeline:
@@ -344,7 +350,8 @@ class VaultRecords:
         """Cache a record in Redis for a day from now.
 
         Return False, and change nothing, if Redis has the record of another vault under the lookup:
-        if Postgres lost the other vault, that record is the only copy.
+        that record is the only copy if Postgres has lost the other vault. But a record that `hide`
+        has hidden is replaced.
 
         Raises:
             RedisError: Redis can't serve. Redis may have cached the record or not.
@@ -371,7 +378,10 @@ class VaultRecords:
         return True
 
     def _expire_old_record(self, old: VaultRecord, new: VaultRecord) -> None:
-        """Remove a vault's old record from Redis if the new record has another lookup."""
+        """Remove a vault's old record from Redis if the new record has another lookup.
+
+        If Redis fails, log the error and return.
+        """
         if old.lookup == new.lookup:
             return
         try:
@@ -405,7 +415,7 @@ def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
 def find_by_ids(
     connection: Connection, vault_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, VaultRecord]:
-    """Return the stored records of vaults, by id."""
+    """Return the records of these vaults in Postgres, by id. Missing vaults are left out."""
     rows = short_query(connection, _BY_ID, (list(vault_ids),)).fetchall()
     records = [VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", rows)]
     return {record.vault_id: record for record in records}

@@ -100,8 +100,8 @@ def test_a_restored_database_is_accepted_on_record(
     chain(writer)
     assert main(["audit", "accept"]) == 1
     assert (
-        "nothing to accept: the audit log in Postgres contains the head published in Redis"
-        in capsys.readouterr().err
+        "nothing to accept, because no record is lost: the audit log in Postgres contains the "
+        "head published in Redis" in capsys.readouterr().err
     )
     lost = _head(writer)
     writer.postgres().execute("DELETE FROM audit_log WHERE id = 3")

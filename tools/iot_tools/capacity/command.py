@@ -71,9 +71,9 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return a row for each exceeded limit: name, used share, remedy.
+    """Return a row for each of the limits with the greatest use: name, used share, remedy.
 
-    If fewer than four limits are exceeded, return the four limits with the greatest use.
+    These are all exceeded limits, but at least four limits.
     """
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))
@@ -100,7 +100,7 @@ def amount(need: Need) -> str:
 
 
 def share(limit: Limit) -> str:
-    """Return the used share of a limit as text: `85%`; from ten times the limit on, `12 times`."""
+    """Return the used share of a limit as text, such as `85%` or, from 1000% on, `12 times`."""
     return f"{limit.used:.0%}" if limit.used < 10 else f"{limit.used:,.0f} times"
 
 

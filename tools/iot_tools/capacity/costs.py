@@ -23,7 +23,7 @@ _ASSUMED = "assumed"
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The constants, with their units. The model counts each request as one entry."""
+    """The constants of the model. The model assumes that each request becomes one entry."""
 
     api_entry: float = _cost(
         MEASURED["api_entry"], "µs", "API: a request, without its readings", _LOADS

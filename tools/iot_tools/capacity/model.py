@@ -56,7 +56,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A resource that a load needs."""
+    """A figure of `Capacity.needs`: a rate of the load, or a resource that the load needs."""
 
     part: str
     name: str
@@ -89,7 +89,7 @@ class Capacity:
 
     @property
     def shards(self) -> int:
-        """Number of shards: twice `_busy_writers`, because vaults spread unevenly over shards.
+        """Number of shards: twice the busy writers, because vaults spread unevenly over shards.
 
         Rounded up to a power of two; at least the default of `IOT_SHARDS`, at most
         `Costs.max_shards`.
@@ -185,7 +185,7 @@ class Capacity:
 
     @property
     def redis_cores(self) -> float:
-        """Cores that Redis needs for commands. It can use only `Costs.redis_cores`."""
+        """Cores needed for the commands of Redis. One Redis can use at most `Costs.redis_cores`."""
         costs, demand = self.costs, self.demand
         return MICRO * (
             demand.requests * costs.redis_entry
@@ -243,7 +243,8 @@ class Capacity:
     def _rewrites(self) -> float:
         """Return how often compaction rewrites a reading.
 
-        Compaction begins with 64 small segments. Each later rewriting at least doubles the segment.
+        The model assumes that compaction first merges 64 segments, and that each later merge
+        doubles the merged segment.
         """
         growth = self.merged * self.segments / self.demand.readings
         return 0.0 if growth < 2 else 1 + max(0.0, math.log2(growth / 64))
@@ -272,7 +273,7 @@ class Capacity:
 
     @property
     def network_in(self) -> float:
-        """Bytes per second between devices and the API."""
+        """Bytes per second between devices and the API: requests and their answers."""
         costs, demand = self.costs, self.demand
         return demand.requests * costs.http_entry + demand.readings * costs.json_reading
 
@@ -296,7 +297,7 @@ class Capacity:
         return min(self.shards, math.ceil(self.writer_cores / self.costs.busy) + SPARE)
 
     def needs(self) -> list[Need]:
-        """Return the load itself and the resources that it needs, grouped by part."""
+        """Return the rates of the load, then the resources that it needs, grouped by part."""
         demand = self.demand
         return [
             Need("load", "readings", demand.readings, "/s"),

@@ -22,7 +22,11 @@ WAYS = {
 
 
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
-    """Return (devices, what each sends, capacity with sticky routing, without it) of each fleet."""
+    """Return a tuple for each fleet and each way in which its devices send.
+
+    A tuple has the number of devices, the way, the capacity with sticky routing, and the capacity
+    without it.
+    """
     capacities = []
     for devices in FLEETS:
         for way, demand in WAYS.items():

@@ -96,8 +96,8 @@ class Canary:
     def resume(self) -> bool:
         """Find the last stored number: `send` continues with the next number.
 
-        Also watch the last stored number and earlier ones, as many as are sent in an hour (from 2
-        to 5000). Return False if a request failed.
+        Also watch the numbers that were stored last: as many as are sent in an hour, but at least 2
+        and at most 5000. Return False if a request failed.
         """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])
@@ -121,7 +121,7 @@ class Canary:
     def send(self) -> bool:
         """Send the next reading and wait until it can be read. Return whether it was acknowledged.
 
-        The wait ends when a read fails, or min(`every`, 10) seconds after the request began.
+        The wait also ends when a read fails, or min(`every`, 10) seconds after this method began.
         """
         number, sent_at = self._next, time.monotonic()
         content: dict[str, Any] = {"canary": number}
@@ -142,10 +142,9 @@ class Canary:
         return True
 
     def _put(self, reading: dict[str, Any], key: str) -> bool:
-        """Send a reading, and return True.
+        """Send a reading. Return True, so that `_try` returns True after a success.
 
-        `_try` passes this True on, and returns None after a failure. The status 422 is no failure:
-        the service already has a reading with this number.
+        The status 422 is a success: the service already has a reading with this number.
 
         Raises:
             ClientError: the request failed.

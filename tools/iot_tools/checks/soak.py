@@ -23,7 +23,7 @@ _MAX_FAILURES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """A load on the service for `seconds`. It ends early once the file `until` has content."""
+    """A load on the service for `seconds`, or until someone writes text into the file `until`."""
 
     url: str
     password: str = field(repr=False)
@@ -99,10 +99,10 @@ class Soak:
 
 
 def run(soak: Soak) -> int:
-    """Send, read back and print the report as the last line. Return 0 if the run passed, else 1.
+    """Send readings, read them back, and print a report. Return 0 if the run passed, else 1.
 
-    `make_report` says when a run passes. SIGTERM, SIGINT and SIGHUP end the load early; the
-    readings are still read back.
+    The report is the last line of the output. `make_report` says when a run passes. SIGTERM, SIGINT
+    and SIGHUP end the load early; the readings are still read back.
     """
     with ShutdownSignals() as signals:
         return _run(soak, signals)
@@ -142,8 +142,8 @@ def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) ->
     """Return the figures of all devices together, and under "well" whether the run passed.
 
     A run passes if the last reading of each device was stored, and no reading is lost, doubled or
-    strange (as in `Account`). With `strict`, a single failed or refused request also fails the run,
-    and so does a reading that was never acknowledged.
+    strange (see `Account`). Without `strict`, the run may have failed and refused requests, and
+    readings that were never acknowledged. With `strict`, any of these fails the run.
     """
     failures = sorted(line for account in accounts for line in account.failures)
     report: dict[str, Any] = {

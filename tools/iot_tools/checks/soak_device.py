@@ -43,10 +43,11 @@ class Account:
 
 
 class SoakDevice:
-    """Sends numbered readings. Both times of reading n are n; its Idempotency-Key is made of n.
+    """Sends numbered readings. Reading n has the relative time n and the interrogator time n.
 
-    A reading is sent under its key until it is acknowledged. It must then be stored exactly once,
-    however many requests failed. Each device has its own password, and so its own vault.
+    A reading is sent again and again, with the same Idempotency-Key, until it is acknowledged. It
+    must then be stored exactly once, however many requests failed. Each device has its own
+    password, and so its own vault.
     """
 
     def __init__(self, name: str, password: str, client: Client, *, rate: float) -> None:
@@ -80,7 +81,10 @@ class SoakDevice:
         self._client.close()
 
     def _send_next(self, stop: threading.Event, settle: float) -> None:
-        """Send the next reading until it is acknowledged, or `settle` seconds after `stop`."""
+        """Send the next reading again and again until it is acknowledged.
+
+        Once `stop` is set, give up after `settle` more seconds.
+        """
         number = self._next_number()
         pause, deadline = _MIN_PAUSE, None
         while self._put(number, "/api/iot") is None:

@@ -56,8 +56,8 @@ class WatchedReadings:
     def counted(self) -> list[int]:
         """The watched numbers that were reported as lost or doubled.
 
-        The canary sends them with its readings, so that it does not report them again after a
-        restart.
+        The canary puts them into the readings that it sends. After a restart it reads them there,
+        so that it does not report them again.
         """
         return [
             number for number, watched in self._watched.items() if watched.lost or watched.doubled
@@ -78,7 +78,7 @@ class WatchedReadings:
         self._forget_old(now)
 
     def acknowledge(self, number: int, *, sent_at: float, now: float) -> None:
-        """Watch a number from now on."""
+        """Watch the number of a reading that was just acknowledged. It was sent at `sent_at`."""
         self._watched[number] = _Watched(sent_at, now)
         self._forget_old(now)
 

@@ -132,6 +132,7 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
         )
     if has_link(connection, published):
         raise IotError(
-            "nothing to accept: the audit log in Postgres contains the head published in Redis"
+            "nothing to accept, because no record is lost: the audit log in Postgres contains the "
+            "head published in Redis"
         )
     return str(published)

@@ -19,8 +19,8 @@ def record_if_configured(
 ) -> None:
     """Record a change of tokens or keys in the audit log, if the environment names a Postgres.
 
-    The change is already made, because a token must be revocable while a store is unavailable. So
-    an error here is only a warning.
+    Call this after the change, because a token must be revocable even while Postgres is
+    unavailable. If recording fails, only print a warning.
     """
     if not has_stores():
         return

@@ -33,9 +33,9 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring, and moves the data that its master keys encrypt to the primary key.
+    """Changes a keyring, and encrypts data again so that it needs only the primary master key.
 
-    To do so, `rewrap` rewraps the vaults and encrypts the audit log again.
+    `rewrap` does the latter, for the outer wraps of the vaults and for the audit log.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class KeyRotation:
 
         Raises:
             SettingsError: the keyring lacks the key.
-            IotError: a process has not loaded the key.
+            IotError: a process has not loaded the key, even after the time of `--wait`.
         """
         with_primary(self._place.text(), key_id)
         if self.keyring().primary_id == key_id:
@@ -102,7 +102,8 @@ class KeyRotation:
         """Rewrap all vaults, and encrypt the audit log again, with the primary key.
 
         Raises:
-            IotError: a process does not use the primary key yet, or a vault can't be rewrapped.
+            IotError: a process does not use the primary key, even after the time of `--wait`, or a
+                vault can't be rewrapped.
         """
         self._wait_for(self._adoption_problems, "nothing was rewrapped")
         rewrap = Rewrap(self.stores.redis, self.stores.names, self.keyring())
@@ -177,7 +178,10 @@ class KeyRotation:
             self.retire(key_id)
 
     def loading_problems(self, *key_ids: KeyId) -> list[str]:
-        """Return a sentence for each reason why a process can't use these keys."""
+        """Return a sentence for each reason why a process lacks one of these keys, or may lack it.
+
+        A process may lack a key if it does not report which keys it has loaded.
+        """
         ours = fingerprints(self.keyring())
         reports = self._reports()
         problems = self._reporting_problems(reports)

@@ -36,7 +36,10 @@ class KeyringPlace:
         return self._required(self._stored.read())
 
     def change(self, change: Callable[[str], str]) -> None:
-        """Replace the text of the keyring by `change(text)`, then derive the writers' keys."""
+        """Replace the text of the keyring by `change(text)`.
+
+        Then derive the writers' keys, if their place is known.
+        """
         self.derive_writer_keys()  # refuses a wrong place before anything is changed
         self._stored.change(lambda text: change(self._required(text)))
         self.derive_writer_keys()
@@ -55,7 +58,7 @@ class KeyringPlace:
 
     @property
     def derivation(self) -> str:
-        """A sentence that tells the user to derive the writers' keys; "" if `change` does so."""
+        """Text that tells the user to derive the writers' keys; "" if `change` derives them."""
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""

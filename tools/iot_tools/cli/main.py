@@ -83,7 +83,8 @@ def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
     """Parse the command line. Return a function that runs the subcommand with its arguments.
 
     Before that, prepare this process: start the log, disable core dumps, keep OpenTelemetry from
-    being imported, and remove stray environment variables of libpq.
+    being imported, and remove the environment variables of libpq that would change the meaning of
+    IOT_POSTGRES_URL.
     """
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:

@@ -24,10 +24,11 @@ def add_password(parser: argparse.ArgumentParser) -> None:
 
 
 def password_of(parsed: argparse.Namespace) -> str:
-    """Return the password of the option, else of the environment, else of the terminal.
+    """Return the password of `--password-file`, else of IOT_PASSWORD, else ask for it.
 
     Raises:
-        SettingsError: the file can't be read, there is no terminal, or no password was entered.
+        SettingsError: the file can't be read, there is no terminal, or the user pressed Ctrl-C or
+            Ctrl-D.
     """
     if parsed.password_file is not None:
         return read_secret(parsed.password_file, "password", may_be_empty=True)
@@ -42,8 +43,8 @@ def ask(what: str, *, instead: str) -> str:
     `what` names the password in the prompt, such as "new password".
 
     Raises:
-        SettingsError: there is no terminal (the message says to use `instead`), or no password was
-            entered.
+        SettingsError: there is no terminal (the message says to use `instead`), or the user pressed
+            Ctrl-C or Ctrl-D.
     """
     if not sys.stdin.isatty():
         raise SettingsError(f"there is no terminal to ask for the {what}: use {instead}")

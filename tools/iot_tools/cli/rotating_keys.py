@@ -82,7 +82,7 @@ rotate = _locked(lambda rotation, _: rotation.rotate())
 
 @contextmanager
 def _lock(parsed: argparse.Namespace) -> Iterator[None]:
-    """Hold `KeyRotation.lock` in the block, so that no other command changes keys.
+    """Hold `KeyRotation.lock` during the block, so that no other command changes keys.
 
     The lock is in Postgres. If the environment names no Postgres, print a warning and run the block
     without the lock.

@@ -1,4 +1,4 @@
-"""The stores that a command uses, and their errors as commands report them."""
+"""Opens Redis and Postgres for a command. Raises `UnavailableError` if they can't serve."""
 
 import os
 from collections.abc import Callable, Iterator

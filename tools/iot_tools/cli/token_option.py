@@ -26,7 +26,7 @@ def add_token(parser: argparse.ArgumentParser) -> None:
 
 
 def token_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the token of the options, else the token of the environment, else "".
+    """Return the token of the options, else the token in IOT_TOKEN, else "".
 
     Raises:
         SettingsError: the file can't be read, or the token has invalid characters.

@@ -96,8 +96,8 @@ def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Cli
 def _reason(error: ClientError, unknown: str) -> str:
     """Return why a request failed.
 
-    If no response came, add what this means: `unknown` if the request was sent, because it may have
-    succeeded, else "nothing was changed".
+    If no response came, append a second text: `unknown` if the request was sent, because it may
+    have succeeded; "nothing was changed" if it was not sent.
     """
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"

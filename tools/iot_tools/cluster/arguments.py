@@ -110,9 +110,9 @@ def _scopes(parsed: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _ports(parsed: argparse.Namespace) -> list[tuple[tuple[str, str], frozenset[int]]]:
-    """Return a pair for each `--ports`: the place of a URL, and the ports that the URL may have.
+    """Return a pair for each `--ports`: (Secret, key in the Secret), and a set of ports.
 
-    The place is (Secret, key in the Secret). The network policies open only these ports.
+    The URL under this key may have only these ports, because the network policies open no others.
 
     Raises:
         SettingsError: an option does not have the form SECRET:KEY=PORT[,PORT].

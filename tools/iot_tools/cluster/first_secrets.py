@@ -89,7 +89,8 @@ def probe(name: str, *, token: bool) -> FirstSecret:
 def tokens(name: str, make: Callable[[], Content]) -> FirstSecret:
     """Return the Secret with names, scopes and hashes of the tokens, which the API reads.
 
-    `make` returns the content of a new Secret: the key `tokens.json`, with the text of the file.
+    `make` returns the content of a new Secret: a mapping with one key, `tokens.json`, whose value
+    is the JSON text that lists the tokens.
     """
     return FirstSecret(
         name=name,
@@ -102,12 +103,12 @@ def tokens(name: str, make: Callable[[], Content]) -> FirstSecret:
 
 
 def redis(name: str, host: str) -> FirstSecret:
-    """Return the Secret with the password of the chart's Redis."""
+    """Return the Secret with the password and the URL of the chart's Redis."""
     return _store(name, "Redis", lambda password: f"redis://:{password}@{host}:6379/0")
 
 
 def postgres(name: str, host: str) -> FirstSecret:
-    """Return the Secret with the password of the chart's Postgres."""
+    """Return the Secret with the password and the URL of the chart's Postgres."""
     url = "postgresql://iot_sensor:{}@{}:5432/iot_sensor"
     return _store(name, "Postgres", lambda password: url.format(password, host))
 

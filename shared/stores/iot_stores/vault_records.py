@@ -68,7 +68,7 @@ _BY_ID: LiteralString = f"SELECT {COLUMNS} FROM vaults WHERE vault_id = ANY (%s:
 
 @dataclass(frozen=True, slots=True)
 class FoundVault:
-    """The record that `VaultRecords.find` found in Postgres, or None, and the policy for lookups."""
+    """The record that `VaultRecords.find` found in Postgres, or None, and the lookup policy."""
 
     record: VaultRecord | None
     policy: LookupPolicy

@@ -32,9 +32,9 @@ T = TypeVar("T")
 class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
-    After a restart, or with two canaries at once, a number may be sent again: the service stores it
-    once. Relative times as small as n µs do not change the answer of `GET /api/iot/maxtime`, the
-    greatest relative time of all vaults.
+    After a restart, or with two canaries at once, a number may be sent again. The service stores it
+    only once, because the key is the same. Relative times as small as n µs do not change the answer
+    of `GET /api/iot/maxtime`, the greatest relative time of all vaults.
     """
 
     def __init__(

@@ -43,7 +43,12 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
 
 
 def _selected(stores: CommandStores, parsed: argparse.Namespace) -> Iterator[DeadLetter]:
-    """Return the dead letters that the options select: one, or all."""
+    """Yield all dead letters with `--all`, else the one with the id in the options.
+
+    Raises:
+        SettingsError: the id is invalid.
+        IotError: no dead letter has the id.
+    """
     if getattr(parsed, "all", False):
         yield from stores.dead_letters.all()
         return

@@ -88,7 +88,7 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the id of the newest retired master key whose derived keys writers still have.
+        """Return the id of the newest retired master key of which writers still have derived keys.
 
         Return None if there is none, or if the place of the writers' keys is not known.
         """

@@ -178,7 +178,7 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise OverflowError(f"{text} is too large for a number: use one below 1.8e308, or a text")
+        raise OverflowError(f"{text} is too large: use a number below 1.8e308, or a text")
     return number
 
 

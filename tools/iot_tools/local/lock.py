@@ -42,7 +42,7 @@ class DirectoryLock:
     def fileno(self) -> int:
         """Return the descriptor of the lock file, for children to inherit."""
         if self._file is None:
-            raise ValueError("the lock is not held")
+            raise ValueError(f"the lock of {self._path.parent} is not held: call take first")
         return self._file
 
     def release(self) -> None:

@@ -139,7 +139,7 @@ class LegacySqlite:
             return database.execute(statement)
         except sqlite3.Error as error:
             raise ImportFileError(
-                f"{self._path}: is not a database of the old program: {error}"
+                f"{self._path} is not a database of the old program: {error}"
             ) from None
 
     def _row(
@@ -299,12 +299,12 @@ class JsonFile(_TextFile):
             raise ImportFileError(f"{self._path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise ImportFileError(
-                f"{self._path}: is not JSON: {error}; use --format ndjson for an object per line"
+                f"{self._path} is not JSON: {error}; use --format ndjson for an object per line"
             ) from None
         if isinstance(found, dict):
             found = found.get("data")
         if not isinstance(found, list):
-            raise ImportFileError(f'{self._path}: is neither a JSON list nor {{"data": [...]}}')
+            raise ImportFileError(f'{self._path} is neither a JSON list nor {{"data": [...]}}')
         return found
 
 

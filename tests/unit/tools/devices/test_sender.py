@@ -97,7 +97,7 @@ def test_a_field_that_would_be_lost_is_refused(service: Service, capsys: Capture
     assert capsys.readouterr().err == "field 'a' is given twice: give it one value\n"
     assert main(["send", "--url", service.url, "c=[-1e400]"]) == 2
     assert capsys.readouterr().err == (
-        "'c=[-1e400]': -1e400 is too large for a number: use one below 1.8e308, or a text\n"
+        "'c=[-1e400]': -1e400 is too large: use a number below 1.8e308, or a text\n"
     )
     assert service.requests == 0
 
@@ -110,7 +110,7 @@ def test_lines_may_begin_with_a_byte_order_mark(service: Service) -> None:
         check=False,
     )
     assert sent.returncode == 2
-    assert sent.stderr.startswith(b"line 2: 1e400 is too large for a number")
+    assert sent.stderr.startswith(b"line 2: 1e400 is too large: use a number")
     assert [reading["freeform"] for reading in service.readings] == [1]
 
 

@@ -58,7 +58,7 @@ class SecretRequest:
 
 
 class SecretCreation:
-    """One run of the command."""
+    """Creates the Secrets that a `SecretRequest` names, if they are missing."""
 
     def __init__(self, secrets: SecretObjects, request: SecretRequest) -> None:
         self._secrets = secrets
@@ -69,8 +69,8 @@ class SecretCreation:
         """Create the missing Secrets.
 
         Raises:
-            ClusterError: an existing Secret is invalid, a Secret that must exist is missing, or the
-            API server refused a request.
+            ClusterError: an existing Secret is invalid, a required Secret is missing, the network
+                policies do not open the port of a URL, or the API server refused a request.
         """
         request = self._request
         for name, key in request.required:
@@ -109,8 +109,9 @@ class SecretCreation:
     def _secrets_in_order(self, *, tokens_exist: bool) -> list[FirstSecret]:
         """Return the Secrets to create or check, in the order of their creation.
 
-        `tokens_exist` says that the cluster already has a tokens.json. Then the Secrets with new
-        tokens are left out, because the API accepts only the tokens in that tokens.json.
+        `tokens_exist` says that the cluster already has a tokens.json. In this case the Secrets
+        `token_values` and `probe` are left out: they would get new tokens, and the API accepts only
+        the tokens in the existing tokens.json.
         """
         request = self._request
         secrets: list[FirstSecret] = []
@@ -131,7 +132,10 @@ class SecretCreation:
         return secrets
 
     def _tokens_content(self) -> Content:
-        """Return the content of tokens.json, made from the Secrets of first tokens and probe."""
+        """Return the content of the Secret with tokens.json.
+
+        The tokens in it are read from the Secrets `token_values` and `probe` of the request.
+        """
         request = self._request
         values: Content = {}
         if request.token_values and request.scopes:
@@ -144,7 +148,7 @@ class SecretCreation:
         return {first_secrets.TOKENS: text}
 
     def _keyring_source(self) -> FirstSecret:
-        """Describe the Secret of the keyring from which the writer keys are derived."""
+        """Return the Secret with the keyring from which the writer keys are derived."""
         own = (self._request.keyring or "", first_secrets.KEYRING)
         return first_secrets.keyring(*(self._request.keyring_from or own))
 
@@ -173,7 +177,10 @@ class SecretCreation:
         return created
 
     def _derive(self, secret: FirstSecret) -> None:
-        """Create the Secret, or update it if the keyring has changed; retry on a conflict."""
+        """Create the Secret of the writer keys, or update it if the keyring has changed.
+
+        If another client changes the Secret at the same time, try again, up to `_ATTEMPTS` times.
+        """
         for _ in range(_ATTEMPTS):
             derived = secret.make()
             found = self._secrets.read(secret.name)
@@ -221,10 +228,11 @@ class SecretCreation:
         return f"{problem}{secret.remedy}" if content is not None and problem else problem
 
     def _lost_keyring(self, keyring: str) -> str | None:
-        """Return why a missing keyring must not be replaced by a new one; None if it exists.
+        """Return an error message if the Secret `keyring` is missing, else None.
 
-        Called when the Secret with tokens.json exists. That Secret is created last, so there was a
-        keyring, and stored readings can be decrypted only with the keys in it.
+        Called only if the Secret with tokens.json exists. That Secret is created last, so there was
+        a keyring. It must not be replaced by a new one, because the stored readings can be
+        decrypted only with the keys in the old one.
         """
         if self._content(keyring) is not None:
             return None

@@ -98,8 +98,9 @@ class SecretObjects:
     def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
         """Set these keys in the Secret `read`, and leave its other keys unchanged.
 
-        Return False if the Secret was changed or deleted after it was read. The change may even be
-        that of an earlier attempt of this call, if its response was lost.
+        Return False if the Secret was changed or deleted after it was read. Then read it again: it
+        may have the new values already, because an attempt of this call may have succeeded although
+        its response was lost.
         """
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
         send, name = self._core.replace_namespaced_secret, read.name

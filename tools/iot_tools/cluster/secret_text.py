@@ -28,10 +28,10 @@ class TextInSecret:
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by `change(text)`, and create the Secret if it is missing.
+        """Replace the text by the result of the function `change`. Create the Secret if necessary.
 
-        `change` gets None if there is no text. It is called again when another client has changed
-        the Secret between reading and writing.
+        The function gets the present text, or None if there is none. It is called again, with the
+        new text, if another client has changed the Secret in the meantime.
         """
         written: str | None = None
         for _ in range(_ATTEMPTS):

@@ -87,7 +87,7 @@ class Device:
     def step(self) -> None:
         """Queue the readings that are due, then send all readings in the queue.
 
-        After a failed request, readings are only queued until the pause before the retry is over.
+        After a failed request, send nothing until the pause before the retry is over.
         """
         readings = self._sensor.due()
         dropped = self.queue.dropped

@@ -28,7 +28,7 @@ class DroppingQueue:
         self.dropped = 0
 
     def add(self, batch: Batch) -> None:
-        """Add a batch. Drop the oldest batches if there is no room."""
+        """Add a batch. If there is no room, drop the oldest batches, but never the new one."""
         self._batches.append(batch)
         self.waiting += len(batch.readings)
         while self.waiting > self._capacity and len(self._batches) > 1:
@@ -39,7 +39,7 @@ class DroppingQueue:
         return self._batches[0] if self._batches else None
 
     def remove_first(self) -> Batch:
-        """Remove and return the first batch, which is acknowledged, rejected or dropped."""
+        """Remove the first batch from the queue, and return it."""
         batch = self._batches.popleft()
         self.waiting -= len(batch.readings)
         return batch

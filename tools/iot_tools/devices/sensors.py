@@ -103,7 +103,7 @@ class _Tag:
     """Position at the start, as a part of the period."""
 
     def rssi(self, seconds: float) -> int:
-        """Return the signal strength at a time, in dBm. It follows the distance."""
+        """Return the signal strength at a time, in dBm: the nearer the tag, the stronger."""
         return round(-62 + 16 * math.sin(self._angle(seconds)))
 
     def doppler(self, seconds: float) -> int:
@@ -111,7 +111,7 @@ class _Tag:
         return round(40 * math.cos(self._angle(seconds)))
 
     def phase(self, seconds: float) -> int:
-        """Return the phase of the carrier at a time, 0 to 4095."""
+        """Return the phase of the carrier at a time, 0 to 4095: 4096 would be a full cycle."""
         return round(1024 * self._angle(seconds)) % 4096
 
     def _angle(self, seconds: float) -> float:

@@ -60,7 +60,7 @@ class Simulation:
 
     @property
     def every(self) -> float:
-        """Seconds between two steps of a device: the time in which a batch fills, at most 0.5."""
+        """Seconds between two steps of a device: 0.5, or less if a batch is full earlier."""
         batch_seconds = _TICK_SECONDS if self.batch is None else self.batch / self.schedule.rate
         return max(0.001, min(_TICK_SECONDS, batch_seconds))
 

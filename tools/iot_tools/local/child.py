@@ -69,11 +69,12 @@ class Child:
     def spawn(self) -> None:
         """Start the process without waiting until it is ready. Its output goes to `program.log`.
 
-        A program that does not exist is no error here: the process ends with exit status 1.
+        If the program does not exist, this method does not raise an error, but the process soon
+        ends with exit status 1.
 
         Raises:
-            LaunchError: no process can be started. `pid` and `running` still describe the process
-                before, if there was one.
+            LaunchError: the operating system can't start a process, or the log can't be opened.
+                `pid` and `running` then still describe the previous process, if there was one.
         """
         try:
             self._process = self._launched()
@@ -221,7 +222,10 @@ class Child:
 
 
 def _signal_group(group: int, signal_number: int) -> bool:
-    """Send a signal to a process group; 0 sends none. Return False if no process is left in it."""
+    """Send a signal to a process group. Return False if no process is left in the group.
+
+    With the signal number 0, only check whether a process is left.
+    """
     try:
         os.killpg(group, signal_number)
     except ProcessLookupError:

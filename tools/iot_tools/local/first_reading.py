@@ -32,9 +32,10 @@ class FirstReading:
         """Whether the service refused the token, or required one."""
 
     def is_back(self) -> bool:
-        """Send the reading if this is still to do, then return whether it can be read.
+        """Return whether a reading taken at `since` or later can be read back.
 
-        Return False, too, if a request fails; `refused` then says whether a token was the cause.
+        With `send`, first send the reading, if no earlier call has sent it. Return False also if a
+        request fails. In this case `refused` says whether the token was refused or missing.
         """
         try:
             self._send()
@@ -47,8 +48,9 @@ class FirstReading:
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
         """Repeat `is_back` until it returns True.
 
-        Return False after `patience` seconds, or at once if the service refuses the token. Between
-        two attempts, `pause` is called with the seconds to sleep; an exception of it ends the wait.
+        Return False after `patience` seconds, or at once if the token is refused or missing.
+        Between two attempts, `pause` is called with the seconds to sleep. If it raises an
+        exception, this method raises the same exception.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
@@ -74,7 +76,7 @@ def curl_that_sends(url: str, *, token: bool = False) -> str:
 
 
 def curl_that_reads(url: str, password: str = _EXAMPLE_PASSWORD, *, token: bool = False) -> str:
-    """Return a shell command that shows the last reading of a password."""
+    """Return a shell command that shows the last reading stored under a password."""
     body = {"data": {"db_password": password}}
     return _curl("POST", f"{url}/api/iot/last/1", body, token=token)
 

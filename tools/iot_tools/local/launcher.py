@@ -13,7 +13,7 @@ APPLICATION = "iot_api.wsgi:app"
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment, with its `IOT_*` variables replaced by `variables`."""
+    """Return this process's environment with `variables` instead of all its `IOT_*` variables."""
     others = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     return {**others, **variables}
 

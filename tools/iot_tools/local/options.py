@@ -45,7 +45,7 @@ def _number(name: str, text: str, low: int, high: int) -> int:
 
 
 def _timestamp(text: str) -> float:
-    """Parse the output of `date +%s.%N`; the present time if it is empty.
+    """Parse the output of `date +%s.%N`. Return the present time if the text is empty.
 
     Some systems print the letter N instead of nanoseconds; it is ignored.
     """

@@ -25,8 +25,9 @@ _LARGE_LOG = 20 * 2**20
 class Parts:
     """The processes of one `make run`, and the `IOT_*` variables that they need.
 
-    `given` is the environment of the caller, whose variables take precedence. If it has
-    `IOT_REDIS_URL` or `IOT_POSTGRES_URL`, that server is used, and no local one is started for it.
+    `given` is the environment of the caller. Its variables take precedence over the defaults of
+    `make run`. If it has `IOT_REDIS_URL`, `make run` uses that Redis and starts none of its own;
+    the same with `IOT_POSTGRES_URL` and Postgres.
     """
 
     options: Options
@@ -113,7 +114,7 @@ class Parts:
         return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
 
     def _rotate_logs(self) -> None:
-        """Rename each large log to `<name>.log.1`, in place of the file that had this name."""
+        """Rename each log above 20 MiB to `<name>.log.1`. Overwrite an older file of this name."""
         for log in self.logs.glob("*.log"):
             if log.stat().st_size > _LARGE_LOG:
                 log.replace(log.with_suffix(".log.1"))

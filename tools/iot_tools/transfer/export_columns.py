@@ -36,7 +36,7 @@ _PREFIX = "freeform."
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a file: `OWN`, then the columns for flattened members of `freeform`.
+    """The columns of a file: those in `OWN`, such as `id`, then those for members of `freeform`.
 
     `members` has the name and the type of each flattened member. The name is the path of the member
     in `freeform`, joined by dots, for example `engine.speed`.
@@ -48,8 +48,9 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        If the name of a member is in `_RESERVED`, its column gets the prefix `freeform.`. A name
-        that already begins with `freeform.` gets the prefix, too, so no two columns have one name.
+        The column of a member has the member's name. If this name is in `_RESERVED`, such as `id`,
+        the column is named `freeform.id` instead. To keep the names of all columns different, a
+        member that is itself named `freeform.id` gets the column `freeform.freeform.id`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

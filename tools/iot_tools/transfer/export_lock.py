@@ -9,7 +9,9 @@ from iot_models.errors import IotError
 
 
 class ExportLock:
-    """An exclusive lock on the target file of an export. The kernel releases it with the process.
+    """An exclusive lock on the target file of an export.
+
+    If the process ends without `release`, the kernel releases the lock.
 
     The lock is on a file of its own, and not on the SQLite file of the spool, because on NFS a lock
     by `flock` would keep SQLite from using that file.
@@ -50,7 +52,8 @@ class ExportLock:
     def _names(self, descriptor: int) -> bool:
         """Return whether `_path` is still the file that is open as `descriptor`.
 
-        If the previous holder has deleted the file meanwhile, a lock on it is worth nothing.
+        If the previous holder has deleted the file meanwhile, a lock on it is worth nothing,
+        because other processes create and lock a new file.
         """
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())

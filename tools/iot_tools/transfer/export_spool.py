@@ -97,7 +97,10 @@ class ExportSpool:
 
     @property
     def cursor(self) -> str | None:
-        """The last cursor that the service returned, if any. The next page begins there."""
+        """The last cursor that the service returned, or None if it has not returned any.
+
+        The next page begins there. If the spool is complete, it is where the last page began.
+        """
         return self._state("cursor")
 
     @property
@@ -127,9 +130,9 @@ class ExportSpool:
         return {Path(old): Path(new) for old, new in saved.get(form, {}).items()}
 
     def save_renames(self, form: str, names: Mapping[Path, Path]) -> None:
-        """Save that all files are complete, with the final name for each temporary name.
+        """Save the final name for each temporary name, once all files are complete.
 
-        If the export is killed while it renames the files, the next run continues with that.
+        If the export is killed while it renames the files, the next run renames the others.
         `form` identifies the format and layout of the files.
         """
         with self._database:

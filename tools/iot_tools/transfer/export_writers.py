@@ -63,7 +63,7 @@ class _LineFeeds:
         self._file = file
 
     def write(self, row: str) -> None:
-        """Write a row, for which `csv.writer` calls this method once."""
+        """Write a whole row: `csv.writer` calls this method once for each row."""
         self._file.write(row.removesuffix("\r\n") + "\n")
 
 
@@ -82,7 +82,10 @@ class NdjsonWriter:
         self._names = columns.names
 
     def write(self, reading: Reading) -> None:
-        """Add a reading. Without flattened columns, its line is as the API returns the reading."""
+        """Add a line with the reading as the API returns it.
+
+        With flattened columns, the line is instead an object with all columns that have a value.
+        """
         row: object = reading
         if self._columns.members:
             cells = self._columns.cells(reading)

@@ -52,7 +52,8 @@ class ExportForm:
         """Check that the files of an export to `path` can be written.
 
         Raises:
-            IotError: a file of one of their names exists, or pyarrow is missing.
+            IotError: a file to write exists already, or pyarrow is missing for Parquet. With
+                `split_runs`, any file `<name>-<number>` counts as a file to write.
         """
         if self.form == "parquet":
             pyarrow()
@@ -107,7 +108,7 @@ class Exporter:
         """Write the files, then delete the spool. Return the paths of the files.
 
         Raises:
-            IotError: a file of one of the names exists, or the disk is full. The spool stays.
+            IotError: a file to write exists already, or the disk is full. The spool is kept.
         """
         with self._disk_errors():
             return self._write(path, form)

@@ -60,7 +60,10 @@ class ImportRow:
         )
 
     def digest(self) -> bytes:
-        """Return the digest of the reading. `reading_digest` of an equal reading is the same."""
+        """Return the digest of the reading.
+
+        For an equal reading that the service returned, `reading_digest` returns the same digest.
+        """
         return _digest(self.received, self.relative, self.interrogator, self.canonical)
 
 
@@ -89,7 +92,7 @@ def canonical_json(freeform: str) -> str:
 def short_integer(digits: str) -> int:
     """Convert digits to an integer. Raises `RowError` if there are more than `MAX_DIGITS`."""
     if len(digits) > MAX_DIGITS:
-        raise RowError(f"has an integer of more than {MAX_DIGITS} digits")
+        raise RowError(f"an integer has more than {MAX_DIGITS} digits")
     return int(digits)
 
 
@@ -180,7 +183,11 @@ def _member(text: str) -> object:
 
 @lru_cache(maxsize=4096)
 def _received(text: str) -> str:
-    """Parse a time of receipt, in any form that the stores of the old program use."""
+    """Convert a time of receipt to `YYYY-MM-DD HH:MM:SS`, UTC.
+
+    It can have any of the forms that the stores of the old program use. Raises `RowError` if it has
+    none of them.
+    """
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
             return absolute_timestamp(int(float(text)))

@@ -1,4 +1,4 @@
-"""The import of a file. It can be repeated: the service stores each reading only once.
+"""The import of a file. It can be repeated: only readings that the service lacks are sent.
 
 1. Read the file, check each row and note the digests of the readings (`ImportPlan`).
 2. Read the vault, and note which of these readings the service has.
@@ -9,9 +9,9 @@ If a run is killed, each chunk is stored completely or not at all, so the next r
 the missing chunks. If the last chunks were accepted but are not stored yet, the next run sends them
 again, with the same keys, so the service does not store them twice.
 
-But the service remembers a key for a day, even if the readings of the chunk are erased meanwhile.
-For a key that it remembers, it answers as before, and stores nothing. So after such an answer, the
-vault is compared again, and readings that are still absent are sent with new keys.
+The service remembers an Idempotency-Key for a day. If it knows the key of a chunk, it repeats its
+first answer and stores nothing, even if the readings have been erased since then. So after such an
+answer, the import reads the vault again, and sends readings that are still absent with new keys.
 """
 
 import hashlib
@@ -72,7 +72,11 @@ class ImportReport:
         return self.readings + self.other_password + self.unusable.total()
 
     def refuse(self, row: int, reason: str) -> None:
-        """Count a row that can't be imported, by its reason. The first row has the number 1."""
+        """Count a row that can't be imported.
+
+        The first row of the file has the number 1. Rows are counted by reason: the part of `reason`
+        before the first colon.
+        """
         kind = reason.partition(": ")[0]
         self.unusable[kind] += 1
         if len(self.examples) < _MAX_EXAMPLES:
@@ -81,7 +85,10 @@ class ImportReport:
 
 @dataclass(slots=True)
 class _Limits:
-    """The oldest and the latest time of receipt that the service accepts, as far as known."""
+    """The oldest and the latest time of receipt that the service accepts.
+
+    They are not known until the service refuses a row and names them. By default, all are allowed.
+    """
 
     oldest: str = ""
     latest: str = "9999"
@@ -156,7 +163,7 @@ class Importer:
         While the vault is read, a writer may store a chunk of an earlier, killed run. The read then
         finds only a part of the chunk. The rest would be sent as another chunk, with another key,
         and so be stored twice. Therefore the vault is read until two successive reads find the same
-        number of readings, or a read finds all or none.
+        number of the file's readings, or a read finds all of them, or the first read finds none.
         """
         before = self.report.readings
         while True:
@@ -177,7 +184,9 @@ class Importer:
     def _send_absent(self, number: int) -> bool:
         """Send the readings that the last `_compare` did not find in the vault.
 
-        Return True if the service may have known the key of a chunk, and so stored nothing for it.
+        Return True if the service answered that it knew the key of a chunk, or did not say whether
+        it did: then it may have stored nothing. `number` is the number of the round, from 1. As a
+        part of each Idempotency-Key, it makes the keys of a new round different.
         """
         repeated, done, total = False, 0, self._plan.absent()
         chunks = self._chunks()
@@ -223,7 +232,9 @@ class Importer:
     def _send(self, rows: _Chunk, number: int, *, wait: bool) -> bool:
         """Send a chunk, without the rows that the service refuses.
 
-        Return True if the service may have known the key already, and so stored nothing now.
+        Return True if the service answered that it knew the key, or did not say whether it did:
+        then it may have stored nothing. `number`, the number of the round, is a part of the key.
+        With `wait`, return only when the chunk is stored.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):

@@ -34,7 +34,11 @@ class ServicePages:
     def __init__(
         self, client: Client, password: str, path: str = "/api/iot", query: str = ""
     ) -> None:
-        """`path` and `query` select the readings."""
+        """The default is all readings of the vault.
+
+        The path `/api/iot/0/5`, for example, selects the readings with the relative timestamps 0 to
+        5. `query` is empty or begins with `&`, for example `&from=2026-11-01`.
+        """
         self._client = client
         self._body = {"data": {"db_password": password}}
         self._path = path

@@ -118,7 +118,7 @@ class SecretObjects:
         """Send a request, with retries, and return its result.
 
         Raises:
-            ApiException: the status is 404 or 409.
+            ApiException: the status is 404 or 409, which the caller handles.
             ClusterError: the request failed in another way.
         """
         until = time.monotonic() + self._patience

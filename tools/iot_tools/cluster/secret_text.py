@@ -57,17 +57,26 @@ class TextInSecret:
 
 
 def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
-    """Return the tokens.json in this Secret. No request is sent yet."""
+    """Return an object that reads and changes the tokens.json in this Secret.
+
+    This function itself sends no request.
+    """
     return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
 
 
 def keyring_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Return the keyring under this key of a Secret. No request is sent yet."""
+    """Return an object that reads and changes the keyring under this key of a Secret.
+
+    This function itself sends no request.
+    """
     return TextInSecret(_open(namespace), secret, key, keyring(secret, key).about)
 
 
 def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Return the writer keys under this key of a Secret. No request is sent yet."""
+    """Return an object that reads and changes the writer keys under this key of a Secret.
+
+    This function itself sends no request.
+    """
     return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
 
 

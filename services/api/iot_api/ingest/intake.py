@@ -241,33 +241,42 @@ class Intake:
         vault is not open, or if the client has not used all remaining vaults before. Without the
         second condition, the answer would tell the client which of these vaults are open.
         """
+        if not is_proven:
+            self._guesses.check_noted(client)
         cache = self._vaults.cache
         vaults_if_open = [
             cache.writable(key) or self._vaults.open_vault(batch.password, client)
             for key, batch in zip(keys, batches, strict=True)
         ]
-        if None not in vaults_if_open and is_proven:
-            return cast("list[OpenVault]", vaults_if_open), ()
-        self._guesses.check_noted(client)
         if None not in vaults_if_open:
-            self._vaults.queue.place(client, keys).leave()
-            return cast("list[OpenVault]", vaults_if_open), self._guesses.guards(client)
+            guards = () if is_proven else self._guesses.guards(client)
+            if guards:
+                self._check_room(keys, client)
+            return cast("list[OpenVault]", vaults_if_open), guards
         vaults, opened, left = list[OpenVault](), 0, 0
-        unchecked = keys
+        has_found = self._vaults.tried.has_found
         for number, (vault, batch) in enumerate(zip(vaults_if_open, batches, strict=True)):
             if opened == self._guesses.max_openings and (
-                vault is None or not self._vaults.tried.has_found(client, keys[number:])
+                vault is None or not has_found(client, keys[number:])
             ):
                 raise _too_many_openings(opened, left)
             if vault is None:
-                vault = self._vaults.find_or_create(  # noqa: PLW2901 - it is open now
-                    batch.password, client, unchecked
-                )
-                unchecked = ()
+                vault = self._vaults.find_or_create(batch.password, client)  # noqa: PLW2901 - open
                 opened += 1
                 left = len(batches) - number - 1
+            elif not has_found(client, keys[number : number + 1]):
+                self._vaults.check(batch.password, client)
             vaults.append(vault)
         return vaults, ()
+
+    def _check_room(self, keys: Sequence[bytes], client: Client) -> None:
+        """Refuse a request as if its vaults were not open, if the queue for scrypts is full."""
+        try:
+            self._vaults.queue.check(client, keys)
+        except TooManyRequestsError:
+            # The script would check this limit. `find_or_create` checks it before the queue.
+            self._guesses.check(client)
+            raise
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)

@@ -38,10 +38,12 @@ class Turn:
 class Place:
     """A place in the queue, kept for a caller that does not know yet whether it needs a slot."""
 
-    __slots__ = ("_give_back",)
+    __slots__ = ("_give_back", "was_kept")
 
     def __init__(self, give_back: Callable[[], None] | None = None) -> None:
         self._give_back = give_back
+        self.was_kept = give_back is not None
+        """Whether the queue had room for the caller, and kept a place."""
 
     def leave(self) -> None:
         """Give the place back, unless that was done before."""
@@ -104,6 +106,8 @@ class FairSlots:
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
         """Number of waiting callers behind each untrusted proxy."""
+        self._kept: Counter[str] = Counter()
+        """Number of places that each client keeps."""
         self._turn_seconds = 0.0
         """Mean duration of the latest turns."""
 
@@ -163,11 +167,13 @@ class FairSlots:
                 if self._has_no_room(client, priority, wait, seconds):
                     raise self._refusal(refusal, wait)
             self._count(client, priority, 1)
+            _add(self._kept, client.name, 1)
         return Place(partial(self._leave, client, priority))
 
     def _leave(self, client: Client, priority: Priority) -> None:
         with self._guard:
             self._count(client, priority, -1)
+            _add(self._kept, client.name, -1)
 
     def _acquire(
         self,
@@ -212,7 +218,7 @@ class FairSlots:
         """Estimate the seconds until a new caller of this client would get a slot."""
         groups = self._queues[priority]
         group: _Group = groups.get(client.group, OrderedDict())
-        own = len(group.get(client.name, ()))
+        own = len(group.get(client.name, ())) + self._kept[client.name]
         in_group = own + sum(
             min(len(queue), own + 1) for name, queue in group.items() if name != client.name
         )

@@ -58,6 +58,11 @@ class MinuteLimit:
         """Clients that reached the limit with an event in this process: the time of that event, and
         until when they are over the limit."""
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit."""
+        return self._limit > 0
+
     def guards(self, client: Client) -> tuple[Guard, ...]:
         """Return the counters in Redis that count the client's events, each with its limit: the
         client's own counter, and one for each of its groups. Empty if there is no limit."""

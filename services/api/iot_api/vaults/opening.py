@@ -1,7 +1,7 @@
 """Find the vault of a password, open it, and keep it open while it is used."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 import psycopg
@@ -94,22 +94,20 @@ class Vaults:
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
-    def find_or_create(
-        self, password: bytes, client: Client, unchecked: Collection[bytes] | None = None
-    ) -> OpenVault:
+    def check(self, password: bytes, client: Client) -> None:
+        """Raise the error that `find_or_create` raises before it looks whether the vault is open,
+        if any: the client is over the guess limit, or the queue for scrypts has no room."""
+        self._guesses.check(client)
+        self.queue.check(client, [self.cache.key(password)])
+
+    def find_or_create(self, password: bytes, client: Client) -> OpenVault:
         """Return the vault of a password for writing. If no vault has the password, create one and
         count a guess.
-
-        Before this call looks for an open vault, it reserves a place in the scrypt queue with
-        `ScryptQueue.place`. `unchecked` has the cache keys to reserve it for. In the first call of
-        a request, they are the keys of all its passwords; the default is the key of `password`. In
-        later calls, `unchecked` is empty, because the first call has checked all keys.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
         for _ in range(_MAX_ATTEMPTS):
-            found = self._cached_or_opened(password, client, unchecked, create=True)
-            unchecked = ()
+            found = self._cached_or_opened(password, client, create=True)
             if found is None:
                 raise DecryptionError("the vault was neither found nor created")
             vault = self._writable(found)
@@ -125,10 +123,17 @@ class Vaults:
             return True
         return not policy.old_version_gone and policy.fast_lookups is not FastLookups.GONE
 
-    def searches(self, password: bytes, client: Client) -> tuple[PasswordSearch, ...]:
+    def searches(
+        self, password: bytes, client: Client, *, is_proven: bool
+    ) -> tuple[PasswordSearch, ...]:
         """Return a search for the password as sent, then one for its normal form. If both forms are
-        the same, return only one search. Vaults are created for the normal form."""
-        key, forms = self.cache.key(password), dict.fromkeys((password, normal_form(password)))
+        the same, return only one search. Vaults are created for the normal form.
+
+        `is_proven`: the client has opened the password's vault, so it may learn whether this
+        process has opened the vault before: then the scrypts of the search go first.
+        """
+        key = self.cache.key(password) if is_proven else b""
+        forms = dict.fromkeys((password, normal_form(password)))
         return tuple(self._search(form, key, client) for form in forms)
 
     def forget_policy(self) -> None:
@@ -169,16 +174,11 @@ class Vaults:
         return cached.vault
 
     def _cached_or_opened(
-        self,
-        password: bytes,
-        client: Client,
-        unchecked: Collection[bytes] | None = None,
-        *,
-        create: bool,
+        self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
         self._guesses.check(client)
         key = self.cache.key(password)
-        place = self.queue.place(client, [key] if unchecked is None else unchecked)
+        place = self.queue.place(client, key)
         try:
             if self.cache.get(key) is not None:
                 place.leave()

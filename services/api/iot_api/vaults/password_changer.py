@@ -113,7 +113,9 @@ class PasswordChanger:
         """Change the password, and return True. Return False if the record in Postgres is no longer
         `record`."""
         policy = self._vaults.current_policy()
-        old_lookups = all_lookups(self._vaults.searches(old, client), policy, record)
+        old_lookups = all_lookups(
+            self._vaults.searches(old, client, is_proven=True), policy, record
+        )
         secret = self._free_secret(vault, new, policy, client)
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:
@@ -145,7 +147,7 @@ class PasswordChanger:
             ConflictError: another vault has the new password.
             PolicyChangedError: the lookups in use have changed.
         """
-        for search in self._vaults.searches(new, client):
+        for search in self._vaults.searches(new, client, is_proven=False):
             found, _ = search.find(self._records, policy, ask_both=True)
             if found.record is not None and found.record.vault_id != vault.vault_id:
                 raise _taken()

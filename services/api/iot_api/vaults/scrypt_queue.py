@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from iot_api.limits.clients import Client
@@ -16,7 +16,10 @@ from iot_models.errors import Refusal, TooManyRequestsError
 from .tried_passwords import TriedPasswords
 
 WAIT_SECONDS = 10.0
-"""Longest wait of a request for its scrypt."""
+"""A request is refused if its estimated wait for its scrypt is longer."""
+ADMITTED_SECONDS = 60.0
+"""Longest wait of a request that was admitted to the queue: scrypts may take longer than estimated,
+and a refusal would count as a guess."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
 last request of a full queue waits for about `WAIT_SECONDS`."""
@@ -72,33 +75,44 @@ class ScryptQueue:
         """
         with ExitStack() as slots:
             with metrics.gauge("iot_scrypts_waiting").track_inprogress():
+                admitted = place is not None and place.was_kept
                 if place is not None:
                     place.leave()
-                queue = self._wait(slots, key, client, seconds)
+                if admitted:
+                    seconds = max(seconds, ADMITTED_SECONDS)
+                queue = self._wait(slots, key, client, seconds, admitted=admitted)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
 
-    def place(self, client: Client, keys: Collection[bytes]) -> Place:
-        """Keep a place in the queue for a request that may need a scrypt. `keys` has the cache keys
-        of its passwords.
+    def place(self, client: Client, key: bytes) -> Place:
+        """Keep a place in the queue for a request that may need a scrypt, for the password with the
+        cache key `key`.
 
-        Call this before you look in the cache for the open vaults. If only requests for vaults that
+        Call this before you look in the cache for the open vault. If only requests for vaults that
         are not open were refused, a client that fills the queue could tell from each answer whether
-        a vault is open. A client that has used all these vaults before in this process can learn
-        nothing new. So it is not refused, and the returned `Place` is empty.
+        a vault is open. A client that has used the vault before in this process can learn nothing
+        new. So it is not refused here, and no place is kept. The same applies without a guess
+        limit.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
         """
-        if self._tried.has_found(client, keys):
+        if not self._guesses.is_on or self._tried.has_found(client, [key]):
             return Place()
         slots, priority = self._slots, Priority.SECOND
         if self._guesses.suspects(client):
             slots, priority = self._suspects, Priority.FIRST
         return slots.place(client, seconds=WAIT_SECONDS, refusal=_BUSY, priority=priority)
 
-    def _wait(self, slots: ExitStack, key: bytes, client: Client, seconds: float) -> str:
+    def check(self, client: Client, keys: Iterable[bytes]) -> None:
+        """Refuse a request, as `place` would for any of its passwords."""
+        for key in keys:
+            self.place(client, key).leave()
+
+    def _wait(
+        self, slots: ExitStack, key: bytes, client: Client, seconds: float, *, admitted: bool
+    ) -> str:
         """Wait for a turn, and hold it until `slots` is closed. Return the queue in which the
         request got its turn: "known", "first" or "suspects"."""
         since = time.monotonic()
@@ -106,28 +120,30 @@ class ScryptQueue:
         queue = "known" if known else "first"
         if not self._guesses.suspects(client) or known:
             priority = Priority.FIRST if known else Priority.SECOND
-            turn = self._enter(slots, self._slots, client, seconds, priority)
+            turn = self._enter(slots, self._slots, client, seconds, priority, admitted=admitted)
             if not known and self._guesses.suspects(client):
                 turn.was_used = False  # another request showed the client to be a suspect
                 slots.close()
                 queue = "suspects"
-                self._enter_as_suspect(slots, client, _left(since + seconds))
+                self._enter_as_suspect(slots, client, _left(since + seconds), admitted=admitted)
         else:
             queue = "suspects"
-            self._enter_as_suspect(slots, client, seconds)
+            self._enter_as_suspect(slots, client, seconds, admitted=admitted)
         if not known:
             self._guesses.check_waiting(client, since)
         return queue
 
-    def _enter_as_suspect(self, slots: ExitStack, client: Client, seconds: float) -> None:
+    def _enter_as_suspect(
+        self, slots: ExitStack, client: Client, seconds: float, *, admitted: bool
+    ) -> None:
         end = time.monotonic() + seconds
-        self._enter(slots, self._suspects, client, seconds)
+        self._enter(slots, self._suspects, client, seconds, admitted=admitted)
         held = slots.enter_context(self._suspects_turn.hold(_left(end)))
         if not held or self._suspects_pace.rest > _left(end):
             retry_after = 1 + round(self._suspects_pace.rest)
             raise TooManyRequestsError(_BUSY, retry_after=retry_after, reason=Refusal.OPENING_QUEUE)
         slots.enter_context(self._suspects_pace.work())
-        self._enter(slots, self._slots, client, _left(end), Priority.LAST)
+        self._enter(slots, self._slots, client, _left(end), Priority.LAST, admitted=admitted)
 
     @staticmethod
     def _enter(
@@ -136,8 +152,12 @@ class ScryptQueue:
         client: Client,
         seconds: float,
         priority: Priority = Priority.FIRST,
+        *,
+        admitted: bool,
     ) -> Turn:
-        slot = slots.slot(client, seconds=seconds, refusal=_BUSY, priority=priority)
+        slot = slots.slot(
+            client, seconds=seconds, refusal=_BUSY, priority=priority, always_queue=admitted
+        )
         return stack.enter_context(slot)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:

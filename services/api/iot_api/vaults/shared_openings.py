@@ -8,7 +8,7 @@ from iot_models.errors import TooManyRequestsError, UnavailableError
 
 from .cache import CachedVault
 
-_MAX_ATTEMPTS = 3
+_MAX_ATTEMPTS = 2
 
 
 class _Opening(Future[CachedVault | None]):

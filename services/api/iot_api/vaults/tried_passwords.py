@@ -1,6 +1,7 @@
 """The passwords that each client has tried, so that repeating one does not count as a new guess."""
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from iot_api.limits.clients import Client
@@ -9,7 +10,10 @@ from iot_api.limits.minute_limit import WINDOW_SECONDS, note
 from iot_models.errors import TooManyRequestsError
 
 MAX_FOUND = 20_000
-"""Number of remembered pairs of a client and its password, about 300 bytes each."""
+"""Number of remembered pairs of a client and its password, about 400 bytes each."""
+MAX_FOUND_OF_SENDER = 5_000
+"""Number of these pairs for one sender (`Client.sender`): a sender that invents clients or creates
+many vaults displaces only a part of the others' pairs."""
 
 _Pair = tuple[str, bytes]
 
@@ -31,27 +35,45 @@ class TriedPasswords:
     def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:
         self._guesses = guesses
         self._clock = clock
-        self._found: dict[_Pair, None] = {}
+        self._found: OrderedDict[str, OrderedDict[_Pair, None]] = OrderedDict()
+        """The pairs of each sender. Senders and pairs used last are at the end."""
+        self._size = 0
         self._counted: dict[_Pair, float] = {}
         """Until when each password counts as a guess of the client."""
 
     def note_found(self, client: Client, keys: Iterable[bytes]) -> None:
         """Remember that the client has used the vaults of these passwords."""
+        pairs = self._found.get(client.sender)
+        if pairs is None:
+            pairs = self._found[client.sender] = OrderedDict()
+        self._found.move_to_end(client.sender)
         for key in keys:
             pair = (client.name, key)
-            if pair not in self._found:
-                self._found[pair] = None
-                if len(self._found) > MAX_FOUND:
-                    del self._found[next(iter(self._found))]
+            self._size += pair not in pairs
+            pairs[pair] = None
+            pairs.move_to_end(pair)
+        while len(pairs) > MAX_FOUND_OF_SENDER:
+            self._forget(client.sender)
+        while self._size > MAX_FOUND:
+            self._forget(next(iter(self._found)))
+
+    def _forget(self, sender: str) -> None:
+        """Forget the pair of a sender that was used longest ago."""
+        pairs = self._found[sender]
+        pairs.popitem(last=False)
+        self._size -= 1
+        if not pairs:
+            del self._found[sender]
 
     def has_found(self, client: Client, keys: Iterable[bytes]) -> bool:
         """Return whether the client has used the vaults of all these passwords."""
-        return all((client.name, key) in self._found for key in keys)
+        pairs = self._found.get(client.sender, ())
+        return all((client.name, key) in pairs for key in keys)
 
     def count_unanswered(self, client: Client, key: bytes, error: Exception) -> None:
         """Count a password whose opening raised `error`, if it counts as a guess: see the class."""
         pair, now = (client.name, key), self._clock()
-        if pair in self._found or self._counted.get(pair, now) > now:
+        if self.has_found(client, [key]) or self._counted.get(pair, now) > now:
             return
         if isinstance(error, TooManyRequestsError) or self._guesses.suspects(client):
             note(self._counted, pair, now + WINDOW_SECONDS)

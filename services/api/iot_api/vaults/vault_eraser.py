@@ -90,7 +90,8 @@ class VaultEraser:
         """Erase the vault, and return True. Return False if the record in Postgres is no longer
         `record`."""
         policy = self._vaults.current_policy()
-        lookups = all_lookups(self._vaults.searches(password, client), policy, record)
+        searches = self._vaults.searches(password, client, is_proven=True)
+        lookups = all_lookups(searches, policy, record)
         if self._records.find([record.lookup]).record != record:
             return False
         # Only now: while Postgres is away, nothing is known of the processes, and `find` raises.

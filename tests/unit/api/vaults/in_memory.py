@@ -96,6 +96,10 @@ class NoGuesses(GuessLimit):
         self.suspected = False
         self.refused: set[str] = set()
 
+    @property
+    def is_on(self) -> bool:
+        return True
+
     def check(self, client: Client) -> None:
         pass
 

@@ -1,10 +1,12 @@
 """A refused password counts once as a guess, unless the client has used its vault."""
 
+import dataclasses
+
 from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
-from iot_api.vaults.tried_passwords import MAX_FOUND, TriedPasswords
+from iot_api.vaults.tried_passwords import MAX_FOUND, MAX_FOUND_OF_SENDER, TriedPasswords
 from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
 from iot_models.names import KeyNames
 from support.clock import Clock
@@ -62,9 +64,19 @@ def test_while_a_store_is_away_only_suspects_are_counted() -> None:
     assert guesses.counted == [OTHER.name]
 
 
-def test_the_earliest_found_passwords_are_forgotten() -> None:
+def test_pairs_that_were_used_long_ago_are_forgotten() -> None:
     tried = TriedPasswords(Guesses())
-    keys = [b"%d" % number for number in range(MAX_FOUND + 1)]
-    tried.note_found(ONE, keys)
-    assert not tried.has_found(ONE, keys[:1])
-    assert tried.has_found(ONE, keys[1:])
+    tried.note_found(OTHER, [b"in use", b"unused"])
+    for sender in range(MAX_FOUND // MAX_FOUND_OF_SENDER + 1):
+        inventor = Client("", proxy=f"198.51.100.{sender}")
+        for name in range(MAX_FOUND_OF_SENDER + 1):
+            tried.note_found(dataclasses.replace(inventor, name=f"{name}"), [b"own"])
+        assert not tried.has_found(dataclasses.replace(inventor, name="0"), [b"own"])
+        tried.note_found(OTHER, [b"in use"])
+    assert tried.has_found(OTHER, [b"in use"])
+    first = Client("1", proxy="198.51.100.0")
+    assert not tried.has_found(first, [b"own"])
+    for number in range(MAX_FOUND_OF_SENDER):
+        tried.note_found(OTHER, [b"%d" % number, b"in use"])
+    assert tried.has_found(OTHER, [b"in use"])
+    assert not tried.has_found(OTHER, [b"unused"])

@@ -252,5 +252,9 @@ def test_places_are_refused_as_slots_are() -> None:
         with pytest.raises(TooManyRequestsError) as refused:
             slots.place(client, seconds=10, refusal="busy")
         assert refused.value.retry_after == 20
-        slots.place(client, seconds=30, refusal="busy").leave()
+        place = slots.place(client, seconds=30, refusal="busy")
+        with pytest.raises(TooManyRequestsError) as refused:
+            slots.place(client, seconds=30, refusal="busy")
+        assert refused.value.retry_after == 40, "a kept place counts like a waiting caller"
+        place.leave()
     slots.place(client, seconds=10, refusal="busy").leave()

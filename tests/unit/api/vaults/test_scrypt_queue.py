@@ -1,14 +1,18 @@
 """The gauge of waiting scrypts counts requests without a turn."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from redis import Redis
 
 from iot_api.limits.clients import Client
+from iot_api.limits.fair_slots import Place
 from iot_api.limits.guess_limit import GuessLimit
-from iot_api.vaults.scrypt_queue import ScryptQueue
+from iot_api.vaults.scrypt_queue import MAX_WAITING_PER_CLIENT, ScryptQueue
 from iot_api.vaults.tried_passwords import TriedPasswords
 from iot_models import metrics
+from iot_models.errors import TooManyRequestsError
 from iot_models.names import KeyNames
 from support.samples import sample_value
 from support.waiting import wait_until
@@ -76,3 +80,33 @@ def test_a_request_that_moves_to_the_suspects_is_still_counted() -> None:
     first.join()
     moved.join()
     assert waiting() == before
+
+
+def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up() -> None:
+    """A refusal would tell that its vault is not open, and count as a guess of an honest client."""
+    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
+    queue = ScryptQueue(guesses, TriedPasswords(guesses))
+    client, done = Client("192.0.2.1"), list[int]()
+
+    def compute(number: int, place: Place | None) -> None:
+        for _ in range(2):  # an opening may take several scrypts
+            with queue.turn(b"%d" % number, client, seconds=0.0, place=place):
+                done.append(number)
+
+    with ThreadPoolExecutor() as threads:
+        with queue.turn(b"a", client):
+            place = queue.place(client, b"admitted")
+            admitted = threads.submit(compute, 0, place)
+            wait_until(lambda: queue.waiting == 1, what="the admitted request")
+            others = [
+                queue.place(client, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT - 1)
+            ]
+            with pytest.raises(TooManyRequestsError):
+                queue.place(client, b"b")
+            with pytest.raises(TooManyRequestsError), queue.turn(b"b", client):
+                pass
+        admitted.result(LATER)
+    assert done == [0, 0]
+    for each in others:
+        each.leave()
+    assert queue.waiting == 0

@@ -45,11 +45,13 @@ class Place:
         self.was_kept = give_back is not None
         """Whether the queue had room for the caller, and kept a place."""
 
-    def leave(self) -> None:
-        """Give the place back, unless that was done before."""
+    def leave(self) -> bool:
+        """Give the place back. Return False if none was kept, or if that was done before."""
         give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back()
+        if give_back is None:
+            return False
+        give_back()
+        return True
 
 
 class _Waiter:

@@ -17,9 +17,11 @@ from .tried_passwords import TriedPasswords
 
 WAIT_SECONDS = 10.0
 """A request is refused if its estimated wait for its scrypt is longer."""
-ADMITTED_SECONDS = 60.0
-"""Longest wait of a request that was admitted to the queue: scrypts may take longer than estimated,
-and a refusal would count as a guess."""
+ADMITTED_SECONDS = 25.0
+"""Longest wait for its first scrypt of a request that was admitted to the queue: scrypts may take
+longer than estimated, and a refusal would count as a guess. A process that shuts down waits longer
+for its requests. A later scrypt may wait only for `WAIT_SECONDS`: the request may have read the
+vault's record, and must use it before `cache.SETTLING_SECONDS` have passed."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
 last request of a full queue waits for about `WAIT_SECONDS`."""
@@ -76,10 +78,8 @@ class ScryptQueue:
         with ExitStack() as slots:
             with metrics.gauge("iot_scrypts_waiting").track_inprogress():
                 admitted = place is not None and place.was_kept
-                if place is not None:
-                    place.leave()
-                if admitted:
-                    seconds = max(seconds, ADMITTED_SECONDS)
+                if place is not None and place.leave():
+                    seconds = ADMITTED_SECONDS
                 queue = self._wait(slots, key, client, seconds, admitted=admitted)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             with metrics.gauge("iot_scrypts_running").track_inprogress():

@@ -30,7 +30,7 @@ class SharedOpenings:
         key: Hashable,
         client: Client,
         look_up: Callable[[], CachedVault | None],
-        before_waiting: Callable[[], None],
+        before_waiting: Callable[[], object],
     ) -> CachedVault | None:
         """Return the result of `look_up`. If another request runs the opening with the same key,
         call `before_waiting`, then wait for that opening and return its result or raise its error.

@@ -90,7 +90,7 @@ def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up() -> None:
 
     def compute(number: int, place: Place | None) -> None:
         for _ in range(2):  # an opening may take several scrypts
-            with queue.turn(b"%d" % number, client, seconds=0.0, place=place):
+            with queue.turn(b"%d" % number, client, place=place):
                 done.append(number)
 
     with ThreadPoolExecutor() as threads:

@@ -52,6 +52,8 @@ _log = logging.getLogger(__name__)
 _FIND: LiteralString = f"""
     SELECT {POLICY_COLUMNS}, {COLUMNS}
     FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
+    ORDER BY array_position(%s::bytea[], lookup)
+    LIMIT 1
 """  # noqa: S608 - composed of constants
 # A trigger refuses erased vaults: a record in Redis or in a process would restore them otherwise.
 _RESTORE: LiteralString = f"""
@@ -129,7 +131,8 @@ class VaultRecords:
         return None
 
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
-        """Return the record that Postgres has under one of these lookups, and the policy.
+        """Return the record in Postgres under the first of these lookups that has one, and the
+        policy.
 
         `lookups` are those of one password. The record and the policy come from the same snapshot.
         The record is None if Postgres has none; otherwise it is also cached in Redis.
@@ -406,7 +409,7 @@ def _recognizing_changed_policy() -> Iterator[None]:
 
 
 def _find(connection: Connection, lookups: Sequence[bytes]) -> FoundVault:
-    found = short_query(connection, _FIND, (list(lookups),)).fetchone()
+    found = short_query(connection, _FIND, (list(lookups), list(lookups))).fetchone()
     row = cast("Sequence[Any]", found or ("", [], False, None))
     policy, record = decode_policy(*row[:3]), row[3:]
     return FoundVault(None if record[0] is None else VaultRecord(*record), policy)

@@ -37,6 +37,19 @@ def lookup_costs(postgres: psycopg.Connection) -> list[int]:
     return list(found[0])
 
 
+def test_the_first_of_several_lookups_takes_precedence(
+    api: Api, postgres: psycopg.Connection
+) -> None:
+    """A process of an earlier version may have created a vault under another form of a password."""
+    assert api.put([row(f"{number}") for number in range(5)]).status_code == 201
+    lookups = [lookup for (lookup,) in postgres.execute("SELECT lookup FROM vaults")]
+    for first in range(len(lookups)):
+        asked = lookups[first:] + lookups[:first]
+        found = api.service.vault_restorer.records.find(asked).record
+        assert found is not None
+        assert found.lookup == asked[0]
+
+
 def test_a_raised_cost_applies_to_new_vaults_and_to_others_at_their_next_use(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:

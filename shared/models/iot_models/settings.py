@@ -344,7 +344,7 @@ class Settings:
 
 
 def variable(name: str) -> str:
-    """Return the environment variable of the field `name`."""
+    """Return the name of the environment variable that sets the field `name`."""
     return f"IOT_{name.upper()}"
 
 

@@ -107,8 +107,11 @@ class Cover:
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
     def seconds_held(self, now: int) -> float:
-        """Return how many seconds back from `now` (Unix milliseconds) the window holds every
-        reading of the shard that was drained up to `position`."""
+        """Return for how many seconds before `now` (Unix milliseconds) the window has no gap.
+
+        In this time, it holds every reading of the shard, up to the entry at `position`, the last
+        drained entry.
+        """
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
 

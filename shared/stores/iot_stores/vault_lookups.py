@@ -64,8 +64,8 @@ class LookupPolicy:
     def is_transitional(self) -> bool:
         """Whether the upgrade from version 0.1 is incomplete.
 
-        Writers will then still change the policy in Postgres, so callers read it again before each
-        use.
+        Until it is complete, writers may change the policy in Postgres, so callers read the policy
+        again before each use.
         """
         return self.fast_lookups is not FastLookups.GONE
 

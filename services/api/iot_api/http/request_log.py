@@ -38,7 +38,7 @@ class Logged(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRead:
-    """The vault that a request reads, for the log event of the request."""
+    """Holds which vault a request read, so that the log event of the request can name the vault."""
 
     vault_id: uuid.UUID
 

@@ -170,7 +170,7 @@ def _value(raw: memoryview) -> Any:
 
 
 def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
-    """Replace by `new` each part of a JSON text that the group `odd` of a pattern matches.
+    """In a JSON text, replace every match of the group `odd` of a pattern with `new`.
 
     The patterns are `_CONSTANTS` and `_SURROGATES`: in them, `odd` matches what msgspec refuses.
     Other greenlets run meanwhile.

@@ -84,8 +84,9 @@ class Paging:
         """
         if self.cursor is not None:
             raise InvalidRequestError(
-                "cursor: no vault has this password; the first page had another password, or the "
-                "vault's password was changed since, or the vault was erased",
+                "cursor: no vault has this password; either the first page was requested with "
+                "another password, or the vault's password was changed since, or the vault was "
+                "erased",
                 field="cursor",
             )
 

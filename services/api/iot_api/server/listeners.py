@@ -15,7 +15,8 @@ _UNSENT_BYTES = 2**18
 
 
 class Listener:
-    """The address of a listening socket, for connections that outlive the socket."""
+    """The address of a listening socket. Connections can still ask for it after the socket is
+    closed."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._name = listener.getsockname()

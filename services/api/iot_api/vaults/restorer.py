@@ -136,10 +136,10 @@ class VaultRestorer:
         self._wake_up()
 
     def forget(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Stop watching the record of a vault whose password was changed, or that is being erased.
+        """Stop watching the record of a vault, unless the record has this lookup.
 
-        After a change, `lookup` is the lookup of the new password, and a record with this lookup is
-        still watched. For an erasure, `lookup` is `ERASING` or `ERASED`, which no record has.
+        After a change of the password, `lookup` is the lookup of the new password, so that the new
+        record stays watched. For an erasure, it is `ERASING` or `ERASED`, which no record has.
         """
         with self._lock:
             watched = self._watched.get(vault_id)

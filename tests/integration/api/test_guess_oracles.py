@@ -46,7 +46,7 @@ def _guesses(redis: "Redis") -> object:
 
 
 @contextmanager
-def _full_queue(api: Api, *, waiting: int = MAX_WAITING) -> Iterator[None]:
+def full_queue(api: Api, *, waiting: int = MAX_WAITING) -> Iterator[None]:
     """Fill the queue as clients do that name passwords of their own vaults and are no suspects."""
     queue, go_on = api.service.vaults.queue, threading.Event()
 
@@ -75,7 +75,7 @@ def api(make_api: MakeApi) -> Api:
 
 def test_a_full_queue_does_not_help_to_test_passwords(api: Api, redis: "Redis") -> None:
     cache = api.service.vaults.cache
-    with _full_queue(api), ThreadPoolExecutor() as threads:
+    with full_queue(api), ThreadPoolExecutor() as threads:
         for password in ("open", "wrong"):
             assert threads.submit(_read, api, password).result(LATER) == FULL
             assert threads.submit(_put, api, password).result(LATER) == FULL
@@ -91,10 +91,26 @@ def test_a_full_queue_does_not_help_to_test_passwords(api: Api, redis: "Redis") 
     assert _guesses(redis) == b"1"
 
 
+def test_a_refused_put_does_no_work_for_an_open_vault(api: Api) -> None:
+    """The time of a call to a store would tell that the vault is open."""
+    cache = api.service.vaults.cache
+    cached = cache.get(cache.key(b"open"))
+    assert cached is not None
+    cache.forget_redis()
+    cached.renew_at = 0.0
+    with full_queue(api):
+        assert _put(api, "open") == FULL
+        assert (cached.in_redis, cached.renew_at) == (False, 0.0)
+        assert _put(api, "open", address=DEVICE)[0] == 201
+    renewed = cache.get(cache.key(b"open"))
+    assert renewed is not None
+    assert renewed.in_redis
+
+
 def test_a_change_to_a_password_does_not_tell_whether_it_is_in_use(api: Api) -> None:
     vaults = api.service.vaults
     policy = vaults.current_policy()
-    with _full_queue(api):
+    with full_queue(api):
         for password in (b"open", b"wrong"):
             search = vaults.searches(password, Client(ATTACKER), is_proven=False)[0]
             with pytest.raises(TooManyRequestsError):
@@ -103,7 +119,7 @@ def test_a_change_to_a_password_does_not_tell_whether_it_is_in_use(api: Api) -> 
 
 def test_the_guess_limit_is_checked_before_the_queue(api: Api, redis: "Redis") -> None:
     """Otherwise, the reason of a refusal would tell whether the vault is open."""
-    with _full_queue(api), ThreadPoolExecutor() as threads:
+    with full_queue(api), ThreadPoolExecutor() as threads:
         for number, password in enumerate(("open", "wrong")):
             # No refusal of these addresses is noted in the process.
             reader, sender = (f"198.51.100.{2 * number + each}" for each in range(2))
@@ -119,7 +135,7 @@ def test_a_put_checks_the_limit_again_after_it_has_opened_a_vault(api: Api, redi
     vaults = api.service.vaults
     vaults.cache.forget(vaults.cache.key(b"used"))
     with ThreadPoolExecutor() as threads:
-        with _full_queue(api, waiting=0):
+        with full_queue(api, waiting=0):
             asked = [
                 threads.submit(_put, api, "used", password)
                 for password in ("open", "wrong 1", "open", "wrong 2")
@@ -133,6 +149,6 @@ def test_a_put_checks_the_limit_again_after_it_has_opened_a_vault(api: Api, redi
 def test_without_a_guess_limit_a_full_queue_refuses_no_open_vault(make_api: MakeApi) -> None:
     api = make_api(trusted_proxies=1, guess_limit=0)
     assert _put(api, "open", address=DEVICE)[0] == 201
-    with _full_queue(api):
+    with full_queue(api):
         assert (_put(api, "open")[0], _read(api, "open")[0]) == (201, 200)
         assert _read(api, "wrong") == FULL

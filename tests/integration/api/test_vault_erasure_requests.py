@@ -2,12 +2,14 @@
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
+from integration.api.test_guess_oracles import full_queue
 from integration.api.test_password_change import change
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from integration.api.test_vault_erasure import erase, only_vault
@@ -16,6 +18,7 @@ from iot_stores import postgres as postgres_connections
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.waiting import wait_until
 
 
 @pytest.mark.parametrize("sent", [COMPOSED, DECOMPOSED])
@@ -135,3 +138,28 @@ def test_before_the_migration(
     assert erasures.erased_among(writer.postgres(), {uuid.uuid4()}) == set()
     drain_all(writer)
     assert texts(make_api().read()) == ["1"]
+
+
+def test_a_put_that_waits_while_an_open_vault_of_it_is_erased(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    """It stores its readings in a new vault: those for the erased vault would be dropped."""
+    api, other = make_api(), make_api()
+    for each in (api, other):
+        each.service.change_follower.start()
+    assert api.put([row("open"), row("closed")]).status_code == 201
+    vaults = api.service.vaults
+    vaults.cache.forget(vaults.cache.key(b"closed"))
+    with ThreadPoolExecutor() as threads:
+        with full_queue(api, waiting=0):
+            waiting = threads.submit(
+                api.put, [row("open", freeform="kept"), row("closed", freeform="kept")]
+            )
+            wait_until(lambda: vaults.queue.waiting == 1, what="an opening")
+            assert erase(other, "open").status_code == 200
+        assert waiting.result(10).status_code == 201
+    drain_all(writer)
+    for password in ("open", "closed"):
+        assert api.read(password=password)[-1]["freeform"] == '"kept"'
+    for each in (api, other):
+        each.service.change_follower.stop()

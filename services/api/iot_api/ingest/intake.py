@@ -24,7 +24,7 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
 from iot_models import metrics, tracing
-from iot_models.errors import IotError, Refusal, TooManyRequestsError
+from iot_models.errors import IotError, Refusal, TooManyRequestsError, UnavailableError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_conditions import Guard
 from iot_stores.append_outcomes import GuardLimitError
@@ -40,6 +40,7 @@ MAX_READINGS = 10_000
 MAX_FREEFORM_BYTES = 4 * 2**20
 """Limit of `freeform` in an entry of more than one reading. An entry becomes a segment, and a read
 holds whole segments in memory."""
+_MAX_ATTEMPTS = 3
 _VAULT_ID = attrgetter("vault_id")
 
 
@@ -233,50 +234,64 @@ class Intake:
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
-        If all vaults are open, the script that appends the readings checks the limits in the same
-        round trip; for proven passwords, it has no limits to check. If a vault is not open,
-        `find_or_create` checks the limits before it looks the vault up.
+        If the client has used all vaults before and they are open, the script that appends the
+        readings checks the limits in the same round trip. For proven passwords, it has no limits to
+        check. Otherwise the limits are checked here, before it matters whether a vault is open.
+
+        Opening a vault may take long. If a vault was erased or got another password meanwhile, all
+        vaults are looked up again.
+
+        Raises:
+            UnavailableError: passwords kept being changed or vaults erased meanwhile.
+        """
+        if not is_proven:
+            self._guesses.check_noted(client)
+        cache = self._vaults.cache
+        if is_proven or self._vaults.tried.has_found(client, keys):
+            vaults_if_open = [
+                cache.writable(key) or self._vaults.open_vault(batch.password, client)
+                for key, batch in zip(keys, batches, strict=True)
+            ]
+            if None not in vaults_if_open:
+                guards = () if is_proven else self._guesses.guards(client)
+                return cast("list[OpenVault]", vaults_if_open), guards
+        for _ in range(_MAX_ATTEMPTS):
+            noted = cache.changes_noted
+            vaults = self._open_each(batches, keys, client)
+            self._vaults.catch_up()
+            if cache.changes_noted == noted:
+                return vaults, ()
+        raise UnavailableError("vaults of this request are being changed; try again")
+
+    def _open_each(
+        self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
+    ) -> list[OpenVault]:
+        """Return the vaults of a request, of which some may have to be opened first.
 
         A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
         vault is not open, or if the client has not used all remaining vaults before. Without the
         second condition, the answer would tell the client which of these vaults are open.
         """
-        if not is_proven:
-            self._guesses.check_noted(client)
-        cache = self._vaults.cache
-        vaults_if_open = [
-            cache.writable(key) or self._vaults.open_vault(batch.password, client)
-            for key, batch in zip(keys, batches, strict=True)
-        ]
-        if None not in vaults_if_open:
-            guards = () if is_proven else self._guesses.guards(client)
-            if guards:
-                self._check_room(keys, client)
-            return cast("list[OpenVault]", vaults_if_open), guards
         vaults, opened, left = list[OpenVault](), 0, 0
-        has_found = self._vaults.tried.has_found
-        for number, (vault, batch) in enumerate(zip(vaults_if_open, batches, strict=True)):
-            if opened == self._guesses.max_openings and (
-                vault is None or not has_found(client, keys[number:])
+        cache, has_found = self._vaults.cache, self._vaults.tried.has_found
+        for number, (key, batch) in enumerate(zip(keys, batches, strict=True)):
+            is_open = cache.get(key) is not None
+            if opened == self._guesses.max_openings and not (
+                is_open and has_found(client, keys[number:])
             ):
                 raise _too_many_openings(opened, left)
+            vault = None
+            if is_open:
+                # `find_or_create` makes the same check before it looks whether the vault is open.
+                if not has_found(client, [key]):
+                    self._vaults.check(batch.password, client)
+                vault = cache.writable(key) or self._vaults.open_vault(batch.password, client)
             if vault is None:
-                vault = self._vaults.find_or_create(batch.password, client)  # noqa: PLW2901 - open
+                vault = self._vaults.find_or_create(batch.password, client)
                 opened += 1
                 left = len(batches) - number - 1
-            elif not has_found(client, keys[number : number + 1]):
-                self._vaults.check(batch.password, client)
             vaults.append(vault)
-        return vaults, ()
-
-    def _check_room(self, keys: Sequence[bytes], client: Client) -> None:
-        """Refuse a request as if its vaults were not open, if the queue for scrypts is full."""
-        try:
-            self._vaults.queue.check(client, keys)
-        except TooManyRequestsError:
-            # The script would check this limit. `find_or_create` checks it before the queue.
-            self._guesses.check(client)
-            raise
+        return vaults
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)

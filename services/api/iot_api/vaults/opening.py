@@ -54,7 +54,7 @@ class Vaults:
         at once. `open_vault` first calls `catch_up`, which reads the announced changes of
         passwords if that is due."""
         self._opened = opened
-        self._catch_up = catch_up
+        self.catch_up = catch_up
         self._keyring = keyring
         self._restorer = restorer
         self._records = restorer.records
@@ -90,7 +90,7 @@ class Vaults:
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
         """Return the vault of a password for writing. Return None, and open nothing, if this
         process does not have the vault open. Raises `RedisError` if Redis is away."""
-        self._catch_up()
+        self.catch_up()
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
@@ -98,7 +98,7 @@ class Vaults:
         """Raise the error that `find_or_create` raises before it looks whether the vault is open,
         if any: the client is over the guess limit, or the queue for scrypts has no room."""
         self._guesses.check(client)
-        self.queue.check(client, [self.cache.key(password)])
+        self.queue.place(client, self.cache.key(password)).leave()
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
         """Return the vault of a password for writing. If no vault has the password, create one and

@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from iot_api.limits.clients import Client
@@ -17,7 +17,7 @@ from .tried_passwords import TriedPasswords
 
 WAIT_SECONDS = 10.0
 """A request is refused if its estimated wait for its scrypt is longer."""
-ADMITTED_SECONDS = 25.0
+ADMITTED_SECONDS = 20.0
 """Longest wait for its first scrypt of a request that was admitted to the queue: scrypts may take
 longer than estimated, and a refusal would count as a guess. A process that shuts down waits longer
 for its requests. A later scrypt may wait only for `WAIT_SECONDS`: the request may have read the
@@ -105,11 +105,6 @@ class ScryptQueue:
             slots, priority = self._suspects, Priority.FIRST
         return slots.place(client, seconds=WAIT_SECONDS, refusal=_BUSY, priority=priority)
 
-    def check(self, client: Client, keys: Iterable[bytes]) -> None:
-        """Refuse a request, as `place` would for any of its passwords."""
-        for key in keys:
-            self.place(client, key).leave()
-
     def _wait(
         self, slots: ExitStack, key: bytes, client: Client, seconds: float, *, admitted: bool
     ) -> str:
@@ -125,7 +120,11 @@ class ScryptQueue:
                 turn.was_used = False  # another request showed the client to be a suspect
                 slots.close()
                 queue = "suspects"
-                self._enter_as_suspect(slots, client, _left(since + seconds), admitted=admitted)
+                left = _left(since + seconds)
+                if admitted:  # a refusal would count as a guess: only others go first
+                    self._enter(slots, self._slots, client, left, Priority.LAST, admitted=True)
+                else:
+                    self._enter_as_suspect(slots, client, left, admitted=False)
         else:
             queue = "suspects"
             self._enter_as_suspect(slots, client, seconds, admitted=admitted)

@@ -121,7 +121,7 @@ class ScryptQueue:
                 slots.close()
                 queue = "suspects"
                 left = _left(since + seconds)
-                if admitted:  # a refusal would count as a guess: only others go first
+                if admitted:  # in the suspects' queue, it might be refused, and count as a guess
                     self._enter(slots, self._slots, client, left, Priority.LAST, admitted=True)
                 else:
                     self._enter_as_suspect(slots, client, left, admitted=False)

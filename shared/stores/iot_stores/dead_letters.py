@@ -94,7 +94,7 @@ class DeadLetters:
         return letters
 
     def find(self, letter_id: str) -> DeadLetter | None:
-        """Return the dead letter with this id; None if there is none.
+        """Return the dead letter with this id, or None if no dead letter has the id.
 
         Raises `ValueError` if `letter_id` does not have the form of an id (`is_letter_id`).
         """

@@ -88,9 +88,11 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the id of the newest retired master key of which writers still have derived keys.
+        """Return the id of a retired master key: the newest one from which a key of the writers is
+        derived.
 
-        Return None if there is none, or if the place of the writers' keys is not known.
+        Return None if no key of the writers is derived from a retired master key, or if no file of
+        the writers' keys is known or there.
         """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):

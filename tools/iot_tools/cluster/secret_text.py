@@ -30,8 +30,8 @@ class TextInSecret:
     def change(self, change: Callable[[str | None], str]) -> None:
         """Replace the text by the result of the function `change`. Create the Secret if necessary.
 
-        The function gets the present text, or None if there is none. It is called again, with the
-        new text, if another client has changed the Secret in the meantime.
+        The function gets the present text, or None if the Secret has no text yet. It is called
+        again, with the new text, if another client has changed the Secret in the meantime.
         """
         written: str | None = None
         for _ in range(_ATTEMPTS):

@@ -266,7 +266,7 @@ class Intake:
     def _open_each(
         self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
     ) -> list[OpenVault]:
-        """Return the vaults of a request, of which some may have to be opened first.
+        """Return the vaults of a request. Open those that are not open.
 
         A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
         vault is not open, or if the client has not used all remaining vaults before. Without the
@@ -284,7 +284,7 @@ class Intake:
             if is_open:
                 # `find_or_create` makes the same check before it looks whether the vault is open.
                 if not has_found(client, [key]):
-                    self._vaults.check(batch.password, client)
+                    self._vaults.admit(client, key).leave()
                 vault = cache.writable(key) or self._vaults.open_vault(batch.password, client)
             if vault is None:
                 vault = self._vaults.find_or_create(batch.password, client)

@@ -66,7 +66,7 @@ class MinuteLimit:
     def guards(self, client: Client) -> tuple[Guard, ...]:
         """Return the counters in Redis that count the client's events, each with its limit: the
         client's own counter, and one for each of its groups. Empty if there is no limit."""
-        if not self._limit:
+        if not self.is_on:
             return ()
         own = Guard(self._name_of(client.name), self._limit)
         wide = WIDE_FACTOR * self._limit

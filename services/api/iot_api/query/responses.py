@@ -285,7 +285,7 @@ class ReadingsStream:
                 self._record.abort(self._sent)
 
     def _next_batch(self) -> bool:
-        """Fetch the next batch if the current one is encoded; return False if there is none."""
+        """Fetch the next batch if all of the current batch is encoded. Return False at the end."""
         while self._used == len(self._batch):
             self._batch, self._used = [], 0
             try:

@@ -94,11 +94,15 @@ class Vaults:
         cached = self._cached(self.cache.key(password), password, client)
         return None if cached is None else self._writable(cached)
 
-    def check(self, password: bytes, client: Client) -> None:
-        """Raise the error that `find_or_create` raises before it looks whether the vault is open,
-        if any: the client is over the guess limit, or the queue for scrypts has no room."""
+    def admit(self, client: Client, key: bytes) -> Place:
+        """Check whether a client may ask for the vault of a cache key, and keep a place in the
+        queue for scrypts. Call this before it matters whether the vault is open.
+
+        Raises:
+            TooManyRequestsError: the client is over the guess limit, or the queue has no room.
+        """
         self._guesses.check(client)
-        self.queue.place(client, self.cache.key(password)).leave()
+        return self.queue.place(client, key)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
         """Return the vault of a password for writing. If no vault has the password, create one and
@@ -176,9 +180,8 @@ class Vaults:
     def _cached_or_opened(
         self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
-        self._guesses.check(client)
         key = self.cache.key(password)
-        place = self.queue.place(client, key)
+        place = self.admit(client, key)
         try:
             if self.cache.get(key) is not None:
                 place.leave()

@@ -92,7 +92,8 @@ class NoGuesses(GuessLimit):
 
     def __init__(self) -> None:
         self.counted = 0
-        self.unanswered = 0
+        self.unanswered: list[str] = []
+        """The names of the clients whose passwords `count_unanswered` counted."""
         self.suspected = False
         self.refused: set[str] = set()
 
@@ -116,8 +117,7 @@ class NoGuesses(GuessLimit):
         self.counted += 1
 
     def count_unanswered(self, client: Client) -> None:
-        del client
-        self.unanswered += 1
+        self.unanswered.append(client.name)
 
     def suspects(self, client: Client) -> bool:
         return self.suspected or client.name == "suspect"

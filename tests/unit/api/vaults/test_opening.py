@@ -59,7 +59,7 @@ def test_a_failed_opening_is_retried(
             assert isinstance(each.exception(LATER), ConnectionError)
     records.held_up.clear()
     assert vaults.find_or_create(b"same", CLIENT) == vaults.find(b"same", CLIENT)
-    assert guesses.unanswered == 0, "a store that is away locks out no client"
+    assert not guesses.unanswered, "a store that is away locks out no client"
 
 
 def test_a_password_in_use_costs_one_scrypt(

@@ -4,20 +4,23 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from redis import Redis
 
 from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import Place
-from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.scrypt_queue import MAX_WAITING_PER_CLIENT, ScryptQueue
 from iot_api.vaults.tried_passwords import TriedPasswords
 from iot_models import metrics
 from iot_models.errors import TooManyRequestsError
-from iot_models.names import KeyNames
 from support.samples import sample_value
 from support.waiting import wait_until
 
-LATER = 10.0
+from .in_memory import LATER, NoGuesses
+
+
+@pytest.fixture
+def queue(guesses: NoGuesses) -> ScryptQueue:
+    """An empty queue."""
+    return ScryptQueue(guesses, TriedPasswords(guesses))
 
 
 def waiting() -> float:
@@ -25,10 +28,7 @@ def waiting() -> float:
     return sample_value("iot_scrypts_waiting") or 0.0
 
 
-def test_waiting_requests_are_counted_until_their_turn() -> None:
-    # The client of Redis never connects: these requests send no unknown password.
-    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
-    queue = ScryptQueue(guesses, TriedPasswords(guesses))
+def test_waiting_requests_are_counted_until_their_turn(queue: ScryptQueue) -> None:
     client, before = Client("192.0.2.1"), waiting()
 
     def wait() -> None:
@@ -44,17 +44,11 @@ def test_waiting_requests_are_counted_until_their_turn() -> None:
     assert waiting() == before
 
 
-def test_a_request_that_moves_to_the_suspects_is_still_counted() -> None:
-    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
-    queue = ScryptQueue(guesses, TriedPasswords(guesses))
+def test_a_request_that_moves_to_the_suspects_is_still_counted(
+    queue: ScryptQueue, guesses: NoGuesses
+) -> None:
     client, before = Client("192.0.2.1"), waiting()
-    suspected, running, released = threading.Event(), threading.Event(), threading.Event()
-
-    def suspects(client: Client) -> bool:
-        del client
-        return suspected.is_set()
-
-    guesses.suspects = suspects  # type: ignore[method-assign] # changes during the test
+    running, released = threading.Event(), threading.Event()
 
     def suspect_first() -> None:
         with queue.turn(b"suspect", client):
@@ -69,7 +63,7 @@ def test_a_request_that_moves_to_the_suspects_is_still_counted() -> None:
         moved = threading.Thread(target=become_suspect)
         moved.start()
         wait_until(lambda: waiting() == before + 1, what="a waiting request")
-        suspected.set()
+        guesses.suspected = True
         first = threading.Thread(target=suspect_first)
         first.start()
         wait_until(lambda: waiting() == before + 2, what="a waiting suspect")
@@ -82,13 +76,11 @@ def test_a_request_that_moves_to_the_suspects_is_still_counted() -> None:
     assert waiting() == before
 
 
-def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up() -> None:
+def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up(queue: ScryptQueue) -> None:
     """A refusal would tell that its vault is not open, and count as a guess of an honest client."""
-    guesses = GuessLimit(Redis(), KeyNames(""), limit=100)
-    queue = ScryptQueue(guesses, TriedPasswords(guesses))
     client, done = Client("192.0.2.1"), list[int]()
 
-    def compute(number: int, place: Place | None) -> None:
+    def compute(number: int, place: Place) -> None:
         for _ in range(2):  # an opening may take several scrypts
             with queue.turn(b"%d" % number, client, place=place):
                 done.append(number)

@@ -55,35 +55,25 @@ def refused() -> TooManyRequestsError:
     return TooManyRequestsError("no more", retry_after=1, reason=Refusal.NEW_VAULTS)
 
 
-def test_a_refusal_is_shared_only_with_requests_of_its_client() -> None:
+@pytest.mark.parametrize("error", [refused(), SystemExit()])
+def test_an_opening_that_ended_only_for_its_own_request_is_run_again(error: BaseException) -> None:
+    """The other client has its own limits. gevent kills a greenlet with an exception that is no
+    `Exception`."""
     with ThreadPoolExecutor() as threads:
-        openings = Openings(refused())
+        openings = Openings(error)
         first, second = openings.run_both(OTHER, threads)
-        assert isinstance(first.exception(LATER), TooManyRequestsError)
+        assert first.exception(LATER) is error
         assert second.result(LATER) is None
         assert openings.runs == 2
-        openings = Openings(refused())
-        for each in openings.run_both(ONE, threads):
-            assert isinstance(each.exception(LATER), TooManyRequestsError)
-        assert openings.runs == 1
 
 
-def test_another_error_is_shared() -> None:
+@pytest.mark.parametrize(("client", "error"), [(ONE, refused()), (OTHER, ConnectionError("away"))])
+def test_another_error_is_shared(client: Client, error: BaseException) -> None:
     with ThreadPoolExecutor() as threads:
-        openings = Openings(ConnectionError("away"))
-        for each in openings.run_both(OTHER, threads):
-            assert isinstance(each.exception(LATER), ConnectionError)
+        openings = Openings(error)
+        for each in openings.run_both(client, threads):
+            assert each.exception(LATER) is error
         assert openings.runs == 1
-
-
-def test_the_opening_of_a_killed_request_is_run_again() -> None:
-    """gevent kills a greenlet with an exception that is no `Exception`."""
-    with ThreadPoolExecutor() as threads:
-        openings = Openings(SystemExit())
-        first, second = openings.run_both(OTHER, threads)
-        assert isinstance(first.exception(LATER), SystemExit)
-        assert second.result(LATER) is None
-        assert openings.runs == 2
 
 
 def test_a_request_gives_up_after_two_killed_openings() -> None:

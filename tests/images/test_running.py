@@ -44,13 +44,20 @@ class Service:
 
     @contextlib.contextmanager
     def started(self, service: str) -> Iterator[str]:
-        """Run a service and yield the id of its container."""
+        """Run a service and yield the id of its container. If the test fails, print its output."""
         with self.podman.started(self.images[service], self.options) as container:
-            yield container
+            try:
+                yield container
+            except BaseException:
+                print(self.logs(container))
+                raise
 
     def shows(self, port: int, metric: bytes) -> bool:
-        """Return whether a metric has the value."""
-        metrics = self.api.request("GET", "/metrics", port=port)
+        """Return whether a metric has the value. The API's port opens after its first answers."""
+        try:
+            metrics = self.api.request("GET", "/metrics", port=port)
+        except OSError:
+            return False
         return metrics.status == 200 and metric in metrics.body
 
     def ready(self) -> bool:

@@ -11,9 +11,11 @@ from gevent.threadpool import ThreadPool
 from iot_cipher.vault import PasswordKey, password_key
 
 NICE = 10
-"""At this niceness a thread gets a tenth of the CPU weight of the threads that serve requests, so a
-flood of new passwords leaves most of the CPU to requests. On an idle CPU, scrypt is as fast as
-without niceness."""
+"""How much niceness a scrypt thread has above its process. With 10 more, it gets a tenth of the CPU
+weight of the threads that serve requests, so a flood of new passwords leaves most of the CPU to
+requests. On an idle CPU, scrypt is as fast as without niceness."""
+
+HIGHEST_NICENESS = 19
 
 
 def slow_key() -> PasswordKey:
@@ -25,15 +27,16 @@ def slow_key() -> PasswordKey:
     if not gevent.monkey.is_module_patched("socket"):
         return password_key
     pool = ThreadPool(1)
+    # Never below the niceness of the process: that needs a right that the container lacks.
+    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, HIGHEST_NICENESS)
+
+    def nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
+        if sys.platform == "linux":  # other systems have no priorities of threads
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        return password_key(password, salt, log2_n)
 
     def in_thread(password: bytes, salt: bytes, log2_n: int) -> bytes:
-        key: bytes = pool.apply(_nice_password_key, (password, salt, log2_n))
+        key: bytes = pool.apply(nice_password_key, (password, salt, log2_n))
         return key
 
     return in_thread
-
-
-def _nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-    if sys.platform == "linux":  # other systems have no priorities of threads
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    return password_key(password, salt, log2_n)

@@ -30,6 +30,7 @@ from .cached_records import (
     scan_records,
     show_records,
 )
+from .erasures import erased_among
 from .postgres import Connection, Pool, short_query
 from .recorded_vaults import COLUMNS, REPLACE, insert_vault, replace_vault
 from .scripts import Call, load_script, run_all
@@ -185,7 +186,7 @@ class VaultRecords:
         Raises:
             PolicyChangedError: Postgres lacks the vault, and the policy now requires another format
                 or cost: the vault must be wrapped again.
-            VaultErasedError: the vault was erased.
+            VaultErasedError: the vault was erased; `record` is not kept in Redis.
             RedisError: another vault has the password, and `record` could not be kept in Redis.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
@@ -420,13 +421,15 @@ def find_by_ids(
 ) -> dict[uuid.UUID, VaultRecord]:
     """Return the records of these vaults in Postgres, by id. Missing vaults are left out."""
     rows = short_query(connection, _BY_ID, (list(vault_ids),)).fetchall()
-    records = [VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", rows)]
-    return {record.vault_id: record for record in records}
+    return {row[0]: VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", rows)}
 
 
 def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
     stored = _stored(connection, record)
     if stored is not None:
+        # Without an insert, the trigger does not check the vault.
+        if stored.vault_id != record.vault_id and erased_among(connection, [record.vault_id]):
+            raise VaultErasedError
         return stored
     values = (*_values(record), record.format)
     if connection.execute(_RESTORE, values).rowcount:
@@ -443,6 +446,4 @@ def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
 
 
 def _values(record: VaultRecord) -> tuple[uuid.UUID, bytes, bytes, int, bytes]:
-    return (
-        record.vault_id, record.lookup, record.salt, record.scrypt_log2_n, record.wrapped_key,
-    )  # fmt: skip
+    return record.vault_id, record.lookup, record.salt, record.scrypt_log2_n, record.wrapped_key

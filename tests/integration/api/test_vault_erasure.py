@@ -224,6 +224,38 @@ def test_a_record_in_redis_restores_nothing(
     assert only_vault(postgres)[0] != vault_id
 
 
+def test_a_record_in_redis_is_not_kept_if_the_password_has_a_new_vault(
+    make_api: MakeApi, writer: Writer, redis: "Redis", postgres: psycopg.Connection
+) -> None:
+    """A record that Redis kept without expiry would outlive the erasure, and be rewrapped."""
+    api, other = make_api(), make_api()
+    for process in (api, other):
+        process.put(row(freeform=1))
+    drain_all(writer)
+    vault_id, lookup = only_vault(postgres)
+    planted = redis.get(KEYS.vault_record(lookup))
+    assert isinstance(planted, bytes)
+    assert erase(api).status_code == 200
+    assert api.put(row(freeform="new")).status_code == 201
+    drain_all(writer)
+    finish(writer, postgres, api)
+    redis.delete(KEYS.changed_lookup(lookup))
+    redis.set(KEYS.vault_record(lookup), planted, ex=86_400)
+    assert texts(make_api().read()) == ['"new"']
+    assert not redis.exists(KEYS.replaced_vault_record(vault_id.bytes))
+    # This process has missed the announcement: it finds out when it compares the vault.
+    redis.set(KEYS.vault_record(lookup), planted, ex=86_400)
+    redis.delete(KEYS.changed_lookup(lookup))
+    restorer = other.service.vault_restorer
+    (record,) = other.service.vaults.cache.records()
+    assert record.vault_id == vault_id
+    restorer.watch(record)
+    restorer.check()
+    assert other.service.vaults.cache.records() == []
+    assert texts(other.read()) == ['"new"']
+    assert traces(redis, vault_id) == set()
+
+
 def test_a_vault_that_is_due_for_renewal_is_dropped(
     make_api: MakeApi, writer: Writer, redis: "Redis"
 ) -> None:

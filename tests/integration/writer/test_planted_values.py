@@ -114,6 +114,20 @@ def test_a_planted_dead_letter_can_be_dropped(
     assert list(letters.all()) == letters.oldest(9) == []
 
 
+@pytest.mark.usefixtures("command_environment", "writer")
+def test_the_reason_of_a_planted_dead_letter_does_not_control_the_terminal(
+    sender: Sender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = sender.redis.xadd(KEYS.dead_letters, {"reason": "\x1b]0;planted\x07\nsecond line"})
+    assert isinstance(letter, bytes)
+    assert main(["dead", "list"]) == main(["dead", "show", letter.decode()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "planted" in line] == [
+        lines[0], "reason    ?]0;planted??second line",
+    ]  # fmt: skip
+    assert lines[0].endswith("?]0;planted??second line")
+
+
 def test_a_planted_held_entry_does_not_stop_the_release(writer: Writer, sender: Sender) -> None:
     vault_id = sender.vault(PASSWORD).vault_id
     lose(writer, vault_id)

@@ -12,6 +12,7 @@ from iot_stores.dead_letters import DeadLetter
 from iot_stores.forgotten import REASON, is_forgotten
 
 from .stores import CommandStores, open_stores
+from .tables import printable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DRAIN_SECONDS = 5.0
@@ -92,7 +93,7 @@ def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature o
     with open_stores("dead") as stores:
         for letter in stores.dead_letters.all():
             print(f"{letter.letter_id}  {_moment(letter.letter_id)}  shard {letter.shard}  "
-                  f"{len(letter.sealed)} bytes  {letter.reason}")  # fmt: skip
+                  f"{len(letter.sealed)} bytes  {printable(letter.reason)}")  # fmt: skip
     return 0
 
 
@@ -104,7 +105,7 @@ def _show(parsed: argparse.Namespace) -> int:
             print(f"received  {_moment(letter.entry_id)}")
             print(f"shard     {letter.shard}")
             print(f"bytes     {len(letter.sealed)}")
-            print(f"reason    {letter.reason}")
+            print(f"reason    {printable(letter.reason)}")
             print(f"content   {_content(stores, letter)}")
     return 0
 

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .tables import printable
+
 Part = Mapping[str, Any]
 Line = tuple[str | Text, ...]
 
@@ -157,7 +159,7 @@ def _processes(status: Part, rows: int | None) -> RenderableType:
 
 def _process(process: Part, kind: str, rate: float, shards: Sequence[int]) -> Line:
     beat = f"{process['heartbeat_seconds']:.0f} s ago"
-    return process["name"], kind, beat, _number(rate), _ranges(shards)
+    return printable(process["name"]), kind, beat, _number(rate), _ranges(shards)
 
 
 def _shards(shards: Sequence[Part], rows: int | None) -> RenderableType:
@@ -170,7 +172,7 @@ def _shards(shards: Sequence[Part], rows: int | None) -> RenderableType:
             str(each["shard"]),
             f"{each['entries']:,}",
             Text(_age(each["oldest_seconds"]), style=_of_age(each["oldest_seconds"])),
-            each["drained_by"] or "-",
+            printable(each["drained_by"] or "-"),
             "-" if each["drained_seconds"] is None else f"{_age(each['drained_seconds'])} ago",
             "-" if each["hot_window_seconds"] is None else _age(each["hot_window_seconds"]),
         )
@@ -188,7 +190,7 @@ def _dead_letters(letters: Part, rows: int | None) -> RenderableType:
             each["id"],
             f"{datetime.fromtimestamp(each['time'] / 1000, UTC):%Y-%m-%d %H:%M:%S}",
             str(each["shard"]),
-            _printable(each["reason"]),
+            printable(each["reason"]),
         )
         for each in letters["oldest"]
     ]
@@ -197,11 +199,6 @@ def _dead_letters(letters: Part, rows: int | None) -> RenderableType:
         f"{letters['count']:,} dead letters: see iot-sensor dead show, replay, drop", "bold red"
     )
     return _filled(table, lines, rows, total=letters["count"])
-
-
-def _printable(text: str) -> str:
-    """Return text without the control characters that would change the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _table(*headings: str, long: str) -> Table:

@@ -94,7 +94,10 @@ def test_long_tables_fit_a_terminal(status: dict[str, Any]) -> None:
 
 def test_text_of_redis_does_not_control_the_terminal(status: dict[str, Any]) -> None:
     status["dead_letters"]["oldest"][0]["reason"] = "\x1b[31m[red]planted"
-    assert "?[31m[red]planted" in shown(status)
+    status["writers"][0]["name"] = "\x1b[31mwriter"
+    status["shards"][0]["drained_by"] = "\x9b31mdrainer"
+    for text in ("?[31m[red]planted", "?[31mwriter", "?31mdrainer"):
+        assert text in shown(status)
 
 
 def test_a_service_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

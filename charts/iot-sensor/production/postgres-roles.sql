@@ -1,6 +1,6 @@
 -- The roles of the API, the writers and the migration, each with no more rights than it needs.
 --
--- An administrator runs this once in the service's own database, before the first migration, and sets the passwords:
+-- An administrator runs this in the service's own database, before the first migration, and sets the passwords:
 --   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --single-transaction --file postgres-roles.sql
 --   psql "$DATABASE_URL" --command '\password iot_api'     (and so for iot_writer and iot_migration)
 -- A second run changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
@@ -21,6 +21,10 @@ BEGIN
             EXECUTE format('CREATE ROLE %I LOGIN', role);
         END IF;
     END LOOP;
+    -- Owns the functions with which API processes erase and replace segments. No process logs in as this role.
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'iot_eraser') THEN
+        CREATE ROLE iot_eraser NOLOGIN;
+    END IF;
     -- Only a member of a role can make this role the owner of an object. A superuser needs no membership.
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         GRANT iot_migration, iot_writer TO CURRENT_USER;
@@ -31,12 +35,12 @@ BEGIN
 END
 $$;
 
--- The migration alters and indexes `segments`, which belongs to the writers.
-GRANT iot_writer TO iot_migration;
+-- The migration alters and indexes `segments`, which belongs to the writers, and makes `iot_eraser` the owner of functions.
+GRANT iot_writer, iot_eraser TO iot_migration;
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT ALL ON SCHEMA public TO iot_migration WITH GRANT OPTION;
-GRANT USAGE ON SCHEMA public TO iot_api, iot_writer;
+GRANT USAGE ON SCHEMA public TO iot_api, iot_writer, iot_eraser;
 
 -- Writers create their partitions in a separate schema. In `public`, a writer under an attacker's control could create
 -- a function that shadows one of Postgres, and the API would call it.

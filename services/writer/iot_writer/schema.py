@@ -4,6 +4,7 @@ Each revision is one file of SQL. The table `alembic_version` holds the revision
 Version 0.1 ran such files with Alembic (docs/adr/0019-migrations-without-alembic.md).
 """
 
+import logging
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -18,6 +19,8 @@ from iot_stores.postgres import (
     check_schema,
     schema_revision,
 )
+
+_log = logging.getLogger(__name__)
 
 _LOCK = 0x696F74
 """Key of the advisory lock: a second migration waits, and then finds nothing to do."""
@@ -68,6 +71,7 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
     """
     with psycopg.connect(postgres_url) as connection:
+        connection.add_notice_handler(_log_warning)
         connection.execute(IDLE_LIMIT)
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         if _is_ahead(connection):
@@ -80,6 +84,11 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
         connection.execute(_MARK)
         if grant:
             _run(connection, GRANTS)
+
+
+def _log_warning(notice: psycopg.errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        _log.warning("%s", notice.message_primary)
 
 
 def _upgrade(connection: Connection, revision: str | None) -> None:

@@ -316,6 +316,7 @@ REDIS_REFUSED = {
     "iot_writer": [
         *DANGEROUS,
         "SCAN 0",
+        "CLIENT TRACKING ON BCAST",  # would send the names of all changed keys
         "GET iot:vault:00",
         "SET iot:vault:00 x",
         "GET iot:request:00",

@@ -206,5 +206,5 @@ def check_teardown(installation: Installation) -> None:
     with psycopg.connect(installation.server.url) as connection:
         left = connection.execute("SELECT FROM pg_database WHERE datname = 'iot_sensor'")
         assert left.fetchall() == []
-        roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^iot_[amw]'")
+        roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^iot_[aemw]'")
         assert roles.fetchall() == []

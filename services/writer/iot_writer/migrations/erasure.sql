@@ -61,8 +61,8 @@ BEGIN
 END
 $$;
 
--- Erasure of ranges (iot_stores/segment_erasure.py). If API and writers have roles of their own, these functions belong to the
--- writers' role, like `segments` (grants.sql). So the triggers and constraints of `segments` get no other role's rights.
+-- Erasure of ranges (iot_stores/segment_erasure.py). If API and writers have roles of their own, these functions belong to a
+-- third role (grants.sql), because the triggers and constraints of `segments`, which belong to the writers, run with its rights.
 DO $$
 BEGIN
     IF to_regproc('erase_segments') IS NOT NULL THEN

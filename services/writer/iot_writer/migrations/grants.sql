@@ -24,9 +24,34 @@ BEGIN
     END LOOP;
 END
 $$;
--- Functions of API processes that write segments.
-ALTER FUNCTION erase_segments(uuid, bigint[], bigint[], bytea[]) OWNER TO iot_writer;
-ALTER FUNCTION replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea) OWNER TO iot_writer;
+-- Functions of API processes that write segments. The writers own the table and can attach triggers and constraints to it, whose
+-- expressions run with the rights of the functions' owner. If the writers owned the functions, they could also make them run
+-- with the rights of the caller (ALTER FUNCTION ... SECURITY INVOKER). So the owner is a role with no more rights than these
+-- functions need. If postgres-roles.sql has not been run since it creates this role, the writers stay the owner.
+DO $$
+DECLARE
+    eraser name := coalesce(to_regrole('iot_eraser')::text, 'iot_writer');
+BEGIN
+    EXECUTE format('GRANT CREATE ON SCHEMA public TO %I', eraser);
+    EXECUTE format(
+        'ALTER FUNCTION erase_segments(uuid, bigint[], bigint[], bytea[]) OWNER TO %I', eraser
+    );
+    EXECUTE format(
+        'ALTER FUNCTION replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea) OWNER TO %I', eraser
+    );
+    EXECUTE format('REVOKE CREATE ON SCHEMA public FROM %I', eraser);
+    IF eraser = 'iot_eraser' THEN
+        REVOKE ALL ON segments, vaults FROM iot_eraser;
+        GRANT SELECT, INSERT, DELETE ON segments TO iot_eraser;
+        GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_eraser;
+    ELSE
+        RAISE WARNING 'the role iot_eraser is missing: run postgres-roles.sql again, and then this migration';
+    END IF;
+END
+$$;
+-- Undoes what a writer that owned the functions could have altered.
+ALTER FUNCTION erase_segments(uuid, bigint[], bigint[], bytea[]) SECURITY DEFINER SET search_path = public, pg_temp;
+ALTER FUNCTION replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea) SECURITY DEFINER SET search_path = public, pg_temp;
 REVOKE CREATE ON SCHEMA public FROM iot_writer;
 REVOKE EXECUTE ON FUNCTION
     erase_segments(uuid, bigint[], bigint[], bytea[]), replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea)

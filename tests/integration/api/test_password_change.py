@@ -244,6 +244,19 @@ def test_a_new_password_is_a_guess(make_api: MakeApi) -> None:
     assert sample("iot_unknown_passwords_total") == counted + 1
 
 
+def test_a_new_password_is_a_guess_even_if_the_change_fails(
+    make_api: MakeApi, postgres: psycopg.Connection
+) -> None:
+    """The answer is not 409, so the client knows that no vault has the password."""
+    make_api().put(row(OLD))
+    api = make_api(guess_limit=3)
+    postgres.execute("ALTER FUNCTION record_audit_event RENAME TO hidden")
+    for number in range(2):
+        assert_error(change(api, new=f"guess {number}"), 503, "unavailable")
+    assert_error(change(api, new="another guess"), 429, "too_many_requests")
+    postgres.execute("ALTER FUNCTION hidden RENAME TO record_audit_event")
+
+
 def test_the_password_of_another_vault_is_refused(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:

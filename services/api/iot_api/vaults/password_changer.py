@@ -72,8 +72,8 @@ class PasswordChanger:
     def change(self, old: bytes, new: bytes, client: Client) -> None:
         """Change the password of a vault.
 
-        An unknown old password counts as a guess. So does a successful change, because it tells the
-        client that no vault had the new password.
+        An unknown old password counts as a guess. So does a new password that no vault has, even if
+        the change fails later: any answer other than `ConflictError` tells the client this.
 
         Raises:
             InvalidRequestError: `old` and `new` are the same password.
@@ -99,7 +99,6 @@ class PasswordChanger:
                 )
             try:
                 if self._try(found.record, found.vault, old, new, client):
-                    self._guesses.count(client)
                     return
             except PolicyChangedError:
                 self._vaults.forget_policy()
@@ -117,6 +116,8 @@ class PasswordChanger:
             self._vaults.searches(old, client, is_proven=True), policy, record
         )
         secret = self._free_secret(vault, new, policy, client)
+        # Counted before the change, because a change that fails tells the client the same.
+        self._guesses.count(client)
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:
             return False

@@ -63,6 +63,17 @@ def traces(redis: "Redis", vault_id: uuid.UUID) -> set[str]:
     return {key for key in found if not key.startswith(KEYS.changed_lookup(b""))}
 
 
+def test_a_process_that_hung_during_the_erasure(make_api: MakeApi, writer: Writer) -> None:
+    """It has the vault open, and the segments are not deleted yet."""
+    api, hung = make_api(), make_api()
+    hung.put(row(freeform=1))
+    drain_all(writer)
+    hung.service.change_follower.check()
+    assert texts(hung.read()) == ["1"]
+    assert erase(api).status_code == 200
+    assert hung.read() == []
+
+
 def test_nothing_opens_an_erased_vault_and_nothing_of_it_is_left(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
 ) -> None:

@@ -6,18 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from redis import Redis
 
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
 from integration.api.test_guess_oracles import full_queue
 from integration.api.test_password_change import change
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
-from integration.api.test_vault_erasure import erase, only_vault
+from integration.api.test_vault_erasure import BLOCKED, erase, only_vault
 from iot_stores import erasures
 from iot_stores import postgres as postgres_connections
+from iot_stores.password_changes import ERASED, PasswordChange, PasswordChanges
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.waiting import wait_until
 
 
@@ -163,3 +166,34 @@ def test_a_put_that_waits_while_an_open_vault_of_it_is_erased(
         assert api.read(password=password)[-1]["freeform"] == '"kept"'
     for each in (api, other):
         each.service.change_follower.stop()
+
+
+def test_a_put_that_waits_for_postgres_while_an_open_vault_of_it_is_erased(
+    make_api: MakeApi, writer: Writer, redis: "Redis", postgres: psycopg.Connection
+) -> None:
+    """The PUT reads the record of its second vault again, which takes long."""
+    api = make_api(vault_cache_seconds=2)
+    api.put(row(freeform="erased"))
+    vault_id, lookup = only_vault(postgres)
+    both = [row(freeform="kept"), row("another", freeform="kept")]
+    assert api.put(both).status_code == 201
+    cache, follower = api.service.vaults.cache, api.service.change_follower
+    follower.check()
+    (due,) = [each for each in cache.records() if each.vault_id != vault_id]
+    redis.delete(KEYS.vault_record(due.lookup))
+    key = cache.key(b"another")
+    with ThreadPoolExecutor(1) as executor:
+        with postgres.transaction():
+            postgres.execute("LOCK TABLE vaults IN ACCESS EXCLUSIVE MODE")
+            cached = cache.get(key)
+            assert cached is not None
+            cached.renew_at = 0.0
+            answer = executor.submit(api.put, both)
+            wait_until(lambda: postgres.execute(BLOCKED).fetchone() == (1,), what="a waiting PUT")
+            postgres.execute("SELECT erase_vault(%s, %s::bytea[])", [vault_id, [lookup]])
+            PasswordChanges(redis, KEYS).announce(PasswordChange(vault_id, ERASED), [lookup])
+            follower.check()
+        assert answer.result().status_code == 201
+    drain_all(writer)
+    assert texts(api.read()) == ['"kept"']
+    assert texts(api.read(password="another")) == ['"kept"'] * 2

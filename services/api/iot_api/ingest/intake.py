@@ -238,8 +238,8 @@ class Intake:
         readings checks the limits in the same round trip. For proven passwords, it has no limits to
         check. Otherwise the limits are checked here, before it matters whether a vault is open.
 
-        Opening a vault may take long. If a vault was erased or got another password meanwhile, all
-        vaults are looked up again.
+        Opening or renewing a vault may take long. If a vault was erased or got another password
+        meanwhile, all vaults are looked up again.
 
         Raises:
             UnavailableError: passwords kept being changed or vaults erased meanwhile.
@@ -247,12 +247,14 @@ class Intake:
         if not is_proven:
             self._guesses.check_noted(client)
         cache = self._vaults.cache
+        noted = cache.changes_noted
         if is_proven or self._vaults.tried.has_found(client, keys):
             vaults_if_open = [
                 cache.writable(key) or self._vaults.open_vault(batch.password, client)
                 for key, batch in zip(keys, batches, strict=True)
             ]
-            if None not in vaults_if_open:
+            # One of the vaults may have waited for a store, to be renewed.
+            if None not in vaults_if_open and cache.changes_noted == noted:
                 guards = () if is_proven else self._guesses.guards(client)
                 return cast("list[OpenVault]", vaults_if_open), guards
         for _ in range(_MAX_ATTEMPTS):

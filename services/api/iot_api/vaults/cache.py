@@ -98,12 +98,15 @@ class VaultCache:
         """Return the open vault of a password that this connection's client has proven to know.
 
         `proven` has the cache keys of such passwords. Return None if it lacks this password's key,
-        if the vault is not open, or if the vault's record is due to be read again. The caller then
-        calls `Vaults.find`.
+        or for one of the reasons of `writable`, except that Redis may lack the record. The caller
+        then calls `Vaults.find`.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None
-        if cached is None or self._clock() >= cached.renew_at:
+        if cached is None:
+            return None
+        now = self._clock()
+        if now >= cached.renew_at or now >= self.followed_until:
             return None
         self._hits.value += 1
         return cached.vault

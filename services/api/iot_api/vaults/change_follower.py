@@ -17,8 +17,9 @@ from .restorer import VaultRestorer
 FOLLOW_SECONDS = 0.5
 """Time between two reads of the announced changes."""
 ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
-"""Time from the announcement of a change to the change. Meanwhile all processes drop the vault. A
-process that has not read the announcements for this long reads them before it accepts readings."""
+"""Time from the announcement of a change to the change, and from its second announcement to the
+answer. Meanwhile all processes drop the vault. A process that has not read the announcements for
+this long, for example because it hung, reads them before it uses an open vault."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class ChangeFollower(threading.Thread):
         self._restorer = restorer
         self._cache = restorer.cache
         self._last: str | None = None
+        self.has_failed = False
+        """Whether the last check failed."""
         self._stopping = threading.Event()
         self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
         """Called with each change: the vault, and the lookup of the new password."""
@@ -50,7 +53,12 @@ class ChangeFollower(threading.Thread):
             RedisError: Redis is away.
         """
         until = time.monotonic() + ANNOUNCED_SECONDS
-        announced = self._changes.read(self._last)
+        try:
+            announced = self._changes.read(self._last)
+        except RedisError:
+            self.has_failed = True
+            raise
+        self.has_failed = False
         for change in announced.changes:
             self._cache.note_change(*change)
             self._restorer.forget(*change)
@@ -61,14 +69,21 @@ class ChangeFollower(threading.Thread):
         self._last = announced.last
         self._cache.followed_until = until
 
-    def catch_up(self) -> None:
+    def catch_up(self, *, required: bool = True) -> None:
         """Call `check` if the last successful one began at least `ANNOUNCED_SECONDS` ago.
 
+        With `required=False`, do nothing while Redis is away.
+
         Raises:
-            RedisError: Redis is away.
+            RedisError: Redis is away, and `required` is true.
         """
-        if time.monotonic() >= self._cache.followed_until:
+        if time.monotonic() < self._cache.followed_until or (self.has_failed and not required):
+            return
+        try:
             self.check()
+        except RedisError:
+            if required:
+                raise
 
     def run(self) -> None:
         """Call `check` every `FOLLOW_SECONDS`, until `stop` is called."""

@@ -48,11 +48,10 @@ class Vaults:
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
         opened: Callable[[OpenVault], None] = lambda _: None,
-        catch_up: Callable[[], None] = lambda: None,
+        catch_up: Callable[..., None] = lambda **_: None,
     ) -> None:
         """`opened` is called with each existing vault that is opened or renewed, and must return
-        at once. `open_vault` first calls `catch_up`, which reads the announced changes of
-        passwords if that is due."""
+        at once. `catch_up` is `ChangeFollower.catch_up`."""
         self._opened = opened
         self.catch_up = catch_up
         self._keyring = keyring
@@ -82,6 +81,7 @@ class Vaults:
 
     def find_record(self, password: bytes, client: Client) -> CachedVault | None:
         """Do the same as `find`, but return the vault together with its record."""
+        self.catch_up(required=False)
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
             self._guesses.count(client)

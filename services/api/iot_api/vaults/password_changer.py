@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 
 class PasswordChanger:
-    """Changes passwords in four steps, so that no process opens a vault with an old password.
+    """Changes passwords in four steps, so that after the answer no process has a vault open under
+    an old password.
 
     1. The change is announced in Redis (`PasswordChanges`). All processes drop the vault. If the
        old password opens the vault again, they keep it for only half a second
@@ -45,7 +46,8 @@ class PasswordChanger:
     2. After `ANNOUNCED_SECONDS` every process has read the announcement.
     3. One statement replaces the record in Postgres, if it is still the record that was opened, and
        adds the change to the audit log.
-    4. The new record is cached in Redis, and the change is announced again.
+    4. The new record is cached in Redis, and the change is announced again. After
+       `ANNOUNCED_SECONDS` no process has the vault open under the old password.
 
     If the process is killed before step 3, the old password stays valid. If it is killed after
     step 3, the new password is valid.
@@ -165,6 +167,8 @@ class PasswordChanger:
         except RedisError as error:
             report(_log, "a change of a password could not be announced again", error)
         _log.info("the password of vault %s was changed", record.vault_id)
+        # A process may have opened the vault just before the change in Postgres.
+        time.sleep(ANNOUNCED_SECONDS)
 
 
 def _taken() -> ConflictError:

@@ -74,12 +74,12 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Whether the window holds all readings that a shard received since a time."""
+    """What the window has of the readings that a vault received since a time."""
 
     begin: int
     """This time, in Unix milliseconds by the clock of the backlog's Redis."""
-    complete: bool
-    """Whether the window holds all readings received since `begin`."""
+    bounds: Sequence[SegmentBounds] | None
+    """The bounds of all segments with these readings; None if the window may lack some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,22 +246,29 @@ class HotWindow:
                 pipeline.set(self._names.hot_segment(vault_id.bytes, first_id), b"", px=1)
             pipeline.execute()
 
-    def coverage(self, shard: int, seconds: int, begin: int | None = None) -> Coverage:
-        """Return a `Coverage`: whether the window has all readings of a shard's last `seconds`.
+    def coverage(
+        self, vault_id: uuid.UUID, shard: int, seconds: int, begin: int | None = None
+    ) -> Coverage:
+        """Return what the window has of the readings of a vault's last `seconds`.
 
-        `begin`: the start of these seconds, if an earlier page of the same read has fixed it;
-        `seconds` is then not used.
+        `shard` is the vault's shard. `begin`: the start of these seconds, if an earlier page of the
+        same read has fixed it; `seconds` is then not used.
+
+        Raises the errors of `recent`.
         """
         # Read this before the cover: a drain in between may store segments that the window lacks.
         drained = self._backlog.drain_positions([shard])
         begin = begin or max(1, drained.now - seconds * 1000)
-        if not self._usable():
-            return Coverage(begin, complete=False)
-        cover = self._valid_covers([shard]).get(shard)
         position = drained.positions.get(shard)
-        if position is None or cover is None or not cover.reaches(position):
-            return Coverage(begin, complete=False)
-        return Coverage(begin, cover.holds(begin, drained.now))
+        if position is None or not (self._seconds and self._usable()):
+            return Coverage(begin, None)
+        # Read the index before the cover: if the window loses its data in between, it has no cover.
+        index = self._index_command(vault_id, begin)
+        own_id, (found, *covers) = self._ask([index, *self._cover_commands([shard])])
+        cover = _covers([shard], covers, own_id).get(shard)
+        if cover is None or not (cover.reaches(position) and cover.holds(begin, drained.now)):
+            return Coverage(begin, None)
+        return Coverage(begin, [SegmentBounds.from_bytes(member) for member in found])
 
     def covers(self, shards: Sequence[int]) -> dict[int, float]:
         """Return, for each shard, how many seconds back from now the window holds every reading.
@@ -279,14 +286,6 @@ class HotWindow:
             for shard, position in drained.positions.items()
         }
 
-    def bounds(self, vault_id: uuid.UUID, begin: int) -> list[SegmentBounds]:
-        """Return the bounds of a vault's segments that have readings received since `begin`.
-
-        `begin` is in Unix milliseconds.
-        """
-        found = self._client.zrangebyscore(self._names.hot_index(vault_id.bytes), begin, "+inf")
-        return [SegmentBounds.from_bytes(member) for member in cast("list[bytes]", found)]
-
     def recent(
         self, shards: Sequence[int], vaults: Sequence[tuple[uuid.UUID, int]]
     ) -> RecentSegments:
@@ -299,10 +298,7 @@ class HotWindow:
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})
         covers = self._cover_commands(shards)
-        indexes = [
-            ("ZRANGEBYSCORE", self._names.hot_index(vault_id.bytes), begin, "+inf")
-            for vault_id, begin in vaults
-        ]
+        indexes = [self._index_command(vault_id, begin) for vault_id, begin in vaults]
         own_id, found = self._ask([*covers, *indexes, *covers])
         start, end = len(shards), len(shards) + len(vaults)
         return RecentSegments(
@@ -331,6 +327,10 @@ class HotWindow:
 
     def _cover_commands(self, shards: Sequence[int]) -> list[Sequence[str]]:
         return [("HMGET", self._names.hot_cover(shard), *_COVER) for shard in shards]
+
+    def _index_command(self, vault_id: uuid.UUID, begin: int) -> Sequence[str | int]:
+        """Return the command that finds a vault's segments with readings received since `begin`."""
+        return "ZRANGEBYSCORE", self._names.hot_index(vault_id.bytes), begin, "+inf"
 
     def _ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
         """Send commands in one round trip. Return Redis's replication id, and the answers.

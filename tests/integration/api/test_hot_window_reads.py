@@ -94,6 +94,23 @@ def test_evicted_segments_come_from_postgres(api: Api, writer: Writer, redis: "R
     assert source_of(api, "/seconds/60")[0] == "hot_window"
 
 
+def test_a_window_that_is_emptied_during_a_read_hides_nothing(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, its own Redis restarts, once the read has found the window complete."""
+    texts = fill(api, writer)
+    readings = api.service.readings
+    look = readings._coverage  # noqa: SLF001 - the step after which the window is emptied
+
+    def look_and_empty(*arguments: Any) -> Any:
+        found = look(*arguments)
+        redis.delete(*redis.keys("iot:hot:*"))
+        return found
+
+    monkeypatch.setattr(readings, "_coverage", look_and_empty)
+    assert [each["freeform"] for each in api.read("/seconds/60")] == texts
+
+
 def test_a_payload_too_large_for_the_window_comes_from_postgres(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,15 +121,13 @@ class Story:
     def check(self) -> None:
         """Check that the window holds all segments that it claims to cover."""
         for seconds in (1, 250):
-            coverage = self.window.coverage(0, seconds)
-            if not coverage.complete:
+            coverage = self.window.coverage(self.vault_id, 0, seconds)
+            if coverage.bounds is None:
                 continue
-            begin = coverage.begin
-            found = history.select(
-                self.writer.postgres(), self.vault_id, ReadFilter(received_low=begin)
-            )
+            question = ReadFilter(received_low=coverage.begin)
+            found = history.select(self.writer.postgres(), self.vault_id, question)
             stored = {segment.bounds.first_id for segment in found}
-            held = {bounds.first_id for bounds in self.window.bounds(self.vault_id, begin)}
+            held = {bounds.first_id for bounds in coverage.bounds}
             assert not (stored & self.finished) - held
 
     def _reach(self, *arguments: Any, **named: Any) -> None:

@@ -87,7 +87,8 @@ class Story:
         question = ReadFilter(received_low=since)
         vault_id = self.sender.vault(self.password).vault_id
         stored = history.select(self.writer.postgres(), vault_id, question)
-        held = {bounds.first_id for bounds in self.hot_window.bounds(vault_id, since)}
+        (found,) = self.hot_window.recent([], [(vault_id, since)]).bounds
+        held = {bounds.first_id for bounds in found}
         unfinished = set[int]().union(*self.stored_by[self.finished + 1 :])
         assert {segment.bounds.first_id for segment in stored} - held <= unfinished
 

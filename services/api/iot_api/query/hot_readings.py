@@ -97,7 +97,7 @@ class Readings(StoredReadings):
         vault: OpenVault,
         read_filter: ReadFilter,
         window: tuple[int, int],
-        found: list[list[SegmentBounds]],
+        found: list[Sequence[SegmentBounds]],
         page: Page,
     ) -> Batches:
         """Produce `page` from the hot window, within one turn. In later turns, `page` is the rest.
@@ -120,7 +120,7 @@ class Readings(StoredReadings):
 
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
-    ) -> tuple[int, list[SegmentBounds] | None]:
+    ) -> tuple[int, Sequence[SegmentBounds] | None]:
         """Return the start of the last `seconds`, in Unix milliseconds, and the bounds of the
         segments since then.
 
@@ -128,17 +128,16 @@ class Readings(StoredReadings):
         the hot window does not cover all of the seconds, if it is damaged, or if Redis is away.
         Without `fixed_begin`, the start may then be 0: unknown.
         """
-        begin = fixed_begin or 0
+        begin, bounds = fixed_begin or 0, None
         try:
-            coverage = self._coverage(vault.shard(self._shards), seconds, fixed_begin)
-            begin = coverage.begin
-            if coverage.complete:
-                return begin, self._hot_window.bounds(vault.vault_id, begin)
+            shard = vault.shard(self._shards)
+            coverage = self._coverage(vault.vault_id, shard, seconds, fixed_begin)
+            begin, bounds = coverage.begin, coverage.bounds
         except RedisError as error:
             report(_log, "the hot window is not used", error)
         except (FormatError, ValueError) as error:  # no writer wrote this
             _log.error("the hot window is damaged; reads use Postgres: %s", error)
-        return begin, None
+        return begin, bounds
 
     def _hot(
         self,
@@ -146,7 +145,7 @@ class Readings(StoredReadings):
         vault: OpenVault,
         read_filter: ReadFilter,
         page_range: PageRange,
-        found: list[SegmentBounds],
+        found: Sequence[SegmentBounds],
     ) -> Generator[Sequence[Reading], None, None]:
         """Read from the hot window up to the first segment that is missing or can't be opened, and
         the rest from Postgres.

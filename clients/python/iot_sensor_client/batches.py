@@ -9,16 +9,27 @@ MAX_READINGS = 1000
 """Readings of a batch. A request of this size costs the service a fraction of a second."""
 MAX_BYTES = 1024 * 1024
 """Bytes of a batch before compression; a larger reading is a batch of its own."""
+_MEMBERS = frozenset(
+    {"relative_time", "interrogator_time", "freeform", "db_password", "absolute_timestamp"}
+)
+"""The members of a reading that the service stores. It ignores all others."""
 
 
 def encode_reading(reading: Mapping[str, Any], number: int) -> str:
     """Return a reading as JSON text, in ASCII. Error messages call it `reading <number>`.
 
     Raises:
-        ValueError: the reading is not a mapping, or JSON can't represent it.
+        ValueError: the reading is not a mapping, JSON can't represent it, or it has a member that
+            the service would ignore.
     """
     if not isinstance(reading, Mapping):
         raise ValueError(f"reading {number} is a {type(reading).__name__}, not a mapping")  # noqa: TRY004 -- as for its contents
+    for name in reading:
+        if name not in _MEMBERS:
+            raise ValueError(
+                f"reading {number} has the member {name!r}, which the service would ignore: put "
+                "values into `freeform`, and times into `interrogator_time` and `relative_time`"
+            )
     try:
         return json.dumps(dict(reading), separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:

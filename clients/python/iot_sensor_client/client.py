@@ -19,7 +19,7 @@ from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
 from .following import Follower
 from .live import STREAM_SECONDS, LiveFollower
-from .readings import PAGE_SIZE, Readings, read_path, unix_ms
+from .readings import PAGE_SIZE, Readings, read_path, time_range
 from .response import Response
 from .retry import RetryPolicy
 
@@ -180,12 +180,11 @@ class Client:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
                 Also raised if another server, such as a proxy, answered with a 2xx status.
+            ValueError: a reading can't be written as JSON, or has other members.
         """
-        rows = [{"data": {**self.credentials, **reading}} for reading in readings]
+        rows = [encode_reading(reading, number) for number, reading in enumerate(readings)]
         key = idempotency_key or str(uuid.uuid4())
-        response = self.request("PUT", "/api/iot", headers={"Idempotency-Key": key}, json=rows)
-        answer_of(response, "success")
-        return response
+        return self._put(batch_body(rows, self._password), {"Idempotency-Key": key})
 
     def send(
         self,
@@ -211,7 +210,8 @@ class Client:
             RejectedError: the service will never accept a batch. The earlier batches are stored:
                 `acknowledged` of the error is the number of their readings.
             RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
-            ValueError: a reading can't be written as JSON. The earlier batches are stored.
+            ValueError: a reading can't be written as JSON, or has other members than those of
+                `put_readings`. The earlier batches are stored.
         """
         key = idempotency_key or str(uuid.uuid4())
         rows = (encode_reading(reading, number) for number, reading in enumerate(readings))
@@ -232,11 +232,15 @@ class Client:
 
         Raises the errors of `put_readings`.
         """
-        headers = {"Idempotency-Key": idempotency_key, "Content-Type": "application/json"}
+        headers = {"Idempotency-Key": idempotency_key}
         body = batch_body(rows, self._password)
         if len(body) >= _MIN_GZIP_BYTES:
             body = compressed(body)
             headers["Content-Encoding"] = "gzip"
+        return self._put(body, headers, retry=retry)
+
+    def _put(self, body: bytes, headers: dict[str, str], *, retry: bool = True) -> Response:
+        headers["Content-Type"] = "application/json"
         response = self.request("PUT", "/api/iot", body, headers, repeatable=retry)
         answer_of(response, "success")
         return response
@@ -292,12 +296,11 @@ class Client:
 
         Raises:
             ValueError: as for `read`, or a time has no time zone.
+            TypeError: a time is not a `datetime`.
         """
         path = read_path(last=last, seconds=seconds, start=start, end=end)
-        times = {"from": since, "to": until}
-        query = {name: unix_ms(time) for name, time in times.items() if time is not None}
-        options = {"by": by, **query} if query else {}
-        return Readings(self, path, {"limit": page_size, "order": order, **options})
+        options = {"order": order, **time_range(since, until, by)}
+        return Readings(self, path, {"limit": page_size, **options})
 
     def follow(
         self,
@@ -366,11 +369,7 @@ class Client:
             RejectedError: the password is unknown.
             RetryableError: the vault was not erased, or it is not known whether it was.
         """
-        credentials = {"db_password": self._password or ""}
-        response = self.request(
-            "DELETE", "/api/vault", json={"data": credentials}, repeatable=False
-        )
-        answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
+        self._erase("/api/vault", repeatable=False)
 
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
@@ -386,10 +385,12 @@ class Client:
             RejectedError: the password is unknown.
             RetryableError: a part may be erased; repeat the call.
         """
-        credentials = {"db_password": self._password or ""}
-        response = self.request("DELETE", f"/api/iot/{start}/{end}", json={"data": credentials})
-        count: int = answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
-        return count
+        return int(self._erase(f"/api/iot/{start}/{end}", repeatable=True))
+
+    def _erase(self, path: str, *, repeatable: bool) -> Any:
+        body = {"data": {"db_password": self._password or ""}}
+        response = self.request("DELETE", path, json=body, repeatable=repeatable)
+        return answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
 
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now; False if it does not answer."""

@@ -1,7 +1,8 @@
 """Readings of the service: page by page, one by one, or as a table."""
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from .client import Client
 
 PAGE_SIZE = 10_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]
 
 
@@ -60,6 +62,9 @@ class Readings:
     def to_pandas(self, *, flatten: bool = False) -> Any:
         """Return a `pandas.DataFrame` with the columns of `to_arrow`. It needs the extra `pandas`.
 
+        pandas chooses the types of the columns for members of `freeform`. Only integers beyond
+        2**53, of which some are missing, are Int64, because float64 would round them.
+
         Raises:
             ImportError: pandas is not installed.
         """
@@ -88,8 +93,27 @@ def read_path(*, last: int | None, seconds: int | None, start: int | None, end: 
     return path if end is None else f"{path}/{end}"
 
 
-def unix_ms(time: datetime) -> int:
-    """Return Unix milliseconds. Raise `ValueError` for a time without a time zone."""
+def time_range(since: datetime | None, until: datetime | None, by: str) -> dict[str, str]:
+    """Return the query of the times `since` and `until` of `Client.readings`.
+
+    Raises:
+        TypeError: a time is not a `datetime`.
+        ValueError: a time has no time zone.
+    """
+    times = {"from": ("since", since), "to": ("until", until)}
+    query = {
+        name: _unix_ms(argument, time)
+        for name, (argument, time) in times.items()
+        if time is not None
+    }
+    return {"by": by, **query} if query else {}
+
+
+def _unix_ms(argument: str, time: datetime) -> str:
+    """Return Unix milliseconds as decimal text, exact to the microsecond: `1763877000123.456`."""
+    if not isinstance(time, datetime):
+        raise TypeError(f"{argument} must be a datetime, not {type(time).__name__}")
     if time.tzinfo is None:
         raise ValueError(f"the time {time} has no time zone; for example, add tzinfo=UTC")
-    return int(time.timestamp() * 1000)
+    microseconds = (time - _EPOCH) // timedelta(microseconds=1)
+    return f"{Decimal(microseconds) / 1000:f}"

@@ -11,6 +11,8 @@ _TIMES = ("relative_timestamp", "interrogator_timestamp")
 _FREEFORM = "freeform"
 _MAX_DIGITS = 1_000
 """CPython converts at most 4,300 digits by default (`sys.set_int_max_str_digits`)."""
+_MAX_FLOAT_INTEGER = 2**53
+"""Up to this integer, a float64 represents every integer exactly."""
 Pages = Iterable[Sequence[Mapping[str, Any]]]
 Columns = dict[str, list[Any]]
 
@@ -40,13 +42,29 @@ def pandas_frame(pages: Pages, *, flatten: bool) -> Any:
     received = columns.pop("absolute_timestamp")
     frame = pandas.DataFrame(
         {
-            name: pandas.Series(values, dtype="int64" if name == "id" or name in _TIMES else None)
+            name: pandas.Series(values, dtype=_pandas_type(name, values))
             for name, values in columns.items()
         }
     )
     times = pandas.to_datetime(pandas.Series(received, dtype="object"), utc=True)
     frame.insert(1, "absolute_timestamp", times)
     return frame
+
+
+def _pandas_type(name: str, values: Sequence[Any]) -> str | None:
+    """Return the type of a column; None lets pandas choose.
+
+    For integers of which some are missing, pandas would choose float64, which rounds integers
+    beyond 2**53. Such a column has the type Int64, in which a missing value is `pandas.NA`.
+    """
+    if name == "id" or name in _TIMES:
+        return "int64"
+    if None not in values or any(type(value) not in {int, type(None)} for value in values):
+        return None
+    integers = [value for value in values if value is not None]
+    is_rounded = any(abs(value) > _MAX_FLOAT_INTEGER for value in integers)
+    fits = all(-(2**63) <= value < 2**63 for value in integers)
+    return ("Int64" if fits else "object") if is_rounded else None
 
 
 def _columns(pages: Pages, *, flatten: bool) -> Columns:

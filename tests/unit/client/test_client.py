@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -175,3 +176,44 @@ def test_readiness(server: Server) -> None:
     assert not client.connected
     assert {each.path for each in server.received} == {"/readyz"}
     assert len(server.received) == 2
+
+
+@pytest.mark.parametrize("call", ["put_readings", "send"])
+@pytest.mark.parametrize(
+    ("reading", "problem"),
+    [
+        ({"temperature": 21.5}, "reading 1 has the member 'temperature', .* into `freeform`"),
+        ({"interrogator_timestamp": 5}, "'interrogator_timestamp', .* into `interrogator_time`"),
+        ("temperature", "reading 1 is a str, not a mapping"),
+        ({"freeform": {1, 2}}, "reading 1 can't be written as JSON"),
+    ],
+)
+def test_no_value_is_left_out_silently(
+    server: Server, call: str, reading: Any, problem: str
+) -> None:
+    with Client(server.url, "secret") as client, pytest.raises(ValueError, match=problem):
+        getattr(client, call)([{"freeform": 1}, reading])
+    assert server.received == []
+
+
+@pytest.mark.parametrize(
+    ("time", "query"),
+    [
+        (datetime(2026, 3, 29, 1, 30, 0, 123000, UTC), "from=1774747800123"),
+        (datetime(2026, 3, 29, 1, 30, 0, 123456, UTC), "from=1774747800123.456"),
+        (datetime(1969, 12, 31, 23, 59, 59, 999999, UTC), "from=-0.001"),
+        (datetime(2026, 3, 29, 3, 30, tzinfo=timezone(timedelta(hours=2))), "from=1774747800000"),
+    ],
+)
+def test_a_time_keeps_its_microseconds(server: Server, time: datetime, query: str) -> None:
+    server.body = b'{"data": []}'
+    with Client(server.url) as client:
+        assert list(client.readings(since=time)) == []
+    assert query in server.received[0].path.split("&")
+
+
+@pytest.mark.parametrize("argument", ["since", "until"])
+def test_a_time_must_be_a_datetime(server: Server, argument: str) -> None:
+    times: Any = {argument: "2026-01-01"}
+    with Client(server.url) as client, pytest.raises(TypeError, match=f"{argument} must be a date"):
+        client.readings(**times)

@@ -61,6 +61,27 @@ def test_pandas(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (5, "float64"),
+        (2**53, "float64"),
+        (2**53 + 1, "Int64"),
+        (-(2**63), "Int64"),
+        (2**64, "object"),
+    ],
+)
+def test_pandas_rounds_no_integer_beside_a_missing_one(
+    client: Client, server: Server, number: int, kind: str
+) -> None:
+    texts = (f'{{"n":{number}}}', "{}", '{"n":null}')
+    server.body = json.dumps({"data": [{**ROWS[0], "freeform": each} for each in texts]}).encode()
+    column = client.readings().to_pandas(flatten=True)["freeform.n"]
+    assert str(column.dtype) == kind
+    assert int(column[0]) == number
+    assert column.isna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
     ("freeform", "column", "value"),
     [
         (r'{"t":"a\ud800"}', "freeform.t", r"a\ud800"),

@@ -37,7 +37,7 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
     except SettingsError as error:
         raise SettingsError(f"{error}{before}") from None
     except ClientError as error:
-        raise IotError(f"{url}: {error}{before}") from None
+        raise IotError(f"{url}: {error.reason}{before}") from None
     return sent
 
 

@@ -263,6 +263,7 @@ def test_a_complete_spool_serves_only_its_own_password(
     if readings > 10:
         assert status == 1
         assert "cursor: must be from an answer to the same call" in error
+        assert f"{file}.part can't be continued: " in error
         assert command("export", file, password=owner)[1].startswith(f"{readings} readings")
     else:
         assert status == 0, error

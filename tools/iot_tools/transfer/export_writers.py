@@ -1,6 +1,7 @@
 """The formats of exported files: CSV, NDJSON, Parquet, and the database of the old program."""
 
 import csv
+import json
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -68,9 +69,8 @@ class _LineFeeds:
 
 
 def _csv_cell(cell: Cell) -> Cell:
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    return cell
+    """Return a cell as JSON writes it, so that an import reads the same value: `true`, `NaN`."""
+    return json.dumps(cell) if isinstance(cell, bool | float) else cell
 
 
 class NdjsonWriter:

@@ -29,7 +29,7 @@ from .export_writers import (
     pyarrow,
 )
 from .importer import Progress
-from .service_pages import ServicePages
+from .service_pages import CursorError, ServicePages
 
 FORMATS = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet",
            ".db": "sqlite", ".sqlite": "sqlite"}  # fmt: skip
@@ -95,6 +95,16 @@ class Exporter:
             IotError: the service refuses or is unavailable, the disk is full, or the readings in
                 the spool were fetched with another password.
         """
+        try:
+            self._fetch()
+        except CursorError as error:
+            raise IotError(
+                f"{self._spool.path} can't be continued: {error}; use the password of the "
+                "interrupted export, or delete the file"
+            ) from None
+        return len(self._spool)
+
+    def _fetch(self) -> None:
         if self._spool.complete:
             self._check_password()
         if not self._spool.complete:
@@ -102,7 +112,6 @@ class Exporter:
                 with self._disk_errors():
                     self._spool.append(page.readings, page.cursor)
                 self._progress("fetching", len(self._spool), None)
-        return len(self._spool)
 
     def write(self, path: Path, form: ExportForm) -> list[Path]:
         """Write the files, then delete the spool. Return the paths of the files.

@@ -132,53 +132,56 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
     )
 
 
-def row_of_json(data: Mapping[str, object]) -> ImportRow:
+def row_of_json(data: Mapping[str, object], written: str | None) -> ImportRow:
     """Return the row of a JSON object: a reading as the API returns it, or as a PUT sends it.
 
-    Raises `RowError` if a value is invalid.
+    `written` is the JSON text of its member `freeform`. If it is None, the text is made from the
+    decoded value, which loses the digits of a number beyond those of a double. Raises `RowError` if
+    a value is invalid.
     """
-    received = data.get("absolute_timestamp")
-    if "relative_timestamp" in data or "interrogator_timestamp" in data:
-        text = data.get("freeform", '""')
-        if not isinstance(text, str):
-            text = json.dumps(text)
-        return make_row(
-            received, data.get("relative_timestamp"), data.get("interrogator_timestamp"), text
-        )
-    text = json.dumps(data.get("freeform", ""))
-    return make_row(received, data.get("relative_time"), data.get("interrogator_time"), text)
+    received, freeform = data.get("absolute_timestamp"), data.get("freeform", "")
+    if written is None:
+        written = json.dumps(freeform)
+    if "relative_timestamp" not in data and "interrogator_timestamp" not in data:
+        return make_row(received, data.get("relative_time"), data.get("interrogator_time"), written)
+    if "freeform" in data and isinstance(freeform, str):
+        written = freeform
+    return make_row(
+        received, data.get("relative_timestamp"), data.get("interrogator_timestamp"), written
+    )
 
 
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     """Return the row of a CSV file of the old program or of `iot-sensor export`.
 
     If the column `freeform` is missing or empty, `freeform` is made from the columns other than id
-    and times. Raises `RowError` if a value is invalid.
+    and times, with numbers and JSON as they are written. Raises `RowError` if a value is invalid.
     """
     own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
     freeform = fields.get("freeform")
     if not freeform:
-        members = {
-            name: _member(text)
+        members = [
+            f"{json.dumps(name)}: {_member(text)}"
             for name, text in fields.items()
             if text and name not in CSV_NAMES and name not in {"id", "freeform"}
-        }
-        freeform = json.dumps(members)
+        ]
+        freeform = f"{{{', '.join(members)}}}"
     return make_row(own.get("received"), own.get("relative"), own.get("interrogator"), freeform)
 
 
-def _member(text: str) -> object:
-    """Return the value of a member of `freeform` from its CSV cell.
+def _member(text: str) -> str:
+    """Return the JSON text of a member of `freeform` from its CSV cell.
 
-    JSON is decoded, `True` and `False` (as Python writes them) are booleans, and any other cell is
-    a text.
+    JSON stays as it is, `True` and `False` (as Python writes them) are booleans, and any other cell
+    is a text.
     """
     if text in {"True", "False"}:
-        return text == "True"
+        return text.lower()
     try:
-        return json.loads(text)
+        json.loads(text)
     except (ValueError, RecursionError):
-        return text
+        return json.dumps(text)
+    return text.strip()
 
 
 @lru_cache(maxsize=4096)
@@ -193,13 +196,21 @@ def _received(text: str) -> str:
             return absolute_timestamp(int(float(text)))
         if text[4:5] == "-":
             return absolute_timestamp(parse_time_or_date(text) // 1_000_000)
-        return absolute_timestamp(int(_utc(parsedate_to_datetime(text)).timestamp()))
+        return absolute_timestamp(int(_http_date(text).timestamp()))
     except (ValueError, OverflowError):
-        raise RowError(f"absolute_timestamp is not a date: {text[:40]!r}") from None
+        raise RowError(
+            f"absolute_timestamp is not a date such as 2026-11-23 06:17:23: {text[:40]!r}"
+        ) from None
 
 
-def _utc(date: datetime) -> datetime:
-    return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+def _http_date(text: str) -> datetime:
+    """Parse a date such as `Sat, 28 Nov 2026 07:00:00 GMT`; without a zone it is UTC."""
+    date = parsedate_to_datetime(text)
+    if date.tzinfo is not None:
+        return date
+    if any(map(str.isalpha, text.rsplit(maxsplit=1)[-1])):
+        raise ValueError("unknown time zone")  # `parsedate_to_datetime` ignores it
+    return date.replace(tzinfo=UTC)
 
 
 def _time(name: str, value: object, parse: Callable[[int | float | str], int] = parse_time) -> int:

@@ -8,10 +8,12 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, cast
+
+import msgspec
 
 from iot_models.errors import IotError
 from iot_models.text_files import is_unicode
@@ -263,20 +265,9 @@ class NdjsonFile(_TextFile):
             with self._path.open("rb") as file:
                 for line in file:
                     if not line.isspace():
-                        yield self._row(line)
+                        yield _json_row(line, self._password)
         except OSError as error:
             raise ImportFileError(f"{self._path}: {error}") from None
-
-    def _row(self, line: bytes) -> ImportRow | RowError:
-        try:
-            fields = json.loads(line.decode("utf-8-sig"), parse_int=short_integer)
-            return _checked_json(fields, self._password)
-        except UnicodeDecodeError:
-            return RowError("is not UTF-8")
-        except RowError as error:
-            return error
-        except (ValueError, RecursionError):
-            return RowError("is not JSON")
 
 
 class JsonFile(_TextFile):
@@ -289,12 +280,17 @@ class JsonFile(_TextFile):
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
         for item in self._items:
-            yield _checked_json(item, self._password)
+            yield _json_row(item, self._password)
 
     @cached_property
-    def _items(self) -> list[object]:
+    def _items(self) -> list[bytes]:
+        """The JSON text of each row."""
         try:
-            found = json.loads(self._path.read_bytes().decode("utf-8-sig"))
+            content = self._path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            try:
+                return _written_items(content)
+            except (msgspec.DecodeError, KeyError):
+                found = json.loads(content.decode())
         except OSError as error:
             raise ImportFileError(f"{self._path}: {error}") from None
         except (ValueError, RecursionError) as error:
@@ -305,20 +301,57 @@ class JsonFile(_TextFile):
             found = found.get("data")
         if not isinstance(found, list):
             raise ImportFileError(f'{self._path} is neither a JSON list nor {{"data": [...]}}')
-        return found
+        return [json.dumps(item).encode() for item in found]
 
 
-def _checked_json(fields: object, password: str) -> ImportRow | RowError:
-    if not isinstance(fields, dict):
-        return RowError("is not an object")
-    data = fields.get("data", fields)
-    if isinstance(data, list):
-        return RowError("data is a list; use --format json for an answer of the API")
-    if not isinstance(data, dict):
-        return RowError("data is not an object")
-    if data.get("db_password") not in (None, password):
-        return OtherPasswordError("is under another password")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _written_items(content: bytes) -> list[bytes]:
+    """Return the JSON text of each item of a list, or of the list `data` of an object.
+
+    Raises:
+        msgspec.DecodeError: `content` is not JSON, or has NaN, which is not in the JSON standard.
+        KeyError: the object has no member `data`.
+    """
+    is_object = content.lstrip().startswith(b"{")
+    return list(
+        map(bytes, _items.decode(_members.decode(content)["data"] if is_object else content))
+    )
+
+
+def _json_row(text: bytes, password: str) -> ImportRow | RowError:
     try:
-        return row_of_json(data)
+        return _checked_row(text, password)
+    except UnicodeDecodeError:
+        return RowError("is not UTF-8")
     except RowError as error:
         return error
+    except (ValueError, RecursionError):
+        return RowError("is not JSON")
+
+
+def _checked_row(text: bytes, password: str) -> ImportRow:
+    row = json.loads(text.decode("utf-8-sig"), parse_int=short_integer)
+    if not isinstance(row, dict):
+        raise RowError("is not an object")
+    data = row.get("data", row)
+    if isinstance(data, list):
+        raise RowError("data is a list; use --format json for an answer of the API")
+    if not isinstance(data, dict):
+        raise RowError("data is not an object")
+    if data.get("db_password") not in (None, password):
+        raise OtherPasswordError("is under another password")
+    return row_of_json(data, _written_freeform(text))
+
+
+def _written_freeform(row: bytes) -> str | None:
+    """Return the JSON text of the member `freeform` of a row; None if the row has none, or has NaN
+    or another value that is not in the JSON standard."""
+    with suppress(msgspec.DecodeError, KeyError):
+        members = _members.decode(row.removeprefix(codecs.BOM_UTF8))
+        if "data" in members:
+            members = _members.decode(members["data"])
+        return bytes(members["freeform"]).decode()
+    return None

@@ -17,6 +17,10 @@ _PAGE_BYTES = 4 * 2**20
 """Approximate size of a page; bounds the memory of the command."""
 
 
+class CursorError(IotError):
+    """The service refuses a cursor: it returned the cursor for another password or another read."""
+
+
 class ReadPage(msgspec.Struct, frozen=True):
     """A page of readings, as the API returns it."""
 
@@ -79,7 +83,8 @@ def checked(client: Client, method: str, path: str, *, json: object = None) -> R
         response = client.request(method, path, json=json)
         raise_for_status(response)
     except ClientError as error:
-        raise IotError(error.reason) from None
+        refused = CursorError if error.reason.startswith("cursor: ") else IotError
+        raise refused(error.reason) from None
     return response
 
 

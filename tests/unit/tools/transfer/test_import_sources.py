@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from iot_tools.transfer.import_row import ImportRow
+from iot_tools.transfer.import_row import ImportRow, RowError
 from iot_tools.transfer.import_sources import ImportFileError, OtherPasswordError, open_source
 from iot_tools.transfer.importer import ImportReport
 
@@ -112,7 +112,7 @@ def test_the_time_of_receipt_is_required(tmp_path: Path) -> None:
     assert rows(tmp_path, f'{HEAD},1,1\n0001-01-01 00:00:00,2,1\n{{"relative_time": 1}},,\n') == [
         "absolute_timestamp is missing",
         2,
-        "absolute_timestamp is not a date: '{\"relative_time\": 1}'",
+        "absolute_timestamp is not a date such as 2026-11-23 06:17:23: '{\"relative_time\": 1}'",
     ]
     assert rows(tmp_path, '{"relative_time": 1}') == ["absolute_timestamp is missing"]
 
@@ -129,3 +129,68 @@ def test_a_reason_keeps_its_times() -> None:
     report = ImportReport()
     report.refuse(1, "times from 1970-01-01 00:00:00 to 2026-01-01 00:00:00: 2999-01-01 00:00:00")
     assert dict(report.unusable) == {"times from 1970-01-01 00:00:00 to 2026-01-01 00:00:00": 1}
+
+
+WRITTEN = [
+    "1e400", "-1E400", "0.1234567890123456789012", "1.10", "12345678901234567890123", "NaN",
+    '{"x":1,"x":2}', "[1.0, 2]", '"007"', "null", "true", "-0.0", "1e-320",
+]  # fmt: skip
+
+
+def freeforms(tmp_path: Path, content: str) -> list[str]:
+    file = tmp_path / "file"
+    file.write_text(content)
+    found = list(open_source(file, None, PASSWORD).rows())
+    return [row.freeform if isinstance(row, ImportRow) else str(row) for row in found]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_cell_keeps_its_digits(tmp_path: Path, text: str) -> None:
+    quoted = text.replace('"', '""')
+    csv = f'absolute_timestamp,a,b\n{AT},"{quoted}"," {quoted} "\n'
+    assert freeforms(tmp_path, csv) == [f'{{"a": {text}, "b": {text}}}']
+
+
+@pytest.mark.parametrize("text", [each for each in WRITTEN if each != "NaN"])
+def test_a_reading_of_a_put_keeps_its_digits(tmp_path: Path, text: str) -> None:
+    reading = f'{{"absolute_timestamp": "{AT}", "relative_time": 1, "freeform": {text}}}'
+    put = f'{{"data": {reading}}}'
+    for content in (f"\ufeff{put}\n{reading}\n", f"[{put},\n{reading}]"):
+        assert freeforms(tmp_path, content) == [text, text]
+
+
+def test_nan_in_a_reading_of_a_put(tmp_path: Path) -> None:
+    put = f'{{"data": {{"absolute_timestamp": "{AT}", "freeform": {{"a": NaN, "b": 1.10}}}}}}'
+    assert freeforms(tmp_path, put) == ['{"a": NaN, "b": 1.1}']
+    assert freeforms(tmp_path, f"[{put}]") == ['{"a": NaN, "b": 1.1}']
+
+
+@pytest.mark.parametrize(
+    ("date", "received"),
+    [
+        ("Sun, 29 Mar 2026 14:30:00 GMT", "2026-03-29 14:30:00"),
+        ("Sun, 29 Mar 2026 14:30:00 +0200", "2026-03-29 12:30:00"),
+        ("Sun, 29 Mar 2026 14:30:00", "2026-03-29 14:30:00"),
+        ("Sun, 29 Mar 2026 14:30:00 -0000", "2026-03-29 14:30:00"),
+        ("Sun, 29 Mar 2026 14:30:00 EST", "2026-03-29 19:30:00"),
+        ("Sun, 29 Mar 2026 14:30:00 CET", None),
+        ("Sun, 29 Mar 2026 14:30:00 CEST", None),
+        ("Sun, 29 Mar 2026 14:30:00 (CET)", None),
+        ("Sun, 29 Mar 2026 02:30 PM", None),
+        ("2026-03-29 14:30:00 CET", None),
+        ("2026-03-29 14:30:00+02:00", "2026-03-29 12:30:00"),
+        ("2023-02-29 12:00:00", None),
+        ("1999-01-01", None),
+        ("1711677599000", None),
+        ("1711677599.9", "2024-03-29 01:59:59"),
+    ],
+)
+def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: str | None) -> None:
+    (tmp_path / "file").write_text(f'absolute_timestamp,a\n"{date}",1\n')
+    (row,) = open_source(tmp_path / "file", None, PASSWORD).rows()
+    if received is None:
+        assert isinstance(row, RowError)
+        assert str(row).endswith(f": {date!r}")
+    else:
+        assert isinstance(row, ImportRow)
+        assert row.received == received

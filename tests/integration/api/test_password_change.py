@@ -132,6 +132,46 @@ def test_a_process_that_hung_during_the_change(make_api: MakeApi, writer: Writer
     assert texts(hung.read(password=NEW)) == ["1"]
 
 
+def test_a_change_back_while_the_first_process_hangs(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process hangs between the change in Postgres and its second announcement."""
+    hung, other = make_api(), make_api()
+    for process in (hung, other):
+        process.service.change_follower.start()
+    hung.put(row(OLD, freeform=1))
+    drain_all(writer)
+    lookup = stored_row(postgres)[1]
+    is_changed, is_changed_back = threading.Event(), threading.Event()
+    finish = hung.service.password_changer._changes.finish  # noqa: SLF001 - the step to hang at
+
+    def hang(*arguments: Any) -> None:
+        is_changed.set()
+        assert is_changed_back.wait(10)
+        finish(*arguments)
+
+    monkeypatch.setattr(hung.service.password_changer._changes, "finish", hang)  # noqa: SLF001
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(change(hung).status_code))
+    thread.start()
+    assert is_changed.wait(10)
+    new_lookup = stored_row(postgres)[1]
+    assert change(other, NEW, OLD).status_code == 200
+    is_changed_back.set()
+    thread.join()
+    assert statuses == [200]
+    records = records_of(make_api())
+    # Redis opens vaults while Postgres is away.
+    assert records.find_cached([new_lookup]) is None
+    for process in (hung, other, make_api()):
+        assert process.read(password=NEW) == []
+        assert texts(process.read(password=OLD)) == ["1"]
+    assert records.find_cached([new_lookup]) is None
+    found = records.find_cached([lookup])
+    assert found is not None
+    assert found.lookup == lookup
+
+
 def test_open_vaults_are_read_without_redis(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer
 ) -> None:

@@ -19,7 +19,7 @@ from iot_models.errors import (
     UnavailableError,
 )
 from iot_stores.password_changes import PasswordChange, PasswordChanges
-from iot_stores.store_states import report
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_lookups import LookupPolicy
 from iot_stores.vault_records import LookupTakenError, PolicyChangedError, VaultRecords
 
@@ -164,7 +164,12 @@ class PasswordChanger:
         try:
             self._changes.finish(change, old_lookups)
             self._records.cache(record)
-        except RedisError as error:
+            # If this process hung before this announcement, the password may be another one by now.
+            for _, standing in self._records.find_changed([record]):
+                if standing is not None and standing.lookup != record.lookup:
+                    latest = PasswordChange(record.vault_id, standing.lookup)
+                    self._changes.finish(latest, [record.lookup])
+        except (RedisError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "a change of a password could not be announced again", error)
         _log.info("the password of vault %s was changed", record.vault_id)
         # A process may have opened the vault just before the change in Postgres.

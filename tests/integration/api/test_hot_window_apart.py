@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 
-from integration.api.asking import JSON, Api, row, sample
+from integration.api.asking import JSON, PASSWORD, Api, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_hot_window_reads import source_of
+from integration.api.test_vault_erasure import erase
 from iot_models.settings import Settings
 from iot_tools.local.redis_server import RedisServer
 from iot_writer import writer as writer_module
@@ -93,6 +96,39 @@ def test_the_hot_window_redis_holds_segments_only(
         assert held == set(cast("list[bytes]", hot.keys("iot:hot:*")))
         assert len(held) == 3
     assert ready(story.api)["hot_window"] == "ok"
+
+
+def test_nothing_of_a_window_is_erased_while_the_hot_window_is_away(
+    story: Story, own_redis: RedisServer
+) -> None:
+    """It may have the readings when it is back."""
+    story.store()
+    own_redis.stop()
+    body = json.dumps({"data": {"db_password": PASSWORD}})
+    answer = story.api.ask("DELETE", "/api/iot/-1/0", body, JSON)
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "unavailable")
+    assert [each["freeform"] for each in story.api.read()] == story.texts
+    own_redis.start()
+    assert story.api.ask("DELETE", "/api/iot/-1/0", body, JSON).get_json() == {"erased": 1}
+    assert story.api.read() == []
+
+
+def test_segments_of_erased_vaults_are_deleted_while_the_hot_window_is_away(
+    hot_api: Api, hot_writer: Writer, own_redis: RedisServer, postgres: psycopg.Connection
+) -> None:
+    passwords = ("first", "second")
+    hot_api.put([row(password) for password in passwords])
+    drain_all(hot_writer)
+    own_redis.stop()
+    for password in passwords:
+        assert erase(hot_api, password).status_code == 200
+    with pytest.raises(RedisError):
+        hot_writer.vault_deletion.run(hot_writer.postgres())
+    assert postgres.execute("SELECT FROM segments").rowcount == 0
+    own_redis.start()
+    hot_writer.vault_deletion.run(hot_writer.postgres())
+    with Redis.from_url(own_redis.url) as hot:
+        assert not hot.keys("iot:hot:segment:*")
 
 
 def test_an_evicting_redis_is_not_used(story: Story, own_redis: RedisServer) -> None:

@@ -60,6 +60,8 @@ class VaultDeletion:
         for erasure in due:
             if not self._delete_segments(connection, erasure.vault_id, until):
                 return True
+        # After all segments are deleted: the hot window's Redis may be away.
+        for erasure in due:
             self._hot_window.forget(erasure.vault_id)
         self._drop_dead_letters({erasure.vault_id for erasure in due})
         for erasure in due:

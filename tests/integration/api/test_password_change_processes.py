@@ -1,0 +1,119 @@
+"""Processes that use a vault while its password is changed, or that hang meanwhile."""
+
+import dataclasses
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from redis.exceptions import RedisError
+
+from integration.api.asking import row
+from integration.api.conftest import MakeApi
+from integration.api.test_password_change import NEW, OLD, change, records_of, stored_row
+from integration.api.test_password_forms import texts
+from iot_models.settings import Settings
+from iot_tools.local.redis_server import RedisServer
+from iot_writer.writer import Writer
+from support.draining import drain_all
+from support.waiting import wait_until
+
+BLOCKED = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+
+
+def test_a_vault_that_is_opened_just_before_the_change(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    """Its process keeps the vault open for half a second, and the answer waits for that."""
+    api, other = make_api(), make_api()
+    other.service.change_follower.start()
+    api.put(row(OLD, freeform="before"))
+    drain_all(writer)
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(change(api).status_code))
+    with postgres.transaction():
+        postgres.execute("SELECT FROM vaults FOR UPDATE")
+        thread.start()
+        wait_until(lambda: postgres.execute(BLOCKED).fetchall(), what="a change that waits")
+        assert texts(other.read(password=OLD)) == ['"before"']
+    thread.join()
+    assert statuses == [200]
+    assert other.read(password=OLD) == []
+    assert other.put(row(OLD, freeform="after")).status_code == 201
+    drain_all(writer)
+    assert texts(other.read(password=NEW)) == ['"before"']
+    assert texts(other.read(password=OLD)) == ['"after"']
+
+
+def test_a_process_that_hung_during_the_change(make_api: MakeApi, writer: Writer) -> None:
+    """It has the vault open, and has not read the announcement when requests come."""
+    api, hung = make_api(), make_api()
+    hung.put(row(OLD, freeform=1))
+    drain_all(writer)
+    hung.service.change_follower.check()
+    assert texts(hung.read(password=OLD)) == ["1"]
+    assert change(api).status_code == 200
+    assert hung.read(password=OLD) == []
+    assert texts(hung.read(password=NEW)) == ["1"]
+
+
+def test_a_change_back_while_the_first_process_hangs(
+    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process hangs between the change in Postgres and its second announcement."""
+    hung, other = make_api(), make_api()
+    for process in (hung, other):
+        process.service.change_follower.start()
+    hung.put(row(OLD, freeform=1))
+    drain_all(writer)
+    lookup = stored_row(postgres)[1]
+    is_changed, is_changed_back = threading.Event(), threading.Event()
+    finish = hung.service.password_changer._changes.finish  # noqa: SLF001 - the step to hang at
+
+    def hang(*arguments: Any) -> None:
+        is_changed.set()
+        assert is_changed_back.wait(10)
+        finish(*arguments)
+
+    monkeypatch.setattr(hung.service.password_changer._changes, "finish", hang)  # noqa: SLF001
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(change(hung).status_code))
+    thread.start()
+    assert is_changed.wait(10)
+    new_lookup = stored_row(postgres)[1]
+    assert change(other, NEW, OLD).status_code == 200
+    is_changed_back.set()
+    thread.join()
+    assert statuses == [200]
+    records = records_of(make_api())
+    # Redis opens vaults while Postgres is away.
+    assert records.find_cached([new_lookup]) is None
+    for process in (hung, other, make_api()):
+        assert process.read(password=NEW) == []
+        assert texts(process.read(password=OLD)) == ["1"]
+    assert records.find_cached([new_lookup]) is None
+    found = records.find_cached([lookup])
+    assert found is not None
+    assert found.lookup == lookup
+
+
+def test_open_vaults_are_read_without_redis(
+    make_api: MakeApi, settings: Settings, own_redis: RedisServer
+) -> None:
+    """Although announcements can't be read."""
+    settings = dataclasses.replace(settings, redis_url=own_redis.url)
+    api = make_api(redis_url=own_redis.url)
+    api.put(row(OLD, freeform=1))
+    with closing(Writer(settings)) as writer:
+        drain_all(writer)
+    follower = api.service.change_follower
+    follower.check()
+    own_redis.stop()
+    wait_until(lambda: time.monotonic() > api.service.vaults.cache.followed_until, what="a check")
+    for _ in range(2):
+        assert texts(api.read(password=OLD)) == ["1"]
+    assert follower.has_failed
+    with pytest.raises(RedisError):
+        follower.catch_up()

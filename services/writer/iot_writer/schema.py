@@ -5,6 +5,7 @@ Version 0.1 ran such files with Alembic (docs/adr/0019-migrations-without-alembi
 """
 
 import logging
+import time
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -12,18 +13,21 @@ import psycopg
 
 from iot_models.errors import SettingsError
 from iot_stores.postgres import (
-    IDLE_LIMIT,
     OLDEST_REVISION,
     SCHEMA_REVISION,
     Connection,
     check_schema,
     schema_revision,
+    transaction,
 )
 
 _log = logging.getLogger(__name__)
 
 _LOCK = 0x696F74
 """Key of the advisory lock: a second migration waits, and then finds nothing to do."""
+_LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
+"""Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
+_PAUSE_SECONDS = 3.0
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _AUDIT_CHAIN = _MIGRATIONS / "audit_chain.sql"
@@ -54,7 +58,9 @@ _MARK = """
 """
 
 
-def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = False) -> None:
+def migrate(
+    postgres_url: str, revision: str | None = None, *, grant: bool = False, wait: float = 0.0
+) -> None:
     """Migrate the database to the newest schema or to `revision`, in one transaction.
 
     `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges.
@@ -67,23 +73,45 @@ def migrate(postgres_url: str, revision: str | None = None, *, grant: bool = Fal
     If the schema is one revision newer than this code, it is not changed, because this code works
     on it. So a rollback by one version is possible.
 
+    If another transaction, for example of pg_dump, locks a table that the migration changes, the
+    migration is tried again for `wait` seconds.
+
     Raises:
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
+        psycopg.errors.LockNotAvailable: other transactions locked a table for too long. Nothing was
+            changed.
     """
-    with psycopg.connect(postgres_url) as connection:
+    end = time.monotonic() + wait
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.add_notice_handler(_log_warning)
-        connection.execute(IDLE_LIMIT)
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        if _is_ahead(connection):
-            return
-        _upgrade(connection, revision)
-        _run(connection, _AUDIT_CHAIN)
-        _run(connection, _AUDIT_EVENTS)
-        _run(connection, _ERASURE)
-        _run(connection, _DEFINERS)
-        connection.execute(_MARK)
-        if grant:
-            _run(connection, GRANTS)
+        while True:
+            try:
+                with transaction(connection):
+                    _migrate(connection, revision, grant=grant)
+            except psycopg.errors.LockNotAvailable:
+                if time.monotonic() + _PAUSE_SECONDS > end:
+                    raise
+            else:
+                return
+            _log.info("another transaction locks a table; the migration is tried again")
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _migrate(connection: Connection, revision: str | None, *, grant: bool) -> None:
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    # While ALTER TABLE waits for a transaction that reads the table, all later statements on this
+    # table wait, too. So the migration gives up soon, and lets them pass before it tries again.
+    connection.execute(_LOCK_LIMIT)
+    if _is_ahead(connection):
+        return
+    _upgrade(connection, revision)
+    _run(connection, _AUDIT_CHAIN)
+    _run(connection, _AUDIT_EVENTS)
+    _run(connection, _ERASURE)
+    _run(connection, _DEFINERS)
+    connection.execute(_MARK)
+    if grant:
+        _run(connection, GRANTS)
 
 
 def _log_warning(notice: psycopg.errors.Diagnostic) -> None:

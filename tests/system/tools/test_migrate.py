@@ -14,6 +14,7 @@ from iot_stores.postgres import check_schema
 from iot_tools.cli.migrate import PostgresAt
 from iot_tools.local.ports import free_port
 from iot_tools.local.postgres_server import PostgresServer
+from iot_writer import schema
 from support.waiting import stretched, wait_until
 from system.tools.conftest import Start
 
@@ -141,6 +142,17 @@ def test_a_missing_right_to_create_tables_is_reported(
     finally:
         with psycopg.connect(postgres_server.url, autocommit=True) as connection:
             connection.execute("DROP ROLE weak")
+
+
+def test_a_locked_table_is_reported(empty_url: str, start: Start) -> None:
+    schema.migrate(empty_url, "0002")
+    with psycopg.connect(empty_url) as dump:
+        dump.execute("LOCK TABLE vaults IN ACCESS SHARE MODE")  # like pg_dump
+        process = start("migrate", IOT_POSTGRES_URL=empty_url)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "another transaction, for example of pg_dump, locks a table" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

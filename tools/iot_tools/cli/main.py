@@ -180,7 +180,8 @@ def _add_migrate(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=0.0,
         metavar="SECONDS",
-        help="time to wait until Postgres accepts connections (default 0)",
+        help="time to wait until Postgres accepts connections, and until other transactions "
+        "release the tables that the migration changes (default 0)",
     )
     parser.add_argument(
         "--grant",

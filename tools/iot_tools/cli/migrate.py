@@ -32,8 +32,9 @@ def run(parsed: argparse.Namespace) -> int:
     server = PostgresAt(url)
     try:
         with ShutdownSignals(interrupt=True):
+            end = time.monotonic() + parsed.wait
             server.wait(parsed.wait)
-            _migrate(server, grant=parsed.grant)
+            _migrate(server, grant=parsed.grant, wait=max(0.0, end - time.monotonic()))
     except ShutdownRequested as request:
         print(f"ended by {request}; run the command again", file=sys.stderr)
         return request.code
@@ -41,9 +42,15 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _migrate(server: "PostgresAt", *, grant: bool) -> None:
+def _migrate(server: "PostgresAt", *, grant: bool, wait: float) -> None:
     try:
-        schema.migrate(server.conninfo, grant=grant)
+        schema.migrate(server.conninfo, grant=grant, wait=wait)
+    except psycopg.errors.LockNotAvailable:
+        raise UnavailableError(
+            f"Postgres at {server.where}: another transaction, for example of pg_dump, locks a "
+            "table that the migration changes. Nothing was changed: run the command again when the "
+            "transaction has ended"
+        ) from None
     except psycopg.Error as error:
         raise UnavailableError(
             f"Postgres at {server.where} refused the migration, and nothing was changed: "

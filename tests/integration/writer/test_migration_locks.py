@@ -1,0 +1,88 @@
+"""A migration that waits for a lock holds up no requests, and leaves nothing behind."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from iot_stores.postgres import OLDEST_REVISION, schema_revision
+from iot_tools.local.postgres_server import PostgresServer
+from iot_writer.schema import migrate
+from support.waiting import wait_until
+
+_numbers = itertools.count()
+
+# What the API asks for at each opening of a vault. The limit is that of the role of the API.
+_FIND_VAULT = "SELECT vault_id FROM vaults WHERE lookup = 'l'"
+_LIMIT = "SET lock_timeout = '5s'"
+_WAITS = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+"""
+
+
+@pytest.fixture
+def old_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with the schema of version 0.1."""
+    name = f"locked_{next(_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        url = psycopg.conninfo.make_conninfo(postgres_server.url, dbname=name)
+        migrate(url, "0002")
+        yield url
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def dump(old_url: str) -> Iterator[psycopg.Connection]:
+    """A transaction that holds the locks of pg_dump on `vaults`."""
+    with psycopg.connect(old_url) as connection:
+        connection.execute("LOCK TABLE vaults IN ACCESS SHARE MODE")
+        yield connection
+
+
+def ask(url: str, stopped: threading.Event) -> int:
+    """Look for a vault until an event is set. Return how often. Raise an error if Postgres does."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_LIMIT)
+        for number in itertools.count(1):
+            connection.execute(_FIND_VAULT)
+            if stopped.wait(0.05):
+                return number
+    raise AssertionError
+
+
+def test_requests_are_answered_while_a_migration_waits(
+    old_url: str, dump: psycopg.Connection
+) -> None:
+    stopped = threading.Event()
+    with ThreadPoolExecutor(2) as pool, psycopg.connect(old_url, autocommit=True) as watch:
+        asking = pool.submit(ask, old_url, stopped)
+        migrating = pool.submit(migrate, old_url, wait=60)
+        try:
+            wait_until(lambda: watch.execute(_WAITS).fetchone() == (True,), what="a waiting lock")
+            end = time.monotonic() + 7  # longer than the limit of the API
+            wait_until(lambda: time.monotonic() > end or asking.done(), what="the end")
+            assert not migrating.done()
+            dump.rollback()
+            migrating.result()
+        finally:
+            dump.rollback()
+            stopped.set()
+        assert asking.result() > 20
+        assert schema_revision(watch) >= int(OLDEST_REVISION)
+
+
+def test_a_migration_gives_up_after_the_wait(old_url: str, dump: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        migrate(old_url, wait=1)
+    with psycopg.connect(old_url) as connection:
+        assert schema_revision(connection) == 2
+    dump.rollback()
+    migrate(old_url)

@@ -91,14 +91,16 @@ class FairSlots:
         *,
         max_waiting: int,
         max_waiting_per_client: int,
+        refusal: str,
         reason: Refusal,
         estimates: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reason` is the `reason` of each `TooManyRequestsError` that is raised."""
+        """`refusal` and `reason` are the message and the reason of each `TooManyRequestsError`."""
         self._slots = self._free = slots
         self._max_waiting = max_waiting
         self._max_per_client = max_waiting_per_client
+        self._message = refusal
         self._reason = reason
         self._estimates = estimates
         self._clock = clock
@@ -124,7 +126,6 @@ class FairSlots:
         client: Client,
         *,
         seconds: float,
-        refusal: str,
         priority: Priority = Priority.FIRST,
         always_queue: bool = False,
     ) -> Iterator[Turn]:
@@ -134,9 +135,9 @@ class FairSlots:
 
         Raises:
             TooManyRequestsError: the queue is full, no slot became free within `seconds`, or the
-                estimated wait is longer than `seconds`. `refusal` is the message.
+                estimated wait is longer than `seconds`.
         """
-        self._acquire(client, seconds, refusal, priority, always_queue=always_queue)
+        self._acquire(client, seconds, priority, always_queue=always_queue)
         began, turn = self._clock(), Turn()
         try:
             yield turn
@@ -146,12 +147,7 @@ class FairSlots:
             self._release()
 
     def place(
-        self,
-        client: Client,
-        *,
-        seconds: float,
-        refusal: str,
-        priority: Priority = Priority.FIRST,
+        self, client: Client, *, seconds: float, priority: Priority = Priority.FIRST
     ) -> Place:
         """Keep a place in the queue for a caller, which then calls `slot` only if it needs a slot.
 
@@ -161,13 +157,12 @@ class FairSlots:
 
         Raises:
             TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.
-                `refusal` is the message.
         """
         with self._guard:
             if not self._free or any(self._waiting):
                 wait = self._expected_wait(client, priority)
                 if self._has_no_room(client, priority, wait, seconds):
-                    raise self._refusal(refusal, wait)
+                    raise self._refusal(wait)
             self._count(client, priority, 1)
             _add(self._kept, client.name, 1)
         return Place(partial(self._leave, client, priority))
@@ -178,13 +173,7 @@ class FairSlots:
             _add(self._kept, client.name, -1)
 
     def _acquire(
-        self,
-        client: Client,
-        seconds: float,
-        refusal: str,
-        priority: Priority,
-        *,
-        always_queue: bool,
+        self, client: Client, seconds: float, priority: Priority, *, always_queue: bool
     ) -> None:
         with self._guard:
             if self._free:
@@ -193,7 +182,7 @@ class FairSlots:
             wait = self._expected_wait(client, priority)
             no_room = self._has_no_room(client, priority, wait, seconds)
             if seconds <= 0 or (no_room and not always_queue):
-                raise self._refusal(refusal, wait)
+                raise self._refusal(wait)
             waiter = _Waiter(client, priority)
             group = self._queues[priority].setdefault(client.group, OrderedDict())
             group.setdefault(client.name, deque()).append(waiter)
@@ -205,7 +194,7 @@ class FairSlots:
                 self._release()
             raise
         if not in_time and self._withdraw(waiter):
-            raise self._refusal(refusal, self._expected_wait(client, priority))
+            raise self._refusal(self._expected_wait(client, priority))
 
     def _has_no_room(self, client: Client, priority: Priority, wait: float, seconds: float) -> bool:
         """Return whether a new caller, with this estimated wait, is refused at once."""
@@ -232,9 +221,9 @@ class FairSlots:
         turns = 1 + sum(self._waiting[:priority]) + in_group + in_others
         return turns * self._turn_seconds / self._slots
 
-    def _refusal(self, sentence: str, wait: float) -> TooManyRequestsError:
+    def _refusal(self, wait: float) -> TooManyRequestsError:
         seconds = min(max(1, math.ceil(wait)), MAX_RETRY_SECONDS)
-        return TooManyRequestsError(sentence, retry_after=seconds, reason=self._reason)
+        return TooManyRequestsError(self._message, retry_after=seconds, reason=self._reason)
 
     def _note_turn(self, seconds: float) -> None:
         share = _NEWEST_SHARE if self._turn_seconds else 1.0

@@ -49,6 +49,7 @@ class LargeRequests:
             1,
             max_waiting=MAX_WAITING,
             max_waiting_per_client=MAX_WAITING_PER_CLIENT,
+            refusal=_REFUSAL,
             reason=Refusal.LARGE_REQUESTS,
         )
         self._small_before = 0
@@ -77,7 +78,7 @@ class LargeRequests:
         """
         with (
             self.hold(client.group, received * BODY_FACTOR),
-            self._slots.slot(client, seconds=WAIT_SECONDS, refusal=_REFUSAL),
+            self._slots.slot(client, seconds=WAIT_SECONDS),
             self._pace.work(self._served_small),
         ):
             yield

@@ -128,6 +128,7 @@ def _slots(count: int) -> FairSlots:
         count,
         max_waiting=_MOST_WAITING,
         max_waiting_per_client=_MOST_WAITING_PER_CLIENT,
+        refusal=_REFUSAL,
         reason=Refusal.READS,
     )
 
@@ -307,7 +308,7 @@ class PausableRead:
         self._has_large = False
 
     def _enter(self, stack: ExitStack, slots: FairSlots, seconds: float) -> None:
-        slot = slots.slot(self._client, seconds=seconds, refusal=_REFUSAL, always_queue=self._begun)
+        slot = slots.slot(self._client, seconds=seconds, always_queue=self._begun)
         try:
             stack.enter_context(slot)
         except TooManyRequestsError as error:

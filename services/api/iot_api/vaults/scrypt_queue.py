@@ -103,7 +103,7 @@ class ScryptQueue:
         slots, priority = self._slots, Priority.SECOND
         if self._guesses.suspects(client):
             slots, priority = self._suspects, Priority.FIRST
-        return slots.place(client, seconds=WAIT_SECONDS, refusal=_BUSY, priority=priority)
+        return slots.place(client, seconds=WAIT_SECONDS, priority=priority)
 
     def _wait(
         self, slots: ExitStack, key: bytes, client: Client, seconds: float, *, admitted: bool
@@ -154,9 +154,7 @@ class ScryptQueue:
         *,
         admitted: bool,
     ) -> Turn:
-        slot = slots.slot(
-            client, seconds=seconds, refusal=_BUSY, priority=priority, always_queue=admitted
-        )
+        slot = slots.slot(client, seconds=seconds, priority=priority, always_queue=admitted)
         return stack.enter_context(slot)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
@@ -177,6 +175,7 @@ def _slots() -> FairSlots:
         1,
         max_waiting=MAX_WAITING,
         max_waiting_per_client=MAX_WAITING_PER_CLIENT,
+        refusal=_BUSY,
         reason=Refusal.OPENING_QUEUE,
         estimates=True,
     )

@@ -20,10 +20,23 @@ def _slots(
         1,
         max_waiting=max_waiting,
         max_waiting_per_client=max_waiting_per_client,
+        refusal="busy",
         reason=Refusal.OPENING_QUEUE,
         estimates=clock is not None,
         clock=clock or time.monotonic,
     )
+
+
+def _refused(
+    slots: FairSlots, client: Client, seconds: float = 30, priority: Priority = Priority.FIRST
+) -> TooManyRequestsError:
+    """Return the error with which a caller is refused."""
+    with (
+        pytest.raises(TooManyRequestsError, match="busy") as caught,
+        slots.slot(client, seconds=seconds, priority=priority),
+    ):
+        raise AssertionError("the caller got a slot")
+    return caught.value
 
 
 class _Callers:
@@ -51,7 +64,7 @@ class _Callers:
         wait_until(lambda: self._slots.waiting == before + 1, what="a waiting caller")
 
     def _run(self, client: Client, name: str, priority: Priority) -> None:
-        with self._slots.slot(client, seconds=30, refusal="busy", priority=priority):
+        with self._slots.slot(client, seconds=30, priority=priority):
             self.order.append(name)
 
     def join(self) -> None:
@@ -62,7 +75,7 @@ class _Callers:
 def test_clients_are_served_round_robin() -> None:
     slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
-    with slots.slot(Client("greedy"), seconds=1, refusal="busy"):
+    with slots.slot(Client("greedy"), seconds=1):
         for number in range(3):
             callers.start("greedy", f"greedy {number}")
         callers.start("modest", "modest")
@@ -73,7 +86,7 @@ def test_clients_are_served_round_robin() -> None:
 def test_forged_addresses_are_served_as_one_client() -> None:
     slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         for number in range(3):
             callers.start(f"p for {number}", f"made up {number}", proxy="p")
         callers.start("modest", "modest")
@@ -84,7 +97,7 @@ def test_forged_addresses_are_served_as_one_client() -> None:
 def test_urgent_callers_go_first() -> None:
     slots = _slots(max_waiting=100, max_waiting_per_client=100)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         callers.start("a", "a, later", priority=Priority.SECOND)
         callers.start("b", "b, later", priority=Priority.SECOND)
         callers.start("b", "b, urgent")
@@ -95,13 +108,11 @@ def test_urgent_callers_go_first() -> None:
 def test_a_full_queue_refuses_at_once() -> None:
     slots = _slots(max_waiting=2, max_waiting_per_client=1)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         callers.start("a", "a")
-        with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("a"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        _refused(slots, Client("a"))
         callers.start("b", "b")
-        with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("c"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - likewise
+        _refused(slots, Client("c"))
     callers.join()
     assert callers.order == ["a", "b"]
 
@@ -109,28 +120,23 @@ def test_a_full_queue_refuses_at_once() -> None:
 def test_the_slot_of_a_caller_that_gives_up_goes_to_the_next() -> None:
     slots = _slots(max_waiting=9, max_waiting_per_client=9)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
-        with (
-            pytest.raises(TooManyRequestsError, match="busy"),
-            slots.slot(Client("b"), seconds=0.01, refusal="busy"),
-        ):
-            raise AssertionError("the slot was taken twice")
+    with slots.slot(Client("a"), seconds=1):
+        _refused(slots, Client("b"), 0.01)
         assert slots.waiting == 0
         callers.start("b", "b")
     callers.join()
     assert callers.order == ["b"]
-    with slots.slot(Client("a"), seconds=0, refusal="busy"):
+    with slots.slot(Client("a"), seconds=0):
         assert slots.waiting == 0
 
 
 def test_always_queue_joins_a_full_queue() -> None:
     slots = _slots(max_waiting=0, max_waiting_per_client=0)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
-        with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("b"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+    with slots.slot(Client("a"), seconds=1):
+        _refused(slots, Client("b"))
         with (
             pytest.raises(TooManyRequestsError, match="busy"),
-            slots.slot(Client("b"), seconds=0.01, refusal="busy", always_queue=True),
+            slots.slot(Client("b"), seconds=0.01, always_queue=True),
         ):
             pass
         assert slots.waiting == 0
@@ -139,9 +145,9 @@ def test_always_queue_joins_a_full_queue() -> None:
 def test_zero_seconds_takes_only_a_free_slot() -> None:
     slots = _slots(max_waiting=9, max_waiting_per_client=9)
     with (
-        slots.slot(Client("a"), seconds=0, refusal="busy"),
+        slots.slot(Client("a"), seconds=0),
         pytest.raises(TooManyRequestsError, match="busy"),
-        slots.slot(Client("b"), seconds=0, refusal="busy", always_queue=True),
+        slots.slot(Client("b"), seconds=0, always_queue=True),
     ):
         pass
 
@@ -149,15 +155,14 @@ def test_zero_seconds_takes_only_a_free_slot() -> None:
 def test_forged_addresses_get_half_of_the_queue() -> None:
     slots = _slots(max_waiting=4, max_waiting_per_client=2)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         for number in range(2):
             callers.start(f"p for {number}", f"{number}", proxy="p")
-        with pytest.raises(TooManyRequestsError, match="busy"):
-            slots._acquire(Client("p for 2", "p"), 30, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        _refused(slots, Client("p for 2", "p"))
         callers.start("b", "b")
     callers.join()
     assert callers.order == ["0", "b", "1"]
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         callers.start("p for 3", "3", proxy="p")
     callers.join()
 
@@ -165,7 +170,7 @@ def test_forged_addresses_get_half_of_the_queue() -> None:
 def test_tokens_take_turns_and_so_do_the_addresses_of_a_token() -> None:
     slots = _slots()
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         for number in range(3):
             callers.start("fleet@1", f"fleet 1, {number}", token="fleet")
         callers.start("fleet@2", "fleet 2", token="fleet")
@@ -177,11 +182,10 @@ def test_tokens_take_turns_and_so_do_the_addresses_of_a_token() -> None:
 def test_later_priorities_take_no_place_from_earlier_ones() -> None:
     slots = _slots(max_waiting=1)
     callers = _Callers(slots)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         callers.start("b", "later", priority=Priority.SECOND)
         callers.start("c", "sooner")
-        with pytest.raises(TooManyRequestsError):
-            slots._acquire(Client("d"), 30, "busy", Priority.SECOND, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
+        _refused(slots, Client("d"), priority=Priority.SECOND)
     callers.join()
     assert callers.order == ["sooner", "later"]
 
@@ -190,16 +194,14 @@ def test_a_turn_that_comes_too_late_is_refused_at_once() -> None:
     """The estimate counts the turns of others before it, not those of a greedy client."""
     clock = Clock()
     slots = _slots(clock=clock)
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         clock.now += 4  # a turn takes four seconds
     callers = _Callers(slots)
 
     def refused(client: str) -> int:
-        with pytest.raises(TooManyRequestsError, match="busy") as caught:
-            slots._acquire(Client(client), 10, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
-        return caught.value.retry_after
+        return _refused(slots, Client(client), 10).retry_after
 
-    with slots.slot(Client("a"), seconds=1, refusal="busy"):
+    with slots.slot(Client("a"), seconds=1):
         callers.start("greedy", "greedy 1")
         callers.start("greedy", "greedy 2")
         callers.start("greedy", "greedy 3")
@@ -214,29 +216,25 @@ def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
     clock = Clock()
     slots = _slots(clock=clock)
     for used in (True, False):
-        with slots.slot(Client("a"), seconds=1, refusal="busy") as turn:
+        with slots.slot(Client("a"), seconds=1) as turn:
             clock.now += 4 if used else 0
             turn.was_used = used
-    with (
-        slots.slot(Client("a"), seconds=1, refusal="busy"),
-        pytest.raises(TooManyRequestsError) as caught,
-    ):
-        slots._acquire(Client("b"), 3, "busy", Priority.FIRST, always_queue=False)  # noqa: SLF001 - refused, so nothing to release
-    assert caught.value.retry_after == 4
+    with slots.slot(Client("a"), seconds=1):
+        assert _refused(slots, Client("b"), 3).retry_after == 4
 
 
 def test_a_kept_place_counts_as_waiting_until_it_is_left() -> None:
     slots = _slots(max_waiting_per_client=2)
     one, other = Client("one"), Client("other")
-    places = [slots.place(one, seconds=30, refusal="busy") for _ in range(2)]
+    places = [slots.place(one, seconds=30) for _ in range(2)]
     for _ in range(2):
         with pytest.raises(TooManyRequestsError):
-            slots.place(one, seconds=30, refusal="busy")
-    slots.place(other, seconds=30, refusal="busy").leave()
+            slots.place(one, seconds=30)
+    slots.place(other, seconds=30).leave()
     for _ in range(2):  # the second time it has no effect
         places[0].leave()
     assert slots.waiting == 1
-    with slots.slot(one, seconds=30, refusal="busy"):
+    with slots.slot(one, seconds=30):
         assert slots.waiting == 1
     places[1].leave()
     assert slots.waiting == 0
@@ -246,15 +244,15 @@ def test_places_are_refused_as_slots_are() -> None:
     clock = Clock()
     slots = _slots(clock=clock)
     client = Client("one")
-    with slots.slot(client, seconds=30, refusal="busy"):
+    with slots.slot(client, seconds=30):
         clock.now += 20
-    with slots.slot(client, seconds=30, refusal="busy"):
+    with slots.slot(client, seconds=30):
         with pytest.raises(TooManyRequestsError) as refused:
-            slots.place(client, seconds=10, refusal="busy")
+            slots.place(client, seconds=10)
         assert refused.value.retry_after == 20
-        place = slots.place(client, seconds=30, refusal="busy")
+        place = slots.place(client, seconds=30)
         with pytest.raises(TooManyRequestsError) as refused:
-            slots.place(client, seconds=30, refusal="busy")
+            slots.place(client, seconds=30)
         assert refused.value.retry_after == 40, "a kept place counts like a waiting caller"
         place.leave()
-    slots.place(client, seconds=10, refusal="busy").leave()
+    slots.place(client, seconds=10).leave()

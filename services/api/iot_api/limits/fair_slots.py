@@ -54,6 +54,10 @@ class Place:
         return True
 
 
+NO_PLACE = Place()
+"""Stands for a place that was not kept."""
+
+
 class _Waiter:
     __slots__ = ("client", "granted", "priority", "turn")
 

@@ -8,7 +8,7 @@ import psycopg
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import Place
+from iot_api.limits.fair_slots import NO_PLACE, Place
 from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
@@ -276,7 +276,7 @@ class Vaults:
         missed: tuple[bytes, ...] = (),
         *,
         seconds: float = WAIT_SECONDS,
-        place: Place | None = None,
+        place: Place = NO_PLACE,
     ) -> PasswordSearch:
         """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
         `place` keeps room for the request in the scrypt queue until the first scrypt waits there.

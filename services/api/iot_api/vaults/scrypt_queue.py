@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import FairSlots, Place, Priority, Turn
+from iot_api.limits.fair_slots import NO_PLACE, FairSlots, Place, Priority, Turn
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.pace import Pace
 from iot_api.limits.pod_turn import PodTurn
@@ -58,12 +58,7 @@ class ScryptQueue:
 
     @contextmanager
     def turn(
-        self,
-        key: bytes,
-        client: Client,
-        *,
-        seconds: float = WAIT_SECONDS,
-        place: Place | None = None,
+        self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS, place: Place = NO_PLACE
     ) -> Iterator[None]:
         """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
         key `key`.
@@ -75,12 +70,12 @@ class ScryptQueue:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
                 has reached the guess limit meanwhile.
         """
-        with ExitStack() as slots:
+        with ExitStack() as held:
             with metrics.gauge("iot_scrypts_waiting").track_inprogress():
-                admitted = place is not None and place.was_kept
-                if place is not None and place.leave():
+                if place.leave():
                     seconds = ADMITTED_SECONDS
-                queue = self._wait(slots, key, client, seconds, admitted=admitted)
+                wait = _Wait(client, seconds, held, is_admitted=place.was_kept)
+                queue = self._wait(wait, key)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
@@ -99,63 +94,45 @@ class ScryptQueue:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
         """
         if not self._guesses.is_on or self._tried.has_found(client, [key]):
-            return Place()
-        slots, priority = self._slots, Priority.SECOND
+            return NO_PLACE
         if self._guesses.suspects(client):
-            slots, priority = self._suspects, Priority.FIRST
-        return slots.place(client, seconds=WAIT_SECONDS, priority=priority)
+            return self._suspects.place(client, seconds=WAIT_SECONDS)
+        return self._slots.place(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
 
-    def _wait(
-        self, slots: ExitStack, key: bytes, client: Client, seconds: float, *, admitted: bool
-    ) -> str:
-        """Wait for a turn, and hold it until `slots` is closed. Return the queue in which the
-        request got its turn: "known", "first" or "suspects"."""
+    def _wait(self, wait: "_Wait", key: bytes) -> str:
+        """Wait for a turn. Return the queue in which the request got its turn: "known", "first" or
+        "suspects"."""
+        if key in self._known:
+            wait.enter(self._slots)
+            return "known"
         since = time.monotonic()
-        known = key in self._known
-        queue = "known" if known else "first"
-        if not self._guesses.suspects(client) or known:
-            priority = Priority.FIRST if known else Priority.SECOND
-            turn = self._enter(slots, self._slots, client, seconds, priority, admitted=admitted)
-            if not known and self._guesses.suspects(client):
-                turn.was_used = False  # another request showed the client to be a suspect
-                slots.close()
-                queue = "suspects"
-                left = _left(since + seconds)
-                if admitted:  # in the suspects' queue, it might be refused, and count as a guess
-                    self._enter(slots, self._slots, client, left, Priority.LAST, admitted=True)
-                else:
-                    self._enter_as_suspect(slots, client, left, admitted=False)
-        else:
-            queue = "suspects"
-            self._enter_as_suspect(slots, client, seconds, admitted=admitted)
-        if not known:
-            self._guesses.check_waiting(client, since)
+        queue = self._wait_as_unknown(wait)
+        self._guesses.check_waiting(wait.client, since)
         return queue
 
-    def _enter_as_suspect(
-        self, slots: ExitStack, client: Client, seconds: float, *, admitted: bool
-    ) -> None:
-        end = time.monotonic() + seconds
-        self._enter(slots, self._suspects, client, seconds, admitted=admitted)
-        held = slots.enter_context(self._suspects_turn.hold(_left(end)))
-        if not held or self._suspects_pace.rest > _left(end):
+    def _wait_as_unknown(self, wait: "_Wait") -> str:
+        if not self._guesses.suspects(wait.client):
+            turn = wait.enter(self._slots, Priority.SECOND)
+            if not self._guesses.suspects(wait.client):
+                return "first"
+            turn.was_used = False  # another request showed the client to be a suspect
+            wait.held.close()
+            if (
+                wait.is_admitted
+            ):  # in the suspects' queue, it might be refused, and count as a guess
+                wait.enter(self._slots, Priority.LAST)
+                return "suspects"
+        self._wait_as_suspect(wait)
+        return "suspects"
+
+    def _wait_as_suspect(self, wait: "_Wait") -> None:
+        wait.enter(self._suspects)
+        has_turn = wait.held.enter_context(self._suspects_turn.hold(wait.left))
+        if not has_turn or self._suspects_pace.rest > wait.left:
             retry_after = 1 + round(self._suspects_pace.rest)
             raise TooManyRequestsError(_BUSY, retry_after=retry_after, reason=Refusal.OPENING_QUEUE)
-        slots.enter_context(self._suspects_pace.work())
-        self._enter(slots, self._slots, client, _left(end), Priority.LAST, admitted=admitted)
-
-    @staticmethod
-    def _enter(
-        stack: ExitStack,
-        slots: FairSlots,
-        client: Client,
-        seconds: float,
-        priority: Priority = Priority.FIRST,
-        *,
-        admitted: bool,
-    ) -> Turn:
-        slot = slots.slot(client, seconds=seconds, priority=priority, always_queue=admitted)
-        return stack.enter_context(slot)
+        wait.held.enter_context(self._suspects_pace.work())
+        wait.enter(self._slots, Priority.LAST)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
         """Return whether a request of `client` for the password with cache key `key` goes before
@@ -170,6 +147,33 @@ class ScryptQueue:
             self._known.popitem(last=False)
 
 
+class _Wait:
+    """The wait of one request for its turn."""
+
+    def __init__(
+        self, client: Client, seconds: float, held: ExitStack, *, is_admitted: bool
+    ) -> None:
+        """The request waits up to `seconds` in total. `held` gets all that it holds during its
+        turn."""
+        self.client = client
+        self.held = held
+        self.is_admitted = is_admitted
+        """Whether the request has kept a place: then no queue is full for it."""
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """The seconds that the request may still wait."""
+        return max(0.0, self._end - time.monotonic())
+
+    def enter(self, slots: FairSlots, priority: Priority = Priority.FIRST) -> Turn:
+        """Wait for a slot, and hold the slot."""
+        slot = slots.slot(
+            self.client, seconds=self.left, priority=priority, always_queue=self.is_admitted
+        )
+        return self.held.enter_context(slot)
+
+
 def _slots() -> FairSlots:
     return FairSlots(
         1,
@@ -179,7 +183,3 @@ def _slots() -> FairSlots:
         reason=Refusal.OPENING_QUEUE,
         estimates=True,
     )
-
-
-def _left(end: float) -> float:
-    return max(0.0, end - time.monotonic())

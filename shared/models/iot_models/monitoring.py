@@ -40,7 +40,7 @@ def serve(
     """
     server_class = _IPv6Server if ":" in address else _Server
     try:
-        server = make_server(address, port, _app(checks, registry), server_class, Handler)
+        server = make_server(address, port, _app(checks, registry), server_class, _Handler)
     except OSError as error:
         raise SettingsError(
             f"{setting}: can't listen on {address} port {port}: {error.strerror}"
@@ -120,7 +120,7 @@ class _IPv6Server(_Server):
     address_family = socket.AF_INET6
 
 
-class Handler(WSGIRequestHandler):
+class _Handler(WSGIRequestHandler):
     """A handler without an access log, because probes and scrapes come every few seconds."""
 
     timeout = SILENT_SECONDS

@@ -217,12 +217,13 @@ def test_a_client_that_is_gone_makes_room(make_api: MakeApi, writer: Writer) -> 
 
 def test_waiting_events_of_a_client_that_leaves_take_no_memory(api: Api, writer: Writer) -> None:
     store(api, writer, 1)
-    live = api.service.live
     with listening(api) as events:
         next(events)
+        (feed,) = api.service.live.feeds()
+        (listener,) = feed.listeners
         store(api, writer, 2)
-        wait_until(lambda: live.waiting.total > 0, what="an event waits")
-    assert live.waiting.total == 0
+        wait_until(lambda: not listener.is_idle, what="an event waits")
+    assert listener.is_idle
 
 
 def test_all_streams_share_one_poll_and_one_decryption(

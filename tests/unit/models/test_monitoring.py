@@ -57,7 +57,7 @@ def test_silent_clients_keep_no_probe_from_an_answer(capfd: pytest.CaptureFixtur
 def test_a_silent_client_is_left(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring.Handler, "timeout", 0.05)
+    monkeypatch.setattr("iot_models.monitoring._Handler.timeout", 0.05)
     server = monitoring.serve("X", "127.0.0.1", 0, {}, CollectorRegistry())
     with socket.create_connection(("127.0.0.1", server.server_port)) as silent:
         silent.sendall(b"GET /metr")

@@ -27,23 +27,49 @@ MAX_WAITING, MAX_WAITING_PER_CLIENT = 16, 4
 _REFUSAL = "too many large requests wait; try again"
 
 
+class LargeBodyMemory:
+    """The memory that the large bodies of a process take.
+
+    The large bodies of a group of clients (`Client.group`) take at most half of the memory budget,
+    and all large bodies three quarters: the rest is for the bodies of other clients. If there is no
+    other large body, a body of any size is accepted.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._budget_bytes = budget_bytes
+        self._held: Counter[str] = Counter()
+        """Reserved bytes, by group of clients."""
+
+    @contextmanager
+    def hold(self, group: str, count: int) -> Iterator[None]:
+        """Reserve `count` bytes for a large body of a group of clients during the block.
+
+        Raises:
+            TooManyRequestsError: the large bodies take too much memory.
+        """
+        of_group, of_all = self._held[group] + count, self._held.total() + count
+        too_much = 2 * of_group > self._budget_bytes or 4 * of_all > 3 * self._budget_bytes
+        if too_much and of_all > count:
+            raise TooManyRequestsError(_REFUSAL, retry_after=1, reason=Refusal.LARGE_REQUESTS)
+        self._held[group] += count
+        try:
+            yield
+        finally:
+            self._held -= Counter({group: count})  # keeps no group at zero
+
+
 class LargeRequests:
     """Limits decompression and parsing to one large body at a time.
 
     Small bodies never wait. They are counted, because large bodies are slowed down only if small
     ones were served meanwhile or the CPU was contended.
 
-    A large body stays in memory while it waits. The large bodies of a group of clients
-    (`Client.group`) take at most half of the memory budget, and all large bodies three quarters:
-    the rest is for the bodies of other clients. If there is no other large body, a body of any size
-    is accepted.
+    A large body stays in memory while it waits (`LargeBodyMemory`).
     """
 
     def __init__(self, memory_bytes: int, pace: Pace | None = None) -> None:
         """`memory_bytes`: the budget for all requests of the process."""
-        self._memory_bytes = memory_bytes
-        self._held: Counter[str] = Counter()
-        """Memory of the large bodies, by group of clients."""
+        self._memory = LargeBodyMemory(memory_bytes)
         self._pace = pace or Pace()
         self._slots = FairSlots(
             1,
@@ -58,12 +84,12 @@ class LargeRequests:
         """Number of small requests."""
 
     @contextmanager
-    def turn(self, client: Client) -> Iterator["Turn"]:
-        """Yield the `Turn` of a request, at once. The block decompresses and parses the body, and
-        reports the body's growth to `Turn.grow`, which waits once the body is large.
+    def turn(self, client: Client) -> Iterator["BodyTurn"]:
+        """Yield the turn of a request, at once. The block decompresses and parses the body, and
+        reports the body's growth to `BodyTurn.grow`, which waits once the body is large.
         """
         with ExitStack() as slot:
-            turn = Turn(self, client, slot)
+            turn = BodyTurn(self, client, slot)
             yield turn
             if not turn.is_large:
                 self.small += 1
@@ -77,28 +103,11 @@ class LargeRequests:
                 memory, or the wait took too long.
         """
         with (
-            self.hold(client.group, received * BODY_FACTOR),
+            self._memory.hold(client.group, received * BODY_FACTOR),
             self._slots.slot(client, seconds=WAIT_SECONDS),
             self._pace.work(self._served_small),
         ):
             yield
-
-    @contextmanager
-    def hold(self, group: str, count: int) -> Iterator[None]:
-        """Reserve `count` bytes for a large body of a group of clients during the block.
-
-        Raises:
-            TooManyRequestsError: the large bodies take too much memory.
-        """
-        of_group, of_all = self._held[group] + count, self._held.total() + count
-        too_much = 2 * of_group > self._memory_bytes or 4 * of_all > 3 * self._memory_bytes
-        if too_much and of_all > count:
-            raise TooManyRequestsError(_REFUSAL, retry_after=1, reason=Refusal.LARGE_REQUESTS)
-        self._held[group] += count
-        try:
-            yield
-        finally:
-            self._held -= Counter({group: count})  # keeps no group at zero
 
     def _served_small(self) -> bool:
         """Return whether small requests were served since the last large one."""
@@ -107,7 +116,7 @@ class LargeRequests:
         return served
 
 
-class Turn:
+class BodyTurn:
     """The handling of one body. It takes the slot for large bodies when the body becomes large."""
 
     def __init__(self, requests: LargeRequests, client: Client, slot: ExitStack) -> None:

@@ -88,7 +88,7 @@ class LiveHub:
         self._lock = threading.RLock()
         self._stopping = False
         self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
-        self.waiting = WaitingBytes()
+        self._waiting = WaitingBytes()
         self._gauge = metrics.gauge("iot_live_listeners")
         self._gauge.set(0)
 
@@ -126,7 +126,7 @@ class LiveHub:
             self._feeds[vault_id] = feed
             listener = Listener(
                 client, cached.record, position or feed.position, still_allowed, is_gone,
-                self.waiting,
+                self._waiting,
             )  # fmt: skip
             feed.listeners.append(listener)
             verify_at = time.monotonic() + self._verify_seconds(vault_id)

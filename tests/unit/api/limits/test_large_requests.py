@@ -5,7 +5,13 @@ from contextlib import ExitStack
 import pytest
 
 from iot_api.limits.clients import Client
-from iot_api.limits.large_requests import DENSE_BYTES, DENSITY, LARGE_BYTES, LargeRequests
+from iot_api.limits.large_requests import (
+    DENSE_BYTES,
+    DENSITY,
+    LARGE_BYTES,
+    LargeBodyMemory,
+    LargeRequests,
+)
 from iot_api.limits.memory_budget import BODY_FACTOR
 from iot_api.limits.pace import CONTENDED_REST, MAX_REST_SECONDS, Pace, seconds_waited_for_cpu
 from iot_models.errors import TooManyRequestsError
@@ -121,11 +127,12 @@ def test_small_requests_between_two_large_ones_are_counted(
     assert clock.slept == pytest.approx(2 * 0.2 * CONTENDED_REST)
 
 
-def test_waiting_bodies_leave_memory_for_others(requests: LargeRequests) -> None:
+def test_waiting_bodies_leave_memory_for_others() -> None:
     """Half of the budget is the limit of a group, three quarters that of all large bodies."""
+    memory = LargeBodyMemory(BUDGET)
 
     def hold(group: str, size: int) -> None:
-        held.enter_context(requests.hold(group, size * BODY_FACTOR))
+        held.enter_context(memory.hold(group, size * BODY_FACTOR))
 
     with ExitStack() as held:
         hold("greedy", LARGEST)
@@ -134,5 +141,10 @@ def test_waiting_bodies_leave_memory_for_others(requests: LargeRequests) -> None
         hold("another", LARGEST // 2)
         with pytest.raises(TooManyRequestsError):
             hold("a third", LARGE_BYTES)
+    with memory.hold("alone", BUDGET):  # nothing is left of the others
+        pass
+
+
+def test_a_single_body_of_any_size_is_accepted(requests: LargeRequests) -> None:
     with requests.turn(Client("alone")) as turn:
-        turn.grow(BUDGET, BUDGET)  # nothing is left of the others
+        turn.grow(BUDGET, BUDGET)

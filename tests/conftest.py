@@ -294,7 +294,7 @@ def password(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def opened() -> Iterator[ExitStack]:
+def resources() -> Iterator[ExitStack]:
     """A stack of resources that are closed after the test."""
     with ExitStack() as made:
         yield made

@@ -108,7 +108,7 @@ def module_redis(module_environment: dict[str, str]) -> Iterator["Redis"]:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def opened_segments(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of readings of each opened segment."""
     counts: list[int] = []
 

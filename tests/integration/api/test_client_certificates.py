@@ -107,7 +107,7 @@ class Site:
         )
 
 
-def site(environment: dict[str, str], folder: Path, opened: ExitStack, **changes: str) -> Site:
+def site(environment: dict[str, str], folder: Path, resources: ExitStack, **changes: str) -> Site:
     """Start an API with mutual TLS, without a writer."""
     served, authority = new_pair(), Authority()
     secret = MountedSecret(folder / "tls", served)
@@ -124,7 +124,7 @@ def site(environment: dict[str, str], folder: Path, opened: ExitStack, **changes
     stack = TlsStack(environment | ours | changes, folder, metrics=True)
     made = Site(stack, folder, authority, served, {})
     made.stack.tls = made.context()
-    opened.callback(made.stack.stop)
+    resources.callback(made.stack.stop)
     made.grant("sensor-1", "ingest")
     made.grant("dashboard.example.org", "read")
     return made
@@ -135,10 +135,10 @@ def optional(
     module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """An API that accepts connections without a certificate."""
-    with ExitStack() as opened:
+    with ExitStack() as resources:
         folder = tmp_path_factory.mktemp("optional")
         lists = folder / "revoked.pem"
-        made = site(module_environment, folder, opened, IOT_TLS_CLIENT_CRL_FILE=str(lists))
+        made = site(module_environment, folder, resources, IOT_TLS_CLIENT_CRL_FILE=str(lists))
         lists.write_bytes(made.authority.revoke())
         made.start()
         yield made
@@ -285,10 +285,10 @@ def test_a_revoked_certificate_is_refused_also_on_an_open_connection(optional: S
 
 def test_handshakes_that_do_not_end_delay_no_other_connection(optional: Site) -> None:
     pair = optional.authority.issue("sensor-1")
-    with ExitStack() as opened:
+    with ExitStack() as resources:
         for _ in range(50):
             address = ("127.0.0.1", optional.stack.port)
-            silent = opened.enter_context(socket.create_connection(address))
+            silent = resources.enter_context(socket.create_connection(address))
             outgoing = ssl.MemoryBIO()
             tls = optional.context().wrap_bio(
                 ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1"
@@ -306,8 +306,8 @@ def test_an_authority_that_is_replaced_under_load_drops_no_request(
 
     Connections without a certificate are refused here.
     """
-    with ExitStack() as opened:
-        made = site(module_environment, tmp_path, opened, IOT_TLS_CLIENT_REQUIRED="1")
+    with ExitStack() as resources:
+        made = site(module_environment, tmp_path, resources, IOT_TLS_CLIENT_REQUIRED="1")
         old = made.authority.issue("sensor-1")
         new_authority = Authority()
         new = new_authority.issue("sensor-1")
@@ -325,12 +325,12 @@ def test_an_authority_that_is_replaced_under_load_drops_no_request(
 
         senders = [Sender(made.stack, keep_alive=keep_alive) for keep_alive in (True, False)]
         for sender in senders:
-            opened.callback(sender.stop)
+            resources.callback(sender.stop)
         both = made.authority.certificate + new_authority.certificate
         made.authorities_file.write_bytes(both)
         wait_until(lambda: accepted(new), what="the new authority")
         other = Sender(made.stack, keep_alive=False, tls=made.context(new))
-        opened.callback(other.stop)
+        resources.callback(other.stop)
         wait_until(lambda: other.statuses, what="answers")
         for sender in senders:
             sender.stop()

@@ -137,23 +137,25 @@ def past(past: Past) -> Past:
     ],
 )  # fmt: skip
 def test_a_page_decrypts_only_its_own_readings(
-    past: Past, api: Api, opened: list[int], path: str, most: int
+    past: Past, api: Api, opened_segments: list[int], path: str, most: int
 ) -> None:
     del past
     assert len(api.read(path)) > 0
-    assert len(opened) <= most
+    assert len(opened_segments) <= most
 
 
-def test_a_page_opens_only_its_own_segments(past: Past, api: Api, opened: list[int]) -> None:
+def test_a_page_opens_only_its_own_segments(
+    past: Past, api: Api, opened_segments: list[int]
+) -> None:
     del past
     for path in ("", "/0", "/seconds/1e6"):
         for order in ("asc", "desc"):
             asked = f"limit=130&order={order}"
             given = 0
             while asked:
-                opened.clear()
+                opened_segments.clear()
                 page = api.post(f"/api/iot{path}?{asked}").get_json()
-                assert len(opened) <= 3
+                assert len(opened_segments) <= 3
                 given += len(page["data"])
                 asked = f"limit=130&cursor={page['cursor']}" if page["cursor"] else ""
             assert given >= 2999  # the first page may have come before the start

@@ -128,7 +128,7 @@ def test_a_refused_series_releases_its_slot(
 
 
 def test_the_last_readings_open_no_earlier_segments(
-    past: Past, opened: list[int], max_buffered: int, monkeypatch: pytest.MonkeyPatch
+    past: Past, opened_segments: list[int], max_buffered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each turn ends behind its first batch, the last one behind the last reading."""
     del max_buffered
@@ -137,7 +137,7 @@ def test_the_last_readings_open_no_earlier_segments(
     past.store(PASSWORD, each_second(noon(2), 300))
     read = past.sender.service.readings.latest(past.sender.vault(PASSWORD), 40)
     assert len(all_of(read)) == 40
-    assert len(opened) < 150
+    assert len(opened_segments) < 150
 
 
 def test_a_read_of_the_hot_window_can_be_paused(

@@ -43,7 +43,7 @@ def rows_of(api: Api, step: str = "1m") -> list[dict[str, object]]:
 
 
 def test_each_segment_is_opened_once(
-    overlapping: Past, api: Api, opened: list[int], monkeypatch: pytest.MonkeyPatch
+    overlapping: Past, api: Api, opened_segments: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An ordered read with so small a buffer opens them several times."""
     del overlapping
@@ -51,23 +51,23 @@ def test_each_segment_is_opened_once(
     monkeypatch.setattr(readings, "BUFFER_BYTES", 100_000)
     (row,) = series(api, "p", step="365000d")
     assert row["count"] == COUNT
-    assert len(opened) == COUNT / EACH
-    opened.clear()
+    assert len(opened_segments) == COUNT / EACH
+    opened_segments.clear()
     assert len(series(api, "p")) == COUNT
-    assert len(opened) > 2 * COUNT / EACH
+    assert len(opened_segments) > 2 * COUNT / EACH
 
 
 def test_no_turn_repeats_a_reading(
-    overlapping: Past, api: Api, opened: list[int], monkeypatch: pytest.MonkeyPatch
+    overlapping: Past, api: Api, opened_segments: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A turn does not open the segments of earlier turns, although its range covers them."""
     del overlapping
     in_one_turn = rows_of(api)
-    opened.clear()
+    opened_segments.clear()
     monkeypatch.setattr(pausable_read, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(pausable_read, "TURN_SECONDS", 0.0)
     assert rows_of(api) == in_one_turn
-    assert len(opened) == COUNT / EACH
+    assert len(opened_segments) == COUNT / EACH
 
 
 @pytest.mark.parametrize("turns_before", [1, 40, 99])

@@ -138,12 +138,12 @@ def test_a_cursor_is_refused_for_another_range(module_api: Api, past: Past) -> N
 @pytest.mark.parametrize("by", ["received", "interrogator"])
 @pytest.mark.parametrize("path", ["", "/0", DAYS, "/last/1000"])
 def test_only_segments_of_the_range_are_opened(
-    module_api: Api, past: Past, opened: list[int], by: str, path: str
+    module_api: Api, past: Past, opened_segments: list[int], by: str, path: str
 ) -> None:
     del past
     query = f"from={BEGIN + 200_000}&to={BEGIN + 240_000}&by={by}"
     assert module_api.read(f"{path}?{query}", "p")
-    assert len(opened) <= (6 if path != "/last/1000" else 12)
+    assert len(opened_segments) <= (6 if path != "/last/1000" else 12)
 
 
 def test_the_hot_window_answers_ranges_too(module_api: Api, module_writer: Writer) -> None:

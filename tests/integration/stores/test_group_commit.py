@@ -126,9 +126,9 @@ def test_each_caller_gets_the_ends_of_its_entries(callers: Callers) -> None:
 
 
 def test_a_full_backlog_refuses_only_entries_that_do_not_fit(
-    redis_url: str, opened: ExitStack
+    redis_url: str, resources: ExitStack
 ) -> None:
-    callers = opened.enter_context(Callers(redis_url, max_bytes=5000))
+    callers = resources.enter_context(Callers(redis_url, max_bytes=5000))
     callers.backlog.append([])
     sizes = [100, 6 * 700, 200, 4000, 300]
     calls = [partial(callers.append, numbered(n, size)) for n, size in enumerate(sizes)]
@@ -230,9 +230,9 @@ def backlog_bytes(callers: Callers) -> int:
 
 
 def test_all_callers_get_an_error_while_redis_is_away(
-    own_redis: RedisServer, opened: ExitStack
+    own_redis: RedisServer, resources: ExitStack
 ) -> None:
-    callers = opened.enter_context(Callers(own_redis.url))
+    callers = resources.enter_context(Callers(own_redis.url))
     callers.backlog.append([])
     own_redis.kill()
     wait_until(lambda: not own_redis.running, what="the end of Redis")
@@ -247,9 +247,9 @@ def test_all_callers_get_an_error_while_redis_is_away(
 
 
 def test_all_callers_get_an_error_when_redis_does_not_answer(
-    redis_url: str, opened: ExitStack
+    redis_url: str, resources: ExitStack
 ) -> None:
-    callers = opened.enter_context(Callers(redis_url, socket_timeout=0.5))
+    callers = resources.enter_context(Callers(redis_url, socket_timeout=0.5))
     callers.backlog.append([])
     with callers.held_up():
         outcomes = together(20, lambda number: callers.append(numbered(number)))
@@ -298,11 +298,11 @@ def test_a_caller_elected_before_it_waits_gets_a_result(
     check_ends(callers, sent)
 
 
-def test_a_group_waits_once_for_its_replicas(tmp_path: Path, opened: ExitStack) -> None:
+def test_a_group_waits_once_for_its_replicas(tmp_path: Path, resources: ExitStack) -> None:
     """One WAIT follows a group and covers all its entries."""
     group = Group(tmp_path / "pair", replicas=1, sentinels=0)
     try:
-        callers = opened.enter_context(Callers(group.url))
+        callers = resources.enter_context(Callers(group.url))
         callers.backlog = Backlog(
             callers.client,
             KEYS,

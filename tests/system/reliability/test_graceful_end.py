@@ -45,10 +45,10 @@ def api(processes: Stack) -> Stack:
     return processes
 
 
-def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
+def connect(stack: Stack, resources: ExitStack) -> http.client.HTTPConnection:
     """Return an open connection that has received one response."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=30)
-    opened.callback(connection.close)
+    resources.callback(connection.close)
     connection.request("GET", "/healthz")
     answer = connection.getresponse()
     assert (answer.status, answer.getheader("Connection")) == (200, "keep-alive")
@@ -56,17 +56,17 @@ def connect(stack: Stack, opened: ExitStack) -> http.client.HTTPConnection:
     return connection
 
 
-def begun(stack: Stack, opened: ExitStack) -> socket.socket:
+def begun(stack: Stack, resources: ExitStack) -> socket.socket:
     """Return a connection without a request."""
     address = ("127.0.0.1", stack.port)
-    return opened.enter_context(socket.create_connection(address, timeout=30))
+    return resources.enter_context(socket.create_connection(address, timeout=30))
 
 
 def slow_body(
-    stack: Stack, opened: ExitStack, head: bytes = b"Content-Length: 1000"
+    stack: Stack, resources: ExitStack, head: bytes = b"Content-Length: 1000"
 ) -> socket.socket:
     """Return a connection with an incomplete body."""
-    client = begun(stack, opened)
+    client = begun(stack, resources)
     client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
     return client
 
@@ -84,9 +84,9 @@ def seconds_to_end(stack: Stack, began: float) -> float:
     return time.monotonic() - began
 
 
-def test_slow_bodies_and_heads_delay_no_other_client(api: Stack, opened: ExitStack) -> None:
-    slow = [slow_body(api, opened) for _ in range(300)]
-    slow += [begun(api, opened) for _ in range(300)]
+def test_slow_bodies_and_heads_delay_no_other_client(api: Stack, resources: ExitStack) -> None:
+    slow = [slow_body(api, resources) for _ in range(300)]
+    slow += [begun(api, resources) for _ in range(300)]
     for client in slow:
         client.sendall(b"P")
     with ThreadPoolExecutor(8) as pool:
@@ -101,18 +101,20 @@ def timed_put(stack: Stack) -> float:
     return time.monotonic() - began
 
 
-def test_an_early_response_survives_unread_bytes(api: Stack, opened: ExitStack) -> None:
+def test_an_early_response_survives_unread_bytes(api: Stack, resources: ExitStack) -> None:
     """A 404 precedes the body. A close with unread bytes would reset the connection."""
     for _ in range(20):
-        client = begun(api, opened)
+        client = begun(api, resources)
         client.sendall(b"PUT /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
         client.sendall(b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000)
         assert answer_of(client)[0] == 404
 
 
-def test_idle_connections_are_closed_quickly_without_a_reset(api: Stack, opened: ExitStack) -> None:
-    idle = [connect(api, opened) for _ in range(50)]
-    fresh = [begun(api, opened) for _ in range(5)]
+def test_idle_connections_are_closed_quickly_without_a_reset(
+    api: Stack, resources: ExitStack
+) -> None:
+    idle = [connect(api, resources) for _ in range(50)]
+    fresh = [begun(api, resources) for _ in range(5)]
     took = seconds_to_end(api, send_sigterm(api))
     print(f"with 55 idle connections gunicorn ended in {took:.2f} s")
     assert took < stretched(END_SECONDS)
@@ -120,9 +122,9 @@ def test_idle_connections_are_closed_quickly_without_a_reset(api: Stack, opened:
         assert client.recv(1) == b""
 
 
-def test_every_request_sent_before_the_close_is_answered(api: Stack, opened: ExitStack) -> None:
+def test_every_request_sent_before_the_close_is_answered(api: Stack, resources: ExitStack) -> None:
     """At every moment of the shutdown, a request is sent on a connection that was still open."""
-    idle = [connect(api, opened) for _ in range(400)]
+    idle = [connect(api, resources) for _ in range(400)]
     began = send_sigterm(api)
     answered = 0
     for number, connection in enumerate(idle):
@@ -144,18 +146,18 @@ def test_every_request_sent_before_the_close_is_answered(api: Stack, opened: Exi
     assert seconds_to_end(api, began) < stretched(END_SECONDS)
 
 
-def test_started_requests_are_completed(api: Stack, opened: ExitStack) -> None:
+def test_started_requests_are_completed(api: Stack, resources: ExitStack) -> None:
     writer = api.start_writer()
-    opened.callback(writer.stop)
+    resources.callback(writer.stop)
     rows = [{"data": {"db_password": "p", "freeform": "x" * 400}}] * 10_000
     for _ in range(3):
         assert api.put(rows).status == 201
     wait_until(lambda: len(api.read("p")) == 30_000, what="all readings")
-    reader = connect(api, opened)
+    reader = connect(api, resources)
     reader.request("POST", "/api/iot", json.dumps({"data": {"db_password": "p"}}), JSON)
     answer = reader.getresponse()
     begin = answer.read(1000)
-    client = slow_body(api, opened, b"Content-Length: %d" % len(BODY))
+    client = slow_body(api, resources, b"Content-Length: %d" % len(BODY))
     began = send_sigterm(api)
     # By now, idle connections and the listener are closed.
     wait_until(lambda: refused(api), what="a closed listener")
@@ -173,9 +175,9 @@ def refused(stack: Stack) -> bool:
     return False
 
 
-def test_slow_bodies_delay_the_shutdown_up_to_a_limit(api: Stack, opened: ExitStack) -> None:
+def test_slow_bodies_delay_the_shutdown_up_to_a_limit(api: Stack, resources: ExitStack) -> None:
     heads = [b"Content-Length: 1000", b"Transfer-Encoding: chunked"] * 10
-    slow = [slow_body(api, opened, head) for head in heads]
+    slow = [slow_body(api, resources, head) for head in heads]
     wait_until(lambda: api.request("GET", "/healthz").status == 200, what="an answer")
     took = seconds_to_end(api, send_sigterm(api))
     print(f"with 20 slow bodies gunicorn ended in {took:.2f} s")

@@ -62,10 +62,10 @@ def stack(
         made.stop()
 
 
-def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> None:
+def test_idle_connections_are_closed(stack: Impatient, resources: ExitStack) -> None:
     """The connections had no request, completed requests, or an incomplete head."""
     began = time.monotonic()
-    fresh, used, half, half_after = (opened.enter_context(stack.connect()) for _ in range(4))
+    fresh, used, half, half_after = (resources.enter_context(stack.connect()) for _ in range(4))
     for client in (used, half_after):
         client.sendall(GET)
         assert answer_of(client)[0] == 200
@@ -79,9 +79,11 @@ def test_idle_connections_are_closed(stack: Impatient, opened: ExitStack) -> Non
     assert stack.request("GET", "/healthz").status == 200
 
 
-def test_a_connection_is_kept_for_the_configured_time(stack: Impatient, opened: ExitStack) -> None:
+def test_a_connection_is_kept_for_the_configured_time(
+    stack: Impatient, resources: ExitStack
+) -> None:
     """A load balancer with a slightly shorter idle timeout gets every response."""
-    client = opened.enter_context(stack.connect())
+    client = resources.enter_context(stack.connect())
     for _ in range(3):
         client.sendall(PUT + BODY)
         client.settimeout(PATIENCE)
@@ -91,9 +93,9 @@ def test_a_connection_is_kept_for_the_configured_time(stack: Impatient, opened: 
             client.recv(1)
 
 
-def test_a_head_sent_byte_by_byte_is_closed(stack: Impatient, opened: ExitStack) -> None:
+def test_a_head_sent_byte_by_byte_is_closed(stack: Impatient, resources: ExitStack) -> None:
     """Single bytes do not restart the timeout."""
-    client = opened.enter_context(stack.connect())
+    client = resources.enter_context(stack.connect())
     client.settimeout(0.2)
     end = time.monotonic() + PATIENCE
     client.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
@@ -109,12 +111,12 @@ def test_a_head_sent_byte_by_byte_is_closed(stack: Impatient, opened: ExitStack)
     pytest.fail("the server keeps the connection open")
 
 
-def test_a_slow_request_is_completed(stack: Impatient, opened: ExitStack) -> None:
+def test_a_slow_request_is_completed(stack: Impatient, resources: ExitStack) -> None:
     """A slow body is read while a newer idle connection is closed."""
-    slow = opened.enter_context(stack.connect())
+    slow = resources.enter_context(stack.connect())
     slow.sendall(PUT + BODY[:10])
     for _ in range(2):
-        idle = opened.enter_context(stack.connect())
+        idle = resources.enter_context(stack.connect())
         assert idle.recv(1) == b""
     slow.sendall(BODY[10:])
     assert answer_of(slow)[0] == 201
@@ -123,8 +125,8 @@ def test_a_slow_request_is_completed(stack: Impatient, opened: ExitStack) -> Non
     assert slow.recv(1) == b""
 
 
-def test_a_connection_in_use_is_kept(stack: Impatient, opened: ExitStack) -> None:
-    used = opened.enter_context(stack.connect())
+def test_a_connection_in_use_is_kept(stack: Impatient, resources: ExitStack) -> None:
+    used = resources.enter_context(stack.connect())
     began = time.monotonic()
     count = 0
     while time.monotonic() - began < 3 * KEEPALIVE:
@@ -136,13 +138,13 @@ def test_a_connection_in_use_is_kept(stack: Impatient, opened: ExitStack) -> Non
     assert used.recv(1) == b""
 
 
-def test_a_connection_without_a_request_is_closed(stack: Impatient, opened: ExitStack) -> None:
+def test_a_connection_without_a_request_is_closed(stack: Impatient, resources: ExitStack) -> None:
     """With TLS, an incomplete handshake and bytes that are not TLS are closed, too."""
     begins = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", GET]
     address = ("127.0.0.1", stack.port)
     clients = [socket.create_connection(address, timeout=PATIENCE) for _ in begins]
     for client, begin in zip(clients, begins, strict=True):
-        opened.enter_context(client).sendall(begin)
+        resources.enter_context(client).sendall(begin)
     for client, begin in zip(clients, begins, strict=True):
         try:
             said = client.makefile("rb").read()

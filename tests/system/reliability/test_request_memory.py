@@ -27,13 +27,13 @@ Start = Callable[..., Stack]
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Start:
+def start(environment: dict[str, str], tmp_path: Path, resources: ExitStack) -> Start:
     """A function that starts one API process with the given settings."""
 
     def make(**settings: str) -> Stack:
         changes = {"IOT_API_WORKERS": "1", **settings}
         stack = Stack({**environment, **changes}, tmp_path, forked=False)
-        opened.callback(stack.stop)
+        resources.callback(stack.stop)
         stack.start_api()
         return stack
 
@@ -46,10 +46,10 @@ def rows(size: int) -> bytes:
     return json.dumps([row] * (size // len(json.dumps(row) + ", "))).encode()
 
 
-def begin(stack: Stack, opened: ExitStack, body: bytes) -> socket.socket:
+def begin(stack: Stack, resources: ExitStack, body: bytes) -> socket.socket:
     """Return a client that has sent the head of a PUT."""
     address = ("127.0.0.1", stack.port)
-    client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
+    client = resources.enter_context(socket.create_connection(address, timeout=PATIENCE))
     client.sendall(b"PUT /api/iot HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
     return client
 
@@ -60,7 +60,7 @@ def memory(pid: int, what: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:"))
 
 
-def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: ExitStack) -> None:
+def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, resources: ExitStack) -> None:
     """All bodies arrive except for their last byte, so that the process holds all of them."""
     api = start()
     assert api.api is not None
@@ -72,7 +72,7 @@ def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: Exit
     statuses: Counter[int] = Counter()
 
     def put() -> None:
-        client = begin(api, opened, body)
+        client = begin(api, resources, body)
         try:
             client.sendall(body[:-1])
             together.wait(PATIENCE)
@@ -101,16 +101,16 @@ def test_memory_of_concurrent_large_bodies_is_bounded(start: Start, opened: Exit
     )
 
 
-def test_slow_bodies_give_memory_to_quick_bodies(start: Start, opened: ExitStack) -> None:
+def test_slow_bodies_give_memory_to_quick_bodies(start: Start, resources: ExitStack) -> None:
     """The slow bodies use all memory and stop before their end. Their deadline is a minute away."""
     api = start(IOT_MAX_BODY_BYTES=str(MIB), IOT_API_REQUEST_MEMORY_BYTES=str(4 * MIB))
     body = rows(MIB)
-    slow = [begin(api, opened, body) for _ in range(4)]
+    slow = [begin(api, resources, body) for _ in range(4)]
     done = threading.Event()
-    opened.callback(done.set)
+    resources.callback(done.set)
     for client in slow:
         client.sendall(body[: 900 * 1024])
-        opened.callback(in_thread(trickle, client, done).join)
+        resources.callback(in_thread(trickle, client, done).join)
     batch = rows(100 * 1024)
     for _ in range(20):
         wait_until(
@@ -137,11 +137,11 @@ def trickle(client: socket.socket, done: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-def test_decompressed_sizes_count(start: Start, opened: ExitStack, encoding: str) -> None:
+def test_decompressed_sizes_count(start: Start, resources: ExitStack, encoding: str) -> None:
     """Bodies that are small until decompressed are refused while no memory is free."""
     api = start(IOT_MAX_BODY_BYTES=str(MIB), IOT_API_REQUEST_MEMORY_BYTES=str(4 * MIB))
     body = rows(MIB)
-    held = [begin(api, opened, body) for _ in range(2)]
+    held = [begin(api, resources, body) for _ in range(2)]
     for client in held:
         client.sendall(body[:-1])
     headers = {"Content-Encoding": encoding}

@@ -40,12 +40,12 @@ Api = Callable[..., Stack]
 
 
 @pytest.fixture
-def start(environment: dict[str, str], tmp_path: Path, opened: ExitStack) -> Api:
+def start(environment: dict[str, str], tmp_path: Path, resources: ExitStack) -> Api:
     """A function that starts the API. The deadlines are short unless `patient`."""
 
     def make(*, patient: bool = False, **settings: str) -> Stack:
         stack = Stack({**environment, "PYTHONPATH": str(TESTS), **settings}, tmp_path)
-        opened.callback(stack.stop)
+        resources.callback(stack.stop)
         stack.start_api(*([] if patient else ["--config", "python:support.impatient_gunicorn"]))
         return stack
 
@@ -63,10 +63,10 @@ def _many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def connect(stack: Stack, opened: ExitStack, sent: bytes = b"") -> socket.socket:
+def connect(stack: Stack, resources: ExitStack, sent: bytes = b"") -> socket.socket:
     """Open a connection and send these bytes."""
     address = ("127.0.0.1", stack.port)
-    client = opened.enter_context(socket.create_connection(address, timeout=PATIENCE))
+    client = resources.enter_context(socket.create_connection(address, timeout=PATIENCE))
     client.sendall(sent)
     return client
 
@@ -92,13 +92,13 @@ def open_connections(stack: Stack) -> int:
 
 
 @pytest.mark.usefixtures("_many_files")
-def test_idle_partial_heads_leave_room_for_others(start: Api, opened: ExitStack) -> None:
+def test_idle_partial_heads_leave_room_for_others(start: Api, resources: ExitStack) -> None:
     """The deadlines are the defaults, and the connections exceed the limit of both processes."""
     api = start(patient=True)
     device = http.client.HTTPConnection("127.0.0.1", api.port, timeout=QUICK_SECONDS)
-    opened.callback(device.close)
+    resources.callback(device.close)
     for number in range(2100):
-        connect(api, opened, HEAD)
+        connect(api, resources, HEAD)
         if number % 100 == 0:
             device.request("PUT", "/api/iot", BODY, JSON)
             assert device.getresponse().read() == b'{"success":"1 object(s) created"}\n'
@@ -108,21 +108,21 @@ def test_idle_partial_heads_leave_room_for_others(start: Api, opened: ExitStack)
         assert device.getresponse().read() == b'{"success":"1 object(s) created"}\n'
 
 
-def test_slow_and_silent_peers_are_closed(start: Api, opened: ExitStack) -> None:
+def test_slow_and_silent_peers_are_closed(start: Api, resources: ExitStack) -> None:
     """Other clients are answered while twelve clients of each kind are connected."""
     api = start(IOT_API_WORKERS="1", IOT_HOT_WINDOW_SECONDS="0")
     fill(api, "long")
-    silent = [connect(api, opened, sent) for sent in (b"", HEAD) for _ in range(12)]
-    bodies = [connect(api, opened, PUT + b"Content-Length: 90000\r\n\r\n{") for _ in range(12)]
-    trickled = [connect(api, opened, sent) for sent in (HEAD + b"X: ", slow_chunks()) * 6]
-    deaf = [small_window(api, opened, LONG_READ) for _ in range(12)]
-    deaf += [small_window(api, opened, b"") for _ in range(12)]
+    silent = [connect(api, resources, sent) for sent in (b"", HEAD) for _ in range(12)]
+    bodies = [connect(api, resources, PUT + b"Content-Length: 90000\r\n\r\n{") for _ in range(12)]
+    trickled = [connect(api, resources, sent) for sent in (HEAD + b"X: ", slow_chunks()) * 6]
+    deaf = [small_window(api, resources, LONG_READ) for _ in range(12)]
+    deaf += [small_window(api, resources, b"") for _ in range(12)]
     done = threading.Event()
-    opened.callback(done.set)
+    resources.callback(done.set)
     for client in trickled:
-        opened.callback(in_thread(trickle, client, done).join)
+        resources.callback(in_thread(trickle, client, done).join)
     for client in deaf[12:]:
-        opened.callback(in_thread(pipeline, client).join)
+        resources.callback(in_thread(pipeline, client).join)
     assert status_of(api) == 200
     for client in silent:
         assert client.recv(1) == b""
@@ -148,9 +148,9 @@ def slow_chunks() -> bytes:
     return PUT + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
 
 
-def small_window(api: Stack, opened: ExitStack, sent: bytes) -> socket.socket:
+def small_window(api: Stack, resources: ExitStack, sent: bytes) -> socket.socket:
     """Return a client with a small receive buffer that never reads."""
-    client = opened.enter_context(socket.socket())
+    client = resources.enter_context(socket.socket())
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(PATIENCE)
     client.connect(("127.0.0.1", api.port))
@@ -178,14 +178,14 @@ def pipeline(client: socket.socket) -> None:
             client.sendall((HEAD + b"\r\n") * 1000)
 
 
-def test_health_checks_pass_beside_busy_connections(start: Api, opened: ExitStack) -> None:
+def test_health_checks_pass_beside_busy_connections(start: Api, resources: ExitStack) -> None:
     """No connection is idle, so the server closes none of them for new clients."""
     api = start(IOT_API_WORKERS="1", IOT_API_CONNECTIONS="8", IOT_API_CONNECTIONS_PER_ADDRESS="8")
     done = threading.Event()
-    opened.callback(done.set)
+    resources.callback(done.set)
     for _ in range(8):
-        client = connect(api, opened, PUT + b"Content-Length: 9000000\r\n\r\n")
-        opened.callback(in_thread(stream, client, done).join)
+        client = connect(api, resources, PUT + b"Content-Length: 9000000\r\n\r\n")
+        resources.callback(in_thread(stream, client, done).join)
     wait_until(lambda: api.request("GET", "/api/iot/maxtime").status == 503, what="a full process")
     assert [status_of(api, path) for path in ("/healthz", "/readyz") * 5] == [200] * 10
     answer = api.request("PUT", "/api/iot", BODY, JSON)
@@ -205,15 +205,15 @@ def stream(client: socket.socket, done: threading.Event) -> None:
 
 
 def test_an_address_at_its_limit_loses_only_its_own_connections(
-    start: Api, opened: ExitStack
+    start: Api, resources: ExitStack
 ) -> None:
     """127.0.0.2 keeps its connections when 127.0.0.1 opens too many."""
     api = start(patient=True, IOT_API_WORKERS="1", IOT_API_CONNECTIONS="16")
     address = ("127.0.0.1", api.port)
-    other = opened.enter_context(
+    other = resources.enter_context(
         socket.create_connection(address, timeout=PATIENCE, source_address=("127.0.0.2", 0))
     )
-    greedy = [connect(api, opened) for _ in range(30)]
+    greedy = [connect(api, resources) for _ in range(30)]
     for client in greedy[:20]:
         assert client.recv(1) == b""
     other.sendall(HEAD + b"\r\n")
@@ -222,21 +222,21 @@ def test_an_address_at_its_limit_loses_only_its_own_connections(
     assert answer_of(greedy[-1])[0] == 200
 
 
-def test_the_address_of_a_proxy_has_no_connection_limit(start: Api, opened: ExitStack) -> None:
+def test_the_address_of_a_proxy_has_no_connection_limit(start: Api, resources: ExitStack) -> None:
     api = start(
         patient=True,
         IOT_API_WORKERS="1",
         IOT_API_CONNECTIONS="16",
         IOT_TRUSTED_PROXIES="1",
     )
-    held = [connect(api, opened) for _ in range(12)]
+    held = [connect(api, resources) for _ in range(12)]
     for client in held:
         client.sendall(HEAD + b"\r\n")
         assert answer_of(client)[0] == 200
 
 
 def test_slow_tls_peers_are_closed(
-    environment: dict[str, str], tmp_path: Path, opened: ExitStack
+    environment: dict[str, str], tmp_path: Path, resources: ExitStack
 ) -> None:
     """The peers pipeline requests and never read, or stop during the handshake."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
@@ -245,13 +245,13 @@ def test_slow_tls_peers_are_closed(
     ours = {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
     api = TlsStack({**environment, **ours, "PYTHONPATH": str(TESTS)}, tmp_path)
     api.tls = tls
-    opened.callback(api.stop)
+    resources.callback(api.stop)
     api.start_api("--config", "python:support.impatient_gunicorn")
-    halves = [connect(api, opened, sent) for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 3]
+    halves = [connect(api, resources, sent) for sent in (b"", b"\x16\x03\x01\x02\x00\x01") * 3]
     for _ in range(4):
-        plain = small_window(api, opened, b"")
-        client = opened.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
-        opened.callback(in_thread(pipeline, client).join)
+        plain = small_window(api, resources, b"")
+        client = resources.enter_context(tls.wrap_socket(plain, server_hostname="localhost"))
+        resources.callback(in_thread(pipeline, client).join)
     for half in halves:
         assert half.recv(1) == b""
     wait_until(lambda: not open_connections(api), seconds=PATIENCE, what="closed connections")

@@ -318,7 +318,7 @@ class Vaults:
             found = self._look_up(search, key, None)
             if found is not None:
                 return found
-            search = self._search(password, key, client, search.lookups)
+            search = self._search(password, key, client, search.lookups, place=place)
         return self._look_up(search, key, client if create else None)
 
     def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> CachedVault | None:

@@ -23,15 +23,16 @@ from .in_memory import CLIENT, LATER, POLICY, NoGuesses, Records
 
 
 class HeldUp:
-    """A scrypt that records the order of the passwords and blocks the first one."""
+    """A scrypt that records the order of the passwords and blocks one of them."""
 
     def __init__(self) -> None:
         self.order: list[bytes] = []
+        self.blocked = b"first"
         self._go_on = threading.Event()
 
     def __call__(self, password: bytes, salt: bytes, log2_n: int) -> bytes:
         self.order.append(password)
-        if password == b"first":
+        if password == self.blocked:
             assert self._go_on.wait(LATER)
         return password_key(password, salt, log2_n)
 
@@ -188,4 +189,28 @@ def test_requests_between_check_and_queue_fill_the_queue(
         refused = [isinstance(each.exception(LATER), TooManyRequestsError) for each in opened]
     assert refused.count(True) == requests // 2
     assert not guesses.unanswered
+    vaults.close()
+
+
+def test_a_second_scrypt_of_a_request_waits_though_the_queue_has_filled_up(
+    make_vaults: MakeVaults, guesses: NoGuesses
+) -> None:
+    """A password has a second scrypt if its normal form is another text."""
+    slow_key = HeldUp()
+    vaults = make_vaults(VaultCache(size=10, seconds=10), slow_key)
+    slow_key.blocked = as_sent = "e\u0301".encode()
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(vaults.find, as_sent, CLIENT)
+        wait_until(lambda: slow_key.order == [as_sent], what="a scrypt")
+        waiting = threads.submit(vaults.find, b"next", Client("another"))
+        places = [
+            vaults.queue.place(CLIENT, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT)
+        ]
+        wait_until(lambda: vaults.queue.waiting == len(places) + 1, what="a full queue")
+        slow_key.go_on()
+        assert (asked.result(LATER), waiting.result(LATER)) == (None, None)
+    assert slow_key.order == [as_sent, b"next", "\u00e9".encode()]
+    assert not guesses.unanswered
+    for each in places:
+        each.leave()
     vaults.close()

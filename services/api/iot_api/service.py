@@ -175,7 +175,7 @@ def build_service(settings: Settings) -> Service:
         guesses,
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
-        opened=compaction.offer,
+        on_opened=compaction.offer,
         catch_up=follower.catch_up,
     )
     readiness = Readiness(

@@ -109,7 +109,7 @@ def test_a_refused_put_does_no_work_for_an_open_vault(api: Api) -> None:
 
 def test_a_change_to_a_password_does_not_tell_whether_it_is_in_use(api: Api) -> None:
     vaults = api.service.vaults
-    policy = vaults.current_policy()
+    policy = vaults.policy.current()
     with full_queue(api):
         for password in (b"open", b"wrong"):
             search = vaults.searches(password, Client(ATTACKER), is_proven=False)[0]

@@ -138,7 +138,7 @@ def test_costs_outside_the_settings_are_refused(
     assert make_api().put(row("q")).status_code == 503
     assert costs(postgres) == [10]
     # A vault that is open stays usable.
-    api.service.vaults._policy = None  # noqa: SLF001 - as after a restore of Postgres
+    api.service.vaults.policy.forget()  # as after a restore of Postgres
     renew_at_next_use(api)
     assert api.put(row("p")).status_code == 201
 

@@ -199,7 +199,7 @@ class Intake:
     def _keyed_request(
         self, key: IdempotencyKey, vaults: Sequence[OpenVault], batches: Sequence[Batch]
     ) -> KeyedRequest:
-        old = self._vaults.old_processes_may_run
+        old = self._vaults.policy.old_processes_may_run
         return self._idempotency.request(key, vaults, batches, old_processes_may_run=old)
 
     def _note_used(self, client: Client, keys: Sequence[bytes], proven: Proven | None) -> None:

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
-import psycopg
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
@@ -12,23 +12,36 @@ from iot_api.limits.fair_slots import NO_PLACE, Place
 from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import PasswordKey, VaultRecord, password_key, wrap_vault
+from iot_cipher.vault import PasswordKey, VaultRecord, password_key
 from iot_models import metrics, tracing
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
-from iot_stores.vault_lookups import FastLookups, LookupPolicy
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
 from .cache import CachedVault
+from .known_policy import KnownPolicy
 from .password_form import normal_form
-from .password_search import OldRecordError, PasswordSearch, same_lookups
+from .password_search import PasswordSearch
 from .restorer import VaultRestorer
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue
 from .shared_openings import SharedOpenings
 from .tried_passwords import TriedPasswords
+from .vault_opener import VaultOpener
 
 _MAX_ATTEMPTS = 3
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VaultRequest:
+    """A client's request for the vault of a password."""
+
+    password: bytes = field(repr=False)
+    key: bytes
+    """The password's cache key (`VaultCache.key`)."""
+    client: Client
+    place: Place = NO_PLACE
+    """Keeps room for the request in the scrypt queue, until its first scrypt waits there."""
 
 
 class Vaults:
@@ -47,12 +60,12 @@ class Vaults:
         *,
         scrypt_log2_n: int,
         slow_key: PasswordKey = password_key,
-        opened: Callable[[OpenVault], None] = lambda _: None,
+        on_opened: Callable[[OpenVault], None] = lambda _: None,
         catch_up: Callable[..., None] = lambda **_: None,
     ) -> None:
-        """`opened` is called with each existing vault that is opened or renewed, and must return
+        """`on_opened` is called with each existing vault that is opened or renewed, and must return
         at once. `catch_up` is `ChangeFollower.catch_up`."""
-        self._opened = opened
+        self._on_opened = on_opened
         self.catch_up = catch_up
         self._keyring = keyring
         self._restorer = restorer
@@ -61,9 +74,10 @@ class Vaults:
         self._guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
-        self._policy: LookupPolicy | None = None
+        self.policy = KnownPolicy(restorer.records, scrypt_log2_n)
         self.tried = TriedPasswords(guesses)
         self.queue = ScryptQueue(guesses, self.tried)
+        self._opener = VaultOpener(restorer, self.policy, guesses, self.queue, on_opened)
         self._openings = SharedOpenings()
 
     def find(self, password: bytes, client: Client) -> OpenVault | None:
@@ -91,7 +105,7 @@ class Vaults:
         """Return the vault of a password for writing. Return None, and open nothing, if this
         process does not have the vault open. Raises `RedisError` if Redis is away."""
         self.catch_up()
-        cached = self._cached(self.cache.key(password), password, client)
+        cached = self._cached(VaultRequest(password, self.cache.key(password), client))
         return None if cached is None else self._writable(cached)
 
     def admit(self, client: Client, key: bytes) -> Place:
@@ -119,14 +133,6 @@ class Vaults:
                 return vault
         raise UnavailableError("the vault of this password is being replaced; try again")
 
-    @property
-    def old_processes_may_run(self) -> bool:
-        """Whether processes of version 0.1 may still run, as far as this process knows."""
-        policy = self._policy
-        if policy is None or policy.creates_fast_lookups:
-            return True
-        return not policy.old_version_gone and policy.fast_lookups is not FastLookups.GONE
-
     def searches(
         self, password: bytes, client: Client, *, is_proven: bool
     ) -> tuple[PasswordSearch, ...]:
@@ -138,18 +144,11 @@ class Vaults:
         """
         key = self.cache.key(password) if is_proven else b""
         forms = dict.fromkeys((password, normal_form(password)))
-        return tuple(self._search(form, key, client) for form in forms)
-
-    def forget_policy(self) -> None:
-        """Make the next opening read the `LookupPolicy` from Postgres, because it has changed."""
-        self._policy = None
+        return tuple(self._search(VaultRequest(form, key, client)) for form in forms)
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
         """Keep a vault open under its new password."""
-        key = self.cache.key(password)
-        self.cache.put(key, record, vault)
-        self.queue.remember(key)
-        self._restorer.start()
+        self._opener.keep(self.cache.key(password), record, vault)
 
     def close(self) -> None:
         """Close all vaults."""
@@ -182,14 +181,15 @@ class Vaults:
     ) -> CachedVault | None:
         key = self.cache.key(password)
         place = self.admit(client, key)
+        request = VaultRequest(password, key, client, place)
         try:
             if self.cache.get(key) is not None:
                 place.leave()
-            found = self._cached(key, password, client)
+            found = self._cached(request)
             if found is None:
                 metrics.counter("iot_vault_cache_misses_total").inc()
                 with tracing.span("open a vault"):
-                    found = self._open_shared(key, password, client, place, create=create)
+                    found = self._open_shared(request, create=create)
         except Exception as error:
             self.tried.count_unanswered(client, key, error)
             raise
@@ -199,17 +199,15 @@ class Vaults:
             self.tried.note_found(client, [key])
         return found
 
-    def _cached(self, key: bytes, password: bytes, client: Client) -> CachedVault | None:
-        cached = self.cache.get(key)
+    def _cached(self, request: VaultRequest) -> CachedVault | None:
+        cached = self.cache.get(request.key)
         if cached is not None and self.cache.is_due(cached):
-            cached = self._renew(key, cached, password, client)
+            cached = self._renew(request, cached)
         if cached is not None:
             self.cache.note_hit()
         return cached
 
-    def _renew(
-        self, key: bytes, cached: CachedVault, password: bytes, client: Client
-    ) -> CachedVault | None:
+    def _renew(self, request: VaultRequest, cached: CachedVault) -> CachedVault | None:
         """Renew an open vault, and return it. Return None if the vault was erased, or if its record
         has changed other than by a rewrap.
 
@@ -224,8 +222,8 @@ class Vaults:
                 record = self._restorer.find_renewed(lookups, cached.record)
                 self._restorer.watch(cached.record)
             if record is None:
-                search = self._search(password, key, client, cached.missed, seconds=0)
-                record = self._put_back(search, cached.record, cached.vault)
+                search = self._search(request, cached.missed, seconds=0)
+                record = self._opener.put_back(search, cached.record, cached.vault)
         except (RedisError, *POSTGRES_UNAVAILABLE) as error:
             report(_log, "could not renew open vaults; they stay usable until they expire", error)
             self._restorer.watch(cached.record)
@@ -241,27 +239,25 @@ class Vaults:
             return cached
         if record != cached.record:
             if not self._restorer.is_rewrapped(cached.record, record):
-                self.cache.forget(key)
+                self.cache.forget(request.key)
                 return None
             # Redis may still have an older record: keep one under the primary master key.
             if cached.record.master_key_id != self._keyring().primary_id:
                 cached.record = record
-        record = self._moved_when_idle(cached, key, password, client)
-        renewed = self.cache.put(key, record, cached.vault, cached.missed)
-        self._opened(cached.vault)
+        record = self._moved_when_idle(request, cached)
+        renewed = self.cache.put(request.key, record, cached.vault, cached.missed)
+        self._on_opened(cached.vault)
         return renewed
 
-    def _moved_when_idle(
-        self, cached: CachedVault, key: bytes, password: bytes, client: Client
-    ) -> VaultRecord:
-        """Do the same as `_moved` if that needs no wait for another scrypt. Otherwise return the
-        present record: a later renewal then gives the vault the newest lookup."""
+    def _moved_when_idle(self, request: VaultRequest, cached: CachedVault) -> VaultRecord:
+        """Do the same as `VaultOpener.move` if that needs no wait for another scrypt. Otherwise
+        return the present record: a later renewal then gives the vault the newest lookup."""
         # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record
         try:
-            if self.current_policy().must_move(record.format, record.scrypt_log2_n):
-                search = self._search(password, key, client, cached.missed, seconds=0)
-                return self._moved(search, record, cached.vault)
+            if self.policy.current().must_move(record.format, record.scrypt_log2_n):
+                search = self._search(request, cached.missed, seconds=0)
+                return self._opener.move(search, record, cached.vault)
         except TooManyRequestsError:
             pass  # scrypts run: a later renewal moves the vault
         except UnavailableError as error:
@@ -270,180 +266,47 @@ class Vaults:
 
     def _search(
         self,
-        password: bytes,
-        key: bytes,
-        client: Client,
+        request: VaultRequest,
         missed: tuple[bytes, ...] = (),
         *,
         seconds: float = WAIT_SECONDS,
-        place: Place = NO_PLACE,
     ) -> PasswordSearch:
         """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
-        `place` keeps room for the request in the scrypt queue until the first scrypt waits there.
 
-        If `missed` is empty, the search is for `password`. Otherwise the search is for its normal
-        form, and `missed` has the lookups of `password` itself, under which no vault was found.
+        If `missed` is empty, the search is for the password as sent. Otherwise the search is for
+        its normal form, and `missed` has the lookups of the password as sent, under which no vault
+        was found.
         """
+        key, client, place = request.key, request.client, request.place
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
             with self.queue.turn(key, client, seconds=seconds, place=place):
                 return self._slow_key(password, salt, log2_n)
 
-        if missed:
-            password = normal_form(password)
+        password = normal_form(request.password) if missed else request.password
         return PasswordSearch(
             self._keyring, password, self._scrypt_log2_n, slow_key, client, missed
         )
 
-    def _open_shared(
-        self, key: bytes, password: bytes, client: Client, place: Place, *, create: bool
-    ) -> CachedVault | None:
+    def _open_shared(self, request: VaultRequest, *, create: bool) -> CachedVault | None:
+        key, client = request.key, request.client
         # A suspect's opening waits longer and is refused more often, so only suspects share it. An
         # opening from before an erasure may have read the vault's record before: no request from
         # after the erasure may share it.
         shared_by = (key, create, self.queue.is_urgent(key, client), self.cache.changes_noted)
-        look_up = partial(self._look_up_forms, key, password, client, place, create=create)
-        return self._openings.run(shared_by, client, look_up, place.leave)
+        open_forms = partial(self._open_forms, request, create=create)
+        return self._openings.run(shared_by, client, open_forms, request.place.leave)
 
-    def _look_up_forms(
-        self, key: bytes, password: bytes, client: Client, place: Place, *, create: bool
-    ) -> CachedVault | None:
+    def _open_forms(self, request: VaultRequest, *, create: bool) -> CachedVault | None:
         """Return the vault of a password as sent, else of its normal form.
 
         If neither has a vault, create one for the normal form if `create` is true; else return
         None. Only old versions created vaults for passwords as sent.
         """
-        search = self._search(password, key, client, place=place)
-        if normal_form(password) != password:
-            found = self._look_up(search, key, None)
+        search = self._search(request)
+        if normal_form(request.password) != request.password:
+            found = self._opener.open(search, request.key, create=False)
             if found is not None:
                 return found
-            search = self._search(password, key, client, search.lookups, place=place)
-        return self._look_up(search, key, client if create else None)
-
-    def _look_up(self, search: PasswordSearch, key: bytes, by: Client | None) -> CachedVault | None:
-        for _ in range(_MAX_ATTEMPTS):
-            policy = self.current_policy()
-            found, from_cache = search.find(self._records, policy, ask_both=by is not None)
-            if found.record is not None:
-                try:
-                    return self._open(search, key, found.record, from_cache=from_cache)
-                except OldRecordError:
-                    self._records.hide(found.record)
-                    continue
-            if not same_lookups(found.policy, policy):
-                self._policy = found.policy
-                continue
-            if by is None:
-                return None
-            self._guesses.check_new_vault(by)
-            try:
-                return self._create(search, key, policy)
-            except PolicyChangedError:
-                self._policy = None
-        raise UnavailableError("the lookups in use are being changed; try again")
-
-    def _open(
-        self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
-    ) -> CachedVault:
-        metrics.counter("iot_vaults_opened_total").labels("found").inc()
-        try:
-            vault = search.open(record)
-            if from_cache:
-                record, vault = self._confirmed(search, record, vault)
-        except DecryptionError:
-            standing = self._records.find([record.lookup]).record if from_cache else None
-            if standing is None or standing == record:
-                metrics.counter("iot_damaged_total").labels("vault").inc()
-                raise
-            metrics.counter("iot_damaged_total").labels("vault_cache").inc()
-            _log.warning("a vault record in Redis is damaged; the record in Postgres is used")
-            record, vault = standing, search.open(standing)
-        record = self._moved(search, record, vault)
-        cached = self.cache.put(key, record, vault, search.missed)
-        self.queue.remember(key)
-        self._restorer.start()
-        self._opened(vault)
-        return cached
-
-    def _confirmed(
-        self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
-    ) -> tuple[VaultRecord, OpenVault]:
-        """Compare a record from Redis with Postgres, and restore it if Postgres has lost it. Return
-        the record to use, and its open vault.
-
-        Raises:
-            OldRecordError: Postgres has the vault under another password, or the vault was erased.
-        """
-        try:
-            standing = self._put_back(search, record, vault)
-        except VaultErasedError:
-            raise OldRecordError from None
-        except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
-            _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
-            self._restorer.watch(record)
-            return record, vault
-        if standing.vault_id != record.vault_id:
-            vault = search.open(standing)
-        elif standing.lookup != record.lookup:
-            self._policy = None  # a restore of Postgres may have brought an older lookup back
-            if not search.has(standing.lookup, self.current_policy()):
-                raise OldRecordError
-        return standing, vault
-
-    def _put_back(
-        self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
-    ) -> VaultRecord:
-        """Return the record that Postgres has for an open vault; first restore a missing record."""
-        try:
-            return self._restorer.confirm(record)
-        except PolicyChangedError:
-            self._policy = None
-            newest = next(search.secrets(self.current_policy()))
-            return self._restorer.confirm(wrap_vault(search.keyring, vault, newest))
-
-    def _create(self, search: PasswordSearch, key: bytes, policy: LookupPolicy) -> CachedVault:
-        fresh, record, vault = search.create(self._records, policy)
-        metrics.counter("iot_vaults_opened_total").labels("created").inc()
-        if record.vault_id != fresh.vault_id:
-            return self._open(search, key, record, from_cache=False)
-        cached = self.cache.put(key, record, vault, search.missed)
-        self.queue.remember(key)
-        self._restorer.start()
-        self._guesses.count(search.client, created=True)
-        return cached
-
-    def _moved(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
-        """Give a vault the newest lookup if the policy requires it (`LookupPolicy.must_move`).
-        Return the vault's new record, or `record` if nothing changed."""
-        policy = self._policy
-        if policy is None or not policy.must_move(record.format, record.scrypt_log2_n):
-            return record
-        new = wrap_vault(search.keyring, vault, next(search.secrets(policy)))
-        try:
-            if self._records.replace(record, new):
-                metrics.counter("iot_vaults_moved_total").inc()
-                return new
-        except PolicyChangedError:
-            self._policy = None  # a later use moves the vault
-        except (RedisError, psycopg.Error) as error:
-            report(_log, "vaults are not moved to the new lookups now", error)
-        return record
-
-    def current_policy(self) -> LookupPolicy:
-        """Return which lookups are in use. If that is unknown because Postgres is away, return both
-        formats of lookups, with the scrypt cost of this process.
-
-        Raises:
-            UnavailableError: the policy in Postgres is invalid, or its scrypt cost could not be
-                raised to the cost of this process.
-        """
-        policy = self._policy
-        if policy is None or policy.is_transitional or policy.costs_less_than(self._scrypt_log2_n):
-            try:
-                policy = self._policy = self._records.raise_cost(self._scrypt_log2_n)
-            except POSTGRES_UNAVAILABLE as error:
-                report(_log, "could not read which lookups are in use", error)
-                if policy is None or not (policy.costs or policy.creates_fast_lookups):
-                    return LookupPolicy(FastLookups.KEPT, (self._scrypt_log2_n,))
-        return policy
+            search = self._search(request, search.lookups)
+        return self._opener.open(search, request.key, create=create)

@@ -103,7 +103,7 @@ class PasswordChanger:
                 if self._try(found.record, found.vault, old, new, client):
                     return
             except PolicyChangedError:
-                self._vaults.forget_policy()
+                self._vaults.policy.forget()
             # Another process moved the vault, or changed its password.
             self._vaults.cache.forget_vault(found.record.vault_id)
         raise UnavailableError("the vault is being changed by other requests; try again")
@@ -113,7 +113,7 @@ class PasswordChanger:
     ) -> bool:
         """Change the password, and return True. Return False if the record in Postgres is no longer
         `record`."""
-        policy = self._vaults.current_policy()
+        policy = self._vaults.policy.current()
         old_lookups = all_lookups(
             self._vaults.searches(old, client, is_proven=True), policy, record
         )

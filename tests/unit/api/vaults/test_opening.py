@@ -100,7 +100,7 @@ def test_an_existing_vault_is_reported_once_when_it_is_opened(
             restorer(records, cache, keyring),
             guesses,
             scrypt_log2_n=10,
-            opened=opened.append,
+            on_opened=opened.append,
         )
 
     one, other = process(), process()

@@ -30,7 +30,8 @@ API_STAGES = {
     "Postgres client": ("iot_stores/history.py", "psycopg"),
     "metrics": ("prometheus_client/", "iot_models/metrics.py"),
     "intake, vault lookup": (
-        "iot_api/ingest/intake.py", "iot_api/vaults/", "iot_cipher/",
+        "iot_api/ingest/intake.py", "iot_api/ingest/put_openings.py", "iot_api/vaults/",
+        "iot_cipher/",
     ),
     "views": ("iot_api/routes/", "iot_api/ingest/endpoint.py", "iot_api/http/"),
     "Flask": ("flask/", "werkzeug/"),

@@ -24,7 +24,7 @@ from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
 from iot_models import metrics, tracing
-from iot_models.errors import IotError, Refusal, TooManyRequestsError, UnavailableError
+from iot_models.errors import IotError
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_stores.append_conditions import Guard
 from iot_stores.append_outcomes import GuardLimitError
@@ -34,13 +34,13 @@ from iot_stores.redis_watch import RedisWatch
 
 from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
+from .put_openings import PutOpenings
 
 MAX_READINGS = 10_000
 """Limit of readings in an entry. A larger request becomes several entries, appended in one step."""
 MAX_FREEFORM_BYTES = 4 * 2**20
 """Limit of `freeform` in an entry of more than one reading. An entry becomes a segment, and a read
 holds whole segments in memory."""
-_MAX_ATTEMPTS = 3
 _VAULT_ID = attrgetter("vault_id")
 
 
@@ -106,6 +106,7 @@ class Intake:
     ) -> None:
         self._watch = watch
         self._vaults = vaults
+        self._openings = PutOpenings(vaults, guesses)
         self._guesses = guesses
         self._sealer = sealer
         self._backlog = backlog
@@ -240,9 +241,6 @@ class Intake:
 
         Opening or renewing a vault may take long. If a vault was erased or got another password
         meanwhile, all vaults are looked up again.
-
-        Raises:
-            UnavailableError: passwords kept being changed or vaults erased meanwhile.
         """
         if not is_proven:
             self._guesses.check_noted(client)
@@ -257,43 +255,7 @@ class Intake:
             if None not in vaults_if_open and cache.changes_noted == noted:
                 guards = () if is_proven else self._guesses.guards(client)
                 return cast("list[OpenVault]", vaults_if_open), guards
-        for _ in range(_MAX_ATTEMPTS):
-            noted = cache.changes_noted
-            vaults = self._open_each(batches, keys, client)
-            self._vaults.catch_up()
-            if cache.changes_noted == noted:
-                return vaults, ()
-        raise UnavailableError("vaults of this request are being changed; try again")
-
-    def _open_each(
-        self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
-    ) -> list[OpenVault]:
-        """Return the vaults of a request. Open those that are not open.
-
-        A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
-        vault is not open, or if the client has not used all remaining vaults before. Without the
-        second condition, the answer would tell the client which of these vaults are open.
-        """
-        vaults, opened, left = list[OpenVault](), 0, 0
-        cache, has_found = self._vaults.cache, self._vaults.tried.has_found
-        for number, (key, batch) in enumerate(zip(keys, batches, strict=True)):
-            is_open = cache.get(key) is not None
-            if opened == self._guesses.max_openings and not (
-                is_open and has_found(client, keys[number:])
-            ):
-                raise _too_many_openings(opened, left)
-            vault = None
-            if is_open:
-                # `find_or_create` makes the same check before it looks whether the vault is open.
-                if not has_found(client, [key]):
-                    self._vaults.admit(client, key).leave()
-                vault = cache.writable(key) or self._vaults.open_vault(batch.password, client)
-            if vault is None:
-                vault = self._vaults.find_or_create(batch.password, client)
-                opened += 1
-                left = len(batches) - number - 1
-            vaults.append(vault)
-        return vaults
+        return self._openings.open(batches, keys, client), ()
 
     def _seal(self, vault: OpenVault, readings: ReadingColumns) -> tuple[int, bytes]:
         salt = os.urandom(SALT_BYTES)
@@ -301,24 +263,6 @@ class Intake:
         entry = Entry(vault.id_bytes, salt, vault.chunk_key(salt), sealed_at, readings)
         shard = vault.shard(self._shards)
         return shard, self._sealer.seal(shard, entry.encode())
-
-
-def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
-    """Return the error for a request that may open no more vaults.
-
-    `opened` is the number of vaults that the request has opened. They stay open, so the next
-    attempt gets further. `left` is the number of passwords that follow the last opened vault in the
-    request. It includes passwords whose vaults were open before: otherwise the number would tell
-    the client how many of these vaults are open.
-    """
-    return TooManyRequestsError(
-        f"the server has opened {opened} vaults for this request, and {left} passwords are left; "
-        "nothing was stored, send the request again",
-        retry_after=1,
-        reason=Refusal.OPENINGS,
-        opened=opened,
-        left=left,
-    )
 
 
 def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:

@@ -1,0 +1,91 @@
+"""Open the vaults of a PUT, within the limits on openings and guesses."""
+
+from collections.abc import Sequence
+
+from iot_api.limits.clients import Client
+from iot_api.limits.guess_limit import GuessLimit
+from iot_api.vaults.opening import Vaults
+from iot_cipher.encryption import OpenVault
+from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
+
+from .parser import Batch
+
+_MAX_ATTEMPTS = 3
+
+
+class PutOpenings:
+    """Opens the vaults of PUTs, unless all are open and the client has used all of them before."""
+
+    def __init__(self, vaults: Vaults, guesses: GuessLimit) -> None:
+        self._vaults = vaults
+        self._guesses = guesses
+
+    def open(
+        self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
+    ) -> list[OpenVault]:
+        """Return the vaults of a request. `keys` are the cache keys of the passwords.
+
+        Opening a vault may take long. If a vault was erased or got another password meanwhile, all
+        vaults are looked up again.
+
+        Raises:
+            TooManyRequestsError: the request may open no more vaults; or like
+                `Vaults.find_or_create`.
+            UnavailableError: passwords kept being changed or vaults erased meanwhile.
+            RedisError, psycopg.Error: a store is away.
+        """
+        cache = self._vaults.cache
+        for _ in range(_MAX_ATTEMPTS):
+            noted = cache.changes_noted
+            vaults = self._open_each(batches, keys, client)
+            self._vaults.catch_up()
+            if cache.changes_noted == noted:
+                return vaults
+        raise UnavailableError("vaults of this request are being changed; try again")
+
+    def _open_each(
+        self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
+    ) -> list[OpenVault]:
+        """Open the vaults that are not open, one after the other, and return all.
+
+        A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
+        vault is not open, or if the client has not used all remaining vaults before. Without the
+        second condition, the answer would tell the client which of these vaults are open.
+        """
+        vaults, opened, left = list[OpenVault](), 0, 0
+        cache, has_found = self._vaults.cache, self._vaults.tried.has_found
+        for number, (key, batch) in enumerate(zip(keys, batches, strict=True)):
+            is_open = cache.get(key) is not None
+            may_open = opened < self._guesses.max_openings
+            if not may_open and not (is_open and has_found(client, keys[number:])):
+                raise _too_many_openings(opened, left)
+            vault = None
+            if is_open:
+                # `find_or_create` makes the same check before it looks whether the vault is open.
+                if not has_found(client, [key]):
+                    self._vaults.admit(client, key).leave()
+                vault = cache.writable(key) or self._vaults.open_vault(batch.password, client)
+            if vault is None:
+                vault = self._vaults.find_or_create(batch.password, client)
+                opened += 1
+                left = len(batches) - number - 1
+            vaults.append(vault)
+        return vaults
+
+
+def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
+    """Return the error for a request that may open no more vaults.
+
+    `opened` is the number of vaults that the request has opened. They stay open, so the next
+    attempt gets further. `left` is the number of passwords that follow the last opened vault in the
+    request. It includes passwords whose vaults were open before: otherwise the number would tell
+    the client how many of these vaults are open.
+    """
+    return TooManyRequestsError(
+        f"the server has opened {opened} vaults for this request, and {left} passwords are left; "
+        "nothing was stored, send the request again",
+        retry_after=1,
+        reason=Refusal.OPENINGS,
+        opened=opened,
+        left=left,
+    )

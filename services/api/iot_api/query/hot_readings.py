@@ -20,7 +20,7 @@ from iot_stores.store_states import report
 
 from .merge import ASCENDING, DESCENDING, position
 from .pausable_read import Batches, Page, PausableRead, ReadSlots, limited
-from .readings import ALL, FIRST, NOBODY, StoredReadings
+from .readings import ALL, FIRST, NOBODY, Selection, StoredReadings
 
 _log = logging.getLogger(__name__)
 
@@ -65,37 +65,32 @@ class Readings(StoredReadings):
 
         Later pages count the seconds back from the time of the first page.
         """
-        return self._read(
-            client, lambda read: self._last_seconds(read, vault, seconds, within, page)
+        return PausableRead(
+            self._slots,
+            client,
+            lambda read: self._last_seconds(Selection(read, vault, within), seconds, page),
         )
 
-    def _last_seconds(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        seconds: int,
-        within: ReadFilter,
-        page: Page,
-    ) -> Batches:
+    def _last_seconds(self, selection: Selection, seconds: int, page: Page) -> Batches:
         fixed_begin = page.cursor.received_low if page.cursor else None
-        begin, found = self._covered(vault, seconds, fixed_begin)
+        begin, found = self._covered(selection.vault, seconds, fixed_begin)
         self._sources.labels("postgres" if found is None else "hot_window").inc()
         if found is None:
             begin = begin or max(1, self._postgres_now() - seconds * 1000)
+        within = selection.read_filter
         read_filter = replace(within, received_low=max(begin, within.received_low))
+        selection = replace(selection, read_filter=read_filter)
         if found is None:
-            produce = partial(self._stored_page, read, vault, read_filter)
+            produce = partial(self._stored_page, selection)
         else:
             window = begin, seconds
-            produce = partial(self._hot_page, read, vault, read_filter, window, [found])
-        last = yield from read.through(produce, page)
+            produce = partial(self._hot_page, selection, window, [found])
+        last = yield from selection.read.through(produce, page)
         return last and replace(last, received_low=begin)
 
     def _hot_page(
         self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
+        selection: Selection,
         window: tuple[int, int],
         found: list[Sequence[SegmentBounds]],
         page: Page,
@@ -110,12 +105,12 @@ class Readings(StoredReadings):
         """
         begin, seconds = window
         if not found:
-            _, bounds = self._covered(vault, seconds, begin)
+            _, bounds = self._covered(selection.vault, seconds, begin)
             if bounds is None:
-                return (yield from self._stored_page(read, vault, read_filter, page))
+                return (yield from self._stored_page(selection, page))
             found.append(bounds)
-        with read.slot(self._slots.hot_window):
-            hot = self._hot(read, vault, read_filter, page.page_range(), found.pop())
+        with selection.read.slot(self._slots.hot_window):
+            hot = self._hot(selection, page.page_range(), found.pop())
             return (yield from limited(hot, page))
 
     def _covered(
@@ -140,25 +135,16 @@ class Readings(StoredReadings):
         return begin, bounds
 
     def _hot(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
-        found: Sequence[SegmentBounds],
+        self, selection: Selection, page_range: PageRange, found: Sequence[SegmentBounds]
     ) -> Generator[Sequence[Reading], None, None]:
         """Read from the hot window up to the first segment that is missing or can't be opened, and
         the rest from Postgres.
         """
         reached = page_range.after
+        wanted = filter(selection.read_filter.may_match, found)
+        segments = self._hot_segments(selection.vault, page_range, wanted)
         try:
-            for batch in self._merged(
-                read,
-                self._hot_segments(vault, page_range, filter(read_filter.may_match, found)),
-                vault,
-                read_filter,
-                page_range,
-            ):
+            for batch in self._merged(selection, segments, page_range):
                 reached = position(batch[-1])
                 yield batch
                 del batch  # free its memory before the next one is produced
@@ -170,7 +156,7 @@ class Readings(StoredReadings):
             _log.info("a read continues from Postgres: %s", error)
         else:
             return
-        yield from self._stored(read, vault, read_filter, replace(page_range, after=reached))
+        yield from self._stored(selection, replace(page_range, after=reached))
 
     def _hot_segments(
         self, vault: OpenVault, page_range: PageRange, bounds_found: Iterable[SegmentBounds]

@@ -140,16 +140,9 @@ class PausableRead:
     """
 
     def __init__(
-        self,
-        slots: ReadSlots,
-        client: Client,
-        plan: Callable[["PausableRead"], Batches],
-        rows: type[Rows] = Rows,
+        self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
-        """`plan` takes this read and returns its batches; it produces them with `through`. `rows`
-        is the class of the rows of opened segments.
-        """
-        self.rows = rows
+        """`plan` takes this read and returns its batches; it produces them with `through`."""
         self._slots = slots
         self._client = client
         self._batches = plan(self)
@@ -166,8 +159,6 @@ class PausableRead:
         self._turns: list[FairSlots] = []
         self._large = ExitStack()
         self._has_large = False
-        self.found_overlap = False
-        """Whether two segments with common ids were found and reported."""
 
     def __iter__(self) -> Batches:
         return self._batches

@@ -60,11 +60,35 @@ _log = logging.getLogger(__name__)
 
 
 Combine = Callable[
-    [PausableRead, Iterable[SealedSegment], OpenVault, ReadFilter, PageRange],
-    Generator[Sequence[Reading], None, None],
+    ["Selection", Iterable[SealedSegment], PageRange], Generator[Sequence[Reading], None, None]
 ]
 """Produces the readings of segments within one turn. The segments are ordered by where they begin.
 """
+
+
+@dataclass(slots=True)
+class Selection:
+    """The readings that a read selects: those of a vault that pass a filter."""
+
+    read: PausableRead
+    vault: OpenVault
+    read_filter: ReadFilter
+    rows: type[Rows] = Rows
+    """The class of the rows of opened segments."""
+    combine: Combine | None = None
+    """Replaces the merge of the segments in order."""
+    found_overlap: bool = False
+    """Whether two segments with common ids were found and reported."""
+
+    def report_overlap(self, reading_id: int) -> None:
+        """Count and log, once per read, that two segments have ids in common."""
+        if self.found_overlap:
+            return
+        self.found_overlap = True
+        metrics.counter("iot_damaged_total").labels("overlap").inc()
+        why = "a row was put back, or the database was rolled back"
+        message = "segments of vault %s have ids in common, such as %d: %s"
+        _log.error(message, self.vault.vault_id, reading_id, why)
 
 
 class Overlap(Enum):
@@ -150,7 +174,11 @@ class StoredReadings:
         rows: type[Rows] = Rows,
     ) -> PausableRead:
         """Read the readings within the bounds of a filter, from Postgres."""
-        return self._read(client, lambda read: self._select(read, vault, read_filter, page), rows)
+        return PausableRead(
+            self._slots,
+            client,
+            lambda read: self._select(Selection(read, vault, read_filter, rows), page),
+        )
 
     def combined(
         self,
@@ -162,8 +190,11 @@ class StoredReadings:
         rows: type[Rows] = Rows,
     ) -> PausableRead:
         """Read like `select`, but yield the batches that `combine` produces from the segments."""
-        plan = partial(self._select, vault=vault, read_filter=read_filter, combine=combine)
-        return self._read(client, plan, rows)
+        return PausableRead(
+            self._slots,
+            client,
+            lambda read: self._select(Selection(read, vault, read_filter, rows, combine)),
+        )
 
     def latest(
         self,
@@ -180,7 +211,11 @@ class StoredReadings:
         The first page fixes the positions of the first and the last of these readings. Later pages
         return all readings between the two positions, including readings stored since.
         """
-        return self._read(client, lambda read: self._latest(read, vault, count, within, page))
+        return PausableRead(
+            self._slots,
+            client,
+            lambda read: self._latest(Selection(read, vault, within), count, page),
+        )
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
         """Return the greatest relative timestamp of a vault, or of all vaults if `vault` is None.
@@ -190,44 +225,21 @@ class StoredReadings:
             lambda connection: history.max_relative_timestamp(connection, vault_id)
         )
 
-    def _read(
-        self, client: Client, plan: Callable[[PausableRead], Batches], rows: type[Rows] = Rows
-    ) -> PausableRead:
-        return PausableRead(self._slots, client, plan, rows)
-
-    def _select(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page: Page = FIRST,
-        combine: Combine | None = None,
-    ) -> Batches:
+    def _select(self, selection: Selection, page: Page = FIRST) -> Batches:
         self._sources.labels("postgres").inc()
-        produce = partial(self._stored_page, read, vault, read_filter, combine=combine)
-        return (yield from read.through(produce, page))
+        return (yield from selection.read.through(partial(self._stored_page, selection), page))
 
-    def _stored_page(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page: Page,
-        combine: Combine | None = None,
-    ) -> Batches:
+    def _stored_page(self, selection: Selection, page: Page) -> Batches:
         """Produce a page from Postgres, within one turn."""
-        stored = self._stored(read, vault, read_filter, page.page_range(), combine)
-        return (yield from limited(stored, page))
+        return (yield from limited(self._stored(selection, page.page_range()), page))
 
-    def _latest(
-        self, read: PausableRead, vault: OpenVault, count: int, within: ReadFilter, page: Page
-    ) -> Batches:
+    def _latest(self, selection: Selection, count: int, page: Page) -> Batches:
         if count <= 0:
             return None
         if page.cursor is not None:
-            return (yield from self._select(read, vault, within, page))
+            return (yield from self._select(selection, page))
         self._sources.labels("postgres").inc()
-        newest = partial(self._newest, read, vault, within)
+        read, newest = selection.read, partial(self._newest, selection)
         if page.descending and page.limit is None and count > MAX_BUFFERED:
             yield from read.through(newest, Page(count, descending=True), _with_end)
             return None
@@ -242,59 +254,47 @@ class StoredReadings:
         def produce(page: Page) -> Batches:
             if buffered:  # for the first turn only: a paused read keeps nothing
                 return _buffered(buffered.pop(), page)
-            return self._stored_page(read, vault, within, page)
+            return self._stored_page(selection, page)
 
         return (yield from read.through(produce, page))
 
-    def _newest(
-        self, read: PausableRead, vault: OpenVault, within: ReadFilter, page: Page
-    ) -> Batches:
+    def _newest(self, selection: Selection, page: Page) -> Batches:
         """Produce the last readings of the vault, newest first, up to the limit of the page."""
         if page.limit is None:  # `_with_end` fixed the end after an earlier turn
-            return (yield from self._stored_page(read, vault, within, page))
+            return (yield from self._stored_page(selection, page))
         page_range = replace(page.page_range(), limit=page.limit)
-        yield from first_readings(self._stored(read, vault, within, page_range), page.limit)
+        yield from first_readings(self._stored(selection, page_range), page.limit)
         return None
 
     def _stored(
-        self,
-        read: PausableRead,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
-        combine: Combine | None = None,
+        self, selection: Selection, page_range: PageRange
     ) -> Generator[Sequence[Reading], None, None]:
+        vault_id, read_filter = selection.vault.vault_id, selection.read_filter
+        combine = selection.combine or self._merged
         with (
-            read.slot(self._slots.postgres),
+            selection.read.slot(self._slots.postgres),
             self._pool.connection() as connection,
-            closing(
-                history.select(connection, vault.vault_id, read_filter, page_range)
-            ) as segments,
+            closing(history.select(connection, vault_id, read_filter, page_range)) as segments,
         ):
-            yield from (combine or self._merged)(read, segments, vault, read_filter, page_range)
+            yield from combine(selection, segments, page_range)
 
     def _merged(
-        self,
-        read: PausableRead,
-        segments: Iterable[SealedSegment],
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
+        self, selection: Selection, segments: Iterable[SealedSegment], page_range: PageRange
     ) -> Generator[Sequence[Reading], None, None]:
-        page_range = read_filter.narrow(page_range)
+        page_range = selection.read_filter.narrow(page_range)
         order = DESCENDING if page_range.descending else ASCENDING
         batch = 0 if page_range.limit is None else min(page_range.limit, BATCH)
         with self._merge_buffer_share() as max_bytes:
-            open_segment = opener(read, vault, read_filter, page_range, order)
-            scan = Scan(read, order, page_range)
+            open_segment = opener(selection, page_range, order)
+            scan = Scan(selection.read, order, page_range)
             yield from merge(
                 scan.watched(segments),
                 scan.noting(open_segment),
                 order,
                 batch=batch,
                 max_bytes=max_bytes,
-                may_repeat=partial(_may_repeat, read, vault, IdRanges()),
-                report_overlap=partial(_report_overlap, read, vault),
+                may_repeat=partial(_may_repeat, selection, IdRanges()),
+                report_overlap=selection.report_overlap,
             )
 
     @contextmanager
@@ -309,11 +309,7 @@ class StoredReadings:
 
 
 def opener(
-    read: PausableRead,
-    vault: OpenVault,
-    read_filter: ReadFilter,
-    page_range: PageRange,
-    order: Order,
+    selection: Selection, page_range: PageRange, order: Order
 ) -> Callable[[SealedSegment], Rows]:
     """Return a function that opens a segment and returns its wanted rows, up to `page_range.limit`.
 
@@ -329,14 +325,14 @@ def opener(
     def open_segment(segment: SealedSegment) -> Rows:
         # Let other greenlets run: a read may open many segments before its first batch.
         time.sleep(0)
-        columns = _columns(vault, segment, read.claim_large_segment)
-        opened = read.rows(columns, order, 0, len(columns.ids))
+        columns = _columns(selection.vault, segment, selection.read.claim_large_segment)
+        opened = selection.rows(columns, order, 0, len(columns.ids))
         if behind is not None and order.begin(segment.bounds) < behind:
             opened = opened.since(behind)
         if beyond is not None and order.end(segment.bounds) >= beyond:
             opened = opened.before(beyond)
-        if not read_filter.includes(segment.bounds):
-            opened = opened.matching(read_filter)
+        if not selection.read_filter.includes(segment.bounds):
+            opened = opened.matching(selection.read_filter)
         return opened if page_range.limit is None else opened.first(page_range.limit)
 
     return open_segment
@@ -370,25 +366,12 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
     return decrypt_segment(vault, segment.bounds, payload)
 
 
-def _may_repeat(
-    read: PausableRead, vault: OpenVault, ranges: IdRanges, bounds: SegmentBounds
-) -> bool:
+def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -> bool:
     """Return whether a segment may repeat earlier readings. Log if it surely has their ids."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
-        _report_overlap(read, vault, bounds.first_id)
+        selection.report_overlap(bounds.first_id)
     return overlap is not Overlap.NONE
-
-
-def _report_overlap(read: PausableRead, vault: OpenVault, reading_id: int) -> None:
-    """Count and log, once per read, that two segments have ids in common."""
-    if read.found_overlap:
-        return
-    read.found_overlap = True
-    metrics.counter("iot_damaged_total").labels("overlap").inc()
-    why = "a row was put back, or the database was rolled back"
-    message = "segments of vault %s have ids in common, such as %d: %s"
-    _log.error(message, vault.vault_id, reading_id, why)
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from iot_cipher.encryption import OpenVault, SealedSegment
+from iot_cipher.encryption import SealedSegment
 from iot_models.reading import Reading
 from iot_models.segment import ID_STRIDE, SegmentBounds
-from iot_stores.history import PageRange, ReadFilter
+from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
 from .merge import ASCENDING, OpenSegment, Rows
-from .pausable_read import PausableRead, Scan, SegmentBatch
-from .readings import IdRanges, Overlap, opener
+from .pausable_read import Scan, SegmentBatch
+from .readings import IdRanges, Overlap, Selection, opener
 
 _ID_BYTES = 40
 """Memory of an id that is kept."""
@@ -66,17 +66,12 @@ class UnorderedRead:
         self._prune_at = _KEPT
 
     def combine(
-        self,
-        read: PausableRead,
-        segments: Iterable[SealedSegment],
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        page_range: PageRange,
+        self, selection: Selection, segments: Iterable[SealedSegment], page_range: PageRange
     ) -> Generator[Sequence[Reading], None, None]:
         """Yield the batches of one turn: the argument `combine` of `StoredReadings.combined`."""
-        page_range = read_filter.narrow(page_range)
-        open_segment = opener(read, vault, read_filter, page_range, ASCENDING)
-        scan = Scan(read, ASCENDING, page_range)
+        page_range = selection.read_filter.narrow(page_range)
+        open_segment = opener(selection, page_range, ASCENDING)
+        scan = Scan(selection.read, ASCENDING, page_range)
         self.begin_turn(page_range.after)
         new = scan.watched(self.new_segments(segments))
         yield from self.batches(new, scan.noting(open_segment), page_range.after)

@@ -61,6 +61,12 @@ class SeriesQuery:
         return self.time_range.by is TimeOf.RECEIVED
 
     @property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields whose values are read: those to return, those to group by, and those of the
+        conditions."""
+        return *self.fields, *self.groups, *(condition.field for condition in self.conditions)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The names of the columns of a row, in order."""
         counts = (COUNT,) if self.step is not None and not self.fields else ()

@@ -113,8 +113,7 @@ class SeriesForm(ReadingForm):
         self.media_type = form.media_type
         self._query = query
         self._form = form
-        conditions = [condition.field for condition in query.conditions]
-        self._reader = FieldReader([*query.fields, *query.groups, *conditions], charge)
+        self._reader = FieldReader(query.read_fields, charge)
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode the readings that pass the conditions; return b"" if none does."""

@@ -1,25 +1,23 @@
 """Windows of a series: aggregates of the readings of each step and group.
 
 The values of some thousands of readings are collected first, and then added to their windows
-together. The result is exact: sums are those of `math.fsum`, and variances are merged as Chan,
-Golub and LeVeque describe ("Updating Formulae and a Pairwise Algorithm for Computing Sample
-Variances", 1979), which loses no digits when the mean is large.
+together.
 """
 
-import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress, repeat
-from operator import itemgetter, not_
+from operator import not_
 from types import NoneType
-from typing import Any, Protocol
+from typing import Any
 
 from iot_models.errors import InvalidRequestError
 
 from .series_fields import Column, FieldReader, Value, keys_of, numbers_of, passing
 from .series_query import COUNT, Aggregate, SeriesQuery
 from .timed_rows import TimedColumns
+from .window_aggregates import NUMERIC, PLACED, Window, new_window
 
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
@@ -49,117 +47,6 @@ Pending = defaultdict[int, defaultdict[Group, list[Any]]]
 """The values of each step and group."""
 
 
-class Window(Protocol):
-    """The aggregate of one field in one window."""
-
-    def add(self, values: list[Any]) -> None:
-        """Add the values of further readings: at least one."""
-
-    def result(self) -> Value:
-        """Return the aggregate; None if it is not defined, such as the deviation of one value."""
-
-
-class _Count:
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, values: list[Any]) -> None:
-        self.count += len(values)
-
-    def result(self) -> int:
-        return self.count
-
-
-class _Mean:
-    __slots__ = ("count", "total")
-
-    def __init__(self) -> None:
-        self.count, self.total = 0, 0.0
-
-    def add(self, values: list[float]) -> None:
-        self.count += len(values)
-        try:
-            self.total = math.fsum([self.total, *values])
-        except (OverflowError, ValueError):  # beyond a double: the result is not finite
-            self.total = math.nan
-
-    def result(self) -> float | None:
-        return _finite(self.total / self.count) if self.count else None
-
-
-class _Stdev:
-    """The sample standard deviation, with the divisor n - 1."""
-
-    __slots__ = ("count", "mean", "squares")
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-
-    def add(self, values: list[float]) -> None:
-        count = len(values)
-        try:
-            mean = math.fsum(values) / count
-            squares = math.fsum([(value - mean) * (value - mean) for value in values])
-        except (OverflowError, ValueError):
-            mean = squares = math.nan
-        total, apart = self.count + count, mean - self.mean
-        self.mean += apart * count / total
-        self.squares += squares + apart * apart * self.count * count / total
-        self.count = total
-
-    def result(self) -> float | None:
-        if self.count <= 1:  # one value has no deviation
-            return None
-        return _finite(math.sqrt(self.squares / (self.count - 1)))
-
-
-class _Best:
-    __slots__ = ("_best", "_value")
-
-    def __init__(self, best: Callable[[list[Any]], Any]) -> None:
-        self._best = best
-        self._value: Any = None
-
-    def add(self, values: list[Any]) -> None:
-        if self._value is not None:
-            values.append(self._value)
-        self._value = self._best(values)
-
-    def result(self) -> Value:
-        value: Value = self._value
-        return value
-
-
-class _BestPlaced(_Best):
-    """The value of the first or the last reading, in the order of (time, id)."""
-
-    __slots__ = ()
-
-    def result(self) -> Value:
-        value: Value = None if self._value is None else self._value[-1]
-        return value
-
-
-_placed = itemgetter(0, 1)
-_WINDOWS: dict[Aggregate, Callable[[], Window]] = {
-    Aggregate.COUNT: _Count,
-    Aggregate.MEAN: _Mean,
-    Aggregate.STDEV: _Stdev,
-    Aggregate.MIN: lambda: _Best(min),
-    Aggregate.MAX: lambda: _Best(max),
-    Aggregate.FIRST: lambda: _BestPlaced(lambda placed: min(placed, key=_placed)),
-    Aggregate.LAST: lambda: _BestPlaced(lambda placed: max(placed, key=_placed)),
-}
-_PLACED = {Aggregate.FIRST, Aggregate.LAST}
-_NUMERIC = {Aggregate.MEAN, Aggregate.STDEV, Aggregate.MIN, Aggregate.MAX}
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
 class SeriesWindows:
     """The windows of a query. Add all readings, then take the rows."""
 
@@ -173,8 +60,7 @@ class SeriesWindows:
         self._charge = charge
         self._query = query
         self._step = step
-        conditions = [condition.field for condition in query.conditions]
-        self._reader = FieldReader([*query.fields, *query.groups, *conditions], charge)
+        self._reader = FieldReader(query.read_fields, charge)
         self._windows: list[dict[Key, Window]] = [{} for _ in query.fields or (COUNT,)]
         self._keys: set[Key] = set()
         self._without_value: set[Key] = set()
@@ -200,7 +86,7 @@ class SeriesWindows:
         columns = self._reader.columns(readings.texts, len(readings))
         by_receipt = self._query.by_receipt
         times = readings.received if by_receipt else readings.interrogator
-        ids = readings.ids if self._query.aggregate in _PLACED else times
+        ids = readings.ids if self._query.aggregate in PLACED else times
         passed = passing(self._query.conditions, columns)
         if passed is not None:
             times, ids = list(compress(times, passed)), list(compress(ids, passed))
@@ -230,7 +116,7 @@ class SeriesWindows:
             keys = sorted(self._keys)
         except TypeError:  # a group has values of several types
             keys = sorted(self._keys, key=_order)
-        nothing = _WINDOWS[self._query.aggregate]()
+        nothing = new_window(self._query.aggregate)
         for key in keys:
             results = [windows.get(key, nothing).result() for windows in self._windows]
             yield key[0] * self._step, *_values_of(key[1]), *results
@@ -252,12 +138,12 @@ class SeriesWindows:
             _append(self._pending[0], numbers, groups, counted)
         for pending, name in zip(self._pending, self._query.fields, strict=False):
             column = columns[name]
-            if aggregate in _NUMERIC:
+            if aggregate in NUMERIC:
                 column = numbers_of(column)
             values = column.values
             if aggregate is Aggregate.COUNT:
                 values = counted  # keeps no text in memory
-            elif aggregate in _PLACED:
+            elif aggregate in PLACED:
                 values = list(zip(times, ids, values, strict=True))
             if NoneType not in column.types:
                 _append(pending, numbers, groups, values)
@@ -294,15 +180,15 @@ class SeriesWindows:
                 for group, values in lists.items():
                     self._add_to_window(windows, (number, group), values)
             pending.clear()
-        if self._query.aggregate not in _PLACED:
+        if self._query.aggregate not in PLACED:
             expected = len(self._keys) * len(self._windows)
             self._most_waiting = max(_PENDING, min(8 * expected, _PENDING_NUMBERS))
 
     def _add_to_window(self, windows: dict[Key, Window], key: Key, values: list[Any]) -> None:
         window = windows.get(key)
         if window is None:
-            window = windows[key] = _WINDOWS[self._query.aggregate]()
-        if self._query.aggregate not in _PLACED:
+            window = windows[key] = new_window(self._query.aggregate)
+        if self._query.aggregate not in PLACED:
             window.add(values)
             return
         before = _text_bytes(window.result())

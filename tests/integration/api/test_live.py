@@ -15,7 +15,7 @@ from integration.api.test_imported_times import IMPORT, old_row
 from integration.api.test_tokens import Guarded
 from iot_api.http.request import CONNECTION
 from iot_api.limits.clients import Client
-from iot_api.live import hub, poller, source
+from iot_api.live import hub, live_rows, poller
 from iot_api.server.connection import Connection
 from iot_cipher.tokens import new_tokens_text
 from iot_models.scopes import Scope
@@ -235,7 +235,7 @@ def test_all_streams_share_one_poll_and_one_decryption(
         decoded.append(bounds.count)
         return decode_segment(bounds, data)
 
-    monkeypatch.setattr(source, "decode_segment", decode)
+    monkeypatch.setattr(live_rows, "decode_segment", decode)
     monkeypatch.setattr(poller, "POLL_SECONDS", 60)
     store(api, writer, 1)
     store(api, writer, 1, password="other")

@@ -8,8 +8,8 @@ import msgspec
 from iot_models.errors import IotError, UnavailableError
 from iot_models.segment import ID_STRIDE
 
+from .live_rows import LiveRows, Skipped
 from .position import LivePosition, encode_position
-from .source import LiveRows, Skipped
 
 MAX_READINGS = 500
 """Maximum number of readings of an event."""

@@ -2,16 +2,15 @@
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE
 from iot_stores.backlog import DrainedShards
 
 from .events import events_of
 from .listener import Listener
+from .live_rows import LiveRows
 from .position import LivePosition
-from .source import LiveRows, Watched
+from .source import Watched
 
 OTHER_SHARDS_SECONDS = 1.0
 """Other shards than the vault's own are read this often: while IOT_SHARDS is being changed, a vault
@@ -61,7 +60,7 @@ class Feed(Watched):
                     listener.offer(event)
                 time.sleep(0)  # let the listeners send: they keep a few events only
         for listener in set(listeners).difference(level):
-            own = _beyond(rows, listener.joined_at)
+            own = rows.behind(listener.joined_at)
             for event in events_of(own, before.advanced(listener.joined_at.ids), vault_id):
                 listener.offer(event)
 
@@ -88,16 +87,3 @@ class Joined:
         if not self.listener.is_idle:
             return position
         return position.advanced(offered.ids, offered.since)
-
-
-def _beyond(rows: LiveRows, position: LivePosition) -> LiveRows:
-    """Return the readings that a listener at `position` lacks."""
-    places = [
-        place
-        for place, reading in enumerate(rows.readings)
-        if reading.id > position.id_of(reading.id % ID_STRIDE)
-    ]
-    readings: list[Reading] = [rows.readings[place] for place in places]
-    received = [rows.received[place] for place in places]
-    advanced = rows.position.advanced(position.ids)
-    return replace(rows, position=advanced, readings=readings, received=received)

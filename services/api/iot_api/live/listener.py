@@ -11,8 +11,8 @@ from iot_cipher.vault import VaultRecord
 from iot_models.errors import IotError
 
 from .events import ReadingsEvent, summary_event
+from .live_rows import Skipped
 from .position import LivePosition
-from .source import Skipped
 
 MAX_WAITING_BYTES = 2**20
 """Limit of the events that wait for one listener."""

@@ -13,7 +13,8 @@ from iot_stores.backlog import DrainedShards
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 from .feed import Feed
-from .source import LiveRows, LiveSource
+from .live_rows import LiveRows
+from .source import LiveSource
 
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""

@@ -8,26 +8,26 @@ so a position stays exact when a stream changes from one to the other.
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from threading import Lock
 from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from iot_cipher.encryption import OpenVault, SealedSegment, decrypt_segment
+from iot_cipher.encryption import OpenVault, SealedSegment
 from iot_models import metrics
-from iot_models.errors import DecryptionError, FormatError
-from iot_models.reading import Reading
-from iot_models.segment import ID_STRIDE, SegmentBounds, SegmentColumns, decode_segment
+from iot_models.errors import FormatError
+from iot_models.segment import SegmentBounds
 from iot_stores.backlog import Backlog, DrainedShards
-from iot_stores.history import StoredSegment, note_damaged, read_transaction
+from iot_stores.history import read_transaction
 from iot_stores.hot_window import HotWindow, RecentSegments
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 from iot_stores.stored_since import StoredAfter, measure, stored_after
 from iot_stores.stream_entries import stream_order
 
+from .live_rows import LiveRows, Skipped, merge_rows, rows_of_segment
 from .position import LivePosition
 
 SLACK_MS = 5000
@@ -45,32 +45,6 @@ _log = logging.getLogger(__name__)
 
 class EvictedError(Exception):
     """The hot window has lost a segment that its index lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Readings that a listener does not get: only a summary event gives their number and times.
-
-    The listener is too slow or too far behind, or the segment of the readings is damaged.
-    """
-
-    count: int
-    begin: int
-    """Earliest time of receipt, in Unix milliseconds."""
-    end: int
-    """Latest time of receipt, in Unix milliseconds."""
-
-
-@dataclass(slots=True)
-class LiveRows:
-    """Readings in the order of their ids, and the position of a listener that has them."""
-
-    position: LivePosition
-    readings: list[Reading] = field(default_factory=list)
-    received: list[int] = field(default_factory=list)
-    """Times of receipt of the readings, in Unix milliseconds."""
-    skipped: Skipped | None = None
-    """Readings that are left out. Their summary comes before `readings`."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -183,7 +157,7 @@ class LiveSource:
                 lacking.append(each)
                 continue
             try:
-                for rows in self._opened(each.vault, wanted, bounds, each.position):
+                for rows in self._from_hot_window(each.vault, wanted, bounds, each.position):
                     yield each, rows
             except (EvictedError, RedisError):
                 lacking.append(each)
@@ -199,7 +173,7 @@ class LiveSource:
         Raises:
             psycopg.Error: Postgres failed; the next call continues at the vault's position.
         """
-        yield from self._stored(self._poll_turn, watched.vault, watched.position)
+        yield from self._from_postgres(self._poll_turn, watched.vault, watched.position)
         watched.complete(drained)
 
     def between(
@@ -224,7 +198,7 @@ class LiveSource:
             after = rows.position
             yield rows
         if not after.includes(until):
-            yield from self._stored(self._catch_up_turn, vault, after, until)
+            yield from self._from_postgres(self._catch_up_turn, vault, after, until)
 
     def _recent_between(
         self,
@@ -245,7 +219,7 @@ class LiveSource:
         if not _holds(recent, wanted, after.since, now):
             return
         try:
-            for rows in self._opened(vault, wanted, recent.bounds[0], after, until):
+            for rows in self._from_hot_window(vault, wanted, recent.bounds[0], after, until):
                 after = rows.position
                 yield rows
         except (EvictedError, RedisError):
@@ -253,7 +227,7 @@ class LiveSource:
         ids = {shard: until.id_of(shard) for shard in shards}
         yield LiveRows(after.advanced(ids))
 
-    def _opened(
+    def _from_hot_window(
         self,
         vault: OpenVault,
         covered: Container[int],
@@ -291,10 +265,10 @@ class LiveSource:
             if until is not None:
                 last = min(last, until.id_of(bounds.shard))
             position = after.advanced({bounds.shard: last})
-            yield replace(_rows(vault, segment, after, until), position=position)
+            yield replace(rows_of_segment(vault, segment, after, until), position=position)
             after = position
 
-    def _stored(
+    def _from_postgres(
         self,
         turn: Lock,
         vault: OpenVault,
@@ -335,7 +309,7 @@ class LiveSource:
 
         Return the page, and its last id; None in place of the id if no segment follows.
         """
-        pages: list[LiveRows] = []
+        parts: list[LiveRows] = []
         last_id = count = size = 0
         with (
             turn,
@@ -346,12 +320,12 @@ class LiveSource:
             for segment in segments:
                 full = count >= PAGE_READINGS or size >= PAGE_BYTES
                 if full and segment.bounds.first_id > last_id:
-                    return _merged(pages, after), last_id
-                pages.append(_rows(vault, segment, after, until))
+                    return merge_rows(parts, after), last_id
+                parts.append(rows_of_segment(vault, segment, after, until))
                 last_id = max(last_id, segment.bounds.last_id)
                 count += segment.bounds.count
                 size += segment.size or 0
-        return _merged(pages, after), None
+        return merge_rows(parts, after), None
 
 
 def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
@@ -368,61 +342,3 @@ def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int,
         if (position is not None and not before.reaches(position)) or not after.holds(since, now):
             return False
     return True
-
-
-def _rows(
-    vault: OpenVault, segment: SealedSegment, after: LivePosition, until: LivePosition | None
-) -> LiveRows:
-    """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
-
-    If the segment is damaged, return its readings as skipped. If the stream ended at this segment
-    instead, it would end there again at each attempt to resume.
-    """
-    bounds = segment.bounds
-    payload: bytes | bytearray = segment.payload
-    try:
-        if isinstance(segment, StoredSegment):
-            payload = segment.fetch()
-        columns = decode_segment(bounds, decrypt_segment(vault, bounds, payload))
-    except (DecryptionError, FormatError):
-        note_damaged(vault.vault_id, bounds)
-        skipped = Skipped(bounds.count, bounds.received_min, bounds.received_max)
-        return LiveRows(after.advanced({bounds.shard: bounds.last_id}), skipped=skipped)
-    return _behind(columns, after, until)
-
-
-def _behind(columns: SegmentColumns, after: LivePosition, until: LivePosition | None) -> LiveRows:
-    ids, received = columns.ids, columns.received
-    places = [
-        place
-        for place in sorted(range(len(ids)), key=ids.__getitem__)
-        if after.id_of(ids[place] % ID_STRIDE) < ids[place]
-        and (until is None or ids[place] <= until.id_of(ids[place] % ID_STRIDE))
-        and received[place] >= after.since
-    ]
-    texts = list(columns.freeform)
-    chosen = SegmentColumns(
-        [ids[place] for place in places],
-        [received[place] for place in places],
-        [columns.relative[place] for place in places],
-        [columns.interrogator[place] for place in places],
-        [texts[place] for place in places],
-    )
-    last_ids: dict[int, int] = {}
-    for number in chosen.ids:
-        last_ids[number % ID_STRIDE] = number
-    return LiveRows(after.advanced(last_ids), chosen.readings(), list(chosen.received))
-
-
-def _merged(pages: Sequence[LiveRows], after: LivePosition) -> LiveRows:
-    """Merge the readings of segments in the order of ids: the ids of segments may overlap."""
-    position, skipped = after, [page.skipped for page in pages if page.skipped is not None]
-    for page in pages:
-        position = position.advanced(page.position.ids)
-    rows = [row for page in pages for row in zip(page.readings, page.received, strict=True)]
-    rows.sort(key=lambda row: row[0].id)
-    merged = LiveRows(position, [reading for reading, _ in rows], [time for _, time in rows])
-    if skipped:
-        begin, end = min(each.begin for each in skipped), max(each.end for each in skipped)
-        merged.skipped = Skipped(sum(each.count for each in skipped), begin, end)
-    return merged

@@ -59,6 +59,13 @@ _COVER = ("position", "since", "seconds", "replication_id")
 _REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
 
+class SegmentEvictedError(Exception):
+    """The hot window has lost a segment that its index lists."""
+
+    def __init__(self) -> None:
+        super().__init__("a segment was evicted from the hot window")
+
+
 @dataclass(frozen=True, slots=True)
 class DrainedShard:
     """The result of a drain for one shard."""
@@ -341,27 +348,31 @@ class HotWindow:
         found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None
         return found[1] if found else b"", checked(answers)
 
-    def payloads(
+    def segments(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
-    ) -> Iterable[bytes | None]:
-        """Yield the payload of each segment in order; None if it was evicted or is hidden.
+    ) -> Iterator[SealedSegment]:
+        """Yield the segment of each of the bounds, in order.
 
-        Payloads are fetched in growing steps: a caller that stops early has fetched little.
+        Segments are fetched in growing steps: a caller that stops early has fetched little.
+
+        Raises:
+            SegmentEvictedError: the next segment was evicted or is hidden.
         """
         start, count = 0, _FIRST_FETCH
         while start < len(bounds):
-            keys = [
-                self._names.hot_segment(vault_id.bytes, segment.first_id)
-                for segment in bounds[start : start + count]
-            ]
+            fetched = bounds[start : start + count]
+            keys = [self._names.hot_segment(vault_id.bytes, each.first_id) for each in fetched]
             keys.append(self._names.hot_hidden(vault_id.bytes))
             *found, hidden = cast("list[bytes | None]", self._client.mget(keys))
             if hidden is not None:
-                found = [None] * len(found)
+                raise SegmentEvictedError
             average = sum(len(payload or b"") for payload in found) // len(found)
             start += count
             count = max(1, min(_MAX_FETCH, 4 * count, _FETCH_BYTES // max(1, average)))
-            yield from found
+            for each, payload in zip(fetched, found, strict=True):
+                if not payload:
+                    raise SegmentEvictedError
+                yield SealedSegment(vault_id, each, payload)
 
 
 def _covers(

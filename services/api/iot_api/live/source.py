@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from iot_cipher.encryption import OpenVault, SealedSegment
+from iot_cipher.encryption import OpenVault
 from iot_models import metrics
 from iot_models.errors import FormatError
 from iot_models.segment import SegmentBounds
 from iot_stores.backlog import Backlog, DrainedShards
 from iot_stores.history import read_transaction
-from iot_stores.hot_window import HotWindow, RecentSegments
+from iot_stores.hot_window import HotWindow, RecentSegments, SegmentEvictedError
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 from iot_stores.stored_since import StoredAfter, measure, stored_after
@@ -41,10 +41,6 @@ ids of merged segments overlap."""
 _INSTEAD = "live streams read Postgres instead of the hot window"
 
 _log = logging.getLogger(__name__)
-
-
-class EvictedError(Exception):
-    """The hot window has lost a segment that its index lists."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -159,7 +155,7 @@ class LiveSource:
             try:
                 for rows in self._from_hot_window(each.vault, wanted, bounds, each.position):
                     yield each, rows
-            except (EvictedError, RedisError):
+            except (SegmentEvictedError, RedisError):
                 lacking.append(each)
                 continue
             each.complete(drained)
@@ -222,7 +218,7 @@ class LiveSource:
             for rows in self._from_hot_window(vault, wanted, recent.bounds[0], after, until):
                 after = rows.position
                 yield rows
-        except (EvictedError, RedisError):
+        except (SegmentEvictedError, RedisError):
             return
         ids = {shard: until.id_of(shard) for shard in shards}
         yield LiveRows(after.advanced(ids))
@@ -241,7 +237,7 @@ class LiveSource:
         missing.
 
         Raises:
-            EvictedError, RedisError: the hot window can't return a segment.
+            SegmentEvictedError, RedisError: the hot window can't return a segment.
         """
         found = sorted(
             (
@@ -253,14 +249,8 @@ class LiveSource:
         )
         if until is not None:
             found = [bounds for bounds in found if bounds.first_id <= until.id_of(bounds.shard)]
-        if not found:
-            return
-        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
-        for bounds in found:
-            payload = next(payloads)
-            if not payload:
-                raise EvictedError
-            segment = SealedSegment(vault.vault_id, bounds, payload)
+        for segment in self._hot_window.segments(vault.vault_id, found):
+            bounds = segment.bounds
             last = bounds.last_id
             if until is not None:
                 last = min(last, until.id_of(bounds.shard))

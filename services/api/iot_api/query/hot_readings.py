@@ -14,7 +14,7 @@ from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import Reading
 from iot_models.segment import SegmentBounds
 from iot_stores.history import PageRange, ReadFilter
-from iot_stores.hot_window import HotWindow
+from iot_stores.hot_window import HotWindow, SegmentEvictedError
 from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
@@ -23,10 +23,6 @@ from .pausable_read import Batches, Page, PausableRead, ReadSlots, limited
 from .readings import ALL, FIRST, NOBODY, Selection, StoredReadings
 
 _log = logging.getLogger(__name__)
-
-
-class EvictedError(Exception):
-    """The hot window has lost a segment that its index names, or Redis is away."""
 
 
 class Readings(StoredReadings):
@@ -148,7 +144,7 @@ class Readings(StoredReadings):
                 reached = position(batch[-1])
                 yield batch
                 del batch  # free its memory before the next one is produced
-        except (EvictedError, DecryptionError, FormatError) as error:
+        except (SegmentEvictedError, RedisError, DecryptionError, FormatError) as error:
             # Later segments come from Postgres, too: a compaction may have merged them with the
             # missing one. A segment that can't be opened is damaged, or was overwritten after
             # Postgres had lost a drain: the repeated drain writes a segment with the same first id,
@@ -166,12 +162,4 @@ class Readings(StoredReadings):
         if page_range.after is not None:
             after = order.key_of(page_range.after)
             found = [bounds for bounds in found if order.end(bounds) > after]
-        payloads = iter(self._hot_window.payloads(vault.vault_id, found))
-        for bounds in found:
-            try:
-                payload = next(payloads)
-            except RedisError as error:
-                raise EvictedError(f"Redis is away: {error}") from None
-            if payload is None:
-                raise EvictedError("a segment was evicted from the hot window")
-            yield SealedSegment(vault.vault_id, bounds, payload)
+        return self._hot_window.segments(vault.vault_id, found)

@@ -4,78 +4,36 @@ A body is accepted or refused as a whole. Between the JSON decoder and the colum
 runs per reading, except for times that are not plain integers.
 """
 
-import re
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from operator import attrgetter
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from iot_api.http.json_dialect import Decoded, NotJsonError, StandIns, decode
-from iot_api.http.request import Redacted, password_bytes, refuse_row
+from iot_api.http.request import password_bytes, refuse_row
 from iot_models.errors import InvalidRequestError, TooLargeError
-from iot_models.reading import MISSING_TIME, SEPARATOR, ReadingColumns
+from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_models.settings import Settings
 from iot_models.times import parse_time, parse_time_or_date
 
 from .ascii_json import escape_json
+from .body_errors import refuse_content, refuse_json
+from .put_rows import Data, Row, Time, Written, WrittenRow
 
-Time = int | float | str
-
-_PATH = re.compile(r" - at `\$(?:\[(\d+)\])?(\.data)?(?:\.(\w+))?`$")
-_WRONG_KIND = {
-    "data": "is not an object",
-    "db_password": "is not a string",
-    "relative_time": "is not a number",
-    "interrogator_time": "is neither a number nor a date",
-}
 _TIMES_PER_TURN = 4096
 """Times that are parsed one by one before other greenlets run."""
 
-
-class _Data(Redacted, gc=False):
-    db_password: str = ""
-    relative_time: Time = MISSING_TIME
-    interrogator_time: Time = MISSING_TIME
-    freeform: msgspec.Raw = msgspec.Raw(b'""')
-
-
-class _Row(Redacted, gc=False):
-    data: _Data
-
-
-_seen = count()
-
-
-class _CountedRow(_Row, gc=False):
-    # msgspec calls `__post_init__` with each row, so `next(_seen, row)` counts the row. `next` only
-    # takes the row as a default value: no Python code runs.
-    __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
-
-
-class _Written(Redacted, gc=False):
-    db_password: msgspec.Raw = msgspec.Raw(b'""')
-    relative_time: msgspec.Raw = msgspec.Raw(b"-1")
-    interrogator_time: msgspec.Raw = msgspec.Raw(b"-1")
-    absolute_timestamp: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _WrittenRow(Redacted, gc=False):
-    data: _Written
-
-
 AnyRow = TypeVar("AnyRow")
 
-_one = msgspec.json.Decoder(_Row)
-_many = msgspec.json.Decoder(list[_Row])
-_counted = msgspec.json.Decoder(list[_CountedRow])
-_one_written = msgspec.json.Decoder(_WrittenRow)
-_many_written = msgspec.json.Decoder(list[_WrittenRow])
+_one = msgspec.json.Decoder(Row)
+_many = msgspec.json.Decoder(list[Row])
+_one_written = msgspec.json.Decoder(WrittenRow)
+_many_written = msgspec.json.Decoder(list[WrittenRow])
 
 
 @dataclass(slots=True)
@@ -164,10 +122,10 @@ def parse_put(
     return batches
 
 
-_Group = tuple[str, tuple[Sequence[int], list[_Data]]]
+_Group = tuple[str, tuple[Sequence[int], list[Data]]]
 
 
-def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
+def _passwords(rows: list[Data], max_passwords: int) -> dict[str, None]:
     """Return the distinct passwords of a request, in the order of their first rows."""
     all_passwords = [row.db_password for row in rows]
     first = all_passwords[0]
@@ -184,7 +142,7 @@ def _passwords(rows: list[_Data], max_passwords: int) -> dict[str, None]:
 
 
 def _restore_passwords(
-    rows: list[_Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
+    rows: list[Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
     """Put the password as the client sent it into each `db_password` of `rows`.
 
@@ -200,16 +158,14 @@ def _restore_passwords(
         row.db_password = sent[text]
 
 
-def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
+def _by_password(rows: list[Data], max_passwords: int) -> Iterable[_Group]:
     """Group rows by password, each group with the numbers of its rows in the request."""
     if len(rows) == 1:
         return ((rows[0].db_password, (range(1), rows)),)
     passwords = _passwords(rows, max_passwords)
     if len(passwords) == 1:
         return [(password, (range(len(rows)), rows)) for password in passwords]
-    groups: dict[str, tuple[list[int], list[_Data]]] = {
-        password: ([], []) for password in passwords
-    }
+    groups: dict[str, tuple[list[int], list[Data]]] = {password: ([], []) for password in passwords}
     for number, row in enumerate(rows):
         numbers, group = groups[row.db_password]
         numbers.append(number)
@@ -217,7 +173,7 @@ def _by_password(rows: list[_Data], max_passwords: int) -> Iterable[_Group]:
     return groups.items()
 
 
-def _decode(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
+def _decode(body: bytes, *, lines: bool) -> Decoded[list[Row]]:
     # Most bodies are ASCII, and valid for the strict decoder. `json_dialect` decodes all others: it
     # checks UTF-8, which msgspec does not check everywhere, and accepts what old clients send.
     if body.isascii():
@@ -228,7 +184,7 @@ def _decode(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
     return _decode_dialect(body, lines=lines)
 
 
-def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
+def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[Row]]:
     try:
         return decode(partial(_rows, lines=lines), body)
     except UnicodeDecodeError as error:
@@ -236,23 +192,12 @@ def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[_Row]]:
     except RecursionError:
         raise InvalidRequestError("the request's JSON is nested too deep") from None
     except msgspec.ValidationError as error:
-        _refuse(str(error))
+        refuse_content(str(error))
     except NotJsonError as error:
-        problem = f"is not JSON: {error}"
-        if lines:
-            refuse_row(_bad_line(error.strict), "data", problem)
-        if _holds_lines(error.strict):
-            raise InvalidRequestError(
-                "the request holds several JSON values, one a line: send it with "
-                "`Content-Type: application/x-ndjson`, or send a list"
-            ) from None
-        row = _bad_row(error.strict)
-        if row is not None:
-            refuse_row(row, "data", problem)
-        raise InvalidRequestError(f"the request {problem}") from None
+        refuse_json(error, lines=lines)
 
 
-def _rows(body: bytes, *, lines: bool) -> list[_Row]:
+def _rows(body: bytes, *, lines: bool) -> list[Row]:
     return _decode_rows(body, _one, _many, lines=lines)
 
 
@@ -272,76 +217,6 @@ def _decode_rows(
     return many.decode(body)
 
 
-def _bad_row(body: bytes) -> int | None:
-    """Return the number of the invalid row of a list; None if the error is not in a row.
-
-    The body is decoded once more, by a decoder that counts the rows before the error.
-    """
-    if body.lstrip()[:1] != b"[":
-        return None
-    before = next(_seen)
-    try:
-        _counted.decode(body)  # no other greenlet runs meanwhile and counts rows
-    except (msgspec.DecodeError, ValueError) as error:
-        if "trailing characters" not in str(error):
-            return next(_seen) - before - 1
-    return None
-
-
-def _holds_lines(body: bytes) -> bool:
-    """Return whether an invalid JSON body looks like NDJSON: the first line is a whole value, and
-    another value begins behind the line.
-    """
-    body = body.lstrip()
-    end = body.find(b"\n")
-    if body[:1] not in b"{[" or end < 0 or body[end:].lstrip()[:1] not in {b"{", b"["}:
-        return False
-    try:
-        msgspec.json.decode(memoryview(body)[:end], type=msgspec.Raw)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _bad_line(body: bytes) -> int:
-    """Return the number of the first invalid line of NDJSON, not counting empty lines.
-
-    Uses bisection: in all, the decoder reads about as many bytes as the body has, and no Python
-    code runs per line.
-    """
-    before = 0
-    while True:
-        last = len(body) - 1
-        middle = body.find(b"\n", len(body) // 2, last) + 1 or body.rfind(b"\n", 0, last) + 1
-        if not middle:
-            return before
-        try:
-            before += len(_one.decode_lines(body[:middle]))
-            body = body[middle:]
-        except (msgspec.DecodeError, ValueError):
-            body = body[:middle]
-
-
-def _refuse(problem: str) -> NoReturn:
-    """Raise an InvalidRequestError that tells the client, by row and field, what is wrong.
-
-    `problem` is the decoder's message: `Expected ... - at `$[3].data.relative_time``.
-    """
-    if problem.startswith("Expected `array`"):
-        raise InvalidRequestError("the request must be an object or a list of objects")
-    found = _PATH.search(problem)
-    row, within, field = found.groups() if found else (None, None, None)
-    if problem.startswith("Object missing"):
-        sentence = "is missing"
-    elif problem.startswith(("Number out of range", "Integer value out of range")):
-        sentence = "is beyond 64 bits"
-    elif found and not within:
-        sentence = "is missing, the row is not an object"
-    else:
-        sentence = _WRONG_KIND.get(field or "data", "is not understood")
-    refuse_row(int(row or 0), field or "data", sentence)
-
-
 class _AsWritten:
     """The fields of a request as JSON text: a decoded float loses digits beyond 2**53."""
 
@@ -349,7 +224,7 @@ class _AsWritten:
         """`body` is JSON that the decoder accepts; with `lines`, it is NDJSON."""
         self._body = body
         self._lines = lines
-        self._rows: list[_Written] | None = None
+        self._rows: list[Written] | None = None
 
     def column(self, field: str) -> list[msgspec.Raw]:
         """Return a field of each row as JSON text. The first call decodes the body once more."""
@@ -360,7 +235,7 @@ class _AsWritten:
 
 
 def _columns(
-    numbers: Sequence[int], rows: list[_Data], freeform: bytes, as_written: _AsWritten
+    numbers: Sequence[int], rows: list[Data], freeform: bytes, as_written: _AsWritten
 ) -> ReadingColumns:
     return ReadingColumns(
         _times(

@@ -13,7 +13,7 @@ from redis import Redis
 from integration.api.asking import Api
 from iot_api.app import create_app
 from iot_api.limits import pace
-from iot_api.vaults import change_follower, password_changer, vault_eraser
+from iot_api.vaults import change_follower
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
@@ -30,8 +30,7 @@ def early_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
     The processes of these tests are apps in one process, which read announcements in time.
     """
     monkeypatch.setattr(change_follower, "FOLLOW_SECONDS", 0.05)
-    for module in (change_follower, password_changer, vault_eraser):
-        monkeypatch.setattr(module, "ANNOUNCED_SECONDS", 0.1)
+    monkeypatch.setattr(change_follower, "ANNOUNCED_SECONDS", 0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
+from iot_models.errors import UnavailableError
 from iot_stores.password_changes import PasswordChanges
 from iot_stores.store_states import report
 
@@ -20,8 +21,29 @@ ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
 """Time from the announcement of a change to the change, and from its second announcement to the
 answer. Meanwhile all processes drop the vault. A process that has not read the announcements for
 this long, for example because it hung, reads them before it uses an open vault."""
+LATEST_SECONDS = 20.0
+"""A change that is not made within this time after its announcement is given up. This is well below
+`SETTLING_SECONDS` of the cache."""
 
 _log = logging.getLogger(__name__)
+
+
+def wait_for_followers() -> None:
+    """Wait until every process has read an announcement that was just made."""
+    time.sleep(ANNOUNCED_SECONDS)
+
+
+def wait_before_change(change: str) -> None:
+    """Do the same as `wait_for_followers`, for an announcement of a change that is not made yet.
+
+    Raises:
+        UnavailableError: this took longer than `LATEST_SECONDS`, so the change must not be made.
+            `change` is the word for it in the message.
+    """
+    announced = time.monotonic()
+    wait_for_followers()
+    if time.monotonic() > announced + LATEST_SECONDS:
+        raise UnavailableError(f"the {change} took too long and was not made; try again")
 
 
 class ChangeFollower(threading.Thread):

@@ -1,7 +1,6 @@
 """Change the password of a vault. Its id, data key and readings stay as they are."""
 
 import logging
-import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
@@ -23,14 +22,11 @@ from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_lookups import LookupPolicy
 from iot_stores.vault_records import LookupTakenError, PolicyChangedError, VaultRecords
 
-from .change_follower import ANNOUNCED_SECONDS
+from .change_follower import wait_before_change, wait_for_followers
 from .opening import Vaults
 from .password_form import normal_form
 from .password_search import all_lookups, same_lookups
 
-LATEST_SECONDS = 20.0
-"""A change that is not made within this time after its announcement is given up. This is well below
-`SETTLING_SECONDS` of the cache."""
 _ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
@@ -126,10 +122,7 @@ class PasswordChanger:
         change = PasswordChange(vault.vault_id, changed.lookup)
         self._vaults.cache.note_change(*change)
         self._changes.announce(change, old_lookups)
-        announced = time.monotonic()
-        time.sleep(ANNOUNCED_SECONDS)
-        if time.monotonic() > announced + LATEST_SECONDS:
-            raise UnavailableError("the change took too long and was not made; try again")
+        wait_before_change("change")
         event = audit_event(AuditKind.PASSWORD_CHANGED, vault=str(vault.vault_id), **client.fields)
         try:
             if not self._records.change_password(record, changed, event):
@@ -173,7 +166,7 @@ class PasswordChanger:
             report(_log, "a change of a password could not be announced again", error)
         _log.info("the password of vault %s was changed", record.vault_id)
         # A process may have opened the vault just before the change in Postgres.
-        time.sleep(ANNOUNCED_SECONDS)
+        wait_for_followers()
 
 
 def _taken() -> ConflictError:

@@ -1,7 +1,6 @@
 """Erase a vault. Once the request is answered, nothing opens the vault or stores readings in it."""
 
 import logging
-import time
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
@@ -15,9 +14,8 @@ from iot_stores.password_changes import ERASED, ERASING
 from iot_stores.store_states import report
 from iot_stores.vault_records import VaultRecords
 
-from .change_follower import ANNOUNCED_SECONDS
+from .change_follower import wait_before_change, wait_for_followers
 from .opening import Vaults
-from .password_changer import LATEST_SECONDS
 from .password_search import all_lookups
 
 _ATTEMPTS = 3
@@ -104,10 +102,7 @@ class VaultEraser:
             )
         self._vaults.cache.note_change(record.vault_id, ERASING)
         self.erasures.announce(record.vault_id, lookups)
-        announced = time.monotonic()
-        time.sleep(ANNOUNCED_SECONDS)
-        if time.monotonic() > announced + LATEST_SECONDS:
-            raise UnavailableError("the erasure took too long and was not made; try again")
+        wait_before_change("erasure")
         event = audit_event(AuditKind.VAULT_ERASED, vault=str(record.vault_id), **client.fields)
         if not self.erasures.erase(record.vault_id, lookups, event):
             return False
@@ -124,4 +119,4 @@ class VaultEraser:
         except RedisError as error:
             report(_log, "other processes must finish an erasure", error)
         # A process may have opened the vault just before the transaction.
-        time.sleep(ANNOUNCED_SECONDS)
+        wait_for_followers()

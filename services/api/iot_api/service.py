@@ -52,6 +52,8 @@ from iot_stores.vault_records import VaultRecords
 
 CHECK_SECONDS = 2
 """Timeout of the health check of a pooled connection to Postgres."""
+CONNECT_SECONDS = 1
+"""Longest wait for a connection to Postgres in checks of readiness, clocks and marks."""
 HOT_WINDOW_SECONDS = 0.5
 """Timeout of the readiness check of the hot window's Redis. It is short, because `/readyz` only
 reports this Redis: the process is ready without it."""
@@ -115,44 +117,17 @@ def build_service(settings: Settings) -> Service:
         size=settings.api_postgres_pool,
         check_timeout=partial(gevent.Timeout, CHECK_SECONDS, NoAnswerError),
     )
-    borrow = partial(pool.connection, timeout=1)
-    stores = Stores(
-        settings,
-        borrow,
-        keyring_mark=lambda installation: keyring.current().mark(installation),
-        appends_wait=True,
-        wakeup=GreenletWakeup if monkey.is_module_patched("threading") else ThreadWakeup,
-        hot_window_watch_seconds=HOT_WINDOW_SECONDS,
-    )
+    stores = _stores(settings, keyring, pool)
     redis, names, backlog, watch = stores.redis, stores.names, stores.backlog, stores.watch
-    compaction = CompactionPlanner(
-        pool,
-        stores.compaction_orders,
-        keyring.current,
-        hot_window_seconds=settings.hot_window_seconds,
-        after_seconds=settings.compaction_after_seconds,
-    )
-    guesses = GuessLimit(
-        redis,
-        names,
-        limit=settings.guess_limit,
-        new_vault_limit=settings.new_vault_limit,
-        max_openings=max(
-            1, settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
-        ),
-    )
-    rates = RateLimit(
-        redis,
-        names,
-        per_address=settings.rate_limit_address,
-        per_token=settings.rate_limit_token,
-    )
-    cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
-    watch.on_new_server = cache.forget_redis
     sweep = partial(backlog.enqueue_once, [SWEEP_JOB])
-    changes = PasswordChanges(redis, names)
     audit = AuditLog(keyring.current)
     audit_events = AuditEvents(audit, pool)
+    guesses, rates = _guess_limit(settings, stores), _rate_limit(settings, stores)
+    compaction = _compaction_planner(settings, keyring, pool, stores)
+
+    cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
+    watch.on_new_server = cache.forget_redis
+    changes = PasswordChanges(redis, names)
     records = VaultRecords(redis, names, pool, audit, audits_new_vaults=bool(settings.audit_vaults))
     erasures = Erasures(redis, names, pool, changes, audit)
     restorer = VaultRestorer(
@@ -161,13 +136,7 @@ def build_service(settings: Settings) -> Service:
     stores.watcher.after_checks += _reports(stores, keyring, restorer)
     stores.watcher.after_checks.append(backlog.release_idle_connection)
     follower = ChangeFollower(changes, restorer)
-    live = LiveHub(
-        LiveSource(pool, backlog, stores.hot_window),
-        restorer,
-        shards=settings.shards,
-        max_listeners=settings.live_listeners,
-        max_listeners_per_client=settings.live_listeners_per_client,
-    )
+    live = _live_hub(settings, pool, stores, restorer)
     follower.on_change, follower.on_gap = live.note_change, live.verify_soon
     vaults = Vaults(
         keyring.current,
@@ -178,14 +147,8 @@ def build_service(settings: Settings) -> Service:
         on_opened=compaction.offer,
         catch_up=follower.catch_up,
     )
-    readiness = Readiness(
-        watch,
-        backlog.try_append,
-        stores.installation,
-        borrow,
-        hot_window=None if stores.hot_watch is watch else stores.hot_watch,
-        clocks=stores.clocks,
-    )
+
+    readiness = _readiness(stores)
     letter_orders = DeadLetterOrders(redis, names, keyring.current)
     return Service(
         settings=settings,
@@ -209,26 +172,10 @@ def build_service(settings: Settings) -> Service:
         change_follower=follower,
         rates=rates if rates.is_on else None,
         rate_settler=RateSettler(rates) if rates.is_on else None,
-        intake=Intake(
-            vaults,
-            guesses,
-            Sealer(keyring),
-            backlog,
-            watch=watch,
-            shards=settings.shards,
-            idempotency=IdempotencyPolicy(
-                names, settings.idempotency_seconds, settings.idempotency_max_requests
-            ),
-        ),
+        intake=_intake(settings, keyring, stores, vaults, guesses),
         large_requests=LargeRequests(budget_bytes(settings)),
         receipts=Receipts(pool, backlog),
-        readings=Readings(
-            pool,
-            stores.hot_window,
-            shards=settings.shards,
-            postgres_now=partial(_postgres_now, pool),
-            slots=ReadSlots(settings.api_postgres_pool),
-        ),
+        readings=_readings(settings, pool, stores),
         live=live,
         compaction=compaction,
         audit=audit,
@@ -238,6 +185,96 @@ def build_service(settings: Settings) -> Service:
         status=Status(stores, pool, readiness, letter_orders),
         letter_actions=LetterActions(stores, letter_orders, Opener(keyring.current), pool, sweep),
         watcher=stores.watcher,
+    )
+
+
+def _stores(settings: Settings, keyring: KeyringFile, pool: Pool) -> Stores:
+    return Stores(
+        settings,
+        partial(pool.connection, timeout=CONNECT_SECONDS),
+        keyring_mark=lambda installation: keyring.current().mark(installation),
+        appends_wait=True,
+        wakeup=GreenletWakeup if monkey.is_module_patched("threading") else ThreadWakeup,
+        hot_window_watch_seconds=HOT_WINDOW_SECONDS,
+    )
+
+
+def _compaction_planner(
+    settings: Settings, keyring: KeyringFile, pool: Pool, stores: Stores
+) -> CompactionPlanner:
+    return CompactionPlanner(
+        pool,
+        stores.compaction_orders,
+        keyring.current,
+        hot_window_seconds=settings.hot_window_seconds,
+        after_seconds=settings.compaction_after_seconds,
+    )
+
+
+def _guess_limit(settings: Settings, stores: Stores) -> GuessLimit:
+    openings = settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
+    return GuessLimit(
+        stores.redis,
+        stores.names,
+        limit=settings.guess_limit,
+        new_vault_limit=settings.new_vault_limit,
+        max_openings=max(1, openings),
+    )
+
+
+def _rate_limit(settings: Settings, stores: Stores) -> RateLimit:
+    return RateLimit(
+        stores.redis,
+        stores.names,
+        per_address=settings.rate_limit_address,
+        per_token=settings.rate_limit_token,
+    )
+
+
+def _live_hub(settings: Settings, pool: Pool, stores: Stores, restorer: VaultRestorer) -> LiveHub:
+    return LiveHub(
+        LiveSource(pool, stores.backlog, stores.hot_window),
+        restorer,
+        shards=settings.shards,
+        max_listeners=settings.live_listeners,
+        max_listeners_per_client=settings.live_listeners_per_client,
+    )
+
+
+def _readiness(stores: Stores) -> Readiness:
+    return Readiness(
+        stores.watch,
+        stores.backlog.try_append,
+        stores.installation,
+        stores.connect,
+        hot_window=None if stores.hot_watch is stores.watch else stores.hot_watch,
+        clocks=stores.clocks,
+    )
+
+
+def _intake(
+    settings: Settings, keyring: KeyringFile, stores: Stores, vaults: Vaults, guesses: GuessLimit
+) -> Intake:
+    return Intake(
+        vaults,
+        guesses,
+        Sealer(keyring),
+        stores.backlog,
+        watch=stores.watch,
+        shards=settings.shards,
+        idempotency=IdempotencyPolicy(
+            stores.names, settings.idempotency_seconds, settings.idempotency_max_requests
+        ),
+    )
+
+
+def _readings(settings: Settings, pool: Pool, stores: Stores) -> Readings:
+    return Readings(
+        pool,
+        stores.hot_window,
+        shards=settings.shards,
+        postgres_now=partial(_postgres_now, pool),
+        slots=ReadSlots(settings.api_postgres_pool),
     )
 
 

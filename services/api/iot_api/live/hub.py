@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
 from .feed import Feed, Joined
 from .listener import Listener, WaitingBytes
+from .listener_limits import ListenerLimits
 from .poller import LivePoller
 from .position import LivePosition
 from .source import LiveSource
@@ -77,12 +77,8 @@ class LiveHub:
         self.source = source
         self._restorer = restorer
         self._shards = shards
-        self._max_listeners = max_listeners
-        self._max_listeners_per_client = max_listeners_per_client
+        self._limits = ListenerLimits(max_listeners, max_listeners_per_client)
         self._feeds: dict[uuid.UUID, Feed] = {}
-        self._clients: Counter[str] = Counter()
-        self._behind: Counter[str] = Counter()
-        """Number of listeners behind each untrusted proxy."""
         self._changing: dict[uuid.UUID, _Change] = {}
         """Vaults whose password is being changed, until the change has settled."""
         self._lock = threading.RLock()
@@ -131,8 +127,7 @@ class LiveHub:
             feed.listeners.append(listener)
             verify_at = time.monotonic() + self._verify_seconds(vault_id)
             feed.verify_at = min(feed.verify_at, verify_at)
-            self._clients[client.name] += 1
-            self._behind[client.proxy] += 1
+            self._limits.add(client)
             until, reached = feed.position, dict(feed.reached)
             self.poller.start()
         self._gauge.inc()
@@ -148,8 +143,7 @@ class LiveHub:
             feed.listeners.remove(listener)
             if not feed.listeners:
                 del self._feeds[vault_id]
-            self._clients -= Counter([listener.client.name])
-            self._behind -= Counter([listener.client.proxy])
+            self._limits.remove(listener.client)
         listener.end(UnavailableError("the client is gone"))  # a delivery may still offer events
         self._gauge.dec()
 
@@ -202,24 +196,14 @@ class LiveHub:
     def _check_limits(self, client: Client) -> None:
         if self._stopping:
             raise UnavailableError("this server process shuts down; connect again")
-        problem = self._exceeded(client)
+        problem = self._limits.exceeded(client)
         if problem is not None:
             self._drop_gone()
-            problem = self._exceeded(client)
+            problem = self._limits.exceeded(client)
         if problem is not None:
             raise TooManyRequestsError(
                 problem, retry_after=REFUSED_SECONDS, reason=Refusal.LIVE_STREAMS
             )
-
-    def _exceeded(self, client: Client) -> str | None:
-        if self._clients.total() >= self._max_listeners:
-            return "this server process has its maximum of live streams; try again"
-        if self._clients[client.name] >= self._max_listeners_per_client:
-            return "this client has its maximum of live streams; close one of them"
-        # An untrusted proxy may be a client that invents the addresses of others.
-        if client.proxy and 2 * self._behind[client.proxy] >= self._max_listeners:
-            return "the clients behind this proxy have their maximum of live streams; try again"
-        return None
 
     def _drop_gone(self) -> None:
         """Remove the listeners whose clients are gone. While there is no event to send, only this

@@ -75,7 +75,7 @@ class ScryptQueue:
                 if place.leave():
                     seconds = ADMITTED_SECONDS
                 wait = _Wait(client, seconds, held, is_admitted=place.was_kept)
-                queue = self._wait(wait, key)
+                queue = self._take_turn(wait, key)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
@@ -99,33 +99,32 @@ class ScryptQueue:
             return self._suspects.place(client, seconds=WAIT_SECONDS)
         return self._slots.place(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
 
-    def _wait(self, wait: "_Wait", key: bytes) -> str:
+    def _take_turn(self, wait: "_Wait", key: bytes) -> str:
         """Wait for a turn. Return the queue in which the request got its turn: "known", "first" or
         "suspects"."""
         if key in self._known:
             wait.enter(self._slots)
             return "known"
         since = time.monotonic()
-        queue = self._wait_as_unknown(wait)
+        queue = self._take_as_unknown(wait)
         self._guesses.check_waiting(wait.client, since)
         return queue
 
-    def _wait_as_unknown(self, wait: "_Wait") -> str:
+    def _take_as_unknown(self, wait: "_Wait") -> str:
         if not self._guesses.suspects(wait.client):
             turn = wait.enter(self._slots, Priority.SECOND)
             if not self._guesses.suspects(wait.client):
                 return "first"
             turn.was_used = False  # another request showed the client to be a suspect
             wait.held.close()
-            if (
-                wait.is_admitted
-            ):  # in the suspects' queue, it might be refused, and count as a guess
+            if wait.is_admitted:
+                # In the suspects' queue, the request might be refused, and count as a guess.
                 wait.enter(self._slots, Priority.LAST)
                 return "suspects"
-        self._wait_as_suspect(wait)
+        self._take_as_suspect(wait)
         return "suspects"
 
-    def _wait_as_suspect(self, wait: "_Wait") -> None:
+    def _take_as_suspect(self, wait: "_Wait") -> None:
         wait.enter(self._suspects)
         has_turn = wait.held.enter_context(self._suspects_turn.hold(wait.left))
         if not has_turn or self._suspects_pace.rest > wait.left:

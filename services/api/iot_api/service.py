@@ -12,6 +12,7 @@ from iot_api.audit.access_audit import AccessAudit
 from iot_api.audit.events import AuditEvents
 from iot_api.ingest.idempotency import IdempotencyPolicy
 from iot_api.ingest.intake import GreenletWakeup, Intake
+from iot_api.ingest.put_openings import PutOpenings
 from iot_api.ingest.receipts import Receipts
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.large_requests import LargeRequests
@@ -122,7 +123,7 @@ def build_service(settings: Settings) -> Service:
     sweep = partial(backlog.enqueue_once, [SWEEP_JOB])
     audit = AuditLog(keyring.current)
     audit_events = AuditEvents(audit, pool)
-    guesses, rates = _guess_limit(settings, stores), _rate_limit(settings, stores)
+    rates = _rate_limit(settings, stores)
     compaction = _compaction_planner(settings, keyring, pool, stores)
 
     cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
@@ -141,7 +142,7 @@ def build_service(settings: Settings) -> Service:
     vaults = Vaults(
         keyring.current,
         restorer,
-        guesses,
+        _guess_limit(settings, stores),
         scrypt_log2_n=settings.scrypt_log2_n,
         slow_key=slow_key(),
         on_opened=compaction.offer,
@@ -157,7 +158,7 @@ def build_service(settings: Settings) -> Service:
         vaults=vaults,
         vault_restorer=restorer,
         password_changer=PasswordChanger(
-            vaults, records, changes, keyring.current, guesses, watch.require_safe
+            vaults, records, changes, keyring.current, watch.require_safe
         ),
         vault_eraser=VaultEraser(vaults, records, erasures, watch.require_safe, sweep),
         range_eraser=RangeEraser(
@@ -172,7 +173,7 @@ def build_service(settings: Settings) -> Service:
         change_follower=follower,
         rates=rates if rates.is_on else None,
         rate_settler=RateSettler(rates) if rates.is_on else None,
-        intake=_intake(settings, keyring, stores, vaults, guesses),
+        intake=_intake(settings, keyring, stores, vaults),
         large_requests=LargeRequests(budget_bytes(settings)),
         receipts=Receipts(pool, backlog),
         readings=_readings(settings, pool, stores),
@@ -212,13 +213,11 @@ def _compaction_planner(
 
 
 def _guess_limit(settings: Settings, stores: Stores) -> GuessLimit:
-    openings = settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
     return GuessLimit(
         stores.redis,
         stores.names,
         limit=settings.guess_limit,
         new_vault_limit=settings.new_vault_limit,
-        max_openings=max(1, openings),
     )
 
 
@@ -252,12 +251,11 @@ def _readiness(stores: Stores) -> Readiness:
     )
 
 
-def _intake(
-    settings: Settings, keyring: KeyringFile, stores: Stores, vaults: Vaults, guesses: GuessLimit
-) -> Intake:
+def _intake(settings: Settings, keyring: KeyringFile, stores: Stores, vaults: Vaults) -> Intake:
+    max_openings = settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
     return Intake(
         vaults,
-        guesses,
+        PutOpenings(vaults, max(1, max_openings)),
         Sealer(keyring),
         stores.backlog,
         watch=stores.watch,

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 from iot_api.http.request import Proven, prove
 from iot_api.http.request_log import listed
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
 from iot_models import metrics, tracing
@@ -96,7 +95,7 @@ class Intake:
     def __init__(
         self,
         vaults: Vaults,
-        guesses: GuessLimit,
+        openings: PutOpenings,
         sealer: Sealer,
         backlog: BacklogAppender,
         *,
@@ -106,8 +105,8 @@ class Intake:
     ) -> None:
         self._watch = watch
         self._vaults = vaults
-        self._openings = PutOpenings(vaults, guesses)
-        self._guesses = guesses
+        self._openings = openings
+        self._guesses = vaults.guesses
         self._sealer = sealer
         self._backlog = backlog
         self._shards = shards

@@ -1,9 +1,8 @@
-"""Open the vaults of a PUT, within the limits on openings and guesses."""
+"""Open the vaults of a PUT, up to a limit."""
 
 from collections.abc import Sequence
 
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import GuessLimit
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import OpenVault
 from iot_models.errors import Refusal, TooManyRequestsError, UnavailableError
@@ -16,9 +15,10 @@ _MAX_ATTEMPTS = 3
 class PutOpenings:
     """Opens the vaults of PUTs, unless all are open and the client has used all of them before."""
 
-    def __init__(self, vaults: Vaults, guesses: GuessLimit) -> None:
+    def __init__(self, vaults: Vaults, max_openings: int) -> None:
+        """One request may open at most `max_openings` vaults."""
         self._vaults = vaults
-        self._guesses = guesses
+        self._max_openings = max_openings
 
     def open(
         self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
@@ -48,7 +48,7 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Open the vaults that are not open, one after the other, and return all.
 
-        A request may open `GuessLimit.max_openings` vaults. After these, it is refused if the next
+        A request may open `max_openings` vaults. After these, the request is refused if the next
         vault is not open, or if the client has not used all remaining vaults before. Without the
         second condition, the answer would tell the client which of these vaults are open.
         """
@@ -56,7 +56,7 @@ class PutOpenings:
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found
         for number, (key, batch) in enumerate(zip(keys, batches, strict=True)):
             is_open = cache.get(key) is not None
-            may_open = opened < self._guesses.max_openings
+            may_open = opened < self._max_openings
             if not may_open and not (is_open and has_found(client, keys[number:])):
                 raise _too_many_openings(opened, left)
             vault = None

@@ -28,7 +28,6 @@ class GuessLimit(MinuteLimit):
         *,
         limit: int,
         new_vault_limit: int = 0,
-        max_openings: int = 16,
     ) -> None:
         super().__init__(
             client, names.guesses, limit=limit, sentence=_SENTENCE, reason=Refusal.GUESSES
@@ -37,8 +36,6 @@ class GuessLimit(MinuteLimit):
             client, names.new_vaults, limit=new_vault_limit, sentence=_NEW_VAULTS_SENTENCE,
             reason=Refusal.NEW_VAULTS,
         )  # fmt: skip
-        self.max_openings = max_openings
-        """Maximum number of vaults that one request may open."""
         self._suspects: dict[str, float] = {}
         """Senders (`Client.sender`) of unknown passwords, and until when each is a suspect."""
 

@@ -71,7 +71,7 @@ class Vaults:
         self._restorer = restorer
         self._records = restorer.records
         self.cache = restorer.cache
-        self._guesses = guesses
+        self.guesses = guesses
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
         self.policy = KnownPolicy(restorer.records, scrypt_log2_n)
@@ -98,7 +98,7 @@ class Vaults:
         self.catch_up(required=False)
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
-            self._guesses.count(client)
+            self.guesses.count(client)
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
@@ -115,7 +115,7 @@ class Vaults:
         Raises:
             TooManyRequestsError: the client is over the guess limit, or the queue has no room.
         """
-        self._guesses.check(client)
+        self.guesses.check(client)
         return self.queue.place(client, key)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:

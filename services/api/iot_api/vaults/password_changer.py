@@ -6,7 +6,6 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
 from iot_cipher.vault import PasswordSecret, VaultRecord, wrap_vault
@@ -55,7 +54,6 @@ class PasswordChanger:
         records: VaultRecords,
         changes: PasswordChanges,
         keyring: Callable[[], Keyring],
-        guesses: GuessLimit,
         admit: Callable[[], None],
     ) -> None:
         """Each change first calls `admit`, which raises unless Redis belongs to this
@@ -64,7 +62,6 @@ class PasswordChanger:
         self._records = records
         self._changes = changes
         self._keyring = keyring
-        self._guesses = guesses
         self._admit = admit
 
     def change(self, old: bytes, new: bytes, client: Client) -> None:
@@ -115,7 +112,7 @@ class PasswordChanger:
         )
         secret = self._free_secret(vault, new, policy, client)
         # Counted before the change, because a change that fails tells the client the same.
-        self._guesses.count(client)
+        self._vaults.guesses.count(client)
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:
             return False

@@ -100,7 +100,7 @@ class MinuteLimit:
             return
         left = until - self._clock()
         if left > 0:
-            raise self._refusal(left)
+            raise self._error(left)
         self._refused.pop(client.name, None)
 
     def check_waiting(self, client: Client, since: float) -> None:
@@ -116,7 +116,7 @@ class MinuteLimit:
         self.check_noted(client)
         reached, until = self._reached.get(client.name, (-math.inf, 0.0))
         if reached >= since and until > self._clock():
-            raise self._refusal(until - self._clock())
+            raise self._error(until - self._clock())
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
         """Return the error for a client that stays over the limit for `seconds`. Until then, this
@@ -130,7 +130,7 @@ class MinuteLimit:
             self._restart_counters(client)
             seconds = 1
         note(self._refused, client.name, self._clock() + max(seconds, 0))
-        return self._refusal(seconds)
+        return self._error(seconds)
 
     def count(self, client: Client) -> None:
         """Count an event."""
@@ -176,7 +176,7 @@ class MinuteLimit:
         metrics.counter("iot_damaged_total").labels("guesses").inc()
         self._client.set(name, count, ex=WINDOW_SECONDS)
 
-    def _refusal(self, seconds: float) -> TooManyRequestsError:
+    def _error(self, seconds: float) -> TooManyRequestsError:
         retry_after = max(1, math.ceil(seconds))
         return TooManyRequestsError(self._sentence, retry_after=retry_after, reason=self._reason)
 

@@ -5,11 +5,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from iot_api.limits.clients import Client
-from iot_api.vaults.cache import SETTLING_SECONDS, CachedVault
+from iot_api.vaults.cache import CachedVault
 from iot_api.vaults.restorer import VaultRestorer
+from iot_api.vaults.unsettled_changes import UnsettledChanges
 from iot_cipher.encryption import OpenVault
 from iot_models import metrics
 from iot_models.errors import (
@@ -44,24 +44,6 @@ REFUSED_SECONDS = 5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A change of a vault's password, or its erasure, that an API process has announced."""
-
-    lookup: bytes
-    announced_at: float
-
-    @property
-    def is_recent(self) -> bool:
-        """Whether the change was announced less than `CHANGING_SECONDS` ago."""
-        return time.monotonic() < self.announced_at + CHANGING_SECONDS
-
-    @property
-    def has_settled(self) -> bool:
-        """Whether the change is so long ago that no process still uses the vault's old record."""
-        return time.monotonic() >= self.announced_at + SETTLING_SECONDS
-
-
 class LiveHub:
     """The live streams of a process. All streams of a vault share its feed."""
 
@@ -79,8 +61,7 @@ class LiveHub:
         self._shards = shards
         self._limits = ListenerLimits(max_listeners, max_listeners_per_client)
         self._feeds: dict[uuid.UUID, Feed] = {}
-        self._changing: dict[uuid.UUID, _Change] = {}
-        """Vaults whose password is being changed, until the change has settled."""
+        self._changes = UnsettledChanges()
         self._lock = threading.RLock()
         self._stopping = False
         self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
@@ -110,8 +91,8 @@ class LiveHub:
         """
         self._check_limits(client)
         vault_id = cached.record.vault_id
-        change = self._changing.get(vault_id)
-        if change is not None and change.lookup != cached.record.lookup and change.is_recent:
+        change = self._changes.outdating(cached.record)
+        if change is not None and time.monotonic() < change.noted_at + CHANGING_SECONDS:
             raise UnavailableError("the password is being changed; try again")
         new = None if vault_id in self._feeds else self._feed(cached.vault)
         with self._lock:
@@ -154,9 +135,7 @@ class LiveHub:
         continue. For an erasure, `lookup` is `ERASING` or `ERASED`, and all streams end.
         """
         with self._lock:
-            changes = self._changing.items()
-            self._changing = {each: change for each, change in changes if not change.has_settled}
-            self._changing[vault_id] = _Change(lookup, time.monotonic())
+            self._changes.note(vault_id, lookup)
             feed = self._feeds.get(vault_id)
             for listener in [] if feed is None else feed.listeners:
                 if listener.record.lookup != lookup:
@@ -214,8 +193,7 @@ class LiveHub:
                 self.close(listener)
 
     def _verify_seconds(self, vault_id: uuid.UUID) -> float:
-        change = self._changing.get(vault_id)
-        return VERIFY_SECONDS if change is None or change.has_settled else VERIFY_CHANGED_SECONDS
+        return VERIFY_SECONDS if self._changes.of(vault_id) is None else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
         """Compare the vault records of a feed's streams with Postgres. End the streams whose vault

@@ -72,11 +72,11 @@ class UnorderedRead:
         page_range = selection.read_filter.narrow(page_range)
         open_segment = opener(selection, page_range, ASCENDING)
         scan = Scan(selection.read, ASCENDING, page_range)
-        self.begin_turn(page_range.after)
-        new = scan.watched(self.new_segments(segments))
-        yield from self.batches(new, scan.noting(open_segment), page_range.after)
+        self._begin_turn(page_range.after)
+        new = scan.watched(self._new_segments(segments))
+        yield from self._batches(new, scan.noting(open_segment), page_range.after)
 
-    def batches(
+    def _batches(
         self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None
     ) -> Iterator[SegmentBatch]:
         """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
@@ -97,14 +97,14 @@ class UnorderedRead:
             if len(rows):
                 yield SegmentBatch(rows, begin if after is None else max(begin, after))
 
-    def begin_turn(self, after: Position | None) -> None:
+    def _begin_turn(self, after: Position | None) -> None:
         """Begin a turn that continues behind position `after`. None: at the first reading."""
         if after is not None:
             produced = (self._before | self._produced).items()
             self._before = {bounds: each for bounds, each in produced if each.end > after}
         self._ranges, self._produced = IdRanges(), {}
 
-    def new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
+    def _new_segments(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
         """Yield the segments whose readings no earlier turn has yielded."""
         for segment in segments:
             produced = self._before.get(segment.bounds)

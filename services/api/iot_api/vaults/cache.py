@@ -15,14 +15,14 @@ from iot_cipher.vault import VaultRecord
 from iot_models import metrics
 from iot_stores.password_changes import ERASED
 
+from .unsettled_changes import UnsettledChanges
+
 RENEW_SECONDS = 300.0
 """The record of a vault in use is read again after this time, or after half of the cache time if
 that is shorter."""
-SETTLING_SECONDS = 60.0
-"""An announced change of a password has settled after this time: it was made or given up. This is
-longer than a request takes from reading a record to opening the vault."""
 UNSETTLED_SECONDS = 0.5
-"""Until the change has settled, a vault that is opened with the old password is kept this long."""
+"""Until a change of a password has settled, a vault that is opened with the old password is kept
+this long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -63,8 +63,7 @@ class VaultCache:
         self._secret = os.urandom(32)
         self._vaults: OrderedDict[bytes, CachedVault] = OrderedDict()
         """Ordered by expiry, the earliest first."""
-        self._changes: dict[uuid.UUID, tuple[bytes, float]] = {}
-        """By vault: the lookup of the new password, and when the change has settled."""
+        self._changes = UnsettledChanges(clock)
         self.changes_noted = 0
         """Number of announced changes of passwords and erasures that this process has noted."""
         self.followed_until = math.inf
@@ -142,13 +141,14 @@ class VaultCache:
 
         `missed` has the lookups of the password as sent, if only its normal form has a vault.
         """
-        now = self._clock()
-        settled = self._is_settled(record, now)
-        seconds = self._seconds if settled else min(self._unsettled_seconds(record), self._seconds)
+        now, seconds = self._clock(), self._seconds
+        change = self._changes.outdating(record)
+        if change is not None:
+            seconds = min(0.0 if change.lookup == ERASED else UNSETTLED_SECONDS, seconds)
         renew_at = now + min(RENEW_SECONDS, seconds / 2)
         cached = CachedVault(vault, record, renew_at, now + seconds, missed)
         self._vaults[key] = cached
-        self._vaults.move_to_end(key, last=settled)
+        self._vaults.move_to_end(key, last=change is None)
         while len(self._vaults) > self._size:
             self._vaults.popitem(last=False)
         if self._dropper is None:
@@ -169,21 +169,11 @@ class VaultCache:
         keeps it for only `UNSETTLED_SECONDS`. If `lookup` is `ERASED`, the vault opened in this
         way has expired at once: no later request gets it from the cache.
         """
-        now = self._clock()
         self.changes_noted += 1
-        self._changes = {each: noted for each, noted in self._changes.items() if noted[1] > now}
-        self._changes[vault_id] = (lookup, now + SETTLING_SECONDS)
+        self._changes.note(vault_id, lookup)
         for key, cached in list(self._vaults.items()):
             if cached.record.vault_id == vault_id and cached.record.lookup != lookup:
                 self.forget(key)
-
-    def _unsettled_seconds(self, record: VaultRecord) -> float:
-        lookup, _ = self._changes[record.vault_id]
-        return 0.0 if lookup == ERASED else UNSETTLED_SECONDS
-
-    def _is_settled(self, record: VaultRecord, now: float) -> bool:
-        lookup, until = self._changes.get(record.vault_id, (record.lookup, now))
-        return lookup == record.lookup or now >= until
 
     def forget(self, key: bytes) -> None:
         """Drop the vault of a cache key."""

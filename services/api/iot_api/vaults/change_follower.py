@@ -23,7 +23,7 @@ answer. Meanwhile all processes drop the vault. A process that has not read the 
 this long, for example because it hung, reads them before it uses an open vault."""
 LATEST_SECONDS = 20.0
 """A change that is not made within this time after its announcement is given up. This is well below
-`SETTLING_SECONDS` of the cache."""
+`unsettled_changes.SETTLING_SECONDS`."""
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ ADMITTED_SECONDS = 20.0
 """Longest wait for its first scrypt of a request that was admitted to the queue: scrypts may take
 longer than estimated, and a refusal would count as a guess. A process that shuts down waits longer
 for its requests. A later scrypt may wait only for `WAIT_SECONDS`: the request may have read the
-vault's record, and must use it before `cache.SETTLING_SECONDS` have passed."""
+vault's record, and must use it before `unsettled_changes.SETTLING_SECONDS` have passed."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
 last request of a full queue waits for about `WAIT_SECONDS`."""

@@ -3,7 +3,8 @@
 import uuid
 from dataclasses import replace
 
-from iot_api.vaults.cache import SETTLING_SECONDS, UNSETTLED_SECONDS, VaultCache
+from iot_api.vaults.cache import UNSETTLED_SECONDS, VaultCache
+from iot_api.vaults.unsettled_changes import SETTLING_SECONDS
 from iot_cipher.encryption import OpenVault
 from iot_cipher.vault import VaultRecord
 from support.clock import Clock

@@ -1,0 +1,50 @@
+"""The changes of passwords and the erasures that were announced lately."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from iot_cipher.vault import VaultRecord
+
+SETTLING_SECONDS = 60.0
+"""An announced change of a password has settled after this time: it was made or given up. This is
+longer than a request takes from reading a record to opening the vault."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledChange:
+    """A change of a vault's password, or its erasure, that an API process has announced."""
+
+    lookup: bytes
+    """The lookup of the new password. For an erasure, it is `ERASING` or `ERASED`."""
+    noted_at: float
+
+
+class UnsettledChanges:
+    """The changes and erasures that were noted in the last `SETTLING_SECONDS`: the last one of each
+    vault."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changes: dict[uuid.UUID, UnsettledChange] = {}
+
+    def note(self, vault_id: uuid.UUID, lookup: bytes) -> None:
+        """Note a change that was announced. `lookup` is as in `UnsettledChange`."""
+        changes = self._changes.items()
+        self._changes = {each: change for each, change in changes if not self._is_settled(change)}
+        self._changes[vault_id] = UnsettledChange(lookup, self._clock())
+
+    def of(self, vault_id: uuid.UUID) -> UnsettledChange | None:
+        """Return the change of a vault; None if there is none, or if it has settled."""
+        change = self._changes.get(vault_id)
+        return None if change is None or self._is_settled(change) else change
+
+    def outdating(self, record: VaultRecord) -> UnsettledChange | None:
+        """Return the change after which a record is outdated. Return None if there is none, if it
+        has settled, or if the record is the one from after the change."""
+        change = self.of(record.vault_id)
+        return None if change is None or change.lookup == record.lookup else change
+
+    def _is_settled(self, change: UnsettledChange) -> bool:
+        return self._clock() >= change.noted_at + SETTLING_SECONDS

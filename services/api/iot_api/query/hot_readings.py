@@ -19,7 +19,7 @@ from iot_stores.postgres import Pool
 from iot_stores.store_states import report
 
 from .merge import ASCENDING, DESCENDING, position
-from .pausable_read import Batches, Page, PausableRead, ReadSlots, limited
+from .pausable_read import Batches, Page, PausableRead, Produce, ReadSlots, limited
 from .readings import ALL, FIRST, NOBODY, Selection, StoredReadings
 
 _log = logging.getLogger(__name__)
@@ -77,37 +77,35 @@ class Readings(StoredReadings):
         read_filter = replace(within, received_low=max(begin, within.received_low))
         selection = replace(selection, read_filter=read_filter)
         if found is None:
-            produce = partial(self._stored_page, selection)
+            produce: Produce = partial(self._stored_page, selection)
         else:
-            window = begin, seconds
-            produce = partial(self._hot_page, selection, window, [found])
+            produce = self._hot_pages(selection, seconds, begin, found)
         last = yield from selection.read.through(produce, page)
         return last and replace(last, received_low=begin)
 
-    def _hot_page(
-        self,
-        selection: Selection,
-        window: tuple[int, int],
-        found: list[Sequence[SegmentBounds]],
-        page: Page,
-    ) -> Batches:
-        """Produce `page` from the hot window, within one turn. In later turns, `page` is the rest.
+    def _hot_pages(
+        self, selection: Selection, seconds: int, begin: int, found: Sequence[SegmentBounds]
+    ) -> Produce:
+        """Return a function that produces a page from the hot window, within one turn.
 
-        `window` is a pair: the earliest time of receipt, in Unix milliseconds, and the number of
-        seconds that the client asked for. In the first turn, `found` has one item: the bounds of
-        the segments in the hot window. The turn removes the item, so that each later turn looks the
-        bounds up again. If the hot window then does not cover the page any more, the rest comes
-        from Postgres.
+        The first turn reads the segments `found`. Each later turn looks for the segments again. If
+        the hot window then does not cover the rest of the page any more, the rest comes from
+        Postgres.
         """
-        begin, seconds = window
-        if not found:
-            _, bounds = self._covered(selection.vault, seconds, begin)
+        of_first_turn = [found]
+
+        def produce(page: Page) -> Batches:
+            if of_first_turn:
+                bounds: Sequence[SegmentBounds] | None = of_first_turn.pop()
+            else:
+                _, bounds = self._covered(selection.vault, seconds, begin)
             if bounds is None:
                 return (yield from self._stored_page(selection, page))
-            found.append(bounds)
-        with selection.read.slot(self._slots.hot_window):
-            hot = self._hot(selection, page.page_range(), found.pop())
-            return (yield from limited(hot, page))
+            with selection.read.slot(self._slots.hot_window):
+                hot = self._hot(selection, page.page_range(), bounds)
+                return (yield from limited(hot, page))
+
+        return produce
 
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None

@@ -79,3 +79,21 @@ def test_the_migration_may_use_every_port_that_is_compared() -> None:
     values = ValuesSet(merged(OWN, {"networkPolicy": {"extraEgress": [rule]}}))
     release = Release("", "", {}, tuple(objects(template(values, "--kube-version", NEWEST))))
     assert {5433, *POSTGRES} <= egress(release, "-migrate")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.observability:14318", 14318),
+        ("https://otlp.example.org/tenant", 443),
+        ("http://otlp.example.org", 80),
+        ("http://[2001:db8::4318]:9999/v1", 9999),
+        ("http://collector:4318", 4318),
+    ],
+)
+def test_the_port_of_the_collector_is_open(endpoint: str, port: int) -> None:
+    """The policies used to close every port but 4318: all traces were dropped."""
+    values = ValuesSet(merged(OWN, {"tracing": {"endpoint": endpoint}}))
+    release = Release("", "", {}, tuple(objects(template(values, "--kube-version", NEWEST))))
+    for component in ("api", "writer"):
+        assert egress(release, f"-{component}") == REDIS | POSTGRES | {4318, port}

@@ -1,13 +1,17 @@
 """A change of values changes no immutable field of an object."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from chart import rendering
 from chart.extras import SCHEDULING
 from chart.matrix import MATRIX, Values, ValuesSet, merged
 from chart.release import Object, hooks
-from chart.rendering import objects, template
+from chart.rendering import CHART, RefusedError, objects, template
 from chart.schemas import NEWEST
 
 STATEFUL_SET = {
@@ -82,3 +86,19 @@ def test_changes_of_immutable_fields_are_found() -> None:
     before = MATRIX["demo"]
     larger = {"redis": {"internal": {"persistence": {"size": "9Gi"}}}}
     assert parts(before) != parts(ValuesSet(merged(before.values, larger), before.files))
+
+
+def test_reuse_values_is_refused_if_the_old_chart_lacks_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--reuse-values`, Helm replaces the defaults of the chart by those of the old chart."""
+    reused = tmp_path / "iot-sensor"
+    shutil.copytree(CHART, reused)
+    defaults = yaml.safe_load((reused / "values.yaml").read_text(encoding="utf-8"))
+    del defaults["logs"], defaults["api"]["tls"]
+    (reused / "values.yaml").write_text(yaml.safe_dump(defaults), encoding="utf-8")
+    monkeypatch.setattr(rendering, "CHART", reused)
+    with pytest.raises(RefusedError, match="missing propert") as refused:
+        template(MATRIX["own-stores"])
+    assert "'logs'" in str(refused.value)
+    assert "'tls'" in str(refused.value)

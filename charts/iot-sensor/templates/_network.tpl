@@ -37,6 +37,16 @@ ipFamilies:
   {{- end }}
 {{- end -}}
 
+{{/* The collector of traces. The exporter uses port 80 or 443 where the endpoint names no port. */}}
+{{- define "iot-sensor.egressTracing" -}}
+{{- $policy := .Values.networkPolicy.tracing -}}
+{{- $endpoint := .Values.tracing.endpoint -}}
+{{- $ports := include "iot-sensor.urlPorts" (dict "url" $endpoint "port" (hasPrefix "https" $endpoint | ternary 443 80)) | fromJsonArray -}}
+{{- $whole := list -}}
+{{- range concat $policy.ports $ports }}{{ $whole = append $whole (int .) }}{{ end -}}
+{{- include "iot-sensor.egressTo" (dict "ports" (uniq $whole) "to" $policy.to) -}}
+{{- end -}}
+
 {{/* Argument: context, component, port. */}}
 {{- define "iot-sensor.egressOwn" -}}
 - ports:

@@ -162,6 +162,18 @@ def test_a_quoted_key_is_the_same_key(api: Api) -> None:
     assert put(api, row(freeform=1), r'"a \"b\" \\"').status_code == 422
 
 
+def test_after_a_change_of_one_vault_a_repeat_is_another_request(api: Api, writer: Writer) -> None:
+    """Its readings for the other vault are stored twice, as docs/reliability.md says."""
+    rows, key = [row("kept", freeform=1), row("erased", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    body = json.dumps({"data": {"db_password": "erased"}})
+    assert api.ask("DELETE", "/api/vault", body, JSON).status_code == 200
+    assert "Idempotent-Replayed" not in api.put(rows, key).headers
+    assert api.put(rows, key).headers["Idempotent-Replayed"] == "true"
+    drain_all(writer)
+    assert [len(api.read(password=each)) for each in ("kept", "erased")] == [2, 1]
+
+
 def test_requests_of_earlier_versions_have_no_fingerprint(api: Api, redis: "Redis") -> None:
     put(api, row())
     (name,) = redis.keys(f"{KEYS.remembered_request(b'')}*")

@@ -74,6 +74,107 @@ _Group = OrderedDict[str, deque[_Waiter]]
 """The waiting callers of each client of a group. The first client is served next."""
 
 
+class _FairQueue:
+    """The callers that wait or keep a place, and the order in which waiting callers are served."""
+
+    def __init__(self, max_waiting: int, max_per_client: int) -> None:
+        self._max_waiting = max_waiting
+        self._max_per_client = max_per_client
+        self._groups: list[OrderedDict[str, _Group]] = [OrderedDict() for _ in Priority]
+        """By priority, the groups that wait. The first group is served next."""
+        self._counts = [0 for _ in Priority]
+        self._of_client: Counter[str] = Counter()
+        self._behind: Counter[str] = Counter()
+        """Number of callers behind each untrusted proxy."""
+        self._kept: Counter[str] = Counter()
+        """Number of places that each client keeps."""
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def is_full(self, client: Client, priority: Priority) -> bool:
+        """Return whether there is no room for a new caller."""
+        return (
+            sum(self._counts[: priority + 1]) >= self._max_waiting
+            or self._of_client[client.name] >= self._max_per_client
+            or 2 * self._behind[client.proxy] >= self._max_waiting
+        )
+
+    def turns_before(self, client: Client, priority: Priority) -> int:
+        """Return how many turns come before the turn of a new caller."""
+        groups = self._groups[priority]
+        group: _Group = groups.get(client.group, OrderedDict())
+        own = len(group.get(client.name, ())) + self._kept[client.name]
+        in_group = own + sum(
+            min(len(queue), own + 1) for name, queue in group.items() if name != client.name
+        )
+        in_others = sum(
+            min(sum(map(len, other.values())), in_group + 1)
+            for name, other in groups.items()
+            if name != client.group
+        )
+        return sum(self._counts[:priority]) + in_group + in_others
+
+    def keep(self, client: Client, priority: Priority) -> None:
+        """Keep a place: the caller counts as waiting."""
+        self._count(client, priority, 1)
+        _add(self._kept, client.name, 1)
+
+    def give_back(self, client: Client, priority: Priority) -> None:
+        """Give a kept place back."""
+        self._count(client, priority, -1)
+        _add(self._kept, client.name, -1)
+
+    def add(self, waiter: _Waiter) -> None:
+        """Add a waiting caller, behind the other callers of its client."""
+        client = waiter.client
+        group = self._groups[waiter.priority].setdefault(client.group, OrderedDict())
+        group.setdefault(client.name, deque()).append(waiter)
+        self._count(client, waiter.priority, 1)
+
+    def remove(self, waiter: _Waiter) -> None:
+        """Remove a waiting caller."""
+        groups, client = self._groups[waiter.priority], waiter.client
+        group = groups[client.group]
+        group[client.name].remove(waiter)
+        if not group[client.name]:
+            del group[client.name]
+        if not group:
+            del groups[client.group]
+        self._count(client, waiter.priority, -1)
+
+    def take_next(self) -> _Waiter | None:
+        """Remove the caller to serve next, and return it; None if no caller waits.
+
+        The caller's client moves behind the other clients of its group, and the group behind the
+        other groups.
+        """
+        groups = next(filter(None, self._groups), None)
+        if groups is None:
+            return None
+        name, group = groups.popitem(last=False)
+        client, queue = group.popitem(last=False)
+        waiter = queue.popleft()
+        if queue:
+            group[client] = queue
+        if group:
+            groups[name] = group
+        self._count(waiter.client, waiter.priority, -1)
+        return waiter
+
+    def _count(self, client: Client, priority: Priority, change: int) -> None:
+        self._counts[priority] += change
+        _add(self._of_client, client.name, change)
+        if client.proxy:
+            _add(self._behind, client.proxy, change)
+
+
+def _add(counts: Counter[str], name: str, change: int) -> None:
+    counts[name] += change
+    if not counts[name]:
+        del counts[name]
+
+
 class FairSlots:
     """A fixed number of slots, for threads or greenlets. A caller holds a slot for one turn.
 
@@ -102,27 +203,19 @@ class FairSlots:
     ) -> None:
         """`refusal` and `reason` are the message and the reason of each `TooManyRequestsError`."""
         self._slots = self._free = slots
-        self._max_waiting = max_waiting
-        self._max_per_client = max_waiting_per_client
+        self._queue = _FairQueue(max_waiting, max_waiting_per_client)
         self._message = refusal
         self._reason = reason
         self._estimates = estimates
         self._clock = clock
         self._guard = threading.Lock()
-        self._queues: list[OrderedDict[str, _Group]] = [OrderedDict() for _ in Priority]
-        self._waiting = [0 for _ in Priority]
-        self._of_client: Counter[str] = Counter()
-        self._behind: Counter[str] = Counter()
-        """Number of waiting callers behind each untrusted proxy."""
-        self._kept: Counter[str] = Counter()
-        """Number of places that each client keeps."""
         self._turn_seconds = 0.0
         """Mean duration of the latest turns."""
 
     @property
     def waiting(self) -> int:
         """Number of callers that wait for a slot or keep a place."""
-        return sum(self._waiting)
+        return len(self._queue)
 
     @contextmanager
     def slot(
@@ -163,18 +256,16 @@ class FairSlots:
             TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.
         """
         with self._guard:
-            if not self._free or any(self._waiting):
+            if not self._free or len(self._queue):
                 wait = self._expected_wait(client, priority)
                 if self._has_no_room(client, priority, wait, seconds):
                     raise self._refusal(wait)
-            self._count(client, priority, 1)
-            _add(self._kept, client.name, 1)
+            self._queue.keep(client, priority)
         return Place(partial(self._leave, client, priority))
 
     def _leave(self, client: Client, priority: Priority) -> None:
         with self._guard:
-            self._count(client, priority, -1)
-            _add(self._kept, client.name, -1)
+            self._queue.give_back(client, priority)
 
     def _acquire(
         self, client: Client, seconds: float, priority: Priority, *, always_queue: bool
@@ -188,9 +279,7 @@ class FairSlots:
             if seconds <= 0 or (no_room and not always_queue):
                 raise self._refusal(wait)
             waiter = _Waiter(client, priority)
-            group = self._queues[priority].setdefault(client.group, OrderedDict())
-            group.setdefault(client.name, deque()).append(waiter)
-            self._count(client, priority, 1)
+            self._queue.add(waiter)
         try:
             in_time = waiter.turn.acquire(timeout=seconds)
         except BaseException:  # a killed greenlet must not take its slot with it
@@ -202,27 +291,11 @@ class FairSlots:
 
     def _has_no_room(self, client: Client, priority: Priority, wait: float, seconds: float) -> bool:
         """Return whether a new caller, with this estimated wait, is refused at once."""
-        return (
-            (self._estimates and wait > seconds)
-            or sum(self._waiting[: priority + 1]) >= self._max_waiting
-            or self._of_client[client.name] >= self._max_per_client
-            or 2 * self._behind[client.proxy] >= self._max_waiting
-        )
+        return (self._estimates and wait > seconds) or self._queue.is_full(client, priority)
 
     def _expected_wait(self, client: Client, priority: Priority) -> float:
         """Estimate the seconds until a new caller of this client would get a slot."""
-        groups = self._queues[priority]
-        group: _Group = groups.get(client.group, OrderedDict())
-        own = len(group.get(client.name, ())) + self._kept[client.name]
-        in_group = own + sum(
-            min(len(queue), own + 1) for name, queue in group.items() if name != client.name
-        )
-        in_others = sum(
-            min(sum(map(len, other.values())), in_group + 1)
-            for name, other in groups.items()
-            if name != client.group
-        )
-        turns = 1 + sum(self._waiting[:priority]) + in_group + in_others
+        turns = 1 + self._queue.turns_before(client, priority)
         return turns * self._turn_seconds / self._slots
 
     def _refusal(self, wait: float) -> TooManyRequestsError:
@@ -233,12 +306,6 @@ class FairSlots:
         share = _NEWEST_SHARE if self._turn_seconds else 1.0
         self._turn_seconds += share * (seconds - self._turn_seconds)
 
-    def _count(self, client: Client, priority: Priority, change: int) -> None:
-        self._waiting[priority] += change
-        _add(self._of_client, client.name, change)
-        if client.proxy:
-            _add(self._behind, client.proxy, change)
-
     def _withdraw(self, waiter: _Waiter) -> bool:
         """Remove a waiter from the queue and return True.
 
@@ -247,45 +314,14 @@ class FairSlots:
         with self._guard:
             if waiter.granted:
                 return False
-            groups, client = self._queues[waiter.priority], waiter.client
-            group = groups[client.group]
-            group[client.name].remove(waiter)
-            if not group[client.name]:
-                del group[client.name]
-            if not group:
-                del groups[client.group]
-            self._count(client, waiter.priority, -1)
+            self._queue.remove(waiter)
             return True
 
     def _release(self) -> None:
         with self._guard:
-            groups = next(filter(None, self._queues), None)
-            if groups is None:
+            waiter = self._queue.take_next()
+            if waiter is None:
                 self._free += 1
                 return
-            waiter = _take_next(groups)
-            self._count(waiter.client, waiter.priority, -1)
             waiter.granted = True
         waiter.turn.release()
-
-
-def _take_next(groups: OrderedDict[str, _Group]) -> _Waiter:
-    """Remove the caller to serve next from the queue and return it.
-
-    The caller's client moves behind the other clients of its group, and the group behind the
-    other groups.
-    """
-    name, group = groups.popitem(last=False)
-    client, queue = group.popitem(last=False)
-    waiter = queue.popleft()
-    if queue:
-        group[client] = queue
-    if group:
-        groups[name] = group
-    return waiter
-
-
-def _add(counts: Counter[str], name: str, change: int) -> None:
-    counts[name] += change
-    if not counts[name]:
-        del counts[name]

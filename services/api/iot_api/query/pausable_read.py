@@ -156,9 +156,10 @@ class PausableRead:
         self._fix_end: FixEnd | None = None
         self._begun = False
         self._turn_began = 0.0
-        self._turns: list[FairSlots] = []
+        self._held: list[FairSlots] = []
+        """The slots of which this read holds one."""
         self._large = ExitStack()
-        self._has_large = False
+        """Holds the slot for large segments, if the turn has it."""
 
     def __iter__(self) -> Batches:
         return self._batches
@@ -171,7 +172,7 @@ class PausableRead:
         lasted = time.monotonic() - self._turn_began
         if lasted < SLICE_SECONDS:
             return False
-        return lasted > TURN_SECONDS or any(slots.waiting for slots in self._turns)
+        return lasted > TURN_SECONDS or any(slots.waiting for slots in self._held)
 
     def pause(self, used: int | None = None) -> None:
         """End the turn. The next turn continues behind the last used reading.
@@ -210,7 +211,8 @@ class PausableRead:
                     self._end_turn()
                 # Not in the except clause, where the traceback would keep the merge buffer alive.
                 if busy:  # wait without a slot: the read with the large segment may need one
-                    self._enter_large(NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS)
+                    seconds = NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS
+                    self._enter(self._large, self._slots.large_segment, seconds)
         finally:
             self._fix_end, self._batch = None, []
             self._end_turn()
@@ -272,7 +274,7 @@ class PausableRead:
             UnavailableError: no slot was free in time.
         """
         with ExitStack() as stack:
-            self._enter(stack, slots, self._wait_seconds())
+            self._enter(stack, slots, NEXT_TURN_SECONDS if self._begun else FIRST_TURN_SECONDS)
             yield
 
     def claim_large_segment(self) -> None:
@@ -281,22 +283,11 @@ class PausableRead:
         Raises:
             LargeSegmentBusyError: another read holds it.
         """
-        if not self._has_large:
+        if self._slots.large_segment not in self._held:
             try:
-                self._enter_large(0)
+                self._enter(self._large, self._slots.large_segment, 0)
             except UnavailableError:
                 raise LargeSegmentBusyError from None
-
-    def _wait_seconds(self) -> float:
-        return NEXT_TURN_SECONDS if self._begun else FIRST_TURN_SECONDS
-
-    def _enter_large(self, seconds: float) -> None:
-        self._enter(self._large, self._slots.large_segment, seconds)
-        self._has_large = True
-        self._large.callback(self._forget_large)
-
-    def _forget_large(self) -> None:
-        self._has_large = False
 
     def _enter(self, stack: ExitStack, slots: FairSlots, seconds: float) -> None:
         slot = slots.slot(self._client, seconds=seconds, always_queue=self._begun)
@@ -304,8 +295,8 @@ class PausableRead:
             stack.enter_context(slot)
         except TooManyRequestsError as error:
             raise UnavailableError(_REFUSAL, retry_after=1) from error
-        self._turns.append(slots)
-        stack.callback(self._turns.remove, slots)
+        self._held.append(slots)
+        stack.callback(self._held.remove, slots)
 
 
 class ColumnRun(Sequence[Reading]):

@@ -130,21 +130,24 @@ def _shards(
     state: BacklogState, covers: Mapping[int, float] | None, beats: Heartbeats
 ) -> list[dict[str, Any]]:
     last_drains = _last_drains(beats.latest("writer"))
-    return [
-        {
-            "shard": shard,
-            "entries": entries,
-            "oldest_seconds": state.ages[shard],
-            "drained_by": last_drains[shard][1] if shard in last_drains else None,
-            "drained_seconds": (
-                max(0.0, (beats.now - last_drains[shard][0]) / 1000)
-                if shard in last_drains
-                else None
-            ),
-            "hot_window_seconds": None if covers is None else covers.get(shard),
-        }
-        for shard, entries in state.entries.items()
-    ]
+    shards = []
+    for shard, entries in state.entries.items():
+        drained_at, writer = last_drains.get(shard, (None, None))
+        shards.append(
+            {
+                "shard": shard,
+                "entries": entries,
+                "oldest_seconds": state.ages[shard],
+                "drained_by": writer,
+                "drained_seconds": None if drained_at is None else _seconds_ago(beats, drained_at),
+                "hot_window_seconds": None if covers is None else covers.get(shard),
+            }
+        )
+    return shards
+
+
+def _seconds_ago(beats: Heartbeats, at: float) -> float:
+    return max(0.0, (beats.now - at) / 1000)
 
 
 def _last_drains(writers: Iterable[Heartbeat]) -> dict[int, tuple[float, str]]:
@@ -160,7 +163,7 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
     return [
         {
             "name": beat.process,
-            "heartbeat_seconds": max(0.0, (beats.now - beat.at) / 1000),
+            "heartbeat_seconds": _seconds_ago(beats, beat.at),
             rate: beats.rate(rate, beat.process),
         }
         for beat in beats.latest(service)

@@ -54,15 +54,15 @@ class PasswordChanger:
         records: VaultRecords,
         changes: PasswordChanges,
         keyring: Callable[[], Keyring],
-        admit: Callable[[], None],
+        require_safe: Callable[[], None],
     ) -> None:
-        """Each change first calls `admit`, which raises unless Redis belongs to this
+        """Each change first calls `require_safe`, which raises unless Redis belongs to this
         installation."""
         self._vaults = vaults
         self._records = records
         self._changes = changes
         self._keyring = keyring
-        self._admit = admit
+        self._require_safe = require_safe
 
     def change(self, old: bytes, new: bytes, client: Client) -> None:
         """Change the password of a vault.
@@ -84,7 +84,7 @@ class PasswordChanger:
                 "new_password: is the same password as db_password", field="new_password"
             )
         for _ in range(_ATTEMPTS):
-            self._admit()
+            self._require_safe()
             found = self._vaults.find_record(old, client)
             if found is None:
                 raise NotFoundError(

@@ -56,9 +56,9 @@ class RangeEraser:
         hot_window: HotWindow,
         pool: Pool,
         audit: AuditLog,
-        admit: Callable[[], None],
+        require_safe: Callable[[], None],
     ) -> None:
-        """Each erasure first calls `admit`, which raises unless Redis belongs to this
+        """Each erasure first calls `require_safe`, which raises unless Redis belongs to this
         installation."""
         self._vaults = vaults
         self._backlog = backlog
@@ -66,7 +66,7 @@ class RangeEraser:
         self._hot_window = hot_window
         self._pool = pool
         self._audit = audit
-        self._admit = admit
+        self._require_safe = require_safe
         self._lock = threading.Lock()
         """Bounds the memory for segments that are opened, like the slots of reads."""
 
@@ -84,7 +84,7 @@ class RangeEraser:
             RedisError, psycopg.Error: a store is away. A part may be erased already; repeat
                 the call.
         """
-        self._admit()
+        self._require_safe()
         vault = self._vaults.find(password, client)
         if vault is None:
             raise NotFoundError("db_password: no vault has this password", field="db_password")

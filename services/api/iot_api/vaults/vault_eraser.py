@@ -45,16 +45,16 @@ class VaultEraser:
         vaults: Vaults,
         records: VaultRecords,
         erasures: Erasures,
-        admit: Callable[[], None],
+        require_safe: Callable[[], None],
         sweep: Callable[[], object],
     ) -> None:
-        """`admit` raises unless Redis belongs to this installation. `sweep` queues the job that
-        deletes the segments.
+        """`require_safe` raises unless Redis belongs to this installation. `sweep` queues the job
+        that deletes the segments.
         """
         self._vaults = vaults
         self._records = records
         self.erasures = erasures
-        self._admit = admit
+        self._require_safe = require_safe
         self._sweep = sweep
 
     def erase(self, password: bytes, client: Client) -> None:
@@ -70,7 +70,7 @@ class VaultEraser:
                 erasure, the vault may be erased already.
         """
         for _ in range(_ATTEMPTS):
-            self._admit()
+            self._require_safe()
             found = self._vaults.find_record(password, client)
             if found is None:
                 raise NotFoundError(

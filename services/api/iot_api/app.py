@@ -92,12 +92,14 @@ def create_app(settings: Settings) -> Flask:
     register_access(app, access)
     if service.rates is not None:
         register_rate_limit(app, service.rates, settings)
-    app.register_blueprint(iot_blueprint("iot", service), url_prefix="/api/iot")
-    app.register_blueprint(iot_blueprint("rssi", service), url_prefix="/api/rssi")
-    app.register_blueprint(series_blueprint("series", service), url_prefix="/api/iot")
-    app.register_blueprint(series_blueprint("rssi_series", service), url_prefix="/api/rssi")
-    app.register_blueprint(live_blueprint("live", service, access), url_prefix="/api/iot")
-    app.register_blueprint(live_blueprint("rssi_live", service, access), url_prefix="/api/rssi")
+    for blueprint in (
+        iot_blueprint(service),
+        series_blueprint(service),
+        live_blueprint(service, access),
+    ):
+        app.register_blueprint(blueprint, url_prefix="/api/iot")
+        # Flask refuses two blueprints of the same name.
+        app.register_blueprint(blueprint, url_prefix="/api/rssi", name=f"rssi_{blueprint.name}")
     app.register_blueprint(audit_blueprint(service), url_prefix="/api")
     app.register_blueprint(status_blueprint(service), url_prefix="/api")
     app.register_blueprint(dead_letters_blueprint(service), url_prefix="/api/dead-letters")

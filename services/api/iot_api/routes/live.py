@@ -23,12 +23,9 @@ _FORM = PasswordsForm("db_password", required=False, options=[("after", str, "")
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def live_blueprint(name: str, service: Service, access: Access) -> Blueprint:
-    """Return a blueprint of the view. The app registers two, under `/api/iot` and `/api/rssi`.
-
-    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
-    """
-    blueprint = Blueprint(name, __name__)
+def live_blueprint(service: Service, access: Access) -> Blueprint:
+    """Return the blueprint of `POST /api/iot/live`."""
+    blueprint = Blueprint("live", __name__)
 
     @blueprint.post("/live")
     @needs(Scope.READ)

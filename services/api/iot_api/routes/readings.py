@@ -42,11 +42,8 @@ _PASSWORD = PasswordsForm("db_password", required=False)
 _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
 
-def iot_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of the views. The app registers two, under `/api/iot` and `/api/rssi`.
-
-    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
-    """
+def iot_blueprint(service: Service) -> Blueprint:
+    """Return the blueprint of the views under `/api/iot`."""
     views = _Views(service)
     rules: list[tuple[str, str, Callable[..., Response]]] = [
         ("PUT", "", views.put),  # for the header `Allow` only
@@ -60,7 +57,7 @@ def iot_blueprint(name: str, service: Service) -> Blueprint:
         ("POST", "/seconds/<count>", views.read_seconds),
         ("POST", "/last/<count>", views.read_last),
     ]
-    blueprint = Blueprint(name, __name__)
+    blueprint = Blueprint("iot", __name__)
     for method, rule, view in rules:
         blueprint.add_url_rule(rule, view_func=view, methods=[method])
     return blueprint

@@ -30,12 +30,9 @@ _PASSWORD = PasswordsForm("db_password", required=False)
 _HEADER = "HTTP_X_IOT_PASSWORD"
 
 
-def series_blueprint(name: str, service: Service) -> Blueprint:
-    """Return a blueprint of the view. The app registers two, under `/api/iot` and `/api/rssi`.
-
-    `name` is the name of the blueprint. Flask refuses two blueprints of the same name.
-    """
-    blueprint = Blueprint(name, __name__)
+def series_blueprint(service: Service) -> Blueprint:
+    """Return the blueprint of `/api/iot/series`."""
+    blueprint = Blueprint("series", __name__)
 
     @blueprint.route("/series", methods=["GET", "POST"])
     @needs(Scope.READ)

@@ -76,11 +76,11 @@ def test_a_compaction_between_two_turns_repeats_no_reading(
 ) -> None:
     monkeypatch.setattr(pausable_read, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(pausable_read, "TURN_SECONDS", 0.0)
-    read = overlapping.sender.service.readings.combined(
+    read = overlapping.sender.service.readings.select(
         overlapping.sender.vault(b"p"),
         ReadFilter(),
-        UnorderedRead(lambda _: None).combine,
         rows=TimedRows,
+        combine=UnorderedRead(lambda _: None).combine,
     )
     found: list[int] = []
     for number, batch in enumerate(read, 1):
@@ -121,11 +121,11 @@ def test_ids_that_are_kept_are_charged(overlapping: Past, monkeypatch: pytest.Mo
     overlapping.store(b"q", shuffled(), each=EACH)
     assert overlapping.compact(b"p")
     charged: list[int] = []
-    read = overlapping.sender.service.readings.combined(
+    read = overlapping.sender.service.readings.select(
         overlapping.sender.vault(b"p"),
         ReadFilter(),
-        UnorderedRead(charged.append).combine,
         rows=TimedRows,
+        combine=UnorderedRead(charged.append).combine,
     )
     assert sum(map(len, read)) == COUNT
     assert sum(charged) > 8 * COUNT

@@ -76,7 +76,7 @@ class Selection:
     rows: type[Rows] = Rows
     """The class of the rows of opened segments."""
     combine: Combine | None = None
-    """Replaces the merge of the segments in order."""
+    """Produces the readings, if they are not merged in order."""
     found_overlap: bool = False
     """Whether two segments with common ids were found and reported."""
 
@@ -172,28 +172,14 @@ class StoredReadings:
         *,
         client: Client = NOBODY,
         rows: type[Rows] = Rows,
+        combine: Combine | None = None,
     ) -> PausableRead:
-        """Read the readings within the bounds of a filter, from Postgres."""
+        """Read the readings within the bounds of a filter, from Postgres. `rows` and `combine` are
+        as in `Selection`."""
         return PausableRead(
             self._slots,
             client,
-            lambda read: self._select(Selection(read, vault, read_filter, rows), page),
-        )
-
-    def combined(
-        self,
-        vault: OpenVault,
-        read_filter: ReadFilter,
-        combine: Combine,
-        *,
-        client: Client = NOBODY,
-        rows: type[Rows] = Rows,
-    ) -> PausableRead:
-        """Read like `select`, but yield the batches that `combine` produces from the segments."""
-        return PausableRead(
-            self._slots,
-            client,
-            lambda read: self._select(Selection(read, vault, read_filter, rows, combine)),
+            lambda read: self._select(Selection(read, vault, read_filter, rows, combine), page),
         )
 
     def latest(
@@ -225,7 +211,7 @@ class StoredReadings:
             lambda connection: history.max_relative_timestamp(connection, vault_id)
         )
 
-    def _select(self, selection: Selection, page: Page = FIRST) -> Batches:
+    def _select(self, selection: Selection, page: Page) -> Batches:
         self._sources.labels("postgres").inc()
         return (yield from selection.read.through(partial(self._stored_page, selection), page))
 

@@ -68,7 +68,7 @@ class UnorderedRead:
     def combine(
         self, selection: Selection, segments: Iterable[SealedSegment], page_range: PageRange
     ) -> Generator[Sequence[Reading], None, None]:
-        """Yield the batches of one turn: the argument `combine` of `StoredReadings.combined`."""
+        """Yield the batches of one turn: `Selection.combine`."""
         page_range = selection.read_filter.narrow(page_range)
         open_segment = opener(selection, page_range, ASCENDING)
         scan = Scan(selection.read, ASCENDING, page_range)

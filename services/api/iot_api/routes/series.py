@@ -74,7 +74,9 @@ def _windows(
     readings, client = service.readings, requesting_client(service.settings)
     try:
         combine = UnorderedRead(_charge).combine
-        unordered = readings.combined(vault, read_filter, combine, client=client, rows=TimedRows)
+        unordered = readings.select(
+            vault, read_filter, client=client, rows=TimedRows, combine=combine
+        )
         windows = _filled(unordered, SeriesWindows(query, step, _charge))
     except SharedReadingError:
         ordered = readings.select(vault, read_filter, client=client, rows=TimedRows)

@@ -23,17 +23,17 @@ class GuessLimit(MinuteLimit):
 
     def __init__(
         self,
-        client: "Redis",
+        redis: "Redis",
         names: KeyNames,
         *,
         limit: int,
         new_vault_limit: int = 0,
     ) -> None:
         super().__init__(
-            client, names.guesses, limit=limit, sentence=_SENTENCE, reason=Refusal.GUESSES
+            redis, names.guesses, limit=limit, sentence=_SENTENCE, reason=Refusal.GUESSES
         )
         self._new_vaults = MinuteLimit(
-            client, names.new_vaults, limit=new_vault_limit, sentence=_NEW_VAULTS_SENTENCE,
+            redis, names.new_vaults, limit=new_vault_limit, sentence=_NEW_VAULTS_SENTENCE,
             reason=Refusal.NEW_VAULTS,
         )  # fmt: skip
         self._suspects: dict[str, float] = {}

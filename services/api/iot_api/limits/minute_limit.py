@@ -33,7 +33,7 @@ class MinuteLimit:
 
     def __init__(
         self,
-        client: "Redis",
+        redis: "Redis",
         name_of: Callable[[str], str],
         *,
         limit: int,
@@ -46,7 +46,7 @@ class MinuteLimit:
 
         `sentence` and `reason` are the message and the reason of each refusal.
         """
-        self._client = client
+        self._redis = redis
         self._name_of = name_of
         self._limit = limit
         self._sentence = sentence
@@ -83,10 +83,10 @@ class MinuteLimit:
         if not guards:
             return
         try:
-            counts = self._client.mget([guard.name for guard in guards])
+            counts = self._redis.mget([guard.name for guard in guards])
             for guard, count in zip(guards, cast("list[bytes | None]", counts), strict=True):
                 if self._number(guard.name, count) >= guard.limit:
-                    raise self.refusal(client, self._client.ttl(guard.name))
+                    raise self.refusal(client, self._redis.ttl(guard.name))
         except RedisError as error:
             report(_log, "unknown passwords are not counted", error)
 
@@ -136,7 +136,7 @@ class MinuteLimit:
         """Count an event."""
         try:
             for guard in self.guards(client):
-                with self._client.pipeline(transaction=True) as pipeline:
+                with self._redis.pipeline(transaction=True) as pipeline:
                     pipeline.set(guard.name, 0, ex=WINDOW_SECONDS, nx=True)
                     pipeline.incr(guard.name)
                     pipeline.ttl(guard.name)
@@ -165,7 +165,7 @@ class MinuteLimit:
     def _restart_counters(self, client: Client) -> None:
         try:
             for guard in self.guards(client):
-                left = self._client.ttl(guard.name)
+                left = self._redis.ttl(guard.name)
                 if left == -1 or left > WINDOW_SECONDS:
                     self._restart(guard.name, "would live for longer than a minute", count=0)
         except RedisError as error:
@@ -174,7 +174,7 @@ class MinuteLimit:
     def _restart(self, name: str, why: str, *, count: int) -> None:
         _log.warning("a guess counter in Redis %s; it is reset", why)
         metrics.counter("iot_damaged_total").labels("guesses").inc()
-        self._client.set(name, count, ex=WINDOW_SECONDS)
+        self._redis.set(name, count, ex=WINDOW_SECONDS)
 
     def _error(self, seconds: float) -> TooManyRequestsError:
         retry_after = max(1, math.ceil(seconds))

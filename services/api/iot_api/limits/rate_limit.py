@@ -59,7 +59,7 @@ class RateLimit:
 
     def __init__(
         self,
-        client: "Redis",
+        redis: "Redis",
         names: KeyNames,
         *,
         per_address: int,
@@ -67,7 +67,7 @@ class RateLimit:
         now: Callable[[], float] = time.time,
     ) -> None:
         """A limit of 0 is off. `now` returns Unix seconds."""
-        self._client = client
+        self._redis = redis
         self._names = names
         self._per_address = per_address
         self._per_token = per_token
@@ -147,7 +147,7 @@ class RateLimit:
             sent = {key: each.own for key, each in self._counters.items() if each.own}
         if not sent:
             return
-        with self._client.pipeline(transaction=False) as pipeline:
+        with self._redis.pipeline(transaction=False) as pipeline:
             for (policy, name), number in sent.items():
                 key = self._names.rate(window, policy, name)
                 pipeline.set(key, 0, ex=_LIFE_SECONDS, nx=True)

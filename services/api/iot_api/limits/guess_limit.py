@@ -4,6 +4,7 @@ A password is unknown if a read finds no vault for it, or if a PUT creates its v
 """
 
 import math
+import time
 
 from redis import Redis
 
@@ -51,7 +52,7 @@ class GuessLimit(MinuteLimit):
         """Count an unknown password. `created`: a vault was created for it. The client becomes a
         suspect."""
         metrics.counter("iot_unknown_passwords_total").inc()
-        note(self._suspects, client.sender, self._clock() + WINDOW_SECONDS)
+        note(self._suspects, client.sender, time.monotonic() + WINDOW_SECONDS)
         super().count(client)
         if created:
             self._new_vaults.count(client)
@@ -65,4 +66,4 @@ class GuessLimit(MinuteLimit):
         """Return whether the client is a suspect: it sent an unknown password to this process in
         the last minute. All clients behind one untrusted proxy count as one (`Client.sender`).
         """
-        return self._suspects.get(client.sender, -math.inf) > self._clock()
+        return self._suspects.get(client.sender, -math.inf) > time.monotonic()

@@ -39,7 +39,6 @@ class MinuteLimit:
         limit: int,
         sentence: str,
         reason: Refusal,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`name_of` takes the name of a client or of a group of clients (`Client.wide_names`), and
         returns the Redis key of its counter. A `limit` of 0 is no limit.
@@ -51,7 +50,6 @@ class MinuteLimit:
         self._limit = limit
         self._sentence = sentence
         self._reason = reason
-        self._clock = clock
         self._refused: dict[str, float] = {}
         """Clients that this process has refused, and until when they are over the limit."""
         self._reached: dict[str, tuple[float, float]] = {}
@@ -98,7 +96,7 @@ class MinuteLimit:
         until = self._refused.get(client.name)
         if until is None:
             return
-        left = until - self._clock()
+        left = until - time.monotonic()
         if left > 0:
             raise self._error(left)
         self._refused.pop(client.name, None)
@@ -115,8 +113,8 @@ class MinuteLimit:
         """
         self.check_noted(client)
         reached, until = self._reached.get(client.name, (-math.inf, 0.0))
-        if reached >= since and until > self._clock():
-            raise self._error(until - self._clock())
+        if reached >= since and until > time.monotonic():
+            raise self._error(until - time.monotonic())
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
         """Return the error for a client that stays over the limit for `seconds`. Until then, this
@@ -129,7 +127,7 @@ class MinuteLimit:
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
             seconds = 1
-        note(self._refused, client.name, self._clock() + max(seconds, 0))
+        note(self._refused, client.name, time.monotonic() + max(seconds, 0))
         return self._error(seconds)
 
     def count(self, client: Client) -> None:
@@ -146,7 +144,7 @@ class MinuteLimit:
                 elif isinstance(counted, RedisError):
                     raise counted
                 elif counted >= guard.limit and 0 <= left <= WINDOW_SECONDS:
-                    now = self._clock()
+                    now = time.monotonic()
                     note(self._reached, client.name, (now, now + left))
         except RedisError as error:
             report(_log, "unknown passwords are not counted", error)

@@ -167,19 +167,19 @@ class StoredReadings:
     def select(
         self,
         vault: OpenVault,
-        read_filter: ReadFilter,
+        within: ReadFilter,
         page: Page = FIRST,
         *,
         client: Client = NOBODY,
         rows: type[Rows] = Rows,
         combine: Combine | None = None,
     ) -> PausableRead:
-        """Read the readings within the bounds of a filter, from Postgres. `rows` and `combine` are
-        as in `Selection`."""
+        """Read the readings that pass `within`, from Postgres. `rows` and `combine` are as in
+        `Selection`."""
         return PausableRead(
             self._slots,
             client,
-            lambda read: self._select(Selection(read, vault, read_filter, rows, combine), page),
+            lambda read: self._select(Selection(read, vault, within, rows, combine), page),
         )
 
     def latest(

@@ -4,6 +4,8 @@
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from flask import Blueprint, Response, request
 
@@ -33,8 +35,6 @@ from iot_models.scopes import Scope
 from iot_models.times import parse_time
 from iot_stores.history import ReadFilter
 
-Choose = Callable[[OpenVault, ReadFilter, Page, Client], PausableRead]
-
 _ALL = ReadFilter()
 _PLAIN_DIGITS = 18
 """Number of digits that always fit in 64 bits."""
@@ -63,6 +63,15 @@ def iot_blueprint(service: Service) -> Blueprint:
     return blueprint
 
 
+class Choose(Protocol):
+    """Selects readings of a vault: a method of `Readings`."""
+
+    def __call__(
+        self, vault: OpenVault, *, within: ReadFilter, page: Page, client: Client
+    ) -> PausableRead:
+        """Return the read of a page of the readings that pass `within`."""
+
+
 class _Views:
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -82,17 +91,17 @@ class _Views:
 
     @needs(Scope.READ)
     def read_all(self) -> Response:
-        return self._select("all", ReadFilter())
+        return self._read("all", self._readings.select)
 
     @needs(Scope.READ)
     def read_from(self, start: str) -> Response:
         low = _number("start", start)
-        return self._select(f"from {low}", ReadFilter(relative_low=low))
+        return self._read(f"from {low}", self._readings.select, ReadFilter(relative_low=low))
 
     @needs(Scope.READ)
     def read_between(self, start: str, end: str) -> Response:
         low, high = _number("start", start), _number("end", end)
-        return self._select(f"between {low} {high}", ReadFilter(low, high))
+        return self._read(f"between {low} {high}", self._readings.select, ReadFilter(low, high))
 
     @needs(Scope.ADMIN)
     def erase_between(self, start: str, end: str) -> Response:
@@ -105,22 +114,13 @@ class _Views:
     @needs(Scope.READ)
     def read_seconds(self, count: str) -> Response:
         seconds = _count("seconds", count)
-        return self._read(
-            f"seconds {seconds}",
-            lambda vault, within, page, client: self._readings.last_seconds(
-                vault, seconds, page, within=within, client=client
-            ),
-        )
+        choose = partial(self._readings.last_seconds, seconds=seconds)
+        return self._read(f"seconds {seconds}", choose)
 
     @needs(Scope.READ)
     def read_last(self, count: str) -> Response:
         last = _count("last", count)
-        return self._read(
-            f"last {last}",
-            lambda vault, within, page, client: self._readings.latest(
-                vault, last, page, within=within, client=client
-            ),
-        )
+        return self._read(f"last {last}", partial(self._readings.latest, count=last))
 
     @needs(Scope.READ)
     def maxtime(self) -> Response:
@@ -137,15 +137,6 @@ class _Views:
         if record is not None:
             record.end(0)
         return _maxtime(found)
-
-    def _select(self, name: str, read_filter: ReadFilter) -> Response:
-        return self._read(
-            name,
-            lambda vault, within, page, client: self._readings.select(
-                vault, within, page, client=client
-            ),
-            read_filter,
-        )
 
     def _read(self, name: str, choose: Choose, read_filter: ReadFilter = _ALL) -> Response:
         """Stream the readings that `choose` selects from the vault of the request's password.
@@ -167,7 +158,7 @@ class _Views:
         cursor_context = name.encode() + vault.vault_id.bytes
         client = requesting_client(self._service.settings)
         page = Page() if paging is None else paging.page(cursor_context)
-        read = choose(vault, read_filter, page, client)
+        read = choose(vault, within=read_filter, page=page, client=client)
         record = record_of(self._service, vault, name, client)
         stream = ReadingsStream(
             read,

@@ -88,11 +88,8 @@ def test_shards_without_a_checked_cover_are_left_out(
     writer.hot_redis.hset(writer.names.hot_cover(other), "since", 1)
     store(api, cold_writer, 2)
     store(api, writer, 3)
-    lacking: list[source.Watched] = []
-    assert not list(live.recent_rows([watched], drained, lacking))
-    assert not lacking
-    assert not list(live.recent_rows([watched], live.drained(), lacking))
-    assert lacking == [watched]
+    assert not list(live.recent_rows([watched], drained))
+    assert list(live.recent_rows([watched], live.drained())) == [(watched, None)]
     found = live.stored_rows(watched, drained)
     assert [each.freeform for rows in found for each in rows.readings] == ["2", "3"]
 

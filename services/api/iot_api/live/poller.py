@@ -90,9 +90,12 @@ class LivePoller:
         due = self._due(drained, now)
         if not due:
             return
-        lacking: list[Feed] = []
-        for feed, rows in self._source.recent_rows(due, drained, lacking):
-            self._deliver(feed, rows, drained)
+        lacking = set[Feed]()
+        for feed, rows in self._source.recent_rows(due, drained):
+            if rows is None:
+                lacking.add(feed)
+            else:
+                self._deliver(feed, rows, drained)
         for feed in due:
             if feed in lacking:
                 self._queue(feed, drained)

@@ -125,13 +125,10 @@ class LiveSource:
         return LivePosition(max(0, self._backlog.now() - seconds * 1000), 0, {})
 
     def recent_rows(
-        self,
-        watched: Sequence[WatchedVault],
-        drained: DrainedShards,
-        lacking: list[WatchedVault],
-    ) -> Iterator[tuple[WatchedVault, LiveRows]]:
+        self, watched: Sequence[WatchedVault], drained: DrainedShards
+    ) -> Iterator[tuple[WatchedVault, LiveRows | None]]:
         """Yield the new readings of vaults from the hot window. If the hot window may lack new
-        readings of a vault, add the vault to `lacking`.
+        readings of a vault, yield the vault with None.
 
         Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
         behind them before it takes the next ones.
@@ -145,20 +142,20 @@ class LiveSource:
             recent = self._hot_window.recent(shards, vaults)
         except (RedisError, FormatError, ValueError) as error:
             report(_log, _INSTEAD, error)
-            lacking += watched
+            yield from ((each, None) for each in watched)
             return
         for each, bounds in zip(watched, recent.bounds, strict=True):
             wanted = {shard: drained.positions[shard] for shard in moved[each]}
             if not _holds(recent, wanted, each.position.since, drained.now):
-                lacking.append(each)
+                yield each, None
                 continue
             try:
                 for rows in self._from_hot_window(each.vault, wanted, bounds, each.position):
                     yield each, rows
             except (SegmentEvictedError, RedisError):
-                lacking.append(each)
-                continue
-            each.complete(drained)
+                yield each, None
+            else:
+                each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
         """Yield the new readings of a vault from Postgres.

@@ -162,6 +162,30 @@ def test_held_readings_stop_an_erasure(
     assert erased(api, 1, 1) == 1
 
 
+def test_readings_that_are_held_during_the_wait_stop_an_erasure(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the end of the wait, they may be released into the backlog again."""
+    store(api, writer, [1])
+    api.service.vault_restorer.close()
+    vault_id = api.service.vaults.cache.records()[0].vault_id
+    assert api.put(row("another")).status_code == 201  # the erasure waits for it
+    backlog = api.service.stores.backlog
+    looks = []
+
+    def all_removed(ends: dict[int, int]) -> bool:
+        looks.append(ends)
+        if len(looks) == 1:
+            redis.hset(KEYS.held_vaults, vault_id.hex, 1)
+        elif len(looks) == 3:
+            redis.delete(KEYS.held_vaults)
+            drain_all(writer)
+        return type(backlog).all_removed(backlog, ends)
+
+    monkeypatch.setattr(backlog, "all_removed", all_removed)
+    assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
+
+
 def test_a_process_that_is_killed_leaves_nothing_readable_in_the_hot_window(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:

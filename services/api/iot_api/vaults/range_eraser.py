@@ -101,7 +101,11 @@ class RangeEraser:
             return self._erase(vault, low, high)
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
-        """Wait until all entries that are in the backlog at the call have left the backlog."""
+        """Wait until all entries that are in the backlog at the call have left the backlog.
+
+        Raises:
+            UnavailableError: this takes too long, or entries of the vault are held.
+        """
         until = time.monotonic() + WAIT_SECONDS
         self._refuse_held(vault_id)
         ends = self._backlog.ends()
@@ -113,6 +117,8 @@ class RangeEraser:
                     retry_after=10,
                 )
             time.sleep(_PAUSE_SECONDS)
+            # Held entries may be released before the end of the wait, and then be in the backlog.
+            self._refuse_held(vault_id)
         self._refuse_held(vault_id)
 
     def _refuse_held(self, vault_id: uuid.UUID) -> None:

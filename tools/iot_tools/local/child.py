@@ -82,13 +82,17 @@ class Child:
             raise LaunchError(f"{self.name} can't be started: {error}") from error
 
     def start(self, seconds: float = 20.0) -> None:
-        """Start the process and wait until it is ready.
+        """Start the process and wait until it is ready. Raises like `spawn` and `wait_ready`."""
+        self.spawn()
+        self.wait_ready(seconds)
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until the process is ready. Kill it if it is not ready in time.
 
         Raises:
             LaunchError: the process ended, or was not ready in time. The message shows the end of
                 its log.
         """
-        self.spawn()
         wait_until(lambda: not self.running or self.ready(), seconds)
         if not self.ready():
             ending = self.ending

@@ -2,8 +2,9 @@
 
 import fcntl
 import os
-import time
 from pathlib import Path
+
+from .child import wait_until
 
 
 class DirectoryInUseError(Exception):
@@ -28,13 +29,10 @@ class DirectoryLock:
             DirectoryInUseError: the other process still holds the lock.
         """
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + seconds
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-                os.close(descriptor)
-                raise DirectoryInUseError(f"{self._path.parent} is in use by process {holder}")
-            time.sleep(0.02)
+        if not wait_until(lambda: _try_lock(descriptor), seconds, interval=0.02):
+            holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+            os.close(descriptor)
+            raise DirectoryInUseError(f"{self._path.parent} is in use by process {holder}")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._file = descriptor

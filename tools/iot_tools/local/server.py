@@ -4,7 +4,7 @@ import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from .child import Child, LaunchError, Program, wait_until
+from .child import Child, LaunchError, Program
 from .lock import DirectoryInUseError, DirectoryLock
 
 _START_SECONDS = 20.0
@@ -50,7 +50,7 @@ class Server(ABC):
         lock = DirectoryLock(self.directory)
         try:
             lock.take(_LOCK_SECONDS)
-            child = Child(self._prepare(), inherit=[lock.fileno()])
+            child = Child(self._prepare(), ready=self.ready, inherit=[lock.fileno()])
             child.spawn()
             self._child = child
         except (DirectoryInUseError, OSError) as error:
@@ -61,15 +61,10 @@ class Server(ABC):
     def start(self) -> None:
         """Start the server and wait until it accepts connections.
 
-        Raises:
-            LaunchError: the server ended or was not ready in time; the message shows the end of
-                its log.
+        Raises like `spawn` and `Child.wait_ready`.
         """
         self.spawn()
-        wait_until(lambda: not self.running or self.ready(), _START_SECONDS)
-        if not self.running or not self.ready():
-            self.kill()
-            raise LaunchError(f"{self.name} did not start ({self.ending}):\n{self.log_tail()}")
+        self._started.wait_ready(_START_SECONDS)
 
     def stop(self) -> bool:
         """Shut down the server, so that it saves its data. Return False if it had to be killed."""
@@ -88,9 +83,13 @@ class Server(ABC):
     @property
     def pid(self) -> int:
         """The pid of the server that runs, or ran last."""
+        return self._started.pid
+
+    @property
+    def _started(self) -> Child:
         if self._child is None:
             raise LaunchError(f"{self.name} was not started: call start first")
-        return self._child.pid
+        return self._child
 
     @property
     def running(self) -> bool:

@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 from iot_models.errors import IotError, SettingsError
-from iot_sensor_client import Client, ClientError, NoResponseError
+from iot_sensor_client import ClientError, NoResponseError
 
 from .password_option import ask
-from .service_option import add_service, checked_url
-from .tls_options import tls_of
+from .service_option import add_service, service_client
 from .token_option import read_secret, token_of
 
 _TIMEOUT = 60.0
@@ -45,13 +44,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _change_password(parsed: argparse.Namespace) -> int:
-    token = token_of(parsed)
+    token_of(parsed)  # an invalid token is reported before the passwords are asked for
     old = _password(parsed.password_file, "present password")
     new = _password(parsed.new_password_file, "new password")
     if parsed.new_password_file is None and new != _ask("new password again"):
         raise SettingsError("the new password was not the same both times; nothing was changed")
     unknown = "the password may have been changed: read with the new password to find out"
-    with _client(parsed, old, token) as client:
+    with service_client(parsed, old, timeout=_TIMEOUT) as client:
         try:
             client.change_password(new)
         except ClientError as error:
@@ -61,11 +60,11 @@ def _change_password(parsed: argparse.Namespace) -> int:
 
 
 def _erase(parsed: argparse.Namespace) -> int:
-    token = token_of(parsed)
+    token_of(parsed)  # as in `_change_password`
     password = _password(parsed.password_file, "password")
     if not parsed.yes:
         _confirm()
-    with _client(parsed, password, token) as client:
+    with service_client(parsed, password, timeout=_TIMEOUT) as client:
         try:
             client.erase_vault()
         except ClientError as error:
@@ -85,12 +84,6 @@ def _confirm() -> None:
         answer = ""
     if answer.strip() != _WORD:
         raise SettingsError("nothing was erased")
-
-
-def _client(parsed: argparse.Namespace, password: str, token: str | None) -> Client:
-    tls = tls_of(parsed)
-    with checked_url():
-        return Client(parsed.url, password, token, timeout=_TIMEOUT, tls_context=tls)
 
 
 def _reason(error: ClientError, unknown: str) -> str:

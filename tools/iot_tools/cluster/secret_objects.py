@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from kubernetes.client.exceptions import ApiException
@@ -59,11 +60,9 @@ class SecretObjects:
 
     def read(self, name: str) -> SecretObject | None:
         """Return the Secret with this name. Return None if it does not exist."""
-        send = self._core.read_namespaced_secret
+        send = partial(self._core.read_namespaced_secret, name, self.namespace)
         try:
-            raw = self._retry(
-                "get", name, lambda: send(name, self.namespace, _request_timeout=_TIMEOUTS)
-            )
+            raw = self._retry("get", name, send)
         except ApiException:
             return None
         return SecretObject(name, {key: _text(each) for key, each in (raw.data or {}).items()}, raw)
@@ -84,11 +83,9 @@ class SecretObjects:
             "type": "Opaque",
             "data": _encoded(content),
         }
-        send = self._core.create_namespaced_secret
+        send = partial(self._core.create_namespaced_secret, self.namespace, body)
         try:
-            self._retry(
-                "create", name, lambda: send(self.namespace, body, _request_timeout=_TIMEOUTS)
-            )
+            self._retry("create", name, send)
         except ApiException as error:
             if error.status == 404:
                 raise ClusterError(f"namespace {self.namespace} does not exist") from None
@@ -103,18 +100,15 @@ class SecretObjects:
         its response was lost.
         """
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
-        send, name = self._core.replace_namespaced_secret, read.name
+        name = read.name
+        send = partial(self._core.replace_namespaced_secret, name, self.namespace, read.raw)
         try:
-            self._retry(
-                "update",
-                name,
-                lambda: send(name, self.namespace, read.raw, _request_timeout=_TIMEOUTS),
-            )
+            self._retry("update", name, send)
         except ApiException:
             return False
         return True
 
-    def _retry(self, verb: str, name: str, send: Callable[[], T]) -> T:
+    def _retry(self, verb: str, name: str, send: Callable[..., T]) -> T:
         """Send a request, with retries, and return its result.
 
         Raises:
@@ -125,7 +119,7 @@ class SecretObjects:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return send()
+                return send(_request_timeout=_TIMEOUTS)
             except ApiException as error:
                 if error.status in {404, 409}:
                     raise

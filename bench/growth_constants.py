@@ -58,8 +58,7 @@ class Bench:
     def request(self, vault: str, batch: int, begin: int = 0) -> bytes:
         """Return a PUT of `batch` readings."""
         wire = self._service.wire
-        body = wire.single(begin, vault).encode() if batch == 1 else wire.batch(begin, batch, vault)
-        return wire.request(body)
+        return wire.request(wire.body(begin, batch, vault))
 
     def loads(self) -> list[Spent]:
         """Measure an idle service and loads of mostly jobs, drains, entries, segments, readings."""

@@ -1,10 +1,11 @@
 """Time limits."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from iot_tools.local import child
 
 
 @contextmanager
@@ -28,8 +29,5 @@ def wait_until(
     condition: Callable[[], bool], seconds: float, what: str, interval: float = 0.01
 ) -> None:
     """Wait for a condition. Raise `TimeoutError` if it stays false."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not reached after {seconds:.0f} s")
-        time.sleep(interval)
+    if not child.wait_until(condition, seconds, interval):
+        raise TimeoutError(f"{what}: not reached after {seconds:.0f} s")

@@ -31,6 +31,10 @@ class Wire:
     single: Callable[[int, str], str]
     """Returns the body of one reading, given its number and the vault."""
 
+    def body(self, begin: int, count: int, vault: str) -> bytes:
+        """Return the body of `count` readings from the number `begin` on."""
+        return self.single(begin, vault).encode() if count == 1 else self.batch(begin, count, vault)
+
     def request(self, body: bytes) -> bytes:
         """Return a complete HTTP request."""
         head = (

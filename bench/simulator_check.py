@@ -165,11 +165,7 @@ def _lane(
     """Yield the requests of one connection. All connections form a Poisson stream together."""
     generator = random.Random(seed)  # noqa: S311 - runs must be repeatable
     wire, own = service.wire, vaults[lane::LANES]
-    requests = [
-        wire.request(wire.batch(0, load.batch, vault) if load.batch > 1
-                     else wire.single(0, vault).encode())
-        for vault in own
-    ]  # fmt: skip
+    requests = [wire.request(wire.body(0, load.batch, vault)) for vault in own]
     due = began = time.perf_counter()
     while True:
         due += generator.expovariate(load.rate / LANES)

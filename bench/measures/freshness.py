@@ -8,10 +8,9 @@ until a response contains the reading. The time ends with that response, so it i
 import json
 import multiprocessing
 import statistics
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import cycle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import chain, cycle
 
 from bench import readings
 from bench.load import Connection, Lane, paced, send
@@ -74,23 +73,9 @@ def probe(port: int, vaults: list[str], seconds: float) -> list[float]:
 
     Return the seconds from the 201 of each reading to the response that contains it.
     """
-    waits: list[float] = []
-    failures: list[BaseException] = []
-
-    def run(vault: str) -> None:
-        try:
-            waits.extend(_probe_one(port, vault, seconds))
-        except (OSError, RuntimeError) as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(vault,)) for vault in vaults]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return waits
+    with ThreadPoolExecutor(len(vaults)) as pool:
+        lists = pool.map(lambda vault: _probe_one(port, vault, seconds), vaults)
+        return list(chain.from_iterable(lists))
 
 
 def _probe_one(port: int, vault: str, seconds: float) -> list[float]:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from . import recorded, report
-from .growth_constants import measure_constants
+from .growth import measure_growth
 from .limits import within
 from .machine import durability, machine, versions
 from .measures.batches import measure_batches
+from .measures.constants import measure_constants
 from .measures.flood import measure_flood
 from .measures.freshness import measure_freshness
-from .measures.growth import measure_growth
 from .measures.profiling import measure_profiles
 from .measures.read_back import measure_read_back
 from .measures.shards import measure_shards

@@ -14,6 +14,7 @@ from .growth_costs import Grown, grow
 from .growth_history import Size
 from .results import Kind, Results, Row
 from .spread import Spread, spread
+from .stage import Stage
 from .tables import plain
 
 READINGS = (1_000_000, 10_000_000, 100_000_000)
@@ -28,15 +29,16 @@ FULL, BRIEF, QUICK = (5, 50, 100), (5, 40, 32), (2, 15, 40)
 FLOOR, AIM = 1.15, 1.05
 
 
-def measure(results: Results, *, quick: bool) -> None:
+def measure_growth(stage: Stage) -> None:
     """Compare the cost of ingest with a large history and with a small one, for `make bench`."""
-    large = FEW * 10 if quick else MANY
+    full = stage.scale.name == "full"
+    large = MANY if full else FEW * 10
     found = side_by_side(
         [Size(FEW, USUAL_VAULTS), Size(large, USUAL_VAULTS)],
         [USUAL_SHARDS] * 2,
-        QUICK if quick else BRIEF,
+        BRIEF if full else QUICK,
     )
-    report(results, found)
+    report(stage.results, found)
 
 
 def side_by_side(

@@ -1,7 +1,7 @@
 """`python -m bench.model_costs`: copies the constants of results.json into the capacity model."""
 
 from .figures import ROOT
-from .growth_constants import SECTION
+from .measures.constants import SECTION
 from .recorded import Recorded, recorded
 
 MODULE = ROOT / "tools" / "iot_tools" / "capacity" / "measured.py"

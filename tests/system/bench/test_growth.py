@@ -5,8 +5,8 @@ from itertools import chain
 
 import psycopg
 import pytest
-from bench.growth_constants import PARTS, THINGS, Spent, solve
 from bench.growth_history import BATCH, MONTHS, Size, fill
+from bench.measures.constants import PARTS, THINGS, Spent, solve
 from bench.simulator import Load
 from bench.simulator_check import Measured, fit
 

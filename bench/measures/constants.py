@@ -15,16 +15,15 @@ from typing import cast
 import psycopg
 from redis import Redis
 
+from bench.load import paced, send
+from bench.processes import CpuWatch
+from bench.readings import json_readings, vault_name
+from bench.service import Service, running_service
+from bench.simulator_check import scrape
+from bench.stage import Stage
 from iot_cipher.vault import password_key
 from iot_models.settings import load_one
 from iot_tools.local.ports import free_port
-
-from .load import paced, send
-from .processes import CpuWatch
-from .readings import json_readings, vault_name
-from .service import Service, running_service
-from .simulator_check import scrape
-from .stage import Stage
 
 SECTION = "constants of the capacity model"
 FEW, MANY = 4, 200

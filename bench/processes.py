@@ -3,14 +3,17 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 2**20
 _SAMPLE_SECONDS = 0.1
+
+AnySample = TypeVar("AnySample")
 
 
 def family(pid: int) -> list[int]:
@@ -78,7 +81,7 @@ def memory_by_process(pid: int) -> list[tuple[str, int]]:
 class MemoryWatch:
     """Samples of the memory of a process and its descendants."""
 
-    samples: list[tuple[int, int]] = field(default_factory=list)
+    samples: list[tuple[int, int]]
 
     @property
     def peak_pss(self) -> int:
@@ -98,23 +101,32 @@ class MemoryWatch:
 
 
 @contextmanager
-def watch_memory(pid: int) -> Iterator[MemoryWatch]:
-    """Sample memory while the block runs, at least once."""
-    watch, over = MemoryWatch(), threading.Event()
+def sampled(sample: Callable[[], AnySample], every: float) -> Iterator[list[AnySample]]:
+    """Call `sample` while the block runs, at least once, and each `every` seconds. Yield the list
+    of its results, which grows meanwhile."""
+    samples: list[AnySample] = []
+    over = threading.Event()
 
-    def sample() -> None:
+    def run() -> None:
         while True:
-            watch.samples.append(memory(pid))
-            if over.wait(_SAMPLE_SECONDS):
+            samples.append(sample())
+            if over.wait(every):
                 return
 
-    thread = threading.Thread(target=sample)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        yield watch
+        yield samples
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def watch_memory(pid: int) -> Iterator[MemoryWatch]:
+    """Sample memory while the block runs, at least once."""
+    with sampled(lambda: memory(pid), _SAMPLE_SECONDS) as samples:
+        yield MemoryWatch(samples)
 
 
 class CpuWatch:

@@ -7,10 +7,8 @@ of the loads: this shows whether the simulator predicts the other loads.
 
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,6 +19,7 @@ from iot_tools.cli.tables import aligned
 from iot_tools.local.ports import free_port
 
 from .load import send
+from .processes import sampled
 from .readings import vault_name
 from .service import KEYS, Service, running_service
 from .simulator import Load, Plant, quantile, simulate
@@ -140,7 +139,10 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
     lanes = [_lane(service, load, vaults, generator.random(), lane) for lane in range(LANES)]
     before = scrape(port)
     began = time.perf_counter()
-    with _sampling(service) as waiting:
+    with (
+        Redis.from_url(service.redis_url) as client,
+        sampled(lambda: _waiting(client, service.shards), 0.01) as waiting,
+    ):
         send(service.port, lanes, service.wire.status)
         service.settle()
         seconds = time.perf_counter() - began
@@ -175,27 +177,12 @@ def _lane(
         yield generator.choice(requests)
 
 
-@contextmanager
-def _sampling(service: Service) -> Iterator[list[float]]:
-    """Sample the number of waiting entries a hundred times a second."""
-    found: list[float] = []
-    over = threading.Event()
-
-    def sample() -> None:
-        with Redis.from_url(service.redis_url) as client:
-            while not over.wait(0.01):
-                with client.pipeline(transaction=False) as pipeline:
-                    for shard in range(service.shards):
-                        pipeline.xlen(KEYS.stream(shard))
-                    found.append(float(sum(cast("list[int]", pipeline.execute()))))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        thread.join()
+def _waiting(client: Redis, shards: int) -> float:
+    """Return the number of entries that wait in all shards."""
+    with client.pipeline(transaction=False) as pipeline:
+        for shard in range(shards):
+            pipeline.xlen(KEYS.stream(shard))
+        return float(sum(cast("list[int]", pipeline.execute())))
 
 
 def scrape(port: int) -> Samples:

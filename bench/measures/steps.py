@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from bench.readings import json_reading, json_readings
 from bench.spread import spread
 from bench.stage import Stage
 from iot_api.ingest.parser import put_parser
@@ -62,7 +61,7 @@ def _steps(stage: Stage, size: int) -> Iterator[Step]:
     keyring = KeyringFile(Path(environment["IOT_KEYRING_FILE"]))
     sealer, opener = Sealer(keyring), Opener(keyring.current)
     vault = OpenVault(uuid.uuid4(), os.urandom(32))
-    bodies = [_body(number, size) for number in range(DRAINED)]
+    bodies = [stage.service.wire.body(size * number, size, "steps") for number in range(DRAINED)]
 
     parse = put_parser(load(environment))
     yield "parse", size, lambda: parse(bodies[0])
@@ -94,13 +93,6 @@ def _steps(stage: Stage, size: int) -> Iterator[Step]:
     opened = decode_segment(bounds, decrypt_segment(vault, bounds, segment.payload))
     readings = opened.readings()
     yield "read: JSON", DRAINED * size, lambda: msgspec.json.encode(readings)
-
-
-def _body(number: int, size: int) -> bytes:
-    """Return the body of a request. Requests follow one another in time."""
-    if size == 1:
-        return json_reading(number, "steps").encode()
-    return json_readings(number * size, size, "steps")
 
 
 def _sealed(vault: OpenVault, sealer: Sealer, readings: ReadingColumns) -> bytes:

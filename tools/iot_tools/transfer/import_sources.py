@@ -209,8 +209,12 @@ class CsvFile(_TextFile):
                     f"{self._path}: remove the spaces around the column name {name.strip()}"
                 )
         if "absolute_timestamp" not in names:
+            separated = (
+                ": separate the columns by commas" if set(";\t") & set("".join(names)) else ""
+            )
             raise ImportFileError(
                 f"{self._path}: the first line must name the columns; it lacks absolute_timestamp"
+                f"{separated}"
             )
         columns = Counter(CSV_NAMES.get(name, name) for name in names)
         if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:

@@ -36,6 +36,20 @@ def test_a_csv_file_that_names_a_column_twice(tmp_path: Path, names: str, twice:
         rows(tmp_path, f"{names}\n{AT},1,2\n")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators_than_commas(tmp_path: Path, separator: str) -> None:
+    names = ["absolute_timestamp", "temperature"]
+    with pytest.raises(ImportFileError, match=r"absolute_timestamp: separate the columns by comma"):
+        rows(tmp_path, separator.join(names) + f"\n{AT}{separator}21,5\n")
+
+
+def test_a_first_line_without_names(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text(f"\nabsolute_timestamp,a\n{AT},1\n")
+    with pytest.raises(ImportFileError, match=r"it lacks absolute_timestamp$"):
+        list(open_source(file, "csv", PASSWORD).rows())
+
+
 def test_a_quote_that_does_not_end(tmp_path: Path) -> None:
     """The reader continues where the missing quote shows."""
     good = f'{AT},%d,"{{""a"": 1}}"\n'

@@ -101,6 +101,7 @@ def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
         page.see("wide")
         page.page.set_viewport_size(PHONE)
         page.see("phone", full=True)
+        assert page.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         page.page.focus("#plots")
         page.page.keyboard.press("Space")
         page.wait_for_text("#status-text", "Paused")
@@ -172,6 +173,39 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     page.wait_for_text("#status-text", "Live")
     assert page.page.is_checked("#mode-live")
     page.wait_for_text("#table-body", "room-1")
+
+
+def test_fields_without_a_history(module_stack: Stack, open_page: OpenPage) -> None:
+    """More fields than a request may have, and fields that have no series: the page says which."""
+    at = time.time() - 24 * HOUR
+    odd = ["time", "", "pressure, hPa", "x" * 257]
+    freeforms = [
+        dict.fromkeys([f"field {n}" for n in range(25)] + odd, number) | {"a, b": "text"}
+        for number in range(3)
+    ]
+    rows = [
+        row("secret odd", freeform=each, interrogator_time=round((at + n * 60) * 1_000_000))
+        for n, each in enumerate([*freeforms, 21.5])
+    ]
+    rows.append(row("secret odd", freeform={}, interrogator_time=2**63 - 1))
+    assert module_stack.put(rows).status == 201
+    page = open_page(module_stack.port, timezone_id="Europe/Berlin")
+    page.open("secret odd")
+    page.wait_for_text("#table-note", "The newest 5")
+    assert "NaN" not in page.page.inner_text("#table-body")
+    page.page.select_option("#by", "interrogator")
+    page.view("view.choose({fields: new Map(view.fields.numbers.map(({name}) => [name, true]))})")
+    page.page.check("#mode-history", force=True)
+    page.page.select_option("#last", str(7 * 86_400))
+    page.wait_for_text("#notice", "No history of ")
+    for name in ["time", "", "pressure, hPa", "x" * 40 + "…", "value"]:
+        assert f"“{name}”" in page.page.inner_text("#notice")
+    for number in range(25):
+        page.page.locator(f'.plot[data-field="field {number}"]').scroll_into_view_if_needed()
+        page.wait_for_text(f'.plot[data-field="field {number}"] .readout', "0 … 2")
+    page.see("history-odd")
+    page.page.check("#mode-live", force=True)
+    page.page.wait_for_selector("#notice", state="hidden")
 
 
 def test_dead_letters_are_replayed_and_dropped(

@@ -20,15 +20,20 @@ export function formatClock(ms, precise = false) {
   return precise ? `${text}.${pad(at.getMilliseconds(), 3)}` : text;
 }
 
+/** Return the name of a field for people: an empty name can't be seen. */
+export function formatName(name) {
+  return name || "“”";
+}
+
 /** Return local date and time, as an input of the type datetime-local takes them. */
 export function formatLocal(ms) {
   const at = new Date(ms);
   return `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}T${formatClock(ms)}`;
 }
 
-/** Return local date and time for people. */
+/** Return local date and time for people; “–” for a time that has no date: the years end at 275760. */
 export function formatDate(ms) {
-  return formatLocal(ms).replace("T", " ");
+  return Number.isNaN(new Date(ms).getTime()) ? "–" : formatLocal(ms).replace("T", " ");
 }
 
 /** Return a length of time in its largest fitting unit: `90 s`, `5 min`, `2 h`, `3 d`. */

@@ -1,6 +1,7 @@
 // Reads of stored readings: thinned by the service for plots, and whole for files.
 
-const MAX_FIELDS = 20;
+const MAX_FIELDS = 20; // of a request
+const MAX_NAME = 256; // characters of the name of a field
 const MAX_VALUES = 300_000; // the service answers at most 500,000
 
 /** Return how many windows a range may have: one a pixel, and fewer for many lines. */
@@ -9,32 +10,32 @@ export function windowsFor(pixels, fields, tags) {
   return Math.max(30, Math.min(pixels, Math.floor(MAX_VALUES / lines)));
 }
 
+/** Return whether the service has series of a field: it refuses some names, and whole contents. */
+export function hasSeries({ name, path, column }) {
+  return !column && path.length > 0 && name !== "" && name !== "time" && name.length <= MAX_NAME && !name.includes(",");
+}
+
 /** Add the least and the greatest values of each window of a range to `thinned`. */
 export async function readSeries(session, thinned, { from, to, by, fields, tagField, signal }, onTag) {
-  const names = fields.filter((field) => !field.column && !field.name.includes(",") && field.path.length);
-  if (!names.length) return 0;
-  const query = {
-    from: Math.floor(from),
-    to: Math.ceil(to),
-    by,
-    step: thinned.step,
-    fields: names.slice(0, MAX_FIELDS).map((field) => field.name).join(","),
-  };
-  if (tagField) query.group = tagField.name;
-  const answers = await Promise.all(["min", "max"].map(async (agg) => {
-    const response = await session.post("api/iot/series", { query: { ...query, agg }, signal });
-    return (await response.json()).data;
-  }));
-  for (const rows of answers) {
-    for (const row of rows) {
-      const tag = tagField ? tagName(row[tagField.name]) : "";
+  const names = fields.filter(hasSeries).map((field) => field.name);
+  const query = { from: Math.floor(from), to: Math.ceil(to), by, step: thinned.step };
+  const group = tagField && hasSeries(tagField) ? tagField.name : null;
+  if (group !== null) query.group = group;
+  for (let first = 0; first < names.length; first += MAX_FIELDS) {
+    const some = names.slice(first, first + MAX_FIELDS);
+    const answers = await Promise.all(["min", "max"].map(async (agg) => {
+      const asked = { ...query, fields: some.join(","), agg };
+      const response = await session.post("api/iot/series", { query: asked, signal });
+      return (await response.json()).data;
+    }));
+    for (const row of answers.flat()) {
+      const tag = group === null ? "" : tagName(row[group]);
       if (!onTag(tag)) continue;
-      for (const { name } of names) {
+      for (const name of some) {
         if (row[name] !== null) thinned.add(name, tag, row.time, row[name]);
       }
     }
   }
-  return answers[0].length;
 }
 
 /** Return the name of a tag as the page shows it. */

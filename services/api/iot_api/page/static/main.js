@@ -2,7 +2,7 @@
 
 import { Entry } from "./entry.js";
 import { LiveFeed } from "./feed.js";
-import { formatDate, formatDuration, formatLocal, formatNumber } from "./format.js";
+import { formatDate, formatDuration, formatLocal, formatName, formatNumber } from "./format.js";
 import { downloadCsv } from "./history.js";
 import { OperatorView } from "./operator.js";
 import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
@@ -221,7 +221,7 @@ function showFields() {
     box.type = "checkbox";
     box.dataset.name = field.name;
     box.checked = shown.has(field.name);
-    label.append(box, field.name);
+    label.append(box, formatName(field.name));
     return label;
   }));
   if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
@@ -235,7 +235,7 @@ function showTagFields() {
   const key = names.join();
   if (select.dataset.key !== key) {
     select.dataset.key = key;
-    const options = [["", "One line"], ...names.map((name) => [name, name])];
+    const options = [["", "One line"], ...names.map((name) => [name, formatName(name)])];
     select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
   }
   select.value = view.tagField?.name ?? "";

@@ -1,6 +1,6 @@
 // The plots: one per field, with one line per tag. uPlot draws them.
 
-import { formatClock, formatDate, formatNumber } from "./format.js";
+import { formatClock, formatDate, formatName, formatNumber } from "./format.js";
 
 const HEIGHTS = { few: 250, many: 190 }; // up to three plots are higher
 const FRAME_MS = 12; // drawing may take this long in a frame; the other plots follow in the next one
@@ -44,14 +44,14 @@ class Plot {
     this.element.dataset.field = field.name;
     const caption = document.createElement("figcaption");
     const title = document.createElement("h3");
-    title.textContent = field.name;
+    title.textContent = formatName(field.name);
     this.readout = document.createElement("span");
     this.readout.className = "readout";
     caption.append(title, this.readout);
     this.canvas = document.createElement("div");
     this.canvas.className = "canvas";
     this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", `${field.name} over time`);
+    this.canvas.setAttribute("aria-label", `${formatName(field.name)} over time`);
     this.element.append(caption, this.canvas);
     // Only the plot under the pointer chooses a line; the others follow.
     this.canvas.addEventListener("mouseenter", () => this.#choosesLine(true));
@@ -171,7 +171,7 @@ class Plot {
     });
     this.#read();
     const range = this.#extremes ? this.#extremes.map(formatNumber).join(" to ") : "no values";
-    this.label = `${this.field.name} over time, ${tags.length} line${tags.length === 1 ? "" : "s"}: ${range}`;
+    this.label = `${formatName(this.field.name)} over time, ${tags.length} line${tags.length === 1 ? "" : "s"}: ${range}`;
   }
 
   /** Tell screen readers what is drawn. Called now and then, not in each frame. */

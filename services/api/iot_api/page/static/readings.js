@@ -1,5 +1,7 @@
 // Readings as the page uses them: their times, their fields, their tags.
 
+import { hasSeries } from "./history.js";
+
 const TAG_NAMES = ["epc96", "epc", "tag", "device", "sensor", "name", "id"];
 const DEPTH = 4;
 const MAX_FIELDS = 60;
@@ -107,10 +109,10 @@ export class Fields {
     }
   }
 
-  /** Return the field whose values name the lines: a known name, else the first text. */
+  /** Return the field whose values name the lines: a known name, else the first text with a history. */
   tagField() {
     const named = (name) => this.texts.find((field) => field.name.toLowerCase() === name);
-    return TAG_NAMES.map(named).find(Boolean) ?? this.texts[0];
+    return TAG_NAMES.map(named).find(Boolean) ?? this.texts.find(hasSeries);
   }
 
   named(name) {

@@ -16,7 +16,7 @@ export function setRate(text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const ORDER = ["connection", "error", "skipped", "empty"];
+const ORDER = ["connection", "error", "skipped", "empty", "unread"];
 const notices = new Map();
 
 /**

@@ -1,6 +1,6 @@
 // The table of the newest readings.
 
-import { formatDate, formatNumber } from "./format.js";
+import { formatDate, formatName, formatNumber } from "./format.js";
 import { numberOf, valueOf } from "./readings.js";
 
 const ROWS = 60;
@@ -35,7 +35,7 @@ export class ReadingsTable {
     this.head.replaceChildren(...this.#columns.map(({ title, className }) => {
       const cell = document.createElement("th");
       cell.scope = "col";
-      cell.textContent = title;
+      cell.textContent = formatName(title);
       cell.className = className ?? "";
       return cell;
     }));

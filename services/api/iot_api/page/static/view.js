@@ -1,7 +1,7 @@
 // The view of readings: it holds what was read, and draws the window or the range that is shown.
 
 import { formatDate } from "./format.js";
-import { readNewest, readSeries, tagName, windowsFor } from "./history.js";
+import { hasSeries, readNewest, readSeries, tagName, windowsFor } from "./history.js";
 import { PlotGrid } from "./plots.js";
 import { decodeReading, Fields, numberOf, RecentReadings, valueOf } from "./readings.js";
 import { setNotice } from "./status.js";
@@ -14,6 +14,7 @@ const FIELDS_SHOWN = 6;
 const NEWEST = 60;
 const FETCH_DELAY_MS = 180;
 const MIN_RANGE_MS = 20;
+const LONG_NAME = 40; // characters of the name of a field in a notice
 const byId = (id) => document.getElementById(id);
 
 /** The choices of a person; `null` lets the page choose. */
@@ -269,8 +270,7 @@ export class ReadingsView {
     this.mode = "live";
     this.range = null;
     this.#request?.abort();
-    setNotice("empty", null);
-    setNotice("error", null);
+    for (const name of ["empty", "error", "unread"]) setNotice(name, null);
     byId("plots").dataset.loading = "false";
     this.#stale = true;
     this.onChange();
@@ -319,6 +319,7 @@ export class ReadingsView {
       await readSeries(this.session, lines, series, (tag) => this.tags.note(tag));
       this.#still = { lines, ...wide };
       setNotice("error", null);
+      this.#noteUnread();
       if (this.range) this.grid.draw(lines, this.range.from, this.range.to);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -347,6 +348,18 @@ export class ReadingsView {
       this.#request?.abort();
     }
     await this.#noteEmpty(rows.length === 0, signal);
+  }
+
+  /** Say which of the chosen fields the plots can't show for a range of the past. */
+  #noteUnread() {
+    const chosen = [...this.#shownFields, this.#tagField].filter((field) => field && !field.column);
+    const short = ({ name }) => (name.length > LONG_NAME ? `${name.slice(0, LONG_NAME)}…` : name);
+    const names = chosen.filter((field) => !hasSeries(field)).map((field) => `“${short(field)}”`);
+    setNotice("unread", names.length === 0 ? null : {
+      kind: "info",
+      title: `No history of ${names.join(", ")}.`,
+      text: "The service has no series of readings that are not JSON objects, nor of fields whose name is empty, is “time”, or has a comma or more than 256 characters. The table and the CSV file have their values.",
+    });
   }
 
   async #noteEmpty(empty, signal) {

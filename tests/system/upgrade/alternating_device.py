@@ -1,9 +1,9 @@
-"""A device that sends its readings alternately to several API servers."""
+"""Devices that send their readings alternately to several API servers."""
 
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count, islice
+from itertools import count
 from typing import Any
 
 from iot_sensor_client import NoResponseError, Response
@@ -31,42 +31,55 @@ class AlternatingDevice:
         self._numbers: Iterator[int] = count(place * STRIDE)
 
     def send(self, readings: int) -> None:
-        """Send the next readings."""
-        for number in islice(self._numbers, readings):
-            self._send(number)
+        """Send the next readings, each in its own request."""
+        for _ in range(readings):
+            self.send_with([])
 
     def send_until(self, stopped: threading.Event) -> None:
         """Send readings until an event is set."""
         while not stopped.wait(0.005):
             self.send(1)
 
-    def _send(self, number: int) -> None:
-        first = self._send_to_any(number, start=number)
-        self.sent.append(number)
-        if number % REPEAT_EVERY == 0:
-            again = self._send_to_any(number, start=number + 1)
+    def send_with(self, others: Sequence["AlternatingDevice"]) -> None:
+        """Send the next reading of this device and of each other device in one request."""
+        devices = [self, *others]
+        numbers = [device.next_number() for device in devices]
+        rows = [device.row(number) for device, number in zip(devices, numbers, strict=True)]
+        body, key = json.dumps(rows), numbers[0]
+        first = self._send_to_any(body, key, start=key)
+        for device, number in zip(devices, numbers, strict=True):
+            device.sent.append(number)
+        if key % REPEAT_EVERY == 0:
+            again = self._send_to_any(body, key, start=key + 1)
             assert again.body == first.body
-            assert again.headers["Idempotent-Replayed"] == "true", number
+            assert again.headers["Idempotent-Replayed"] == "true", key
 
-    def _send_to_any(self, number: int, *, start: int) -> Response:
+    def next_number(self) -> int:
+        """Return the number of the next reading."""
+        return next(self._numbers)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return a reading, as the API expects it."""
+        data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
+        return {"data": data}
+
+    def _send_to_any(self, body: str, key: int, *, start: int) -> Response:
         """Send a request to the servers in turn, and return the first acknowledgement."""
         failures: list[object] = []
         for offset in range(2 * len(self.servers)):
             server = self.servers[(start + offset) % len(self.servers)]
             try:
-                answer = self._put(server, number)
+                answer = self._put(server, body, key)
             except NoResponseError as error:
                 failures.append(error)
                 continue
             if answer.status == 201:
                 return answer
             failures.append(answer)
-        raise AssertionError(f"reading {number} was not acknowledged: {failures}")
+        raise AssertionError(f"reading {key} was not acknowledged: {failures}")
 
-    def _put(self, server: Stack, number: int) -> Response:
-        data = {"db_password": self.password, "interrogator_time": number, "freeform": number}
-        headers = {**JSON, "Idempotency-Key": str(number)}
-        return server.request("PUT", "/api/iot", json.dumps({"data": data}), headers)
+    def _put(self, server: Stack, body: str, key: int) -> Response:
+        return server.request("PUT", "/api/iot", body, {**JSON, "Idempotency-Key": str(key)})
 
 
 def check(rows: Sequence[Mapping[str, Any]], devices: Sequence[AlternatingDevice]) -> None:

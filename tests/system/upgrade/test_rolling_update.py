@@ -52,7 +52,7 @@ def old(
 ) -> Iterator[Stack]:
     """API and writer of version 0.1 on the schema of that version."""
     version_0_1.run_tool(environment, "migrate")
-    yield from running(version_0_1.environment(environment), tmp_path / "old")
+    yield from running_0_1(version_0_1, environment, tmp_path / "old")
 
 
 @pytest.fixture
@@ -60,14 +60,23 @@ def new(old: Stack, environment: dict[str, str], tmp_path: Path) -> Iterator[Sta
     """API and writer of this version, on the migrated stores of `old`."""
     assert old.request("GET", "/readyz").status == 200
     migrate(environment["IOT_POSTGRES_URL"])
-    yield from running(environment, tmp_path / "new")
-
-
-def running(environment: dict[str, str], logs: Path) -> Iterator[Stack]:
-    """Run an API and a writer."""
-    logs.mkdir()
-    with running_stack(environment, logs) as stack:
+    with running_stack(environment, tmp_path / "new") as stack:
         yield stack
+
+
+def running_0_1(
+    version: EarlierVersion, environment: dict[str, str], logs: Path
+) -> Iterator[Stack]:
+    """Run an API and a writer of version 0.1, whose writers have the whole keyring."""
+    logs.mkdir()
+    stack = Stack(version.environment(environment), logs)
+    stack.writer_environment["IOT_KEYRING_FILE"] = environment["IOT_KEYRING_FILE"]
+    try:
+        stack.start_writer()
+        stack.start_api()
+        yield stack
+    finally:
+        stack.stop()
 
 
 def at_once(actions: Sequence[Callable[[], object]]) -> None:
@@ -117,6 +126,8 @@ def test_a_rolling_update_loses_and_doubles_nothing(
     ]
     devices = [device for group in groups for device in group]
     at_once([partial(device.send, 10) for device in devices])
+    with Redis.from_url(environment["IOT_REDIS_URL"]) as redis:
+        wait_until_drained(redis)  # by the writer of version 0.1
 
     new: Stack = request.getfixturevalue("new")
     for device in devices:
@@ -138,6 +149,44 @@ def test_a_rolling_update_loses_and_doubles_nothing(
         wait_until_drained(redis)
         assert redis.xlen(KEYS.dead_letters) == 0
     check_all(groups, new)
+    assert count_vaults(environment["IOT_POSTGRES_URL"]) == len(groups)
+
+
+def test_a_rollback_loses_and_doubles_nothing(
+    old: Stack,
+    version_0_1: EarlierVersion,
+    request: pytest.FixtureRequest,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Version 0.1 comes back on the schema of this version, while only this version runs."""
+    groups = [[AlternatingDevice(name, 0, [old])] for name in (*SHARED_PASSWORDS, "a", "b")]
+    devices = [device for group in groups for device in group]
+    at_once([partial(device.send, 5) for device in devices])
+
+    new: Stack = request.getfixturevalue("new")
+    for device in devices:
+        device.servers = [new]
+    old.shut_down()
+    groups += [send_first_readings(f"new {number}", [new]) for number in range(NEW_PASSWORDS)]
+    at_once([partial(device.send, 5) for device in devices])
+    new.writers.pop().kill()
+    # Version 0.1 drains these entries.
+    for _ in range(10):
+        devices[0].send_with(devices[1:])
+
+    for again in running_0_1(version_0_1, environment, tmp_path / "rolled back"):
+        for device in devices:
+            device.servers = [new, again]
+        at_once([partial(device.send, 10) for device in devices])
+        for _ in range(10):
+            devices[0].send_with(devices[1:])
+        stop_while_sending(new, devices)
+        at_once([partial(device.send, 3) for device in devices])
+        with Redis.from_url(environment["IOT_REDIS_URL"]) as redis:
+            wait_until_drained(redis)
+            assert redis.xlen(KEYS.dead_letters) == 0
+        check_all(groups, again)
     assert count_vaults(environment["IOT_POSTGRES_URL"]) == len(groups)
 
 

@@ -15,7 +15,7 @@ from redis import Redis
 from werkzeug.routing import Rule
 
 from integration.compaction.past import Past
-from integration.writer.sending import sending
+from integration.writer.sending import Sender, sending
 from iot_api.app import create_app
 from iot_cipher.keyring import create_keyring_file
 from iot_models.settings import Settings, load
@@ -23,7 +23,8 @@ from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
-from support.databases import TEMPLATE, EmptyDatabases, database_url
+from support.databases import TEMPLATE, EmptyDatabases, created_database, database_url
+from support.environment import environment_without_settings
 from support.longest_first import LongestFirst, rank
 from support.stack import Stack, running_stack
 
@@ -148,6 +149,13 @@ def postgres_url(postgres_server: PostgresServer, empty_databases: EmptyDatabase
     empty_databases.give_back(name)
 
 
+@pytest.fixture
+def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database without any table."""
+    with created_database(postgres_server.url, "empty") as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
 def keyring_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A keyring."""
@@ -159,7 +167,7 @@ def keyring_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[str, str]:
     """The environment of a process of the service."""
-    ours = {
+    return environment_without_settings() | {
         "IOT_REDIS_URL": redis_url,
         "IOT_POSTGRES_URL": postgres_url,
         "IOT_KEYRING_FILE": str(keyring_file),
@@ -167,8 +175,6 @@ def environment(redis_url: str, postgres_url: str, keyring_file: Path) -> dict[s
         "IOT_SCRYPT_LOG2_N": "10",
         "IOT_COMPACTION_AFTER_SECONDS": "0",
     }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-    return kept | ours
 
 
 @pytest.fixture(scope="module")
@@ -182,22 +188,33 @@ def module_environment(
     with Redis.from_url(redis_server.url) as client:
         client.flushall()
     name = f"module_{request.module.__name__.rpartition('.')[2]}"
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        yield kept | {
+    with created_database(postgres_server.url, name, template=TEMPLATE) as url:
+        yield environment_without_settings() | {
             "IOT_REDIS_URL": redis_server.url,
-            "IOT_POSTGRES_URL": database_url(postgres_server.url, name),
+            "IOT_POSTGRES_URL": url,
             "IOT_KEYRING_FILE": str(keyring_file),
             "IOT_SCRYPT_LOG2_N": "10",
         }
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 def settings(environment: dict[str, str]) -> Settings:
     """Settings on the empty stores."""
     return load(environment)
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator["Redis"]:
+    """A client of the empty Redis."""
+    with Redis.from_url(redis_url) as made:
+        yield made
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
+    """A connection to the empty database, which commits each statement."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -208,6 +225,13 @@ def writer(settings: Settings) -> Iterator[Writer]:
     made.close()
 
 
+@pytest.fixture
+def sender(settings: Settings) -> Iterator[Sender]:
+    """A `Sender` on the empty stores."""
+    with sending(settings) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def module_past(module_environment: dict[str, str], module_writer: Writer) -> Iterator[Past]:
     """A past that the tests of a module share."""
@@ -216,10 +240,9 @@ def module_past(module_environment: dict[str, str], module_writer: Writer) -> It
 
 
 @pytest.fixture
-def past(settings: Settings, writer: Writer) -> Iterator[Past]:
+def past(sender: Sender, writer: Writer) -> Past:
     """Empty stores for a history of old segments."""
-    with sending(settings) as sender:
-        yield Past(sender, writer)
+    return Past(sender, writer)
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """Podman for the tests of the images."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from support.environment import environment_without_settings
 
 RESTRICTED = (
     "--network=host",
@@ -58,8 +59,8 @@ class Podman:
         if Path("/sys/fs/cgroup/unified").exists() and shutil.which("runc"):
             lines += ["[engine]", 'runtime = "runc"']
         configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("IOT_")}
-        self.environment = {**kept, "CONTAINERS_CONF": str(configuration)}
+        self.environment = environment_without_settings()
+        self.environment["CONTAINERS_CONF"] = str(configuration)
         if "runc" in lines[-1]:
             self.environment["BUILDAH_RUNTIME"] = "runc"
 

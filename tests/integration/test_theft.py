@@ -82,7 +82,7 @@ def thief(tmp_path: Path) -> Keyring:
 
 
 def test_without_the_keyring_no_password_can_be_tested(
-    loot: Loot, thief: Keyring, settings: Settings
+    loot: Loot, thief: Keyring, redis: "Redis"
 ) -> None:
     (record,) = loot.records
     ours, theirs = _secret(loot.keyring, PASSWORD), _secret(thief, PASSWORD)
@@ -93,9 +93,8 @@ def test_without_the_keyring_no_password_can_be_tested(
     for shard, sealed in loot.waiting:
         with pytest.raises(DecryptionError):
             Opener(lambda: thief).open(shard, sealed)
-    with Redis.from_url(settings.redis_url) as redis:
-        assert redis.exists(KEYS.vault_record(ours.lookup))
-        assert not redis.exists(KEYS.vault_record(theirs.lookup))
+    assert redis.exists(KEYS.vault_record(ours.lookup))
+    assert not redis.exists(KEYS.vault_record(theirs.lookup))
 
 
 def test_with_the_master_keys_but_no_pepper_no_vault_is_found(
@@ -116,11 +115,10 @@ def test_with_the_keyring_a_vault_still_needs_its_password(loot: Loot) -> None:
     assert open_vault(loot.keyring, record, _secret(loot.keyring, PASSWORD))
 
 
-def test_with_the_keyring_each_guess_costs_a_scrypt(loot: Loot, settings: Settings) -> None:
+def test_with_the_keyring_each_guess_costs_a_scrypt(loot: Loot, redis: "Redis") -> None:
     """Nothing in Postgres or in the names and values of Redis tells a password without one."""
     fast = loot.keyring.lookup(PASSWORD)
-    with Redis.from_url(settings.redis_url) as redis:
-        stored = [key + (redis.dump(key) or b"") for key in redis.scan_iter()]
+    stored = [key + (redis.dump(key) or b"") for key in redis.scan_iter()]
     for record in loot.records:
         stored += [record.lookup, record.salt, record.wrapped_key]
     for guess in (fast, fast.hex().encode(), hmac.digest(bytes(32), PASSWORD, "sha256")):

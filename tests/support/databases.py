@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 
 import psycopg
 from psycopg import sql
@@ -54,6 +55,17 @@ def set_revision(connection: psycopg.Connection, revision: str) -> None:
 def database_url(server_url: str, database: str) -> str:
     """Return the URL of another database of the same server."""
     return psycopg.conninfo.make_conninfo(server_url, dbname=database)
+
+
+@contextlib.contextmanager
+def created_database(server_url: str, name: str, *, template: str = "template1") -> Iterator[str]:
+    """Create a database, yield its URL, and drop the database."""
+    with psycopg.connect(server_url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield database_url(server_url, name)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 class EmptyDatabases:

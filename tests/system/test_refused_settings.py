@@ -1,6 +1,5 @@
 """A process with an invalid setting exits with code 2, and its log ends with one sentence."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from iot_models.settings import load
 from iot_tools.cli.main import main
 from iot_tools.local.certificate import ensure_certificate
 from iot_tools.local.ports import free_port
+from support.environment import environment_without_settings
 
 GUNICORN = ("-m", "gunicorn", "--config", "python:iot_api.gunicorn_conf", "iot_api.wsgi:app")
 WRITER = ("-m", "iot_writer")
@@ -84,8 +84,7 @@ COMMANDS = [
 def environment(tmp_path: Path) -> dict[str, str]:
     """The variables of a process without stores, which are not needed to refuse settings."""
     (tmp_path / "keyring").write_text(new_keyring_text(), encoding="utf-8")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-    return kept | {
+    return environment_without_settings() | {
         "IOT_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",
         "IOT_POSTGRES_URL": f"postgresql://me:{PASSWORD}@127.0.0.1:{free_port()}/none",
         "IOT_KEYRING_FILE": str(tmp_path / "keyring"),

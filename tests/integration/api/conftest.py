@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from redis import Redis
 
@@ -57,20 +56,6 @@ def make_api(settings: Settings) -> Iterator[MakeApi]:
 def api(make_api: MakeApi) -> Api:
     """The API in this process."""
     return make_api()
-
-
-@pytest.fixture
-def redis(settings: Settings) -> Iterator["Redis"]:
-    """A client of the Redis that `api` uses."""
-    with Redis.from_url(settings.redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """A connection to the database that `api` uses."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -222,20 +222,19 @@ def test_the_error_class_is_logged_and_answered(
 
 
 def test_a_redis_error_does_not_log_the_body(
-    environment: dict[str, str], tmp_path: Path, redis_url: str
+    environment: dict[str, str], tmp_path: Path, redis: "Redis"
 ) -> None:
     """Redis refuses all commands; the error of its client must not contain the arguments."""
     secrets = secrets_of("redis")
     stack = Stack(environment | {"IOT_LOG_LEVEL": "DEBUG"}, tmp_path)
     try:
         stack.start_api()
-        with Redis.from_url(redis_url) as redis:
-            limit = redis.config_get("maxmemory")["maxmemory"]
-            redis.config_set("maxmemory", "1")
-            try:
-                status = stack.request("PUT", "/api/iot", secrets.body).status
-            finally:
-                redis.config_set("maxmemory", limit)
+        limit = str(redis.config_get("maxmemory")["maxmemory"])
+        redis.config_set("maxmemory", "1")
+        try:
+            status = stack.request("PUT", "/api/iot", secrets.body).status
+        finally:
+            redis.config_set("maxmemory", limit)
     finally:
         stack.shut_down()
     assert status >= 500

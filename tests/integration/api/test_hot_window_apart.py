@@ -40,6 +40,13 @@ def hot_api(make_api: MakeApi, apart: Settings) -> Api:
 
 
 @pytest.fixture
+def hot(own_redis: RedisServer) -> Iterator["Redis"]:
+    """A client of the Redis that holds the hot window."""
+    with Redis.from_url(own_redis.url) as client:
+        yield client
+
+
+@pytest.fixture
 def hot_writer(apart: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """A writer that retries the hot window at each drain."""
     monkeypatch.setattr(writer_module, "HOT_WINDOW_PAUSE_SECONDS", 0.0)
@@ -85,16 +92,15 @@ def ready(api: Api) -> dict[str, str]:
 
 
 def test_the_hot_window_redis_holds_segments_only(
-    story: Story, redis: "Redis", own_redis: RedisServer
+    story: Story, redis: "Redis", hot: "Redis"
 ) -> None:
     story.store()
     assert story.source() == "hot_window"
     assert not redis.keys("iot:hot:*")
-    with Redis.from_url(own_redis.url) as hot:
-        marks = [KEYS.owner.encode(), KEYS.owner_keyring.encode()]
-        held = {key for key in cast("list[bytes]", hot.keys()) if key not in marks}
-        assert held == set(cast("list[bytes]", hot.keys("iot:hot:*")))
-        assert len(held) == 3
+    marks = [KEYS.owner.encode(), KEYS.owner_keyring.encode()]
+    held = {key for key in cast("list[bytes]", hot.keys()) if key not in marks}
+    assert held == set(cast("list[bytes]", hot.keys("iot:hot:*")))
+    assert len(held) == 3
     assert ready(story.api)["hot_window"] == "ok"
 
 
@@ -114,7 +120,11 @@ def test_nothing_of_a_window_is_erased_while_the_hot_window_is_away(
 
 
 def test_segments_of_erased_vaults_are_deleted_while_the_hot_window_is_away(
-    hot_api: Api, hot_writer: Writer, own_redis: RedisServer, postgres: psycopg.Connection
+    hot_api: Api,
+    hot_writer: Writer,
+    own_redis: RedisServer,
+    hot: "Redis",
+    postgres: psycopg.Connection,
 ) -> None:
     passwords = ("first", "second")
     hot_api.put([row(password) for password in passwords])
@@ -127,41 +137,36 @@ def test_segments_of_erased_vaults_are_deleted_while_the_hot_window_is_away(
     assert postgres.execute("SELECT FROM segments").rowcount == 0
     own_redis.start()
     hot_writer.vault_deletion.run(hot_writer.postgres())
-    with Redis.from_url(own_redis.url) as hot:
-        assert not hot.keys("iot:hot:segment:*")
+    assert not hot.keys("iot:hot:segment:*")
 
 
-def test_an_evicting_redis_is_not_used(story: Story, own_redis: RedisServer) -> None:
+def test_an_evicting_redis_is_not_used(story: Story, hot: "Redis") -> None:
     """The service could not detect an evicted index."""
     story.store()
     assert story.source() == "hot_window"
-    with Redis.from_url(own_redis.url) as hot:
-        hot.config_set("maxmemory-policy", "allkeys-lru")
-        assert "its maxmemory-policy is allkeys-lru" in ready(story.api)["hot_window"]
-        story.writer.hot_watch.check()  # the thread of the watch does this
-        assert story.source() == "postgres"
-        keys = set(cast("list[bytes]", hot.keys("iot:hot:*")))
-        story.store()
-        assert set(cast("list[bytes]", hot.keys("iot:hot:*"))) == keys
-        assert story.source() == "postgres"
-        hot.config_set("maxmemory-policy", "noeviction")
-        assert ready(story.api)["hot_window"] == "ok"
-        story.writer.hot_watch.check()
-        story.store()
-        assert story.source() == "postgres"  # until the window is complete again
+    hot.config_set("maxmemory-policy", "allkeys-lru")
+    assert "its maxmemory-policy is allkeys-lru" in ready(story.api)["hot_window"]
+    story.writer.hot_watch.check()  # the thread of the watch does this
+    assert story.source() == "postgres"
+    keys = set(cast("list[bytes]", hot.keys("iot:hot:*")))
+    story.store()
+    assert set(cast("list[bytes]", hot.keys("iot:hot:*"))) == keys
+    assert story.source() == "postgres"
+    hot.config_set("maxmemory-policy", "noeviction")
+    assert ready(story.api)["hot_window"] == "ok"
+    story.writer.hot_watch.check()
+    story.store()
+    assert story.source() == "postgres"  # until the window is complete again
 
 
-def test_the_redis_of_another_installation_is_not_used(
-    story: Story, own_redis: RedisServer
-) -> None:
-    with Redis.from_url(own_redis.url) as hot:
-        hot.set(KEYS.owner, str(uuid.uuid4()))
-        told = ready(story.api)["hot_window"]
-        assert "the hot window's Redis belongs to the installation" in told
-        assert "IOT_HOT_WINDOW_REDIS_URL" in told
-        story.store()
-        assert story.source() == "postgres"
-        assert hot.keys() == [KEYS.owner.encode()]
+def test_the_redis_of_another_installation_is_not_used(story: Story, hot: "Redis") -> None:
+    hot.set(KEYS.owner, str(uuid.uuid4()))
+    told = ready(story.api)["hot_window"]
+    assert "the hot window's Redis belongs to the installation" in told
+    assert "IOT_HOT_WINDOW_REDIS_URL" in told
+    story.store()
+    assert story.source() == "postgres"
+    assert hot.keys() == [KEYS.owner.encode()]
 
 
 def test_one_url_for_both_uses_one_client(make_api: MakeApi, settings: Settings) -> None:
@@ -196,28 +201,26 @@ def test_redis_returns_unchanged(story: Story, own_redis: RedisServer) -> None:
     assert time.monotonic() - asked < stretched(5)
 
 
-def test_redis_returns_empty(story: Story, own_redis: RedisServer) -> None:
+def test_redis_returns_empty(story: Story, own_redis: RedisServer, hot: "Redis") -> None:
     story.store()
     own_redis.stop()
     story.store()
     own_redis.start()
-    with Redis.from_url(own_redis.url) as hot:
-        hot.flushall()
+    hot.flushall()
     assert story.source() == "postgres"
     story.store()
     assert story.source() == "postgres"
 
 
-def test_redis_returns_with_older_data(story: Story, own_redis: RedisServer) -> None:
+def test_redis_returns_with_older_data(story: Story, hot: Any) -> None:
     """Redis lost the last second of its AOF in a crash, or was restored from a backup."""
     story.store()
-    with Redis.from_url(own_redis.url) as hot:
-        held = {key: hot.dump(key) for key in hot.scan_iter()}
-        story.store()
-        assert story.source() == "hot_window"
-        hot.flushall()
-        for key, dumped in held.items():
-            hot.restore(key, 0, dumped)
+    held = {key: hot.dump(key) for key in hot.scan_iter()}
+    story.store()
+    assert story.source() == "hot_window"
+    hot.flushall()
+    for key, dumped in held.items():
+        hot.restore(key, 0, dumped)
     assert story.source() == "postgres"
     story.store()
     assert story.source() == "postgres"
@@ -253,26 +256,22 @@ def test_redis_is_frozen(
 @pytest.mark.parametrize(
     ("command", "source"), [("zrangebyscore", "postgres"), ("mget", "hot_window")]
 )
-def test_redis_goes_away_during_a_read(
-    command: str, source: str, story: Story, own_redis: RedisServer
-) -> None:
+def test_redis_goes_away_during_a_read(command: str, source: str, story: Story, hot: Any) -> None:
     """Data that Redis does not return comes from Postgres."""
     for _ in range(3):
         story.store()
-    with Redis.from_url(own_redis.url) as hot:
-        hot.execute_command("ACL", "SETUSER", "default", f"-{command}")
-        assert story.source() == source  # the source of the first part; no reading is missing
-        hot.execute_command("ACL", "SETUSER", "default", "+@all")
+    hot.execute_command("ACL", "SETUSER", "default", f"-{command}")
+    assert story.source() == source  # the source of the first part; no reading is missing
+    hot.execute_command("ACL", "SETUSER", "default", "+@all")
     assert story.source() == "hot_window"
 
 
-def test_redis_is_full(story: Story, own_redis: RedisServer) -> None:
+def test_redis_is_full(story: Story, hot: "Redis") -> None:
     story.store()
-    with Redis.from_url(own_redis.url) as hot:
-        hot.config_set("maxmemory", 1)
-        story.store()
-        assert story.source() == "postgres"
-        hot.config_set("maxmemory", 0)
+    hot.config_set("maxmemory", 1)
+    story.store()
+    assert story.source() == "postgres"
+    hot.config_set("maxmemory", 0)
     story.store()
     assert story.source() == "postgres"
 

@@ -159,22 +159,20 @@ def test_the_record_of_a_vault_in_use_does_not_expire(
 
 
 def test_the_record_is_stored_again_after_redis_came_back_empty(
-    make_api: MakeApi, own_redis: RedisServer
+    make_api: MakeApi, own_redis: RedisServer, admin: "Redis"
 ) -> None:
     """The record is stored before the renewal, which is minutes later."""
     api = make_api(redis_url=own_redis.url)
     watch = api.service.stores.watch
     assert api.put(row()).status_code == 201
-    with Redis.from_url(own_redis.url) as admin:
-        (record,) = records(admin)
-        admin.flushall()
-        admin.bgrewriteaof()
+    (record,) = records(admin)
+    admin.flushall()
+    admin.bgrewriteaof()
     own_redis.stop()
     own_redis.start()
     watch.check()  # the thread of the watch does this every second
     assert api.put(row()).status_code == 201
-    with Redis.from_url(own_redis.url) as admin:
-        assert records(admin) == [record]
+    assert records(admin) == [record]
 
 
 def test_the_record_is_stored_again_while_postgres_is_away(

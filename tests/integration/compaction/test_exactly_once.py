@@ -53,11 +53,10 @@ def stack(environment: dict[str, str], tmp_path: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def gate(postgres_url: str) -> Iterator[Connection]:
+def gate(postgres: Connection) -> Connection:
     """A connection that can block writers."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(_HOLD_UP)
-        yield connection
+    postgres.execute(_HOLD_UP)
+    return postgres
 
 
 @pytest.mark.parametrize("point", POINTS)

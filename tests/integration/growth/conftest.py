@@ -9,7 +9,7 @@ import pytest
 
 from integration.growth.histories import Shape, fill, vacuum
 from integration.writer.sending import Sender, sending
-from iot_models.settings import Settings, load
+from iot_models.settings import load
 from iot_stores.postgres import Connection
 from iot_tools.local.postgres_server import PostgresServer
 from support.databases import TEMPLATE, database_url
@@ -56,10 +56,3 @@ def sending_on() -> Iterator[Sending]:
     """A function that makes a `Sender` from settings."""
     with ExitStack() as stack:
         yield lambda environment: stack.enter_context(sending(load(environment)))
-
-
-@pytest.fixture
-def sender(settings: Settings) -> Iterator[Sender]:
-    """A `Sender` on the empty stores."""
-    with sending(settings) as made:
-        yield made

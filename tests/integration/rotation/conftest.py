@@ -1,13 +1,10 @@
 """Fixtures of the tests of key rotation."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 from flask.testing import FlaskClient
-from redis import Redis
 
 from integration.rotation.running import Running
 from iot_api.vaults import restorer
@@ -42,15 +39,3 @@ def running(
     for name, value in environment.items():
         monkeypatch.setitem(os.environ, name, value)
     return Running(client, writer, settings, capsys)
-
-
-@pytest.fixture
-def redis(settings: Settings) -> Iterator["Redis"]:
-    with Redis.from_url(settings.redis_url) as client:
-        yield client
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        yield connection

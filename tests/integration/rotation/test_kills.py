@@ -85,7 +85,7 @@ def rotate(running: Running, writer_keys: Path) -> None:
 
 
 def test_a_rotation_killed_at_any_change_is_finished_by_the_next(
-    running: Running, kill: Kill, postgres_url: str, tmp_path: Path
+    running: Running, kill: Kill, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
     writer_keys = tmp_path / "writer-keys.json"
     running.put()
@@ -106,8 +106,7 @@ def test_a_rotation_killed_at_any_change_is_finished_by_the_next(
         assert writer_keys.read_text() == writer_keys_text(keyring)
         assert len(running.read()) == stored
         running.writer.audit_chainer.run(running.writer.postgres, running.writer.drop_postgres)
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            check_audit(connection, keyring, running.writer.stores.audit_head.read())
+        check_audit(postgres, keyring, running.writer.stores.audit_head.read())
         if kill.at is not None:  # the rotation made fewer changes than that
             assert change > 20
             return

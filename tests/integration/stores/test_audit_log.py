@@ -35,38 +35,36 @@ def test_an_event_is_added_in_the_transaction(log: AuditLog, postgres_url: str) 
     assert pending == 1
 
 
-def test_a_record_has_the_time_and_the_order_of_postgres(log: AuditLog, postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        for number in range(3):
-            log.append(connection, audit_event(AuditKind.READ, readings=number))
-        rows = log.latest(connection, 10)
+def test_a_record_has_the_time_and_the_order_of_postgres(
+    log: AuditLog, postgres: psycopg.Connection
+) -> None:
+    for number in range(3):
+        log.append(postgres, audit_event(AuditKind.READ, readings=number))
+    rows = log.latest(postgres, 10)
     assert [json.loads(line)["readings"] for _, _, line in rows] == [0, 1, 2]
     assert [number for number, _, _ in rows] == [1, 2, 3]
 
 
-def test_a_database_without_the_function_says_what_to_do(log: AuditLog, postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("DROP FUNCTION record_audit_event")
-        with pytest.raises(UnavailableError, match="iot-sensor migrate"):
-            log.append(connection, audit_event(AuditKind.READ))
-        migrate(postgres_url)
-        migrate(postgres_url)
-        log.append(connection, audit_event(AuditKind.READ))
-        assert len(_lines(log, connection)) == 1
+def test_a_database_without_the_function_says_what_to_do(
+    log: AuditLog, postgres_url: str, postgres: psycopg.Connection
+) -> None:
+    postgres.execute("DROP FUNCTION record_audit_event")
+    with pytest.raises(UnavailableError, match="iot-sensor migrate"):
+        log.append(postgres, audit_event(AuditKind.READ))
+    migrate(postgres_url)
+    migrate(postgres_url)
+    log.append(postgres, audit_event(AuditKind.READ))
+    assert len(_lines(log, postgres)) == 1
 
 
 def test_sentences_of_earlier_versions_stay_readable(
-    log: AuditLog, writer: Writer, postgres_url: str
+    log: AuditLog, writer: Writer, postgres: psycopg.Connection
 ) -> None:
     log.record(writer.postgres(), "entry 1-0 of shard 0 was set aside: it can't be opened")
-    with psycopg.connect(postgres_url) as connection:
-        assert _lines(log, connection) == ["entry 1-0 of shard 0 was set aside: it can't be opened"]
+    assert _lines(log, postgres) == ["entry 1-0 of shard 0 was set aside: it can't be opened"]
 
 
 @pytest.mark.parametrize("size", [0, 32, 16_385])
-def test_what_is_no_record_is_refused(size: int, postgres_url: str) -> None:
-    with (
-        psycopg.connect(postgres_url, autocommit=True) as connection,
-        pytest.raises(psycopg.errors.RaiseException),
-    ):
-        connection.execute("SELECT record_audit_event(%s)", (bytes(size),))
+def test_what_is_no_record_is_refused(size: int, postgres: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.errors.RaiseException):
+        postgres.execute("SELECT record_audit_event(%s)", (bytes(size),))

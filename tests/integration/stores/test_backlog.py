@@ -27,12 +27,6 @@ def _remove(backlog: Backlog, shard: int, last: WaitingEntry) -> bool:
 
 
 @pytest.fixture
-def redis(redis_url: str) -> "Redis":
-    """The empty Redis."""
-    return Redis.from_url(redis_url)
-
-
-@pytest.fixture
 def backlog(redis: "Redis") -> Backlog:
     """A small backlog."""
     return Backlog(redis, KEYS, shards=SHARDS, max_bytes=10_000)

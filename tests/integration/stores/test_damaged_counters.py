@@ -24,12 +24,6 @@ DAMAGE = [b"abc", b"", b"1.5", b"nan", b"0x10", b" 7", b"-5", b"9" * 30, b"9" * 
 
 
 @pytest.fixture
-def redis(redis_url: str) -> "Redis":
-    """A Redis with a partly drained shard, a drained shard and a shard that is not drained."""
-    return Redis.from_url(redis_url)
-
-
-@pytest.fixture
 def backlog(redis: "Redis") -> Backlog:
     """A backlog: shard 0 is partly drained with one held entry, 1 is drained, 2 is not."""
     made = Backlog(redis, KEYS, shards=3, max_bytes=10_000)

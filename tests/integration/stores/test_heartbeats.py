@@ -14,12 +14,6 @@ from support.keys import KEYS
 
 
 @pytest.fixture
-def redis(redis_url: str) -> "Redis":
-    """A client of an empty Redis."""
-    return Redis.from_url(redis_url)
-
-
-@pytest.fixture
 def keyring(keyring_file: Path) -> KeyringFile:
     """The keyring of the processes."""
     return KeyringFile(keyring_file)

@@ -4,7 +4,6 @@ import base64
 import hmac
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -60,13 +59,12 @@ class Log:
 
 
 @pytest.fixture
-def log(writer: Writer, postgres_url: str) -> Iterator[Log]:
+def log(writer: Writer, postgres_url: str, postgres: Connection) -> Log:
     old = new_keyring_text()
     record(writer, len(LINES), parse_keyring(old))
     chain(writer, parse_keyring(old))
     both = with_primary(with_new_key(old)[0], 2)
-    with psycopg.connect(postgres_url, autocommit=True) as postgres:
-        yield Log(writer, postgres, postgres_url, parse_keyring(old), both)
+    return Log(writer, postgres, postgres_url, parse_keyring(old), both)
 
 
 def links(log: Log) -> list[tuple[object, ...]]:

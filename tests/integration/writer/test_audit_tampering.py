@@ -3,7 +3,7 @@
 The first records are from before a rotation of the master keys: their links have a retired key.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
@@ -47,7 +47,7 @@ class Log:
 
 
 @pytest.fixture
-def log(writer: Writer, postgres_url: str) -> Iterator[Log]:
+def log(writer: Writer, postgres_url: str, postgres: Connection) -> Log:
     text = new_keyring_text()
     record(writer, OLD_RECORDS, parse_keyring(text))
     assert chain(writer, parse_keyring(text)) == OLD_RECORDS
@@ -61,8 +61,7 @@ def log(writer: Writer, postgres_url: str) -> Iterator[Log]:
     published = writer.stores.audit_head.read()
     assert published is not None
     record(writer, PENDING, keyring)
-    with psycopg.connect(postgres_url, autocommit=True) as attacker:
-        yield Log(writer, attacker, postgres_url, published, keyring)
+    return Log(writer, postgres, postgres_url, published, keyring)
 
 
 def run(statement: str, *values: object) -> Change:

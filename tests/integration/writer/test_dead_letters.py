@@ -151,12 +151,11 @@ def test_a_damaged_copy_does_not_use_up_the_number_of_its_entry(
 
 
 def test_an_entry_is_recorded_although_the_session_of_postgres_ends(
-    writer: Writer, sender: Sender, postgres_url: str
+    writer: Writer, sender: Sender, postgres: psycopg.Connection
 ) -> None:
     sender.backlog.append([(0, b"no entry")])
     session = writer.postgres().info.backend_pid
-    with psycopg.connect(postgres_url, autocommit=True) as admin:
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", (session,))
+    postgres.execute("SELECT pg_terminate_backend(%s, 5000)", (session,))
     with pytest.raises(psycopg.OperationalError):
         writer.drain_shards([0])
     writer.drop_postgres()

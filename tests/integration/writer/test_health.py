@@ -69,10 +69,13 @@ def test_a_working_writer_is_ready(environment: dict[str, str], tmp_path: Path) 
     ("found", "fault"), [("none", "has no schema"), ("9999", "schema is 9999")]
 )
 def test_a_writer_with_an_unknown_schema_is_not_ready(
-    found: str, fault: str, environment: dict[str, str], postgres_url: str, tmp_path: Path
+    found: str,
+    fault: str,
+    environment: dict[str, str],
+    postgres: psycopg.Connection,
+    tmp_path: Path,
 ) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        set_revision(connection, found)
+    set_revision(postgres, found)
     with _writer(environment, tmp_path) as port:
         status, told = _get_json(port, "/readyz")
         assert (status, told["status"]) == (503, "not ready")

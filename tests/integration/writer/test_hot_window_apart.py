@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as AwayError
 
-from integration.writer.sending import Sender, sending
+from integration.writer.sending import Sender
 from iot_models.settings import Settings, load
 from iot_stores import history
 from iot_stores.history import ReadFilter
@@ -36,24 +36,16 @@ def hot_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer
 
 
 @pytest.fixture
-def apart(environment: dict[str, str], hot_server: RedisServer) -> Settings:
+def settings(environment: dict[str, str], hot_server: RedisServer) -> Settings:
     """Settings with a separate hot window and one shard."""
     given = {"IOT_HOT_WINDOW_REDIS_URL": hot_server.url, "IOT_SHARDS": "1"}
     return load(environment | given)
 
 
-@pytest.fixture
-def hot_writer(apart: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
+@pytest.fixture(autouse=True)
+def early_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a writer retry the hot window at each drain."""
     monkeypatch.setattr(writer_module, "HOT_WINDOW_PAUSE_SECONDS", 0.0)
-    made = Writer(apart)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def hot_sender(apart: Settings) -> Iterator[Sender]:
-    with sending(apart) as made:
-        yield made
 
 
 class _Stalled(Exception):  # noqa: N818 - not an error: a stalled writer
@@ -153,10 +145,10 @@ STEPS = ["send", "drain", "stall", "go_on", "leave", "come_back", "wipe", "save"
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(STEPS), max_size=40))
 def test_any_steps_keep_the_coverage_correct(
-    hot_writer: Writer, hot_sender: Sender, steps: list[str]
+    writer: Writer, sender: Sender, steps: list[str]
 ) -> None:
-    hot_writer.hot_redis.flushall()
-    story = Story(hot_writer, hot_sender)
+    writer.hot_redis.flushall()
+    story = Story(writer, sender)
     for step in ("send", "drain", *steps, "come_back", "send", "drain"):
         getattr(story, step)()
         story.check()
@@ -179,17 +171,17 @@ def test_any_steps_keep_the_coverage_correct(
     ],
 )
 def test_known_sequences_of_steps_keep_the_coverage_correct(
-    steps: str, hot_writer: Writer, hot_sender: Sender
+    steps: str, writer: Writer, sender: Sender
 ) -> None:
-    hot_writer.hot_redis.flushall()
-    story = Story(hot_writer, hot_sender)
+    writer.hot_redis.flushall()
+    story = Story(writer, sender)
     for step in ("send drain " + steps).split():
         getattr(story, step)()
         story.check()
 
 
-def test_the_window_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: Sender) -> None:
-    story = Story(hot_writer, hot_sender)
+def test_the_window_is_used_again_after_a_wipe(writer: Writer, sender: Sender) -> None:
+    story = Story(writer, sender)
     for step in ("send", "drain", "wipe", "send", "drain"):
         getattr(story, step)()
     moment = story.sender.backlog.drain_positions([0]).now
@@ -197,11 +189,9 @@ def test_the_window_is_used_again_after_a_wipe(hot_writer: Writer, hot_sender: S
     assert moment - 5000 < since <= moment + 1
 
 
-def test_the_clock_of_the_separate_redis_is_not_used(
-    hot_writer: Writer, hot_sender: Sender
-) -> None:
+def test_the_clock_of_the_separate_redis_is_not_used(writer: Writer, sender: Sender) -> None:
     """Its clock may differ; the clock of the backlog's Redis stamps readings."""
-    story = Story(hot_writer, hot_sender)
+    story = Story(writer, sender)
     story.send()
     with redis_commands(story.hot) as counted:
         story.drain()

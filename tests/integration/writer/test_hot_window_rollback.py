@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.writer.sending import SENDER, Sender, sending
+from integration.writer.sending import SENDER, Sender
 from iot_models.settings import Settings, load
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
@@ -51,41 +51,33 @@ def settings(store: Store, environment: dict[str, str], request: pytest.FixtureR
 
 
 @pytest.fixture
-def own_writer(settings: Settings) -> Iterator[Writer]:
-    made = Writer(settings)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def rolled_back(settings: Settings, own_writer: Writer) -> Iterator[Sender]:
+def rolled_back(sender: Sender, writer: Writer) -> Sender:
     """A sender that has stored one reading."""
-    with sending(settings) as made:
-        made.send(PASSWORD)
-        drain_all(own_writer)
-        yield made
+    sender.send(PASSWORD)
+    drain_all(writer)
+    return sender
 
 
 def test_a_cover_is_not_valid_in_a_redis_with_older_data(
-    store: Store, own_writer: Writer, rolled_back: Sender
+    store: Store, writer: Writer, rolled_back: Sender
 ) -> None:
     sender, shard = rolled_back, rolled_back.shard(PASSWORD)
-    window = own_writer.stores.hot_window
+    window = writer.stores.hot_window
     store.save()
     sender.send(PASSWORD, 2)
-    drain_all(own_writer)
+    drain_all(writer)
     assert window.covers([shard])[shard] > 0
     store.come_back_older()
     assert window.covers([shard]) == {shard: 0}
     assert sender.last_seconds(PASSWORD, 60) == ["0", "1", "2"]
     sender.send(PASSWORD)
-    drain_all(own_writer)
+    drain_all(writer)
     assert sender.last_seconds(PASSWORD, 60) == ["0", "1", "2", "3"]
     wait_until(lambda: 0 < window.covers([shard])[shard] < 60, what="a new cover")
 
 
 def test_erased_readings_do_not_come_back(
-    store: Store, own_writer: Writer, rolled_back: Sender
+    store: Store, writer: Writer, rolled_back: Sender
 ) -> None:
     sender = rolled_back
     store.save()
@@ -93,24 +85,24 @@ def test_erased_readings_do_not_come_back(
     store.come_back_older()
     for _ in range(2):
         assert sender.last_seconds(PASSWORD, 60) == []
-        own_writer.outdated_covers.replace()
+        writer.outdated_covers.replace()
 
 
 def test_a_shard_without_new_entries_gets_a_new_cover(
-    store: Store, own_writer: Writer, rolled_back: Sender
+    store: Store, writer: Writer, rolled_back: Sender
 ) -> None:
     sender, shard = rolled_back, rolled_back.shard(PASSWORD)
-    window = own_writer.stores.hot_window
+    window = writer.stores.hot_window
     assert window.outdated([shard]) == []
     store.server.stop()
-    own_writer.outdated_covers.replace()  # Redis is away
+    writer.outdated_covers.replace()  # Redis is away
     store.server.start()
     assert window.outdated([shard]) == [shard]
-    own_writer.outdated_covers.replace()
+    writer.outdated_covers.replace()
     assert window.outdated([shard]) == []
     wait_until(lambda: 0 < window.covers([shard])[shard] < 60, what="a new cover")
-    since = own_writer.hot_redis.hget(KEYS.hot_cover(shard), "since")
+    since = writer.hot_redis.hget(KEYS.hot_cover(shard), "since")
     sender.send(PASSWORD)
-    drain_all(own_writer)
-    assert own_writer.hot_redis.hget(KEYS.hot_cover(shard), "since") == since
+    drain_all(writer)
+    assert writer.hot_redis.hget(KEYS.hot_cover(shard), "since") == since
     assert sender.last_seconds(PASSWORD, 60) == ["0", "1"]

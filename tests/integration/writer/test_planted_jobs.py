@@ -200,10 +200,9 @@ def test_a_writer_is_not_suspended(stack: Stack, sender: Sender) -> None:
 
 
 def test_a_failed_job_runs_no_planted_code(
-    stack: Stack, trap: Trap, sender: Sender, postgres_url: str, tmp_path: Path
+    stack: Stack, trap: Trap, sender: Sender, postgres: psycopg.Connection, tmp_path: Path
 ) -> None:
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("ALTER TABLE ingest_sessions DROP COLUMN seen_at")
+    postgres.execute("ALTER TABLE ingest_sessions DROP COLUMN seen_at")
     trap.plant(sender.redis)
     stack.start_writer()
     wait_until(lambda: _status(sender.redis, "retention") == b"failed", what="a failed job")

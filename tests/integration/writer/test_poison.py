@@ -39,10 +39,9 @@ def read(client: FlaskClient, vault: str = "p") -> list[str]:
 
 
 @pytest.fixture
-def poisoned(client: FlaskClient, writer: Writer, postgres_url: str) -> FlaskClient:
+def poisoned(client: FlaskClient, writer: Writer, postgres: psycopg.Connection) -> FlaskClient:
     """A database that refuses one of three readings."""
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute(TRIGGER)
+    postgres.execute(TRIGGER)
     put(client, 1, 666, 3)
     put(client, 4, vault="q")
     drain_all(writer)

@@ -1,10 +1,8 @@
 """Migrations create a usable schema once, even when they run repeatedly or concurrently."""
 
-import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -13,7 +11,7 @@ from integration.writer.sending import sending
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings, load
 from iot_stores.postgres import OLDEST_REVISION, SCHEMA_REVISION, check_schema
-from iot_tools.local.postgres_server import PostgresServer, binaries
+from iot_tools.local.postgres_server import binaries
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.databases import set_revision
@@ -21,17 +19,6 @@ from support.draining import drain_all
 from support.waiting import wait_until
 
 LOCK = 0x696F74
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty database."""
-    name = f"empty_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield psycopg.conninfo.make_conninfo(postgres_server.url, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _dump(url: str) -> list[str]:
@@ -120,14 +107,13 @@ NEXT = f"{int(SCHEMA_REVISION) + 1:04}"
 
 
 def test_the_schema_of_the_next_version_is_used_and_not_changed(
-    settings: Settings, postgres_url: str
+    settings: Settings, postgres_url: str, postgres: psycopg.Connection
 ) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = %s", (NEXT,))
-        check_schema(connection)
-        migrate(postgres_url)
-        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-        assert rows == [(NEXT,)]
+    postgres.execute("UPDATE alembic_version SET version_num = %s", (NEXT,))
+    check_schema(postgres)
+    migrate(postgres_url)
+    rows = postgres.execute("SELECT version_num FROM alembic_version").fetchall()
+    assert rows == [(NEXT,)]
     writer = Writer(settings)
     writer.postgres()
     writer.close()
@@ -152,9 +138,10 @@ def test_a_migration_after_a_newer_one_changes_nothing(empty_url: str) -> None:
         assert connection.execute("SELECT * FROM alembic_version").fetchall() == [(NEXT,)]
 
 
-def test_a_schema_two_versions_ahead_is_refused(postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+def test_a_schema_two_versions_ahead_is_refused(
+    postgres_url: str, postgres: psycopg.Connection
+) -> None:
+    postgres.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(SettingsError, match="run a newer version"):
         migrate(postgres_url)
 
@@ -180,22 +167,21 @@ def test_a_schema_two_versions_ahead_is_refused(postgres_url: str) -> None:
     ],
 )
 def test_a_writer_refuses_the_schema_of_another_version(
-    found: str, sentence: str, settings: Settings, postgres_url: str
+    found: str, sentence: str, settings: Settings, postgres: psycopg.Connection
 ) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        set_revision(connection, found)
-        with pytest.raises(SettingsError) as refused:
-            check_schema(connection)
-        assert str(refused.value) == sentence
-        writer = Writer(settings)
-        with pytest.raises(SettingsError, match=r"run (`iot-sensor migrate`|a newer version)"):
-            writer.postgres()
-        writer.close()
-        others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
-        others += " AND datname = current_database()"
-        wait_until(
-            lambda: connection.execute(others).fetchone() == (0,), what="the end of all connections"
-        )
+    set_revision(postgres, found)
+    with pytest.raises(SettingsError) as refused:
+        check_schema(postgres)
+    assert str(refused.value) == sentence
+    writer = Writer(settings)
+    with pytest.raises(SettingsError, match=r"run (`iot-sensor migrate`|a newer version)"):
+        writer.postgres()
+    writer.close()
+    others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iot-writer'"
+    others += " AND datname = current_database()"
+    wait_until(
+        lambda: postgres.execute(others).fetchone() == (0,), what="the end of all connections"
+    )
 
 
 _DEFINERS = "SELECT proname, proconfig FROM pg_proc WHERE prosecdef ORDER BY proname"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.writer.sending import Sender, sending
+from integration.writer.sending import Sender
 from iot_models.settings import Settings
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.maintenance.sweep import sweep
@@ -39,13 +39,6 @@ def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServe
 def settings(settings: Settings, redis: RedisServer) -> Settings:
     """Settings with that Redis."""
     return dataclasses.replace(settings, redis_url=redis.url)
-
-
-@pytest.fixture
-def sender(settings: Settings) -> Iterator[Sender]:
-    """A sender on these stores."""
-    with sending(settings) as made:
-        yield made
 
 
 def send(sender: Sender, count: int = 2) -> None:

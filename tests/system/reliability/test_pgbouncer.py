@@ -33,17 +33,18 @@ def stack(make_stack: MakeStack, pgbouncer: PgBouncer) -> Stack:
     return make_stack({"IOT_POSTGRES_URL": pgbouncer.url}, writers=2)
 
 
-def test_readings_are_stored_and_read_through_pgbouncer(stack: Stack, postgres_url: str) -> None:
+def test_readings_are_stored_and_read_through_pgbouncer(
+    stack: Stack, postgres: psycopg.Connection
+) -> None:
     with Fleet(6, [stack.port]) as fleet:
         fleet.go_on(10)
     fleet.assert_no_request_failed()
     fleet.check(stack.read)
     assert stack.request("GET", "/api/iot/maxtime").status == 200
     assert stack.request("GET", "/api/audit").status == 200
-    with psycopg.connect(postgres_url) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        ).fetchone()
+    row = postgres.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    ).fetchone()
     assert row is not None
     assert row[0] <= POOL + 1
 

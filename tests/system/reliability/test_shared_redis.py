@@ -20,11 +20,10 @@ from iot_models.settings import load
 from iot_tools.cli.main import main
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
+from support.databases import TEMPLATE, created_database
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
-
-OTHER_DATABASE = "other_release"
 
 MakeStack = Callable[[str, dict[str, str]], Stack]
 
@@ -32,13 +31,10 @@ MakeStack = Callable[[str, dict[str, str]], Stack]
 @pytest.fixture
 def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """The database of the second release."""
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {OTHER_DATABASE} TEMPLATE template_iot")
-        url = psycopg.conninfo.make_conninfo(postgres_server.url, dbname=OTHER_DATABASE)
+    with created_database(postgres_server.url, "other_release", template=TEMPLATE) as url:
         with psycopg.connect(url, autocommit=True) as other:
             other.execute("UPDATE installation SET id = gen_random_uuid()")
         yield url
-        connection.execute(f"DROP DATABASE {OTHER_DATABASE} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -181,18 +177,17 @@ def test_another_release_is_refused(
 
 @pytest.mark.parametrize("command", ["held", "dead"])
 def test_entries_of_another_release_are_kept(
-    environment: dict[str, str], redis_url: str, command: str
+    environment: dict[str, str], redis: "Redis", command: str
 ) -> None:
     vault = uuid.uuid4()
-    with Redis.from_url(redis_url) as redis:
-        redis.set(KEYS.owner, str(uuid.uuid4()))
-        redis.hset(KEYS.held_vaults, vault.hex, 1)
-        redis.xadd(KEYS.held_entries(vault.bytes), {"shard": 0, "e": b"sealed", "r": 0})
-        letter = redis.xadd(KEYS.dead_letters, {"shard": 0, "id": "1-0", "e": b"x", "reason": "y"})
-        dropped = str(vault) if command == "held" else cast("bytes", letter).decode()
-        refused = _run_refused(environment, command, "drop", dropped)
-        assert "not ready: Redis belongs to the installation" in refused
-        assert redis.xlen(KEYS.held_entries(vault.bytes)) == redis.xlen(KEYS.dead_letters) == 1
+    redis.set(KEYS.owner, str(uuid.uuid4()))
+    redis.hset(KEYS.held_vaults, vault.hex, 1)
+    redis.xadd(KEYS.held_entries(vault.bytes), {"shard": 0, "e": b"sealed", "r": 0})
+    letter = redis.xadd(KEYS.dead_letters, {"shard": 0, "id": "1-0", "e": b"x", "reason": "y"})
+    dropped = str(vault) if command == "held" else cast("bytes", letter).decode()
+    refused = _run_refused(environment, command, "drop", dropped)
+    assert "not ready: Redis belongs to the installation" in refused
+    assert redis.xlen(KEYS.held_entries(vault.bytes)) == redis.xlen(KEYS.dead_letters) == 1
 
 
 def test_an_operator_can_claim_redis(

@@ -52,20 +52,19 @@ def stalled(stack: Stack) -> Iterator[list[socket.socket]]:
 
 
 def test_other_clients_are_served_beside_stalled_readers(
-    stack: Stack, stalled: list[socket.socket], postgres_url: str
+    stack: Stack, stalled: list[socket.socket], postgres: psycopg.Connection
 ) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as postgres:
-        wait_until(
-            lambda: all(_arrived(client) for client in stalled), what="the start of all responses"
-        )
-        began = time.monotonic()
-        while time.monotonic() - began < 3:
-            assert len(stack.read("long", "/last/10")) == 10
-            assert stack.put([{"data": {"db_password": f"new {time.monotonic()}"}}]).status == 201
-            assert stack.request("GET", "/api/audit").status == 200
-            assert stack.request("GET", "/api/iot/maxtime").status == 200
-            row = postgres.execute(TOO_LONG_OPEN).fetchone()
-            assert row == (0,)
+    wait_until(
+        lambda: all(_arrived(client) for client in stalled), what="the start of all responses"
+    )
+    began = time.monotonic()
+    while time.monotonic() - began < 3:
+        assert len(stack.read("long", "/last/10")) == 10
+        assert stack.put([{"data": {"db_password": f"new {time.monotonic()}"}}]).status == 201
+        assert stack.request("GET", "/api/audit").status == 200
+        assert stack.request("GET", "/api/iot/maxtime").status == 200
+        row = postgres.execute(TOO_LONG_OPEN).fetchone()
+        assert row == (0,)
     whole = stack.read("long")
     assert len(whole) == COUNT
     # A client that resumes reading gets the complete response.

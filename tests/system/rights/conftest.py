@@ -1,19 +1,13 @@
 """The service with one user for each component."""
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from iot_tools.local.postgres_server import PostgresServer
-from support.databases import database_url
 from support.stack import Stack
 from system.rights.stores import Database, RedisWithUsers, servers
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(params=servers())
@@ -25,13 +19,9 @@ def redis_users(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Redi
 
 
 @pytest.fixture
-def empty_database(postgres_server: PostgresServer) -> Iterator[Database]:
+def empty_database(empty_url: str) -> Database:
     """An empty database without roles."""
-    name = f"rights_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield Database(database_url(postgres_server.url, name))
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return Database(empty_url)
 
 
 @pytest.fixture

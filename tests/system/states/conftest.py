@@ -1,6 +1,5 @@
 """The environment that the processes of these tests share."""
 
-import os
 from pathlib import Path
 
 import psycopg
@@ -9,6 +8,7 @@ import pytest
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
 from support.databases import database_url
+from support.environment import environment_without_settings
 
 DATABASE = "of_states"
 
@@ -24,8 +24,7 @@ def stores_environment(
         admin.execute(f"CREATE DATABASE {DATABASE}")
     url = database_url(postgres_server.url, DATABASE)
     migrate(url)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-    return kept | {
+    return environment_without_settings() | {
         "IOT_POSTGRES_URL": url,
         "IOT_KEYRING_FILE": str(keyring_file),
         "IOT_SCRYPT_LOG2_N": "10",

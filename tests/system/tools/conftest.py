@@ -1,15 +1,14 @@
 """Fixtures that run the commands against the real service."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from iot_cipher.tokens import new_tokens_text, with_token
+from support.environment import environment_without_settings
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -20,10 +19,9 @@ def start() -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "iot_tools", *arguments],
-            env=kept | environment,
+            env=environment_without_settings() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -35,13 +33,6 @@ def start() -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
-    """A connection to the database of the service."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """`iot-sensor migrate` waits for Postgres, migrates the schema and reports errors."""
 
-import itertools
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -20,17 +18,6 @@ from system.tools.conftest import Start
 
 LOCK = 0x696F74
 SECRET = "s3cret-w0rd"
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def empty_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """An empty database."""
-    name = f"bare_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield make_conninfo(postgres_server.url, dbname=name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def check(url: str) -> None:

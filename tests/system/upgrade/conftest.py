@@ -1,27 +1,23 @@
 """Stores of an earlier version, migrated by this version."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from redis import Redis
 
 from iot_cipher.vault import password_key
 from iot_models.settings import Settings
 from iot_tools.local.child import Program
-from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
+from support.environment import environment_without_settings
 from support.recorded_version import FIXTURES, RecordedVersion
 from support.redis_programs import other_programs
 
-DATABASE = "recorded"
 SERVERS = other_programs()
 
 
@@ -58,19 +54,10 @@ def recorded(request: pytest.FixtureRequest) -> RecordedVersion:
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database without any table."""
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-        yield make_conninfo(postgres_server.url, dbname=DATABASE)
-        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
-
-
-@pytest.fixture
-def restored_postgres_url(recorded: RecordedVersion, empty_postgres_url: str) -> str:
+def restored_postgres_url(recorded: RecordedVersion, empty_url: str) -> str:
     """The recorded database, not yet migrated."""
-    recorded.restore_postgres(empty_postgres_url)
-    return empty_postgres_url
+    recorded.restore_postgres(empty_url)
+    return empty_url
 
 
 @pytest.fixture
@@ -81,8 +68,7 @@ def environment(
     with Redis.from_url(redis_url) as client:
         recorded.restore_redis(client)
     migrate(restored_postgres_url)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-    return kept | {
+    return environment_without_settings() | {
         "IOT_REDIS_URL": redis_url,
         "IOT_POSTGRES_URL": restored_postgres_url,
         "IOT_KEYRING_FILE": str(recorded.keyring_file),

@@ -1,6 +1,5 @@
 """Processes of version 0.1 and of this version on the same stores, as during a rolling update."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from redis import Redis
 from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
 from support.earlier_version import VERSION_0_1, EarlierVersion, MissingCommitError
+from support.environment import environment_without_settings
 from support.keys import KEYS
 from support.stack import Stack, running_stack
 from support.waiting import wait_until
@@ -35,12 +35,11 @@ def version_0_1(tmp_path_factory: pytest.TempPathFactory) -> EarlierVersion:
 
 
 @pytest.fixture
-def environment(redis_url: str, empty_postgres_url: str, keyring_file: Path) -> dict[str, str]:
+def environment(redis_url: str, empty_url: str, keyring_file: Path) -> dict[str, str]:
     """The environment of processes of both versions, on empty stores."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
-    return kept | {
+    return environment_without_settings() | {
         "IOT_REDIS_URL": redis_url,
-        "IOT_POSTGRES_URL": empty_postgres_url,
+        "IOT_POSTGRES_URL": empty_url,
         "IOT_KEYRING_FILE": str(keyring_file),
         "IOT_SCRYPT_LOG2_N": "10",
     }

@@ -1,11 +1,11 @@
 """gunicorn's master imports the modules of its workers, after gevent has patched the library."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from iot_cipher.keyring import new_keyring_text
+from support.environment import environment_without_settings
 
 MASTER = """
 import gc, sys
@@ -22,10 +22,9 @@ inherited = set(sys.modules)
 def printed(program: str, folder: Path) -> str:
     """Return what a program prints that runs after the imports of gunicorn's master."""
     (folder / "keyring").write_text(new_keyring_text(), encoding="utf-8")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOT_")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", MASTER + program],
-        env=kept
+        env=environment_without_settings()
         | {
             "IOT_REDIS_URL": "redis://127.0.0.1:1/0",
             "IOT_POSTGRES_URL": "postgresql://127.0.0.1:1/none",

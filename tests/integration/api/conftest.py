@@ -11,7 +11,6 @@ from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
-from iot_api.limits import pace
 from iot_api.vaults import change_follower
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
@@ -30,13 +29,6 @@ def early_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(change_follower, "FOLLOW_SECONDS", 0.05)
     monkeypatch.setattr(change_follower, "ANNOUNCED_SECONDS", 0.1)
-
-
-@pytest.fixture(autouse=True)
-def unpaced_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let scrypts and large bodies follow each other at once: other tests contend for the CPU, and
-    each piece of the work would be followed by a rest of nine times its duration."""
-    monkeypatch.setattr(pace, "MAX_REST_SECONDS", 0.0)
 
 
 @pytest.fixture

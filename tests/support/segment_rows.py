@@ -1,11 +1,22 @@
-"""Segments as rows, for comparisons."""
+"""Readings and segments as rows, and their columns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from iot_models.reading import SEPARATOR, ReadingColumns, int64s
 from iot_models.segment import SegmentBounds, SegmentColumns
 
 Row = tuple[int, int, int, int, str]
 """Interrogator timestamp, id, time of receipt, relative timestamp, freeform."""
+
+
+def reading_columns(rows: Iterable[tuple[int, int, bytes]]) -> ReadingColumns:
+    """Return the columns of readings: relative timestamp, interrogator timestamp, freeform."""
+    rows = list(rows)
+    return ReadingColumns(
+        int64s([relative for relative, _, _ in rows]),
+        int64s([interrogator for _, interrogator, _ in rows]),
+        SEPARATOR.join(text for _, _, text in rows),
+    )
 
 
 def columns_of(rows: Sequence[Row]) -> SegmentColumns:

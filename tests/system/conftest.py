@@ -1,4 +1,4 @@
-"""Stacks for one test each."""
+"""Stacks and a collector of spans for one test each."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
+from support.collector import Collector, collecting
 from support.stack import MakeStack, Stack, running_stack
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector of OpenTelemetry spans."""
+    with collecting() as server:
+        yield server
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from iot_cipher.vault import VaultRecord, open_vault, scrypt_secret
 from iot_tools.local.postgres_server import PostgresServer
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
-from support.collector import Collector, collecting
+from support.collector import Collector
 from support.needles import contents, files, needles
 from support.processes import children
 from support.stack import Stack
@@ -32,12 +32,6 @@ from system.exposed_system import PASSWORD, READING, System, row, stopped, watch
 
 NEW_PASSWORD, WRONG_PASSWORD = "Vb2LarkMeadow", "Jt9WrenSpruce"
 UNKNOWN_TOKEN = "iot_" + "Unknown7" * 5 + "abc"
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,23 +1,14 @@
 """Traces and logs of the real processes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from integration.api.asking import row
-from support.collector import Collector, collecting
+from support.collector import Collector
 from support.stack import Stack
 from support.waiting import wait_until
 
 SECRET = "Zq7secret"
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as server:
-        yield server
 
 
 def test_processes_send_their_spans_at_shutdown(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from integration.writer.sending import Sender
 from iot_cipher.encryption import SALT_BYTES, Entry
-from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
+from iot_models.reading import Reading
 from iot_stores import history
 from iot_stores.months import DAY_MS, month_begin
 from iot_writer.compaction.compactor import CompactionOutcome
@@ -19,6 +19,7 @@ from iot_writer.drain.segment_builder import Arrival, build_segments
 from iot_writer.maintenance.partitions import ensure_partition
 from iot_writer.writer import Writer
 from support.keys import KEYS
+from support.segment_rows import reading_columns
 
 FIRST_ID = 2**40
 """The first segment id, far above the ids of drains."""
@@ -70,10 +71,8 @@ class Past:
         segments = []
         for start in range(0, len(sent), each):
             part = sent[start : start + each]
-            columns = ReadingColumns(
-                int64s([relative for _, _, relative, _ in part]),
-                int64s([interrogator for _, interrogator, _, _ in part]),
-                SEPARATOR.join(text.encode() for *_, text in part),
+            columns = reading_columns(
+                (relative, interrogator, text.encode()) for _, interrogator, relative, text in part
             )
             salt = os.urandom(SALT_BYTES)
             entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), 0, columns)

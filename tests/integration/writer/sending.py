@@ -14,12 +14,13 @@ from iot_api.limits.clients import Client
 from iot_api.service import Service, build_service
 from iot_cipher.encryption import Entry, OpenVault, Sealer
 from iot_cipher.keyring import KeyringFile
-from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
+from iot_models.reading import Reading
 from iot_models.settings import Settings
 from iot_stores.backlog import Backlog
 from iot_stores.history import ReadFilter
 from iot_stores.redis_client import connect_redis
 from support.keys import KEYS
+from support.segment_rows import reading_columns
 
 SENDER = Client("sender")
 Sealed = tuple[int, bytes]
@@ -56,11 +57,9 @@ class Sender:
         sealed_at: int | None = None,
     ) -> Sealed:
         """Return an entry of readings with one interrogator timestamp and the given texts."""
-        vault, texts = self.vault(password), list(texts)
-        columns = ReadingColumns(
-            int64s(list(range(len(texts)))),
-            int64s([7] * len(texts)),
-            SEPARATOR.join(str(text).encode() for text in texts),
+        vault = self.vault(password)
+        columns = reading_columns(
+            (number, 7, str(text).encode()) for number, text in enumerate(texts)
         )
         salt = b"\5" * 16
         moment = int(time.time() * 1000) if sealed_at is None else sealed_at

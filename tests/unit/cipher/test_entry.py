@@ -8,20 +8,13 @@ from hypothesis import strategies as st
 
 from iot_cipher.encryption import COMPRESS_FROM, Entry, decode_entry
 from iot_models.errors import FormatError
-from iot_models.reading import INT64_MAX, INT64_MIN, SEPARATOR, ReadingColumns, int64s
+from iot_models.reading import INT64_MAX, INT64_MIN, ReadingColumns, int64s
+from support.segment_rows import reading_columns
 
 HEADER_BYTES = 78
 INT64 = st.integers(INT64_MIN, INT64_MAX)
 TEXT = st.binary(max_size=30).map(lambda text: bytes(1 + byte % 127 for byte in text))
 ROWS = st.lists(st.tuples(INT64, INT64, TEXT), max_size=60)
-
-
-def columns(rows: list[tuple[int, int, bytes]]) -> ReadingColumns:
-    return ReadingColumns(
-        int64s([row[0] for row in rows]),
-        int64s([row[1] for row in rows]),
-        SEPARATOR.join(row[2] for row in rows),
-    )
 
 
 def entry_of(readings: ReadingColumns) -> Entry:
@@ -34,7 +27,7 @@ def entry_of(readings: ReadingColumns) -> Entry:
     )
 
 
-THREE = columns([(5, 30, b'{"a": 1}'), (-1, -10, b"null"), (7, 20, b'"x"')])
+THREE = reading_columns([(5, 30, b'{"a": 1}'), (-1, -10, b"null"), (7, 20, b'"x"')])
 
 GOLDEN_PLAIN = bytes.fromhex(
     "0100000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829"
@@ -56,7 +49,7 @@ GOLDEN_COMPRESSED = bytes.fromhex(
 def test_entries_of_the_first_version_are_decoded() -> None:
     assert decode_entry(GOLDEN_PLAIN) == entry_of(THREE)
     assert entry_of(THREE).encode() == GOLDEN_PLAIN
-    many = columns([(i, i, b'{"n": 1}') for i in range(64)])
+    many = reading_columns([(i, i, b'{"n": 1}') for i in range(64)])
     assert decode_entry(GOLDEN_COMPRESSED) == entry_of(many)
 
 
@@ -81,12 +74,12 @@ def test_an_entry_of_format_2_has_times_of_receipt() -> None:
 def test_round_trip(
     rows: list[tuple[int, int, bytes]], name: bytes, key: bytes, sealed_at: int
 ) -> None:
-    entry = Entry(name, name[::-1], key, sealed_at, columns(rows))
+    entry = Entry(name, name[::-1], key, sealed_at, reading_columns(rows))
     assert decode_entry(entry.encode()) == entry
 
 
 def test_round_trip_of_thousands_of_readings() -> None:
-    entry = entry_of(columns([(i * 1000, -i, b'{"epc": "%d"}' % i) for i in range(5000)]))
+    entry = entry_of(reading_columns([(i * 1000, -i, b'{"epc": "%d"}' % i) for i in range(5000)]))
     data = entry.encode()
     assert decode_entry(data) == entry
     assert len(data) < 5000 * 16  # the readings are compressed
@@ -95,7 +88,7 @@ def test_round_trip_of_thousands_of_readings() -> None:
 def test_readings_are_compressed_from_a_minimum_size() -> None:
     sizes = []
     for length in (COMPRESS_FROM - 17, COMPRESS_FROM - 16):
-        entry = entry_of(columns([(0, 0, b"x" * length)]))
+        entry = entry_of(reading_columns([(0, 0, b"x" * length)]))
         assert decode_entry(entry.encode()) == entry
         sizes.append(len(entry.encode()) - HEADER_BYTES)
     assert sizes[0] == COMPRESS_FROM - 1

@@ -39,7 +39,7 @@ from iot_models.segment_encoding import (
 from support.defective_segments import DEFECTS, Defect
 from support.defective_segments import content as content_of
 from support.segment_rows import Row as SegmentRow
-from support.segment_rows import assert_bounds, rows_of
+from support.segment_rows import assert_bounds, reading_columns, rows_of
 
 Row = tuple[int, int, bytes]
 Batch = tuple[int, list[Row]]
@@ -55,17 +55,9 @@ BATCHES = st.lists(st.tuples(RECEIVED, ROWS), min_size=1, max_size=6)
 FIRST_ID, SHARD = 512 + 3, 3
 
 
-def columns(rows: Sequence[Row]) -> ReadingColumns:
-    return ReadingColumns(
-        int64s([row[0] for row in rows]),
-        int64s([row[1] for row in rows]),
-        SEPARATOR.join(row[2] for row in rows),
-    )
-
-
 def encode(batches: Sequence[Batch]) -> tuple[SegmentBounds, bytes]:
     return encode_segment(
-        [(received, columns(rows)) for received, rows in batches], FIRST_ID, SHARD
+        [(received, reading_columns(rows)) for received, rows in batches], FIRST_ID, SHARD
     )
 
 

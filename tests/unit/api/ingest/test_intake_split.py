@@ -10,11 +10,11 @@ from iot_api.ingest import intake
 from iot_api.ingest.intake import MAX_FREEFORM_BYTES, MAX_READINGS
 from iot_models.reading import SEPARATOR, ReadingColumns, int64s
 from support.counting import function_calls
+from support.segment_rows import reading_columns
 
 
 def columns(texts: list[bytes]) -> ReadingColumns:
-    times = list(range(len(texts)))
-    return ReadingColumns(int64s(times), int64s([-each for each in times]), SEPARATOR.join(texts))
+    return reading_columns((number, -number, text) for number, text in enumerate(texts))
 
 
 def split(readings: ReadingColumns) -> list[ReadingColumns]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iot_cipher.encryption import Entry, OpenVault, SealedSegment, decrypt_segment
-from iot_models.reading import SEPARATOR, Reading, ReadingColumns, int64s
+from iot_models.reading import Reading, int64s
 from iot_models.segment import ID_STRIDE, SegmentColumns, decode_segment
 from iot_stores.months import DAY_MS, month_begin, next_month
 from iot_writer.drain.segment_builder import (
@@ -16,6 +16,7 @@ from iot_writer.drain.segment_builder import (
     Arrival,
     build_segments,
 )
+from support.segment_rows import reading_columns
 
 NEW_YEAR = 1_798_761_600_000
 VAULTS = [OpenVault(uuid.UUID(int=number), bytes([number]) * 32) for number in range(3)]
@@ -24,11 +25,7 @@ VAULTS = [OpenVault(uuid.UUID(int=number), bytes([number]) * 32) for number in r
 def arrival(vault: OpenVault, received: int, texts: "list[str] | range") -> Arrival:
     """Return an entry of a vault with these texts as freeform."""
     salt = bytes(16)
-    columns = ReadingColumns(
-        int64s([1] * len(texts)),
-        int64s([2] * len(texts)),
-        SEPARATOR.join(str(text).encode() for text in texts),
-    )
+    columns = reading_columns((1, 2, str(text).encode()) for text in texts)
     entry = Entry(vault.vault_id.bytes, salt, vault.chunk_key(salt), 0, columns)
     return Arrival(received, entry)
 

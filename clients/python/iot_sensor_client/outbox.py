@@ -71,9 +71,14 @@ class Outbox:
     Readings that the service refuses for good are set aside, one by one; the other readings of
     their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
 
-    A batch is also set aside if it is not known for 23 hours whether the service has stored it:
-    after 24 hours the service forgets the Idempotency-Key of the batch, and could store the batch
-    twice. With `in_doubt="send"`, such a batch is sent again.
+    A whole batch is set aside in two cases:
+
+    - It is not known for 23 hours whether the service has stored the batch: after 24 hours the
+      service forgets the Idempotency-Key of the batch, and could store the batch twice. With
+      `in_doubt="send"`, such a batch is sent again.
+    - The service has other readings under the Idempotency-Key of the batch
+      (`idempotency_key_reused`). This happens if the file was copied, and both copies were used.
+      Some readings of the batch may be stored, so no reading is sent again.
 
     The file holds readings unencrypted, with permissions for its owner alone. It holds no password
     and no token: these stay in the client. Use one file for each password.

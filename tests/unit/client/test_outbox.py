@@ -217,6 +217,25 @@ def test_bad_readings_are_set_aside_and_the_others_sent(
     assert times(server.received[-1]) == [4, 9]
 
 
+def test_a_batch_whose_key_has_other_readings_is_set_aside_whole(
+    server: Server, client: Client, path: Path
+) -> None:
+    """The file was copied, and the other copy has sent readings under the key of the batch."""
+    left_behind(path, reading(1), reading(2))
+    server.refusal = json.dumps(
+        {"error": "an earlier request has other readings", "code": "idempotency_key_reused"}
+    ).encode()
+    server.status_of = lambda received: 422 if 1 in times(received) else 201
+    with Outbox(client, path, retry=QUICK) as box:
+        assert box.flush(20)
+        rejected = box.rejected()
+        assert [each.reading for each in rejected] == [reading(1), reading(2)]
+        assert "other readings" in rejected[0].reason
+        box.send(reading(3))
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[1, 2], [3]]
+
+
 def test_a_batch_too_large_for_a_proxy_is_divided(
     server: Server, client: Client, path: Path
 ) -> None:

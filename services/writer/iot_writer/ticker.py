@@ -7,6 +7,7 @@ import time
 from redis.exceptions import RedisError
 
 from iot_models import metrics, names
+from iot_stores.backlog_counters import parse_digits
 from iot_stores.redis_watch import UnfitRedisError
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
@@ -63,7 +64,8 @@ class Ticker(threading.Thread):
             # A key expires at a point in time, so after Redis's clock was set back, the key lives
             # too long. A job is therefore due if its key holds a time in the future, or no time,
             # which only another program can have written.
-            if at is not None and at.isdigit() and len(at) < 20 and int(at) <= now + 1:
+            queued_at = parse_digits(at or b"")
+            if queued_at is not None and queued_at <= now + 1:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=at is None):
                 self._writer.backlog.enqueue_once([job])

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import (
-    NoScriptError,
     ResponseError,
     TimeoutError,  # noqa: A004 - redis-py's own
 )
@@ -21,10 +20,26 @@ from iot_models import tracing
 from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
 from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
-from .backlog_counters import as_shard, parse_next_id, parse_number, parse_position, parse_shard
+from .backlog_counters import (
+    as_shard,
+    parse_digits,
+    parse_next_id,
+    parse_number,
+    parse_position,
+    parse_shard,
+)
 from .confirmation import NO_CONFIRMATION, Confirmation
 from .redis_client import milliseconds
-from .scripts import checked, evalsha, load_script, round_trip, run_all, run_commands
+from .scripts import (
+    Call,
+    checked,
+    evalsha,
+    load_and_repeat,
+    load_script,
+    round_trip,
+    run_all,
+    run_commands,
+)
 from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
 
@@ -212,13 +227,17 @@ class Backlog(BacklogAppender):
             RedisError: Redis can't serve.
         """
         # All over one connection: after a failover, another server would confirm other data.
-        write = evalsha(self._confirm, ([self._names.backlog_counters], []))
-        everything = [*commands, write, self._confirmation.command]
-        *answers, written, waited = round_trip(self._client, everything)
-        if isinstance(written, NoScriptError):
-            self._client.script_load(self._confirm.script)
-            *answers, written, waited = round_trip(self._client, everything)
-        checked([*answers, written])
+        write: Call = [self._names.backlog_counters], []
+        wait = self._confirmation.command
+        *answers, written, waited = round_trip(
+            self._client, [*commands, evalsha(self._confirm, write), wait]
+        )
+        written = [written]
+        if again := load_and_repeat(
+            self._client, self._confirm, [write], written, before=commands, after=[wait]
+        ):
+            *answers, waited = again
+        checked([*answers, *written])
         if isinstance(waited, ResponseError):
             # For example, the writer's user may not use WAITAOF.
             report(_log, "entries are stored before replicas and disks confirm them", waited)
@@ -391,7 +410,7 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     else:
         # An entry that was released from the held entries has the field `r`. An entry of a traced
         # request has `p`. An entry without `e` or `t` was planted in Redis, and becomes a dead
-        # letter. The lengths of numbers are checked: Python refuses to convert thousands of digits.
+        # letter.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         sealed, total, received, traceparent = (
             known.get(name, b"") for name in (b"e", b"t", b"r", b"p")
@@ -399,8 +418,8 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     return WaitingEntry(
         entry_id,
         sealed,
-        int(total) if total.isdigit() and len(total) < 20 else 0,
+        parse_digits(total) or 0,
         now,
-        int(received) if received.isdigit() and len(received) < 20 else None,
+        parse_digits(received),
         traceparent[: tracing.TRACEPARENT_BYTES],
     )

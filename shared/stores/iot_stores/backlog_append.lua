@@ -154,10 +154,8 @@ local function count_at(name)
   if not count then
     return 0, false
   end
-  if type(count) == 'string' and string.match(count, '^%d+$') then
-    return tonumber(count), false
-  end
-  return 0, true
+  local number = type(count) == 'string' and is_integer(count) and tonumber(count) or -1
+  return math.max(0, number), number < 0
 end
 
 -- Check the conditions of a request, and admit the request. `at`: the position of its number of guards. Return

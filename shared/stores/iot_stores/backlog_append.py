@@ -150,7 +150,9 @@ class AppendScript:
         waited = answers.pop() if waits else None
         if isinstance(answers[0], NoScriptError):  # Redis has restarted
             call: Call = (keys, arguments)
-            waited = load_and_repeat(self._client, self._script, [call], answers, waits)
+            after = [waits] if waits else []
+            again = load_and_repeat(self._client, self._script, [call], answers, after=after)
+            waited = again[0] if waits else None
         if isinstance(answers[0], Exception):
             raise answers[0]
         held, renewals, *outcomes = answers[0]

@@ -14,7 +14,6 @@ from iot_models.names import MAX_SHARDS, KeyNames
 from .scripts import load_script
 
 _POSITION = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
-_NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _MAX_NEXT_ID = 2**52
 """No shard has used half of all ids (`reading.IDS`), so a next id as high as this is damaged."""
 
@@ -41,10 +40,17 @@ class BacklogCounters:
         return [name.decode(errors="replace") for name in damaged]
 
 
+def parse_digits(text: bytes) -> int | None:
+    """Return the number in a value of Redis; None if the value is not 1 to 19 decimal digits.
+
+    Another program may have written the value. Python refuses to convert thousands of digits.
+    """
+    return int(text) if text.isdigit() and len(text) < 20 else None
+
+
 def parse_number(counter: bytes | None) -> int:
     """Return the value of a counter; 0 if the counter is missing or damaged."""
-    # Python refuses to convert thousands of digits.
-    return int(counter) if counter is not None and _NUMBER.fullmatch(counter) else 0
+    return parse_digits(counter or b"") or 0
 
 
 def parse_next_id(counter: bytes | None) -> int:
@@ -72,4 +78,5 @@ def parse_shard(field: bytes) -> int | None:
 
 def as_shard(text: bytes) -> int | None:
     """Return the number of a shard as an integer; None if `text` is not the number of a shard."""
-    return int(text) if text.isdigit() and len(text) <= 3 and int(text) < MAX_SHARDS else None
+    number = parse_digits(text)
+    return number if number is not None and number < MAX_SHARDS else None

@@ -52,13 +52,15 @@ def load_and_repeat(
     script: Script,
     calls: Sequence[Call],
     answers: list[Any],
-    trailing_command: Sequence[Any] = (),
-) -> Any:
+    *,
+    before: Sequence[Sequence[Any]] = (),
+    after: Sequence[Sequence[Any]] = (),
+) -> list[Any]:
     """Repeat the calls that Redis refused because a restart made it forget the script.
 
-    Load the script before, and put the new answers of these calls into `answers`. The calls are
-    repeated in order, but not in a transaction. After them, send `trailing_command` over the same
-    connection, and return its answer; None if no call was repeated.
+    Load the script first, and put the new answers of these calls into `answers`. The calls are
+    repeated in order, but not in a transaction. Send the commands `before` and `after` over the
+    same connection, and return their answers; return [] if no call was repeated.
 
     Raises:
         RedisError: Redis refused to load the script; or Redis is away, and which calls ran is
@@ -66,24 +68,22 @@ def load_and_repeat(
     """
     # redis-py's own way, `Script` in a pipeline, sends SCRIPT EXISTS before each execution, which
     # costs a round trip.
-    waited = None
+    others: list[Any] = []
     for _ in range(_LOADS):
         forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if not forgotten:
             break
         # Not in a transaction: while the memory is full, Redis 6.2 and 7.0 refuse (OOM) every
         # command within MULTI, also the removal of entries, which makes room.
-        commands: list[Sequence[Any]] = [("SCRIPT LOAD", script.script)]
-        commands += [evalsha(script, calls[at]) for at in forgotten]
-        if trailing_command:
-            commands.append(trailing_command)
-        loaded, *again = round_trip(client, commands)
+        repeated = [evalsha(script, calls[at]) for at in forgotten]
+        loaded, *others = round_trip(
+            client, [("SCRIPT LOAD", script.script), *before, *repeated, *after]
+        )
         if isinstance(loaded, Exception):
             raise loaded
-        waited = again.pop() if trailing_command else None
-        for at, answer in zip(forgotten, again, strict=True):
-            answers[at] = answer
-    return waited
+        for at in forgotten:
+            answers[at] = others.pop(len(before))
+    return others
 
 
 def evalsha(script: Script, call: Call) -> Sequence[Any]:

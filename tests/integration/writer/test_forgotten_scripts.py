@@ -1,12 +1,17 @@
 """A Redis that has forgotten its scripts and has no memory left is drained, and has room again."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from integration.writer.sending import Sender
+from iot_stores.backlog import Backlog
+from iot_stores.confirmation import Confirmation
 from iot_stores.dead_letters import DeadLetters
 from iot_stores.stream_entries import WaitingEntry
 from iot_tools.local.redis_server import RedisServer
@@ -46,6 +51,28 @@ def test_a_full_redis_is_drained(writer: Writer, sender: Sender, drained_before:
         assert sender.waiting() == 0
         assert sender.last_seconds(b"p", 300) == sender.texts(b"p")
     sender.check_all()
+
+
+def test_a_confirmed_read_loads_its_script_again(sender: Sender) -> None:
+    """Redis forgets the script again while a drain loads it."""
+    sender.send(b"p")
+    replicas = Confirmation(replicas=0, fsync=True)
+    confirmed = Backlog(sender.redis, KEYS, shards=16, max_bytes=10_000, confirmation=replicas)
+    flushing = threading.Event()
+
+    def forget() -> None:
+        with Redis.from_url(sender.settings.redis_url) as client:
+            while not flushing.is_set():
+                client.script_flush()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(forget)
+        try:
+            for _ in range(200):
+                (waiting,) = confirmed.read_shards([sender.shard(b"p")], max_bytes=1000)
+                assert len(waiting.entries) == 1
+        finally:
+            flushing.set()
 
 
 def test_a_dead_letter_in_a_full_redis_is_dropped(sender: Sender) -> None:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from iot_models import metrics
 from iot_models.errors import Refusal, TooManyRequestsError
 from iot_stores.append_conditions import Guard
+from iot_stores.backlog_counters import parse_digits
 from iot_stores.store_states import report
 
 from .clients import Client
@@ -155,10 +156,10 @@ class MinuteLimit:
         If the value is not a number, another program has written it. Then reset the counter to 0,
         so that the value locks no client out.
         """
-        if count is None or count.isdigit():
-            return int(count or b"0")
-        self._restart(name, "is not a number", count=0)
-        return 0
+        number = parse_digits(b"0" if count is None else count)
+        if number is None:
+            self._restart(name, "is not a number", count=0)
+        return number or 0
 
     def _restart_counters(self, client: Client) -> None:
         try:

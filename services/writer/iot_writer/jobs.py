@@ -195,14 +195,13 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Also recount the backlog's counters in Redis if one is damaged, queue `compact` if compaction
-    orders wait, carry out orders for dead letters, chain the new records of the audit log, and
-    delete what is left of erased vaults. No drain waits for a lock of this job.
+    Also queue `compact` if compaction orders wait, carry out orders for dead letters, chain the new
+    records of the audit log, and delete what is left of erased vaults. No drain waits for a lock of
+    this job.
 
     A drain is lost when its writer dies, or when the number of shards changes.
     """
     writer = current()
-    sweep.recount(writer.counters)
     try:
         sweep.release_held(writer.held, writer.postgres)
     except POSTGRES_UNAVAILABLE as error:

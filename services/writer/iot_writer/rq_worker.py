@@ -208,8 +208,8 @@ def _drain_directly(writer: Writer) -> None:
     """Release held entries, then drain each shard once. An error does not stop the next shard."""
     shards: list[int] = []
     with _like_a_job(writer):
+        writer.repair_redis()
         shards = writer.backlog.shards()
-        sweep.recount(writer.counters)
         sweep.release_held(writer.held, writer.postgres)
     for shard in shards:
         if shutdown.requested.is_set():

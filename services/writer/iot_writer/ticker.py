@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 from iot_models import metrics, names
 from iot_stores.backlog_counters import parse_digits
 from iot_stores.redis_watch import UnfitRedisError
-from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
+from iot_stores.scripts import checked
+from iot_stores.store_states import POSTGRES_UNAVAILABLE, is_wrong_type, report
 
 from .writer import Writer
 
@@ -27,7 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class Ticker(threading.Thread):
-    """A thread that queues each job once in its period, regardless of the number of writers."""
+    """A thread that queues each job once in its period, regardless of the number of writers.
+
+    In the period of the sweep, it also repairs Redis (`sweep.repair`).
+    """
 
     def __init__(self, writer: Writer) -> None:
         super().__init__(name="ticker", daemon=True)
@@ -59,7 +63,9 @@ class Ticker(threading.Thread):
             pipeline.time()
             for key in keys:
                 pipeline.get(key)
-            (now, _), *queued = pipeline.execute()
+            answers = pipeline.execute(raise_on_error=False)
+        # A key of another type counts as a key without a time.
+        (now, _), *queued = checked([b"" if is_wrong_type(each) else each for each in answers])
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
             # A key expires at a point in time, so after Redis's clock was set back, the key lives
             # too long. A job is therefore due if its key holds a time in the future, or no time,
@@ -68,6 +74,9 @@ class Ticker(threading.Thread):
             if queued_at is not None and queued_at <= now + 1:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=at is None):
+                if job == names.SWEEP_JOB:
+                    # Not in the job: RQ runs no job while a key of RQ is damaged.
+                    self._writer.repair_redis()
                 self._writer.backlog.enqueue_once([job])
 
     def _check_clocks(self) -> None:

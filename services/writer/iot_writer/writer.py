@@ -22,6 +22,7 @@ from iot_writer.compaction.compactor import Compactor
 from iot_writer.drain.drain import HOT_WINDOW_PAUSE_SECONDS, Drain, DrainOutcome, DrainResult
 from iot_writer.drain.stored_log import log_stored
 from iot_writer.drain.stored_trace import trace_stored
+from iot_writer.maintenance import sweep
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.maintenance.letter_orders import LetterOrders
 from iot_writer.maintenance.outdated_covers import OutdatedCovers
@@ -53,7 +54,6 @@ class Writer:
         )
         self.watcher.after_checks.append(self.outdated_covers.replace)
         self.backlog, self.held, self.clocks = stores.backlog, stores.held_entries, stores.clocks
-        self.counters = stores.backlog_counters
         self.audit = AuditLog(self.keys.current)
         self.audit_chainer = AuditChainer(AuditChain(self.keys.current), stores.audit_head)
         opener = Opener(self.keys.current)
@@ -161,6 +161,10 @@ class Writer:
                 drained = metrics.gauge("iot_shard_drained_timestamp_seconds")
                 drained.labels(str(shard)).set_to_current_time()
         return result
+
+    def repair_redis(self) -> None:
+        """Repair what another program has damaged in Redis (`sweep.repair`)."""
+        sweep.repair(self.stores.backlog_counters, self.stores.mistyped_keys, self.backlog)
 
     def close(self) -> None:
         """Close all connections."""

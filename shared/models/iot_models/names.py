@@ -14,6 +14,8 @@ RETENTION_JOB = "retention"
 COMPACT_JOB = "compact"
 INDEXES_JOB = "indexes"
 UPGRADE_JOB = "upgrade"
+JOBS = (SWEEP_JOB, PARTITIONS_JOB, RETENTION_JOB, COMPACT_JOB, INDEXES_JOB, UPGRADE_JOB)
+"""Ids of all jobs but the drains."""
 
 MAX_SHARDS = 256
 _MAX_PREFIX_LENGTH = 64

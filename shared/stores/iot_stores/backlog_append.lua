@@ -108,14 +108,29 @@ local function add(at, traceparent, failed)
   return type(id) == 'table' and id or total
 end
 
--- Queue the drains. Return the error if Redis refuses a command.
+-- Return whether an answer is the error for a key that holds a value of another type. Another program wrote it.
+local function is_wrong_type(answer)
+  return type(answer) == 'table' and answer.err and string.find(answer.err, 'WRONGTYPE', 1, true)
+end
+
+-- Return the answer to a command that reads a key; nil if the key holds a value of another type.
+local function read(...)
+  local answer = redis.pcall(...)
+  if is_wrong_type(answer) then
+    return nil
+  end
+  return type(answer) == 'table' and answer.err and redis.call(...) or answer -- the call raises the error
+end
+
+-- Queue the drains. Return the error if Redis refuses a command. If the list of jobs holds a value of another
+-- type, a writer deletes the list within seconds, and queues the drains.
 local function queue()
   -- LPOS is cheap, because the queue is short: it holds each job at most once.
   for _, shard in ipairs(changed) do
     local queued = redis.pcall('LPOS', jobs, drains .. shard)
       or redis.pcall('RPUSH', jobs, drains .. shard)
     if type(queued) == 'table' then
-      return queued
+      return not is_wrong_type(queued) and queued
     end
   end
 end
@@ -178,7 +193,7 @@ local function check(number, at, entries)
     unpack(ARGV, at + 1, at + 7)
   for i = at + 7, at + 7 + others do
     local name = i == at + 7 and request or ARGV[i]
-    local first_answer = redis.call('GET', name)
+    local first_answer = read('GET', name)
     if first_answer then
       -- A write without effect: WAIT covers all writes up to this one, so the entries of the first
       -- request too.
@@ -191,7 +206,11 @@ local function check(number, at, entries)
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
   local bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
   local remembered = 0
-  local counts = redis.call('HGETALL', request_counters)
+  local counts = read('HGETALL', request_counters)
+  if not counts then
+    redis.call('SET', request_counters, '', 'PXAT', 1) -- the API's own user of Redis may not use DEL
+    counts = {}
+  end
   for i = 1, #counts, 2 do
     local age, count = bucket - (tonumber(counts[i]) or 0), tonumber(counts[i + 1])
     -- A counter of the future was written before Redis's clock stepped back.

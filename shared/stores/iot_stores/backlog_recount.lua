@@ -1,8 +1,10 @@
 -- Recount the counters of the backlog if one of them is damaged. A damaged counter is not a number, so
--- another program wrote it.
+-- another program wrote it; or more bytes were removed from a shard than added to it. Recount all of them, too,
+-- if the key is missing or holds a value of another type.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams,
 -- prefix of the names of the streams of held entries.
--- Returns the names of the damaged counters; empty if nothing was changed.
+-- Returns the names of the damaged counters, or of those of a missing key that are not 0; empty if nothing was
+-- changed.
 local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
 -- Lua numbers are doubles: they are exact up to 2^53, which has 16 digits.
@@ -29,8 +31,21 @@ local function is_sound(name, text)
   return amount(text)
 end
 
+-- Return the items that a command reads; none if the key holds a value of another type.
+local function items(...)
+  local found = redis.pcall(...)
+  if not found.err then
+    return found
+  end
+  return string.find(found.err, 'WRONGTYPE', 1, true) and {} or redis.call(...) -- raises the error
+end
+
 local known, damaged, shards = {}, {}, {}
-local found = redis.call('HGETALL', counters)
+local found = items('HGETALL', counters)
+local missing = #found == 0
+for shard = 0, missing and 255 or -1 do
+  shards[tostring(shard)] = true
+end
 for i = 1, #found, 2 do
   local name, text = found[i], found[i + 1]
   known[name] = text
@@ -45,7 +60,17 @@ for i = 1, #found, 2 do
     damaged[#damaged + 1] = name
   end
 end
-if #damaged == 0 then
+if not known.bytes and not missing and next(shards) then
+  damaged[1 + #damaged] = 'bytes' -- a script has deleted it, because held entries were overwritten
+end
+for shard in pairs(shards) do
+  local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
+  if added and removed and removed > added then
+    known['out:' .. shard] = nil
+    damaged[#damaged + 1] = 'out:' .. shard
+  end
+end
+if #damaged == 0 and not missing then
   return damaged
 end
 
@@ -53,11 +78,9 @@ local bytes, sums = 0, {}
 for shard in pairs(shards) do
   local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
   local stream = streams .. shard
-  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if not added then
-    added = math.max(removed or 0, last and amount(field(last, 't')) or 0)
-  end
+  local first = items('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  local last = items('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  added = math.max(added or removed or 0, last and amount(field(last, 't')) or 0)
   if not removed then
     removed = added
     if first then
@@ -69,10 +92,10 @@ for shard in pairs(shards) do
   bytes = bytes + added - removed
 end
 local held = 0
-for _, vault in ipairs(redis.call('HKEYS', vaults)) do
+for _, vault in ipairs(items('HKEYS', vaults)) do
   local from = '-'
   repeat
-    local page = redis.call('XRANGE', holds .. vault, from, '+', 'COUNT', 500)
+    local page = items('XRANGE', holds .. vault, from, '+', 'COUNT', 500)
     for _, entry in ipairs(page) do
       held, bytes = held + 1, bytes + #(field(entry, 'e') or '')
       from = '(' .. entry[1]
@@ -81,10 +104,16 @@ for _, vault in ipairs(redis.call('HKEYS', vaults)) do
 end
 sums.bytes, sums.held = math.max(0, bytes), held
 -- Delete damaged counters that are not recounted. The ledger in Postgres has ids and positions too.
+if missing then
+  redis.call('DEL', counters)
+end
 for _, name in ipairs(damaged) do
   redis.call('HDEL', counters, name)
 end
 for name, sum in pairs(sums) do
-  redis.call('HSET', counters, name, string.format('%.0f', sum))
+  if not missing or sum > 0 then
+    redis.call('HSET', counters, name, string.format('%.0f', sum))
+    damaged[#damaged + 1] = missing and name or nil
+  end
 end
 return damaged

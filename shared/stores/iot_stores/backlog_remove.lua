@@ -72,6 +72,17 @@ local function sealed_of(entry)
   return sealed
 end
 
+local overwritten = false -- whether another program has overwritten held entries
+
+-- Delete a key that holds a value of another type, which another program wrote. Return whether it was deleted.
+-- `...`: more arguments of the command that reads the key.
+local function delete_if_mistyped(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) == 'table' and string.find(answer.err, 'WRONGTYPE', 1, true) then
+    return redis.call('DEL', key) == 1
+  end
+end
+
 local function remove(shard, number)
   local first, held = shard.first, {}
   local last, begin = ARGV[first], ARGV[first + 1]
@@ -85,6 +96,9 @@ local function remove(shard, number)
     local entry = redis.call('XRANGE', shard.stream, ARGV[i], ARGV[i])[1]
     if entry then
       held[#held + 1] = {sealed_of(entry), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
+      -- Once the stream is trimmed, no command may fail: the entries would be lost.
+      delete_if_mistyped('HEXISTS', vaults, ARGV[i + 1])
+      overwritten = delete_if_mistyped('XLEN', ARGV[i + 2]) or overwritten
     end
   end
   -- Trim first, and add held entries afterwards: with maxmemory reached, Redis refuses commands that need
@@ -136,6 +150,9 @@ if bytes > 0 then
 end
 if #changes > 0 then
   redis.call('HSET', counters, unpack(changes))
+end
+if overwritten then
+  redis.call('HDEL', counters, 'bytes') -- makes backlog_recount.lua recount all counters
 end
 if failed then
   return type(failed) == 'table' and {err = failed.err} or redis.error_reply(failed)

@@ -8,7 +8,12 @@ local counters, jobs, vaults, held = unpack(KEYS)
 local vault, max_entries, streams, drains = unpack(ARGV)
 -- With maxmemory reached, Redis refuses commands that need memory unless the script has written already. XDEL
 -- needs no memory, and no entry has this id.
-redis.call('XDEL', held, '0-0')
+local written = redis.pcall('XDEL', held, '0-0')
+if type(written) == 'table' and string.find(written.err, 'WRONGTYPE', 1, true) then
+  -- Another program has overwritten the entries. Without `bytes`, backlog_recount.lua recounts all counters.
+  redis.call('DEL', held)
+  redis.call('HDEL', counters, 'bytes')
+end
 for _, held_entry in ipairs(redis.call('XRANGE', held, '-', '+', 'COUNT', max_entries)) do
   local id, fields = unpack(held_entry)
   local entry = {}

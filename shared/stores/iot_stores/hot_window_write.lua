@@ -26,14 +26,51 @@ local function later(one, other)
   return ms > other_ms or (ms == other_ms and sequence > other_sequence)
 end
 
--- Add the segments of the shard whose values begin at `at`.
+-- Return whether an answer is the error for a key that holds a value of another type. Another program wrote it.
+local function is_wrong_type(answer)
+  return type(answer) == 'table' and answer.err and string.find(answer.err, 'WRONGTYPE', 1, true)
+end
+
+-- Add the segments whose values begin from `first` to `last`. Return whether the window has lost other segments.
+local function add_segments(first, last)
+  local lost = false
+  for i = first, last, 5 do
+    local index, score, bounds = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+    if tonumber(score) >= horizon then -- else it was imported, and is too old for the window
+      if ARGV[i + 4] ~= '' then -- else it was set before, or is too large: reads take it as evicted
+        redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
+      end
+      local added = redis.pcall('ZADD', index, score, bounds)
+      if type(added) == 'table' then
+        if is_wrong_type(added) then
+          redis.call('DEL', index)
+          lost = true
+        end
+        redis.call('ZADD', index, score, bounds) -- raises any other error again
+      end
+      redis.call('ZREMRANGEBYSCORE', index, '-inf', expired)
+      redis.call('EXPIRE', index, keep)
+    end
+  end
+  return lost
+end
+
+-- Add the segments of the shard whose values begin at `at`. The cover comes last: it must not claim segments that
+-- Redis refused.
 local function add(cover, at)
   local before, before_id, after, after_id = unpack(ARGV, at, at + 3)
   local since = ARGV[at + 4]
-  local known = redis.call('HMGET', cover, 'position', 'since', 'seconds', 'next_id', 'replication_id')
+  local lost = add_segments(at + 6, at + 1 + 5 * ARGV[at + 5])
+  local known = redis.pcall('HMGET', cover, 'position', 'since', 'seconds', 'next_id', 'replication_id')
+  if is_wrong_type(known) then
+    redis.call('DEL', cover)
+    known = {}
+  elseif known.err then
+    return redis.call('HMGET', cover, 'position') -- raises the error
+  end
   -- Writers of earlier versions note no ids.
   local follows = known[1] == before and (not known[4] or known[4] == before_id)
-  local older = id ~= '' and known[5] and known[5] ~= '' and known[5] ~= id
+  local older = lost or id ~= '' and known[5] and known[5] ~= '' and known[5] ~= id
   local late = false
   if follows and known[3] == ARGV[1] and not older then
     since = nil -- it stays
@@ -52,17 +89,6 @@ local function add(cover, at)
     redis.call('HSET', cover, 'position', after, 'next_id', after_id, 'replication_id', id)
     if since then
       redis.call('HSET', cover, 'since', since, 'seconds', ARGV[1])
-    end
-  end
-  for i = at + 6, at + 1 + 5 * ARGV[at + 5], 5 do
-    local index = ARGV[i]
-    if tonumber(ARGV[i + 2]) >= horizon then -- else it was imported, and is too old for the window
-      if ARGV[i + 4] ~= '' then -- else it was set before, or is too large: reads take it as evicted
-        redis.call('SET', ARGV[i + 1], ARGV[i + 4], 'EX', keep)
-      end
-      redis.call('ZADD', index, ARGV[i + 2], ARGV[i + 3])
-      redis.call('ZREMRANGEBYSCORE', index, '-inf', expired)
-      redis.call('EXPIRE', index, keep)
     end
   end
 end

@@ -1,21 +1,27 @@
 """Changes of passwords and erasures of vaults, announced in Redis to all API processes."""
 
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import ResponseError
 
 from iot_models.names import KeyNames
 
 from .cached_records import hide_records, remove_record, show_records
+from .store_states import is_wrong_type, report
+from .stream_entries import StreamItem
 
 MAX_ANNOUNCED = 1000
 """Length of the stream. A process that missed more changes compares its vaults with Postgres."""
 ERASING, ERASED = b"", b"erased"
 """Values in place of a new lookup: the vault is about to be erased, or is erased."""
 _VAULT, _LOOKUP = b"vault", b"lookup"
+
+_log = logging.getLogger(__name__)
 
 
 class PasswordChange(NamedTuple):
@@ -127,10 +133,15 @@ class PasswordChanges:
         return Announced(changes, position, complete)
 
     def _entries(self, last: str | None) -> list[tuple[str, Mapping[bytes, bytes]]]:
-        found = cast(
-            "list[tuple[bytes, dict[bytes, bytes]]]",
-            self._client.xrange(self._names.password_changes, min=last or "-"),
-        )
+        name = self._names.password_changes
+        try:
+            found = cast("list[StreamItem]", self._client.xrange(name, min=last or "-"))
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            report(_log, "the changes of passwords that Redis held are lost", error)
+            self._client.set(name, b"", px=1)  # the API's own Redis user may not delete keys
+            found = []
         return [(number.decode(), fields) for number, fields in found]
 
 

@@ -39,7 +39,8 @@ class RefusalParser(_HiredisParser):
         error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]
         state = state_of(error)
         # With each connection, redis-py asks for subcommands of CLIENT that old servers don't know.
-        if state is not None and state.code != "NOCOMMAND":
+        # WRONGTYPE concerns a key: another server would not answer otherwise.
+        if state is not None and state.code not in {"NOCOMMAND", "WRONGTYPE"}:
             self.on_refusal()
         return error
 

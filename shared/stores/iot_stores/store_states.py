@@ -36,6 +36,7 @@ REDIS_STATES: Mapping[str, str] = {
     "UNKILLABLE": "a script that has written can't be killed",
     "KILLED": "an administrator killed the script",
     "OOM": "it has no memory left (maxmemory)",
+    "WRONGTYPE": "a key holds a value of another type, which another program wrote",
     "MAXCLIENTS": "it takes no more connections (maxclients)",
     "NOPERM": "its user lacks a permission",
     "NOAUTH": "it requires a password, and the URL has none",
@@ -160,6 +161,12 @@ def state_of(error: BaseException) -> StoreState | None:
     if isinstance(error, POSTGRES_UNAVAILABLE):
         return _postgres_state(error)
     return None
+
+
+def is_wrong_type(answer: object) -> bool:
+    """Return whether an answer is Redis's error for a key that holds a value of another type."""
+    state = state_of(answer) if isinstance(answer, RedisError) else None
+    return state is not None and state.code == "WRONGTYPE"
 
 
 def is_server_state(error: psycopg.Error) -> bool:

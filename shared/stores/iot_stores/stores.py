@@ -20,6 +20,7 @@ from .dead_letters import DeadLetters
 from .held_entries import HeldEntries
 from .hot_window import HotWindow
 from .installation import Installation, KeyringMark
+from .mistyped_keys import MistypedKeys
 from .postgres import Connection
 from .redis_client import connect_hot_window, connect_redis
 from .redis_watch import RedisRequirements, RedisWatch, RedisWatchThread
@@ -140,6 +141,11 @@ class Stores:
     def backlog_counters(self) -> BacklogCounters:
         """The counters of the backlog, which a sweep repairs."""
         return BacklogCounters(self.redis, self.names)
+
+    @cached_property
+    def mistyped_keys(self) -> MistypedKeys:
+        """The keys that hold a value of another type, which writers delete."""
+        return MistypedKeys(self.redis, self.names)
 
     @cached_property
     def hot_window(self) -> HotWindow:

@@ -21,7 +21,9 @@ IMMEDIATE = {
     for state, states in STATES.items()
     if state not in {"LOADING", "MAXCLIENTS", "WRONGPASS"}
 }
-ANSWERS = {"UNBLOCKED", "KILLED", "NOAUTH", "NODB", "NOCOMMAND", "CLUSTERDOWN", "CROSSSLOT"}
+ANSWERS = {
+    "UNBLOCKED", "WRONGTYPE", "KILLED", "NOAUTH", "NODB", "NOCOMMAND", "CLUSTERDOWN", "CROSSSLOT",
+}  # fmt: skip
 """States that only these tests provoke."""
 
 
@@ -136,11 +138,32 @@ def test_states_of_a_cluster_are_recognized(program: str, tmp_path: Path) -> Non
     server.kill()
 
 
-def test_errors_in_commands_are_no_states(client: "Redis") -> None:
+def test_a_key_of_another_type_is_recognized(client: "Redis") -> None:
     client.set("stream", "no stream")
+
+    def pipeline() -> None:
+        with client.pipeline(transaction=False) as commands:
+            commands.get("x")
+            commands.xadd("stream", {"e": SECRET})
+            commands.execute()
+
     for attempt in (
         lambda: client.xadd("stream", {"e": SECRET}),
         lambda: client.eval(SCRIPT, 1, "stream", SECRET),
+        lambda: client.eval(SCRIPT.replace(".call(", ".pcall("), 1, "stream", SECRET),
+        pipeline,
+    ):
+        state = state_met_by(attempt)
+        assert state is not None
+        assert state.code == "WRONGTYPE"
+        assert SECRET not in str(state)
+
+
+def test_errors_in_commands_are_no_states(client: "Redis") -> None:
+    client.set("text", "no number")
+    for attempt in (
+        lambda: client.incr("text"),
+        lambda: client.eval("return redis.call('INCR', KEYS[1])", 1, "text"),
         lambda: client.eval("return redis.error_reply('READONLYISH no code')", 0),
         lambda: client.execute_command("GET"),  # type: ignore[no-untyped-call]
         lambda: client.eval("syntax error", 0),

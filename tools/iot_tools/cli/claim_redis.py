@@ -1,6 +1,7 @@
 """`iot-sensor claim-redis`: replace the mark of Redis with the mark of this installation."""
 
 import argparse
+from typing import cast
 
 from redis import Redis
 
@@ -32,5 +33,5 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
 
 
 def _owner(client: "Redis", names: KeyNames) -> str:
-    mark = client.get(names.owner)
-    return mark.decode(errors="replace") if isinstance(mark, bytes) else ""
+    (mark,) = cast("list[bytes | None]", client.mget([names.owner]))  # None for another type
+    return (mark or b"").decode(errors="replace")

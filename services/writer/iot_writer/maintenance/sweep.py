@@ -1,4 +1,4 @@
-"""The sweep: queues drains that were lost, repairs counters and releases held entries."""
+"""The sweep: queues drains that were lost, repairs keys in Redis and releases held entries."""
 
 import logging
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from iot_stores.backlog import Backlog
 from iot_stores.backlog_counters import BacklogCounters
 from iot_stores.erasures import erased_among
 from iot_stores.held_entries import HeldEntries
+from iot_stores.mistyped_keys import MistypedKeys
 from iot_stores.postgres import Connection
 from iot_stores.store_states import report
 
@@ -34,18 +35,29 @@ def sweep(backlog: Backlog) -> int:
     return queued
 
 
-def recount(counters: BacklogCounters) -> None:
-    """Recount the counters of the backlog if one of them is damaged."""
+def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) -> None:
+    """Repair what another program has damaged in Redis.
+
+    Recount the counters of the backlog if one of them is damaged. Delete the keys that hold a value
+    of another type. A key that is deleted in between is repaired by the next call.
+    """
     try:
         damaged = counters.recount()
+        deleted = mistyped.delete(backlog.shards())
     except RedisError as error:
-        report(_log, "the counters of the backlog are not checked", error)
+        report(_log, "keys and counters in Redis are not checked", error)
         return
     if damaged:
         _log.error(
             "counters of the backlog in Redis were damaged and have been recounted: %s; find out "
             "which other program writes to this Redis",
             ", ".join(damaged),
+        )
+    if deleted:
+        _log.error(
+            "keys in Redis held values of another type and have been deleted: %s; find out which "
+            "other program writes to this Redis",
+            ", ".join(deleted),
         )
 
 

@@ -1,0 +1,64 @@
+"""Keys of the backlog and of RQ that hold a value of another type than the service stores there.
+
+Redis refuses each command on such a key (WRONGTYPE). Another program wrote the value, or an
+operator did by mistake. What the service had stored in the key is lost by then, so deleting the
+key loses nothing more.
+
+Other code deletes or replaces the remaining keys where it uses them: `backlog_recount.lua` the
+counters, the scripts of the held entries a vault's held entries, `hot_window_write.lua` the hot
+window, `backlog_append.lua` what it remembers of requests.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from redis import Redis
+
+from iot_models.names import JOB_QUEUE, JOBS, KeyNames, drain_job
+
+from .scripts import load_script
+
+
+class MistypedKeys:
+    """Deletes the keys that hold a value of another type than the service stores there."""
+
+    def __init__(self, client: "Redis", names: KeyNames) -> None:
+        self._client = client
+        self._names = names
+        self._delete = load_script(client, "mistyped_keys_delete.lua")
+
+    def delete(self, shards: Iterable[int]) -> list[str]:
+        """Delete the keys of the backlog and of RQ that have another type. Return their names.
+
+        `shards`: the shards whose keys are checked.
+
+        Raises:
+            RedisError: Redis can't serve.
+        """
+        types = dict(self._types(shards))
+        deleted = cast("list[bytes]", self._delete(keys=list(types), args=list(types.values())))
+        return [key.decode() for key in deleted]
+
+    def _types(self, shards: Iterable[int]) -> Iterator[tuple[str, str]]:
+        """Yield the name and the type of each key."""
+        names, rq, shards = self._names, self._names.rq, list(shards)
+        yield names.job_list, "list"
+        yield f"{names.job_list}:intermediate", "list"
+        yield f"{rq}:workers", "set"
+        yield f"{rq}:workers:{JOB_QUEUE}", "set"
+        for registry in ("wip", "finished", "failed"):
+            yield f"{rq}:{registry}:{JOB_QUEUE}", "zset"
+        for job in (*JOBS, *map(drain_job, shards)):
+            yield f"{rq}:job:{job}", "hash"
+            yield f"{rq}:results:{job}", "stream"
+            yield f"{rq}:executions:{job}", "zset"
+        for shard in shards:
+            yield names.stream(shard), "stream"
+        yield names.unused_stream, "none"
+        yield names.held_vaults, "hash"
+        yield names.dead_letters, "stream"
+        yield names.dead_letter_ids, "set"
+        yield names.dead_letter_orders, "hash"
+        yield names.compaction_orders, "list"
+        yield names.heartbeats, "stream"
+        yield names.audit_head, "string"

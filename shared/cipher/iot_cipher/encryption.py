@@ -120,11 +120,16 @@ class OpenVault(SecretHolder):
         return mac.digest()
 
     def shard(self, shards: int) -> int:
-        """Return the shard of this vault's readings, out of `shards` shards.
+        """Return the shard of this vault's readings, out of `shards` shards (`shard_of`)."""
+        return shard_of(self.id_bytes, shards)
 
-        The choice depends on the vault's id alone, so all processes choose the same shard.
-        """
-        return int.from_bytes(self.id_bytes[:8], "big") % shards
+
+def shard_of(vault_id: bytes, shards: int) -> int:
+    """Return the shard of a vault's readings, out of `shards` shards.
+
+    The choice depends on the vault's id alone, so all processes choose the same shard.
+    """
+    return int.from_bytes(vault_id[:8], "big") % shards
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,10 @@ class DrainPositions:
     """When the positions were read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: dict[int, str]
     """`Offset.position` of each shard whose position is known."""
+    moved_at: int
+    """When a drain last removed entries whose vaults belong to another shard, in Unix milliseconds;
+    0: never. Their readings are not covered by the covers of the shards that their vaults have now
+    (see `hot_window`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +267,8 @@ class Backlog(BacklogAppender):
             keys.append(self._names.stream(removal.shard))
             arguments += (
                 last.entry_id, last.sealed[:_NAME_BYTES], removal.shard, last.bytes_so_far,
-                removal.position, int(removal.resets_ids), removal.next_id, len(removal.held),
+                removal.position, int(removal.resets_ids), removal.next_id, int(removal.is_moved),
+                len(removal.held),
             )  # fmt: skip
             for held in removal.held:
                 arguments += (
@@ -316,11 +321,12 @@ class Backlog(BacklogAppender):
         """Return the positions up to which shards are drained, and Redis's time."""
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.time()
-            pipeline.hmget(self._names.backlog_counters, [f"at:{shard}" for shard in shards])
-            time, found = pipeline.execute()
+            fields = [*(f"at:{shard}" for shard in shards), "moved_at"]
+            pipeline.hmget(self._names.backlog_counters, fields)
+            time, (*found, moved_at) = pipeline.execute()
         positions = dict(zip(shards, map(parse_position, found), strict=True))
         known = {shard: at for shard, at in positions.items() if at is not None}
-        return DrainPositions(milliseconds(time), known)
+        return DrainPositions(milliseconds(time), known, parse_number(moved_at))
 
     def drained(self) -> DrainedShards:
         """Return how far each shard is drained, and which shards are empty, in one round trip."""

@@ -3,8 +3,8 @@
 -- if the key is missing or holds a value of another type.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams,
 -- prefix of the names of the streams of held entries.
--- Returns the names of the damaged counters, or of those of a missing key that are not 0; empty if nothing was
--- changed.
+-- Returns the names of the damaged counters; for a missing key, of the counters that are not 0; for a key of another
+-- type, the key, too. Empty if nothing was changed.
 local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
 -- Lua numbers are doubles: they are exact up to 2^53, which has 16 digits.
@@ -27,6 +27,8 @@ local function is_sound(name, text)
   elseif string.match(name, '^next:%d+$') then
     -- All ids are below 2^53. No shard has used half of them.
     return #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 52
+  elseif name == 'moved_at' then
+    return amount(text) and amount(text) < (redis.call('TIME')[1] + 3600) * 1000
   end
   return amount(text)
 end
@@ -43,6 +45,9 @@ end
 local known, damaged, shards = {}, {}, {}
 local found = items('HGETALL', counters)
 local missing = #found == 0
+if missing and redis.call('EXISTS', counters) == 1 then -- it holds a value of another type
+  damaged[1] = counters
+end
 for shard = 0, missing and 255 or -1 do
   shards[tostring(shard)] = true
 end
@@ -55,7 +60,7 @@ for i = 1, #found, 2 do
   end
   local ours = shard or string.match(name, '^at:%d+$') or string.match(name, '^next:%d+$')
     or name == 'bytes' or name == 'held' or name == 'session_renewals'
-    or name == 'rate' or name == 'measured' or name == 'measured_at'
+    or name == 'rate' or name == 'measured' or name == 'measured_at' or name == 'moved_at'
   if ours and not is_sound(name, text) then
     damaged[#damaged + 1] = name
   end

@@ -6,8 +6,8 @@
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
 -- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to
 --   this entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
---   next id, number of entries to hold. For each entry to hold: id, vault, stream of the vault's held entries,
---   time of receipt.
+--   next id, 1 if an entry belongs to another shard now, number of entries to hold. For each entry to hold: id, vault,
+--   stream of the vault's held entries, time of receipt.
 -- Returns 1 for each stream in which entries are left, 0 for the others; or the first error. An error of one shard
 -- does not stop the others.
 
@@ -32,7 +32,7 @@ for k = 3, #KEYS do
   for _, field in ipairs({'out:', 'next:'}) do
     fields[#fields + 1] = field .. shard.name
   end
-  at = at + 8 + 4 * ARGV[at + 7]
+  at = at + 9 + 4 * ARGV[at + 8]
 end
 local known = redis.call('HMGET', counters, unpack(fields))
 local changes, bytes = {}, 0
@@ -40,6 +40,12 @@ local changes, bytes = {}, 0
 local function change(field, value)
   changes[#changes + 1] = field
   changes[#changes + 1] = value
+end
+
+-- Return the time of Redis in Unix milliseconds.
+local function milliseconds()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- Note the changes of a shard's counters. `out` and `known_id` are the values in Redis.
@@ -92,7 +98,7 @@ local function remove(shard, number)
     return math.min(1, redis.call('XLEN', shard.stream))
   end
   -- Read the entries before trimming. An entry that is missing was deleted by another program.
-  for i = first + 8, first + 4 + 4 * ARGV[first + 7], 4 do
+  for i = first + 9, first + 5 + 4 * ARGV[first + 8], 4 do
     local entry = redis.call('XRANGE', shard.stream, ARGV[i], ARGV[i])[1]
     if entry then
       held[#held + 1] = {sealed_of(entry), ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]}
@@ -116,6 +122,9 @@ local function remove(shard, number)
     increment(counters, 'bytes', #sealed)
   end
   progress(shard, unpack(known, 2 * number + 1, 2 * number + 2))
+  if ARGV[first + 7] == '1' then
+    change('moved_at', string.format('%.0f', milliseconds()))
+  end
   if not following and ARGV[first + 5] == '1' then
     -- A deleted stream starts again with ids of the current time.
     redis.call('DEL', shard.stream)
@@ -125,8 +134,7 @@ end
 
 -- Measure the bytes drained per second, of all shards together, over at least one second.
 local function measure()
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = milliseconds()
   local since, sum = tonumber(known[2] or '0') or 0, (tonumber(known[1] or '0') or 0) + bytes
   if now - since >= 1000 or now < since then -- Redis's clock may have stepped back
     if now - since >= 1000 and now - since < 60000 then

@@ -16,6 +16,10 @@ The cover must never claim a segment that the window lacks:
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
+- After a change of `IOT_SHARDS`, entries of a vault may still wait in the vault's earlier shard.
+  The cover of the vault's new shard says nothing of their drain. So each drain of such entries
+  records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use the window only for
+  readings received after this time.
 - Redis may come back with older data. Erased segments may then be back. If the backlog is in the
   same Redis, the position is as old as the cover, so comparing them shows nothing. But Redis takes
   another replication id whenever it starts, and at a failover. A cover holds the id of the Redis
@@ -37,6 +41,7 @@ from iot_models.segment import SegmentBounds
 from .backlog import Backlog
 from .ledger import Offset
 from .scripts import checked, load_script, round_trip, run_all
+from .store_states import is_wrong_type
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
@@ -56,6 +61,8 @@ _SET_BEFORE_BYTES = 4096
 arguments, so Redis would take twice the time (34 KB: 93 µs instead of 51). Small payloads cost less
 as arguments."""
 _COVER = ("position", "since", "seconds", "replication_id")
+_OVERWRITTEN = (None, None, None, b"overwritten")
+"""A cover that is not valid, in place of a value of another type that another program wrote."""
 _REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
 
@@ -269,6 +276,8 @@ class HotWindow:
         position = drained.positions.get(shard)
         if position is None or not (self._seconds and self._usable()):
             return Coverage(begin, None)
+        if begin <= drained.moved_at:
+            return Coverage(begin, None)
         # Read the index before the cover: if the window loses its data in between, it has no cover.
         index = self._index_command(vault_id, begin)
         own_id, (found, *covers) = self._ask([index, *self._cover_commands([shard])])
@@ -286,8 +295,9 @@ class HotWindow:
         if not self._usable():
             return dict.fromkeys(drained.positions, 0.0)
         covers = self._valid_covers(list(drained.positions))
+        since_move = max(0.0, (drained.now - drained.moved_at) / 1000)
         return {
-            shard: covers[shard].seconds_held(drained.now)
+            shard: min(covers[shard].seconds_held(drained.now), since_move)
             if shard in covers and covers[shard].reaches(position)
             else 0.0
             for shard, position in drained.positions.items()
@@ -315,9 +325,10 @@ class HotWindow:
         )
 
     def outdated(self, shards: Sequence[int]) -> list[int]:
-        """Return the shards whose cover names another replication id than Redis has now.
+        """Return the shards whose cover names another replication id than Redis has now, or was
+        overwritten by another program.
 
-        These covers are not valid, because Redis has restarted or failed over since.
+        These covers are not valid. With another id, Redis has restarted or failed over since.
         """
         if not (self._seconds and self._usable()):
             return []
@@ -346,6 +357,9 @@ class HotWindow:
         """
         info, *answers = round_trip(self._client, [("INFO", "replication"), *commands])
         found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None
+        for at, (name, *_) in enumerate(commands):
+            if name == "HMGET" and is_wrong_type(answers[at]):
+                answers[at] = _OVERWRITTEN
         return found[1] if found else b"", checked(answers)
 
     def segments(

@@ -68,6 +68,8 @@ class Removal:
     """Id of the shard's next reading."""
     held: Sequence[HeldEntry] = ()
     """Removed entries that move to the held entries (`held_entries`)."""
+    is_moved: bool = False
+    """Whether an entry belongs to another shard now, because `IOT_SHARDS` was changed."""
 
     @property
     def resets_ids(self) -> bool:

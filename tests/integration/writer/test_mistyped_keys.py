@@ -97,8 +97,8 @@ def test_the_next_drain_replaces_an_overwritten_index(
     writer: Writer, sender: Sender, kept: bool
 ) -> None:
     """`kept`: nobody deletes the planted value."""
-    vault, shard = sender.vault(PASSWORD), sender.shard(PASSWORD)
-    index = KEYS.hot_index(vault.vault_id.bytes)
+    shard = sender.shard(PASSWORD)
+    index = KEYS.hot_index(sender.vault(PASSWORD).vault_id.bytes)
     sender.send(PASSWORD)
     drain_all(writer)
     overwrite(sender.redis, index)
@@ -111,18 +111,23 @@ def test_the_next_drain_replaces_an_overwritten_index(
         time.sleep(0.01)
         sender.send(PASSWORD)
         drain_all(writer)
-        now = writer.backlog.now()
         assert writer.stores.hot_window.covers([shard])[shard] > 0
-        assert len(writer.stores.hot_window.bounds(vault.vault_id, now - 10_000)) == 2
+        assert sender.redis.zcard(index) == 2
         assert sender.last_seconds(PASSWORD, 200) == ["0", "1", "2"]
 
 
-def test_the_next_drain_replaces_an_overwritten_cover(writer: Writer, sender: Sender) -> None:
+@pytest.mark.parametrize("idle", [False, True])
+def test_an_overwritten_cover_is_replaced(writer: Writer, sender: Sender, idle: bool) -> None:
+    """`idle`: no drain of the shard follows."""
     sender.send(PASSWORD)
     drain_all(writer)
     shard = sender.shard(PASSWORD)
     overwrite(sender.redis, KEYS.hot_cover(shard))
+    assert writer.stores.hot_window.covers([shard]) == {shard: 0}
     assert sender.last_seconds(PASSWORD, 200) == ["0"]
+    if idle:
+        writer.outdated_covers.replace()
+        assert sender.redis.type(KEYS.hot_cover(shard)) == b"hash"
     sender.send(PASSWORD)
     drain_all(writer)
     assert sender.redis.type(KEYS.hot_cover(shard)) == b"hash"
@@ -212,6 +217,7 @@ def test_the_counters_are_recounted_from_the_streams(
         overwrite(sender.redis, KEYS.backlog_counters)
     recounted = BacklogCounters(sender.redis, KEYS).recount()
     assert {"bytes", "held", f"in:{shard}", f"out:{shard}"} <= set(recounted)
+    assert (KEYS.backlog_counters in recounted) != deleted
     after = sender.backlog.state()
     assert (after.bytes, after.held, after.entries) == (before.bytes, before.held, before.entries)
     assert BacklogCounters(sender.redis, KEYS).recount() == []

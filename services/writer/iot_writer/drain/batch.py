@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment
+from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment, shard_of
 from iot_models import metrics
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
 from iot_stores.months import month_begin
-from iot_stores.stream_entries import HeldEntry, ShardProgress, WaitingEntry, stream_order
+from iot_stores.stream_entries import HeldEntry, Removal, ShardProgress, WaitingEntry, stream_order
 
 from .segment_builder import Arrival, build_segments, group_arrivals
 
@@ -89,6 +89,14 @@ class StoredBatch:
     """The entries whose readings are in the segments."""
     stored_at: float = 0.0
     """When the transaction was committed, by `time.monotonic`."""
+
+    def removal(self, shards: int) -> Removal:
+        """Return what to remove from the stream. `shards`: the number of shards (`IOT_SHARDS`)."""
+        batch, after = self.batch, self.after
+        vaults = {entry.vault_id for _, _, entry in batch.opened}
+        is_moved = any(shard_of(vault_id, shards) != batch.shard for vault_id in vaults)
+        last = batch.taken[-1]
+        return Removal(batch.shard, last, after.position, after.next_id, self.held, is_moved)
 
     def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
         """Yield each segment with the names of the entries whose readings it has."""

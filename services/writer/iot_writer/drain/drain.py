@@ -44,7 +44,7 @@ from iot_stores.hot_window import DrainedShard, HotWindow
 from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection, rolled_back_if_open
 from iot_stores.store_states import report
-from iot_stores.stream_entries import Removal, WaitingEntry
+from iot_stores.stream_entries import WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 
 from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
@@ -167,7 +167,7 @@ class Drain:
         self._write_hot_window(stored_batches)
         phases.end("write the hot window")
         with timed_redis("remove"):
-            left = self._backlog.remove([_removal(stored) for stored in stored_batches])
+            left = self._backlog.remove([each.removal(self._shards) for each in stored_batches])
         phases.end("trim the streams")
         for stored, entries_left in zip(stored_batches, left, strict=True):
             result.outcomes[stored.batch.shard] = _outcome(stored)
@@ -422,11 +422,6 @@ def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
         return {"entry": str(entry_name(shard, waiting.sealed))}
     except struct.error:
         return {}
-
-
-def _removal(stored: StoredBatch) -> Removal:
-    batch, after = stored.batch, stored.after
-    return Removal(batch.shard, batch.taken[-1], after.position, after.next_id, stored.held)
 
 
 def _outcome(stored: StoredBatch) -> DrainOutcome:

@@ -71,11 +71,9 @@ def _waiting_for_stores(
         def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
             try:
                 return function(*args, **kwargs)
-            except POSTGRES_UNAVAILABLE as error:
+            # SettingsError: a database has no schema while it is being restored.
+            except (SettingsError, *POSTGRES_UNAVAILABLE) as error:
                 current().drop_postgres()
-                report(_log, consequence, error)
-                return "postgres_away"
-            except SettingsError as error:  # a database has no schema while it is being restored
                 report(_log, consequence, error)
                 return "postgres_away"
             except RedisError as error:

@@ -77,6 +77,8 @@ class Groups:
             name, kind = key.decode(), self._redis.type(key)
             if kind == b"stream":
                 found[name] = [fields for _, fields in self._redis.xrange(key)]
+            elif name == KEYS.remembered_counts:  # an hour may begin during the test
+                found[name] = sum(map(int, self._redis.hvals(key)))
             elif kind == b"hash":
                 found[name] = self._redis.hgetall(key)
             elif kind == b"list":

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from iot_models import metrics
 
@@ -13,23 +14,15 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}
 
 
 @contextmanager
-def timed_redis(step: str) -> Iterator[None]:
-    """Measure how long a step of a drain takes in Redis. A step that fails is not measured."""
+def _timed(name: str, step: str) -> Iterator[None]:
+    """Measure how long a step of a drain takes. A step that fails is not measured."""
     began = time.monotonic()
     yield
-    _observe("iot_drain_redis_seconds", step, began)
-
-
-@contextmanager
-def timed_postgres(step: str) -> Iterator[None]:
-    """Measure how long a step of a drain takes in Postgres. A step that fails is not measured."""
-    began = time.monotonic()
-    yield
-    _observe("iot_drain_postgres_seconds", step, began)
-
-
-def _observe(name: str, step: str, began: float) -> None:
     metrics.histogram(name).labels(step).observe(time.monotonic() - began)
+
+
+timed_redis = partial(_timed, "iot_drain_redis_seconds")
+timed_postgres = partial(_timed, "iot_drain_postgres_seconds")
 
 
 def count_stored(stored: StoredBatch) -> None:

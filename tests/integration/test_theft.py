@@ -29,9 +29,12 @@ from iot_models.errors import DecryptionError
 from iot_models.settings import Settings
 from iot_stores import history
 from iot_stores.history import ReadFilter
+from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
+from support.needles import contents
+from support.waiting import wait_until
 
 PASSWORD = b"the password"
 TEXT_MARK = "Xk4OtterMeadow"
@@ -152,3 +155,22 @@ def test_with_the_keyring_and_the_queue_what_is_stored_stays_closed(loot: Loot) 
         bound = head + segment.vault_id.bytes + segment.bounds.to_bytes()
         with pytest.raises(DecryptionError):
             decrypt(key, segment.payload[17:], bound)
+
+
+def test_the_aof_holds_entries_that_are_stored_until_it_is_rewritten(
+    loot: Loot, writer: Writer, redis_server: RedisServer
+) -> None:
+    ((shard, sealed),) = loot.waiting
+    drain_all(writer)
+    assert read_waiting(writer.backlog, shard, max_bytes=2**20) == []
+    entry = decode_entry(Opener(lambda: loot.keyring).open(shard, sealed).content)
+    assert TEXT_MARK.encode() in entry.readings.freeform
+    wait_until(lambda: sealed in aof(redis_server), what="the entry in the AOF")
+    with Redis.from_url(redis_server.url) as redis:
+        redis.bgrewriteaof()
+    wait_until(lambda: sealed not in aof(redis_server), what="an AOF without the entry")
+
+
+def aof(server: RedisServer) -> bytes:
+    """Return the append-only file of a server."""
+    return b"".join(contents(server.directory.rglob("*.aof")))

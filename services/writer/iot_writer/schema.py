@@ -30,6 +30,7 @@ _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
 _PAUSE_SECONDS = 3.0
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
+_PLANTED = _MIGRATIONS / "planted.sql"
 _AUDIT_CHAIN = _MIGRATIONS / "audit_chain.sql"
 _AUDIT_EVENTS = _MIGRATIONS / "audit_events.sql"
 _ERASURE = _MIGRATIONS / "erasure.sql"
@@ -63,8 +64,9 @@ def migrate(
 ) -> None:
     """Migrate the database to the newest schema or to `revision`, in one transaction.
 
-    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges.
-    The first call creates the id of the installation.
+    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges,
+    and objects that an attacker with the writers' role may have left are logged. The first call
+    creates the id of the installation.
 
     A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, because processes
     of version 0.1 work on this revision. Once they have had time to shut down, a writer does the
@@ -112,6 +114,7 @@ def _migrate(connection: Connection, revision: str | None, *, grant: bool) -> No
     connection.execute(_MARK)
     if grant:
         _run(connection, GRANTS)
+        _run(connection, _PLANTED)
 
 
 def _log_warning(notice: psycopg.errors.Diagnostic) -> None:

@@ -1,11 +1,14 @@
 """The writers own `segments`: expressions that they attach to it get no other role's rights."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
+from iot_writer.maintenance.partitions import ensure_months_ahead
+from iot_writer.schema import migrate
 from system.rights.stores import Database
 
 VAULT = "00000000-0000-0000-0000-000000000001"
@@ -140,3 +143,50 @@ def test_roles_of_an_earlier_version_work(
             "WHERE proname IN ('erase_segments', 'replace_segment')"
         ).fetchall()
         assert settings == [(True, ["search_path=public, pg_temp"])] * 2
+
+
+PLANTED = {
+    "relation iot_writer.audit_log": "CREATE TABLE audit_log (LIKE public.audit_chain)",
+    "relation iot_writer.vaults": "CREATE VIEW vaults AS SELECT 1",
+    "type iot_writer.kind": "CREATE TYPE kind AS ENUM ('a')",
+    "trigger steal on segments": TRIGGER,
+    "policy see on segments": "CREATE POLICY see ON segments USING (true)",
+    "rule also on segments": "CREATE RULE also AS ON DELETE TO segments DO ALSO NOTHING",
+    "constraint odd of segments": "ALTER TABLE segments ADD CONSTRAINT odd CHECK (count > 0)",
+    "constraint own of iot_writer.partition": (
+        "ALTER TABLE partition ADD CONSTRAINT own CHECK (count > 0)"
+    ),
+    "default of count of iot_writer.partition": (
+        "ALTER TABLE partition ALTER count SET DEFAULT pg_backend_pid()"
+    ),
+}
+
+
+def test_the_migration_warns_of_objects_that_an_attacker_left(
+    with_segment: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    migrate(with_segment.url("iot_migration"), grant=True)
+    assert caplog.messages == []
+    with with_segment.connect("iot_writer") as writer:
+        ensure_months_ahead(writer, int(time.time() * 1000))
+        for statement in PLANTED.values():
+            writer.execute(statement.encode())
+    migrate(with_segment.url("iot_migration"), grant=True)
+    (warning,) = caplog.messages
+    names = warning.partition("taken over: ")[2].split(", ")
+    assert names == sorted(PLANTED)
+
+
+def test_a_table_of_the_writer_schema_shadows_the_audit_log(with_segment: Database) -> None:
+    """Writers of the service write into it, until somebody drops the table (docs/operations.md)."""
+    with with_segment.connect("iot_writer") as writer:
+        writer.execute("CREATE TABLE audit_log (sealed bytea)")
+        writer.execute("INSERT INTO audit_log (sealed) VALUES ('')")
+    with with_segment.connect("iot_api") as api:
+        assert api.execute("SELECT count(*) FROM audit_log").fetchone() == (0,)
+    with with_segment.connect("iot_migration") as migration:
+        migration.execute("DROP TABLE iot_writer.audit_log CASCADE")
+    with with_segment.connect("iot_writer") as writer:
+        writer.execute("INSERT INTO audit_log (sealed) VALUES ('')")
+    with with_segment.connect("iot_api") as api:
+        assert api.execute("SELECT count(*) FROM audit_log").fetchone() == (1,)

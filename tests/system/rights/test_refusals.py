@@ -63,6 +63,7 @@ REFUSED = {
     "iot_api": [
         *NEITHER,
         INSERT_SEGMENT,
+        "UPDATE vaults SET vault_id = gen_random_uuid()",  # could be the id of an erased vault
         "UPDATE segments SET payload = ''",
         "DELETE FROM segments",
         "DROP TABLE segments",

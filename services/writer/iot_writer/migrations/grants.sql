@@ -73,7 +73,8 @@ GRANT SELECT ON alembic_version, installation TO iot_api, iot_writer;
 -- The API marks the database with its keyring, once.
 GRANT UPDATE (keyring) ON installation TO iot_api;
 
-GRANT SELECT, INSERT, UPDATE ON vaults TO iot_api;
+-- Not the id: an UPDATE of it could bring back an erased vault, because the trigger refuse_erased_vault checks inserts.
+GRANT SELECT, INSERT, UPDATE (lookup, salt, scrypt_log2_n, wrapped_key, lookup_format) ON vaults TO iot_api;
 -- Compaction locks a vault's row (FOR KEY SHARE), for which one column must be writable.
 GRANT SELECT (vault_id), UPDATE (created_at) ON vaults TO iot_writer;
 

@@ -16,7 +16,9 @@ from integration.api.test_tokens import Guarded
 from iot_api.http.request import CONNECTION
 from iot_api.limits.clients import Client
 from iot_api.live import hub, live_rows, poller
+from iot_api.live.events import MAX_READINGS
 from iot_api.server.connection import Connection
+from iot_cipher.followed_file import FollowedFile
 from iot_cipher.tokens import new_tokens_text
 from iot_models.scopes import Scope
 from iot_models.segment import decode_segment
@@ -323,6 +325,27 @@ def test_a_removed_token_ends_the_stream(make_api: MakeApi, tmp_path: Path) -> N
         guarded.path.write_text(new_tokens_text(), encoding="utf-8")
         last = list(events)[-1]
         assert (last.name, last.data["code"]) == ("error", "unauthorized")
+
+
+def test_a_removed_token_ends_a_stream_that_catches_up(
+    make_api: MakeApi, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream has many stored events, and sends them at the pace of its client."""
+    monkeypatch.setattr("iot_api.live.stream.CHECK_SECONDS", 0.0)
+    guarded = Guarded(make_api, tmp_path / "tokens.json")
+    ingest = {"Authorization": guarded.bearer(Scope.INGEST)}
+    rows = [row(freeform=number) for number in range(3 * MAX_READINGS)]
+    assert guarded.api.put(rows, ingest).status_code == 201
+    drain_all(writer)
+    headers = {"Authorization": guarded.bearer(Scope.READ)}
+    with listening(guarded.api, headers=headers, last=60) as events:
+        assert [next(events).name, next(events).name] == ["open", "readings"]
+        guarded.path.write_text(new_tokens_text())
+        monkeypatch.setattr(FollowedFile, "CHECK_SECONDS", 0.0)
+        wait_until(lambda: open_stream(guarded.api, headers=headers).status_code == 401, what="401")
+        event = next(events)
+        assert (event.name, event.data["code"]) == ("error", "unauthorized")
+        assert list(events) == []
 
 
 def test_a_shutdown_ends_streams_and_refuses_new_ones(api: Api, writer: Writer) -> None:

@@ -60,6 +60,9 @@ class LiveStream:
             count("open").inc()
             yield open_event(_now_ms(), self._id(), self._retry_ms, self._heartbeat_seconds)
             for event in self._missed():
+                # A client that reads slowly may take hours to catch up.
+                self._listener.raise_ending()
+                self._check()
                 yield self._use(event)
             while True:
                 new = self._listener.take(self._heartbeat_seconds)

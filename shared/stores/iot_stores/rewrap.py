@@ -19,6 +19,7 @@ from iot_models.errors import DecryptionError
 from iot_models.names import KeyNames
 
 from .cached_records import decode_record, encode_record
+from .erasures import erased_among
 from .postgres import Connection
 from .recorded_vaults import COLUMNS
 from .scripts import load_script, run_all
@@ -98,7 +99,8 @@ class Rewrap:
         """Rewrap the records in Redis that `rewrap_postgres` did not rewrap. Scans all keys.
 
         These are records that a process read in Postgres before the rewrap and cached afterwards,
-        and records of vaults that Postgres lacks.
+        and records of vaults that Postgres lacks. Records of erased vaults are removed: an old copy
+        of Redis may have brought them back.
 
         Raises:
             psycopg.Error, RedisError: a store is away. What is done stays.
@@ -115,9 +117,17 @@ class Rewrap:
             if not old:
                 continue
             stored = find_by_ids(connection, [record.vault_id for _, record in old.values()])
+            missing = {record.vault_id for _, record in old.values()} - stored.keys()
+            erased = erased_among(connection, missing)
             self._apply(
                 [
-                    (name, value, self._renewed(name, record, stored.get(record.vault_id)))
+                    (
+                        name,
+                        value,
+                        b""
+                        if record.vault_id in erased
+                        else self._renewed(name, record, stored.get(record.vault_id)),
+                    )
                     for name, (value, record) in old.items()
                 ]
             )

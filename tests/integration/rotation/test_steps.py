@@ -199,6 +199,25 @@ def test_a_vault_that_postgres_lost_is_rewrapped_in_redis(
     assert redis.ttl(KEYS.replaced_vault_record(lost.vault_id.bytes)) == -1
 
 
+def test_the_record_of_an_erased_vault_is_removed_from_redis(
+    running: Running, redis: "Redis", postgres: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """An old copy of Redis has brought it back. The new key must not open it."""
+    running.put()
+    (erased,) = running.service.vaults.cache.records()
+    redis.rename(
+        KEYS.vault_record(erased.lookup), KEYS.replaced_vault_record(erased.vault_id.bytes)
+    )
+    redis.persist(KEYS.replaced_vault_record(erased.vault_id.bytes))
+    running.service.vaults.cache._vaults.clear()  # noqa: SLF001 - no process has it open
+    postgres.execute("INSERT INTO erased_vaults (vault_id) SELECT vault_id FROM vaults")
+    postgres.execute("DELETE FROM vaults")
+    running.keys("add")
+    running.wait_for("promote", "2")
+    running.wait_for("rewrap", "--wait", "0")
+    assert list(scan_records(redis, KEYS)) == []
+
+
 def test_never_two_at_once(
     running: Running, postgres: psycopg.Connection[tuple[object, ...]]
 ) -> None:

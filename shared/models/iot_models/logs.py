@@ -29,6 +29,11 @@ def parse_format(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """Return text from a store with `?` for each character that could control a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 class _TextFormatter(logging.Formatter):
     """Formats an event as a line for a terminal: the sentence, then each field as `name=value`."""
 

@@ -18,6 +18,7 @@ from redis import Redis
 from iot_cipher.keyring import KeyId
 from iot_cipher.writer_keys import KeySet, fingerprints
 from iot_models import metrics
+from iot_models.logs import printable
 from iot_models.names import KeyNames
 
 from .process_reports import ProcessReport, process_name
@@ -124,7 +125,7 @@ def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) 
         host, pid, beat = cast("list[bytes | None]", client.hmget(name.decode(), fields))
         if host is None or pid is None or beat is None or not _is_recent(beat.decode()):
             continue
-        process = f"writer {host.decode()}:{pid.decode()}"
+        process = printable(f"writer {host.decode()}:{pid.decode()}")
         if process not in known:
             silent.append(process)
     return silent
@@ -138,7 +139,7 @@ def _is_recent(heartbeat: str) -> bool:
 def _decode(content: dict[str, Any]) -> LoadedKeys:
     return LoadedKeys(
         content["role"],
-        content["process"],
+        printable(content["process"]),
         {int(key_id): mark for key_id, mark in content["fingerprints"].items()},
         content["primary"],
         content["primary_seconds"],

@@ -1,8 +1,10 @@
 """`iot-sensor keys`: a key is used, and retired, only when that is safe."""
 
+import json
 import re
 import uuid
 from pathlib import Path
+from typing import cast
 
 import psycopg
 from redis import Redis
@@ -241,3 +243,16 @@ def test_status_names_keys_uses_and_processes(running: Running) -> None:
     )
     assert re.search(r"^writer \S+: keys 1, primary 1$", output, re.MULTILINE)
     assert running.keys("list")[1] == output.splitlines()[0] + "\n"
+
+
+def test_names_of_processes_in_redis_do_not_control_the_terminal(
+    running: Running, redis: "Redis"
+) -> None:
+    running.report()
+    (name,) = redis.scan_iter(KEYS.loaded_keys("api:*"))
+    report = json.loads(cast("bytes", redis.get(name)))
+    redis.set(KEYS.loaded_keys("planted"), json.dumps({**report, "process": "\x1b]0;planted\x07"}))
+    status, output = running.keys("status")
+    assert status == 0
+    assert "?]0;planted?: keys 1" in output
+    assert "\x1b" not in output

@@ -6,6 +6,7 @@ from typing import cast
 from redis import Redis
 
 from iot_models.audit_event import AuditKind, audit_event
+from iot_models.logs import printable
 from iot_models.names import KeyNames
 
 from .stores import open_stores
@@ -34,4 +35,4 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
 
 def _owner(client: "Redis", names: KeyNames) -> str:
     (mark,) = cast("list[bytes | None]", client.mget([names.owner]))  # None for another type
-    return (mark or b"").decode(errors="replace")
+    return printable((mark or b"").decode(errors="replace"))

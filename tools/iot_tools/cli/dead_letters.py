@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from iot_cipher.encryption import Entry, decode_entry
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError, SettingsError
+from iot_models.logs import printable
 from iot_stores.dead_letters import DeadLetter
 from iot_stores.forgotten import REASON, is_forgotten
 
 from .stores import CommandStores, open_stores
-from .tables import printable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DRAIN_SECONDS = 5.0

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .tables import printable
+from iot_models.logs import printable
 
 Part = Mapping[str, Any]
 Line = tuple[str | Text, ...]

@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 
 
-def printable(text: str) -> str:
-    """Return text from a store without the characters that would control the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]

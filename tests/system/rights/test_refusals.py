@@ -123,6 +123,7 @@ ALLOWED = {
         "SELECT FROM alembic_version",
         "SELECT FROM vault_lookups",
         "SELECT raise_lookup_cost(15::smallint)",
+        "UPDATE vaults SET lookup = '', salt = '', wrapped_key = '', lookup_format = 2",
         "SELECT vault_id, lookups, erased_at FROM erased_vaults",
         f"SELECT erase_vault('{VAULT}', ARRAY['unknown'::bytea])",
         f"SELECT forget_erased_lookups('{VAULT}')",

@@ -138,6 +138,17 @@ def _begin_zstd() -> tuple[_Member, _Decompress]:
 GZIP = Codec("gzip", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
 # 512 bytes of zstd decompress to at most 16 MiB, and 64 bytes to at most 2 MiB.
 ZSTD = Codec("zstd", 512, 64, re.compile(rb""), _begin_zstd)
+_CODECS = {"identity": None, "gzip": GZIP, "x-gzip": GZIP, "zstd": ZSTD}
+
+
+def check_coding(environ: Mapping[str, Any]) -> None:
+    """Check the Content-Encoding of a request before its body is received.
+
+    Raises:
+        UnsupportedMediaTypeError: the Content-Encoding is not supported.
+    """
+    if _coding(environ) not in _CODECS:
+        raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
 
 
 def decompress_body(
@@ -154,15 +165,15 @@ def decompress_body(
         InvalidRequestError: the body does not match its Content-Encoding.
         UnavailableError: the memory of this process is used up.
     """
-    encoding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
-    if encoding == "identity":
+    check_coding(environ)
+    codec = _CODECS[_coding(environ)]
+    if codec is None:
         return body
     received = len(body)
-    if encoding in {"gzip", "x-gzip"}:
-        decompressed = GZIP.decompress(body, limit, lambda size: grow(size, received))
-    elif encoding == "zstd":
-        decompressed = ZSTD.decompress(body, limit, lambda size: grow(size, received))
-    else:
-        raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
+    decompressed = codec.decompress(body, limit, lambda size: grow(size, received))
     charge_request(environ, len(decompressed) * BODY_FACTOR)
     return decompressed
+
+
+def _coding(environ: Mapping[str, Any]) -> str:
+    return str(environ.get("HTTP_CONTENT_ENCODING", "identity")).strip().lower()

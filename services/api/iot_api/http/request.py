@@ -25,7 +25,7 @@ from iot_models.errors import (
 from iot_models.settings import Settings
 
 from .cors import Cors
-from .decompression import decompress_body
+from .decompression import check_coding, decompress_body
 from .json_dialect import NotJsonError, decode
 from .paths import single_slashes
 from .request_metrics import RequestMetrics
@@ -39,6 +39,9 @@ The worker sets this key.
 """
 CONNECTION = "iot_api.connection"
 """Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
+REPEATED = "iot_api.repeated"
+"""Key in the WSGI environ: the names of the headers that the request has more than once, in
+capitals. The worker sets it if there are any, and joins the values of such a header with commas."""
 Proven = set[bytes]
 _MAX_PROVEN = 64
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
@@ -168,6 +171,21 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
             answered = Answered(route, method, response.status_code, seconds, request_id)
             log.add(answered, request.environ)
         return response
+
+
+def single_header(environ: Mapping[str, Any], variable: str, name: str) -> str | None:
+    """Return the value of a header, None if the request does not have it.
+
+    `variable` is its key in the WSGI environ, and `name` its name for clients.
+
+    Raises:
+        InvalidRequestError: the request has the header more than once. Its joined values would be
+            another value than any that the client has sent.
+    """
+    value: str | None = environ.get(variable)
+    if value is not None and name.upper() in environ.get(REPEATED, ()):
+        raise InvalidRequestError(f"{name}: the request has several of these headers", field=name)
+    return value
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
@@ -332,10 +350,10 @@ class PasswordsForm:
         password_limit = _MAX_ESCAPE_BYTES * settings.max_password_bytes
         limit = min(_MAX_FORM_BYTES + len(self._fields) * password_limit, settings.max_body_bytes)
         is_ndjson(environ)  # refuses other content types; a single line of NDJSON is JSON
-        body = receive_body(environ, limit)
-        if "HTTP_CONTENT_ENCODING" in environ:
-            body = decompress_body(environ, body, limit)
-        return body
+        if "HTTP_CONTENT_ENCODING" not in environ:
+            return receive_body(environ, limit)
+        check_coding(environ)
+        return decompress_body(environ, receive_body(environ, limit), limit)
 
     def _values(self, content: Any) -> tuple[list[Any], list[Any]]:
         data = content.data

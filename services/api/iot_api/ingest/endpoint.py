@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from iot_api.http.access import Access
 from iot_api.http.cors import Cors
-from iot_api.http.decompression import decompress_body
+from iot_api.http.decompression import check_coding, decompress_body
 from iot_api.http.errors import STATUS, ErrorResponder
 from iot_api.http.paths import forwarded_prefix, single_slashes
 from iot_api.http.request import (
@@ -24,6 +24,7 @@ from iot_api.http.request import (
     proven_vaults,
     receive_body,
     request_id_of,
+    single_header,
 )
 from iot_api.http.request_log import LOGGED, RequestLog
 from iot_api.http.request_metrics import RequestMetrics
@@ -50,6 +51,7 @@ from .receipts import encode_receipt
 
 _CODES = {status: code for code, status in STATUS.items()}
 ROUTES = ("/api/iot", "/api/rssi")
+_KEY = "HTTP_IDEMPOTENCY_KEY"
 
 
 class IngestEndpoint:
@@ -137,11 +139,13 @@ class IngestEndpoint:
         parse = self._parse_import if keeps_received else self._parse
         batches = self._parsed(environ, client, parse)
         waits_until_stored = bool(query) and _waits_until_stored(query)
-        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        key = None
+        if _KEY in environ:
+            key = parse_idempotency_key(single_header(environ, _KEY, "Idempotency-Key") or "")
         accepted = self._intake.accept(
             batches,
             client,
-            None if key is None else parse_idempotency_key(key),
+            key,
             with_entries=waits_until_stored or self._log.logs_all,
             proven=proven_vaults(environ, self._trusted_proxies),
         )
@@ -157,9 +161,12 @@ class IngestEndpoint:
     def _parsed(self, environ: dict[str, Any], client: Client, parse: PutParser) -> list[Batch]:
         """Return the readings in the body of a request. A large body waits for its turn."""
         lines = is_ndjson(environ)
+        is_coded = "HTTP_CONTENT_ENCODING" in environ
+        if is_coded:
+            check_coding(environ)
         body = receive_body(environ, self._max_body_bytes)
         self._body_bytes.values.append(len(body))
-        if len(body) < LARGE_BYTES and "HTTP_CONTENT_ENCODING" not in environ:
+        if len(body) < LARGE_BYTES and not is_coded:
             self._large_requests.small += 1
             return parse(body, lines=lines)
         with self._large_requests.turn(client) as turn:

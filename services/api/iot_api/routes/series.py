@@ -7,7 +7,7 @@ from functools import partial
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
-from iot_api.http.request import PasswordsForm, password_bytes, requesting_client
+from iot_api.http.request import PasswordsForm, password_bytes, requesting_client, single_header
 from iot_api.limits.memory_budget import charge_request
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
@@ -27,7 +27,8 @@ from iot_stores.history import ReadFilter
 from .readings import find_vault, record_of
 
 _PASSWORD = PasswordsForm("db_password", required=False)
-_HEADER = "HTTP_X_IOT_PASSWORD"
+_HEADER = "X-Iot-Password"
+_VARIABLE = "HTTP_X_IOT_PASSWORD"
 
 
 def series_blueprint(service: Service) -> Blueprint:
@@ -101,7 +102,7 @@ def _password(service: Service) -> bytes:
     """Return the password in the header `X-Iot-Password`, or else in the body of a POST. Return b""
     if the request has neither.
     """
-    header = request.environ.get(_HEADER)
+    header = single_header(request.environ, _VARIABLE, _HEADER)
     if header is None:
         if request.method != "POST":
             return b""
@@ -109,8 +110,8 @@ def _password(service: Service) -> bytes:
         return password
     try:
         # WSGI decodes the bytes of a header as Latin-1.
-        text = str(header).encode("latin-1").decode()
+        text = header.encode("latin-1").decode()
     except UnicodeError:
         problem = "is not UTF-8; POST the password in the body"
-        raise InvalidRequestError(f"X-Iot-Password {problem}", field="X-Iot-Password") from None
-    return password_bytes(text, service.settings.max_password_bytes, field="X-Iot-Password")
+        raise InvalidRequestError(f"{_HEADER} {problem}", field=_HEADER) from None
+    return password_bytes(text, service.settings.max_password_bytes, field=_HEADER)

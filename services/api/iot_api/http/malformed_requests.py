@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from gunicorn.http import errors
 from gunicorn.http.errors import ParseException
 
+from iot_models import metrics
 from iot_models.errors import ErrorCode
 
 from .problems import problem_body
@@ -42,9 +43,13 @@ _OTHER = (400, "Bad Request", "the request is not valid HTTP")
 
 
 def refusal_of(error: ParseException, headers: Headers) -> bytes:
-    """Return the response to a request that gunicorn could not parse, with `headers` added."""
+    """Return the response to a request that gunicorn could not parse, with `headers` added.
+
+    Count the request as one to an unknown path.
+    """
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
+    metrics.counter("iot_http_requests_total").labels("none", "any", status).inc()
     body = problem_body(status, ErrorCode.INVALID_REQUEST, sentence)
     return _closing_response(status, reason, body, headers)
 

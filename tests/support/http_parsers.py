@@ -8,13 +8,14 @@ from typing import Any, cast
 from gunicorn.config import Config
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ParseException, UnsupportedTransferCoding
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response, create
 
 from iot_api.http.responses import PlainResponse
 from iot_api.limits.memory_budget import MemoryBudget
-from iot_api.server.connection import Connection
-from iot_api.server.exchange import Exchange, PutHead, PutRequest
+from iot_api.server.connection import Connection, PutHead, PutRequest
+from iot_api.server.exchange import Exchange
 from iot_api.server.gunicorn_worker import ApiWorker
 
 PEER, LISTENER = ("192.0.2.1", 4000), ("192.0.2.2", 8000)
@@ -79,12 +80,32 @@ def config(**changes: Any) -> Config:
     return made
 
 
+class _Request(Request):  # type: ignore[misc] # gunicorn has no types
+    """gunicorn's request, which reads lists in `Connection` headers (`TE, close`)."""
+
+    def should_close(self) -> bool:
+        """Return whether the request is the last of its connection (RFC 9112, 9.3)."""
+        joined = ",".join(value for name, value in self.headers if name == "CONNECTION")
+        if "," not in joined:
+            return bool(super().should_close())
+        options = {each.strip() for each in joined.lower().split(",")}
+        if self.must_close or self.method == "CONNECT" or "close" in options:
+            return True
+        return self.version == (1, 0) and "keep-alive" not in options
+
+
+class _Parser(RequestParser):  # type: ignore[misc] # gunicorn has no types
+    mesg_class = _Request
+
+
 def found(request: Any, environ: dict[str, Any], read: Callable[[], bytes]) -> Found:
     """Return a request with its body."""
     if isinstance(request, PutRequest):
         request, closes, expects = request.head, request.must_close, request.head.expects_continue
     else:
-        closes, expects = request.should_close(), request._expected_100_continue  # noqa: SLF001
+        closes = request.should_close()
+        # gunicorn's own `Request` has no `expects_continue`.
+        expects = getattr(request, "expects_continue", request._expected_100_continue)  # noqa: SLF001
     body, error = None, ""
     try:
         body = read()
@@ -102,7 +123,7 @@ def found(request: Any, environ: dict[str, Any], read: Callable[[], bytes]) -> F
 
 def by_gunicorn(cfg: Config, pieces: Sequence[bytes]) -> list[Found]:
     """Return the requests that gunicorn's own parser finds in `pieces`."""
-    parser = RequestParser(cfg, Client(list(pieces)), PEER)
+    parser = _Parser(cfg, Client(list(pieces)), PEER)
     requests: list[Found] = []
     try:
         for request in parser:

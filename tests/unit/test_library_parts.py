@@ -51,7 +51,7 @@ OVERRIDDEN = {
         "take_buffered",
         "unread",
     },
-    "iot_api.server.exchange.ApiRequest": {"parse"},
+    "iot_api.server.exchange.ApiRequest": {"parse", "should_close"},
     "iot_api.server.gunicorn_worker.ApiWorker": {"handle", "patch", "run"},
     "iot_api.server.connection.WsgiResponse": {"default_headers", "send_headers", "write"},
     "iot_stores.postgres.Pool": {"connection", "getconn", "putconn"},

@@ -104,6 +104,19 @@ def test_http_1_0(client: socket.socket, lines: tuple[bytes, ...]) -> None:
     assert client.recv(1) == b""
 
 
+def test_a_request_without_a_host(client: socket.socket) -> None:
+    """Clients that write to a socket may omit it, although RFC 9112 requires 400."""
+    for _ in range(2):
+        client.sendall(head().replace(b"Host: x\r\n", b"") + BODY)
+        taken(client)
+
+
+def test_an_empty_line_behind_a_body_is_ignored(client: socket.socket) -> None:
+    for _ in range(2):
+        client.sendall(head() + BODY + b"\r\n")
+        taken(client)
+
+
 def test_a_compressed_body(client: socket.socket) -> None:
     body = gzip.compress(BODY)
     client.sendall(head(b"Content-Encoding: gzip", length=len(body)) + body)

@@ -1,20 +1,17 @@
 """One client connection: its state, and how it receives requests and sends answers."""
 
 import io
-import os
-import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import gevent.socket
 from gevent.event import Event
 from gunicorn import SERVER, util
-from gunicorn.http.body import Body
+from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.http.wsgi import Response
@@ -23,9 +20,9 @@ from iot_api.http.client_certificate import ClientCertificate
 from iot_api.http.request import Proven
 from iot_api.http.security_headers import REPLACEABLE, security_lines
 from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
-from iot_models.errors import UnavailableError
 
-from .phase import ClientGoneError, Phase, count_closed
+from .closing import Closable
+from .phase import ClientGoneError, Phase
 from .slow_send import PAUSE, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -41,29 +38,17 @@ a time would take 60 times its size in memory, while the memory budget charges t
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class Connection(Closable):
     """The state of a connection. The greenlet that serves it keeps `phase` up to date."""
 
-    client: socket.socket
-    network: str
-    phase: Phase = Phase.NEW
-    since: float = field(default_factory=time.monotonic)
-    """When the phase began. In BODY and SENDING: when the last byte was received or sent."""
     accepted: float = field(default_factory=time.monotonic)
     certificate: ClientCertificate | None = None
-    request: Any = None
     is_stream: bool = False
     """Whether the answer is a live stream, which may take hours."""
     proven: Proven = field(default_factory=set)
     """Passwords that the client has proven to know, as cache keys."""
     reserved: bool = False
     """Whether the connection belongs to the reserve, which answers only health checks."""
-    closing: bool = False
-    failure: Exception | None = None
-    """Raised by the next receive of the body."""
-    missing_body: Exception | None = None
-    """Raised if a body does not arrive because the connection was closed before the head was read.
-    Otherwise the client would be told that its body is cut off (400), and might drop readings."""
     head_bytes: int = 0
     """Received bytes of the head, or of several heads whose requests arrived together."""
     body_began: float = 0.0
@@ -78,8 +63,6 @@ class Connection:
     """Seconds for which earlier pieces of the answer were blocked."""
     blocked_bytes: int = 0
     """Bytes sent while the answer was blocked."""
-    delay_ends: Event | None = None
-    """Set when a delayed answer must not wait any longer."""
 
     def start_request(self, request: Any) -> None:
         """Record that the request line and all headers of a request have arrived."""
@@ -114,66 +97,6 @@ class Connection:
         if self.closing:
             raise ClientGoneError
 
-    def end_delay(self) -> None:
-        """Send a delayed answer now."""
-        if self.delay_ends is not None:
-            self.delay_ends.set()
-
-    @property
-    def droppable(self) -> bool:
-        """Whether closing the connection frees the memory that its body or answer holds."""
-        return self.phase in (Phase.BODY, Phase.SENDING) and not self.closing
-
-    def drop(self) -> None:
-        """Close the connection: other requests need the memory that its body or answer holds."""
-        count_closed("memory")
-        self.end(UnavailableError("this server is short of memory; send the request again"))
-
-    def end(self, failure: Exception) -> None:
-        """Close the connection. If a body is incomplete, its request is answered with `failure`."""
-        self.closing = True
-        self.end_delay()
-        if self.phase is Phase.SENDING:
-            self.abort()
-        elif self.request is not None:
-            self.cut_body(failure)
-        else:
-            self.end_idle(failure)
-
-    def end_idle(self, failure: Exception) -> None:
-        """Close a connection that waits for a request. If the headers of a request have arrived
-        meanwhile, but not its whole body, the request is first answered with the error `failure`.
-        """
-        self.missing_body = failure
-        self.receive_no_more()
-
-    def cut_body(self, failure: Exception) -> None:
-        """Make the application's next read of the body raise `failure`."""
-        self.failure = failure
-        self.receive_no_more()
-
-    def receive_no_more(self) -> None:
-        """End the receiving side. A request that has arrived by then is still answered.
-
-        On Linux, a receive after SHUT_RD still returns the bytes that have arrived before, and then
-        the end of the stream.
-        """
-        self._shut_down(socket.SHUT_RD)
-
-    def send_no_more(self) -> None:
-        """End the sending side: the client receives the end of the stream."""
-        self._shut_down(socket.SHUT_WR)
-
-    def abort(self) -> None:
-        """End both sides. The client of an unfinished answer sees that the answer is cut off."""
-        self._shut_down(socket.SHUT_RDWR)
-
-    def _shut_down(self, how: int) -> None:
-        # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
-        # for `client`, and ssl's `shutdown` would drop the keys of TLS.
-        with suppress(OSError), socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
-            duplicate.shutdown(how)
-
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
     """Receives requests for the parser. Charges large bodies to the memory budget `memory`."""
@@ -192,6 +115,9 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self._parts: list[bytes] = []
         self.ahead = b""
         """Received bytes that no request has read yet."""
+        self.send_continue: Callable[[], object] | None = None
+        """Sends `100 Continue`, before the body of a request is read for the first time. None if
+        the client does not wait for it."""
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
         """Return `size` bytes, or fewer at the end of the stream.
@@ -199,6 +125,9 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         Without `size`, return the bytes that were received ahead; if there are none, receive some.
         `read_ahead`: receive up to this many bytes, and keep those beyond `size` for later reads.
         """
+        if self.send_continue is not None:
+            send, self.send_continue = self.send_continue, None
+            send()
         ahead = self.ahead
         if size is None or size < 0:
             self.ahead = b""
@@ -331,6 +260,40 @@ class SizedBody:
         return data
 
 
+class PutHead(NamedTuple):
+    """The parsed head of a PUT of readings with a Content-Length."""
+
+    version: tuple[int, int]
+    headers: list[tuple[str, str]]
+    route: str
+    variables: dict[str, Any]
+    """The variables of a WSGI environ that come from the head."""
+    length: int
+    expects_continue: bool
+    closes: bool
+
+
+class PutRequest:
+    """A PUT of readings with a Content-Length."""
+
+    __slots__ = ("body", "expects_continue", "head", "must_close")
+
+    def __init__(self, head: PutHead, reader: ConnectionReader) -> None:
+        self.head = head
+        self.expects_continue = head.expects_continue
+        self.body = SizedBody(reader, head.length)
+        self.must_close = head.closes
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers: names in capitals, and values."""
+        return self.head.headers
+
+    def force_close(self) -> None:
+        """End the connection after the answer."""
+        self.must_close = True
+
+
 class ConnectionWriter:
     """A writer of answers, which gunicorn uses like a socket."""
 
@@ -443,7 +406,28 @@ def first_lines(version: tuple[int, int], status: str, *, closes: bool) -> str:
 @lru_cache(maxsize=16)
 def _first_lines(version: tuple[int, int], status: str, closes: bool, second: int) -> str:
     connection = "close" if closes else "keep-alive"
+    minor = min(version[1], 1)  # a version that the server implements (RFC 9110, 2.5)
     return (
-        f"HTTP/{version[0]}.{version[1]} {status}\r\nServer: {SERVER}\r\n"
+        f"HTTP/1.{minor} {status}\r\nServer: {SERVER}\r\n"
         f"Date: {util.http_date(second)}\r\nConnection: {connection}\r\n"
     )
+
+
+def client_closes(version: tuple[int, int], headers: list[tuple[str, str]]) -> bool:
+    """Return whether the client ends the connection after the answer (RFC 9112, 9.3).
+
+    gunicorn 27 compares the whole first `Connection` header, which is a list: `TE, close`.
+    """
+    values = [value for name, value in headers if name == "CONNECTION"]
+    options = [option.strip(" \t").lower() for option in ",".join(values).split(",")]
+    return "close" in options or (version <= (1, 0) and "keep-alive" not in options)
+
+
+def is_unread(body: Any) -> bool:
+    """Return whether the body of a request is not read to its end."""
+    if body.failed:
+        return True
+    if type(body) is SizedBody:
+        return body.left > 0
+    reader = body.reader
+    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0

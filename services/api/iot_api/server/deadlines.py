@@ -40,7 +40,7 @@ def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
             overdue = _is_body_overdue(connection, now)
         case Phase.SENDING:
             overdue = _is_send_overdue(connection, now)
-        case Phase.ANSWERING | Phase.DELAYED:
+        case Phase.ANSWERING | Phase.DELAYED | Phase.LINGERING:
             return False
     return overdue or (connection.reserved and now - connection.accepted >= RESERVE_SECONDS)
 

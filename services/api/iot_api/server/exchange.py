@@ -7,8 +7,9 @@ requests go to the WSGI app.
 """
 
 import re
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -19,7 +20,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
 from iot_api.http.refusal_pace import DELAY
-from iot_api.http.request import CONNECTION, PROVEN
+from iot_api.http.request import CONNECTION, PROVEN, REPEATED
 from iot_api.http.responses import status_line
 from iot_api.http.security_headers import security_lines
 from iot_api.http.unexpected_errors import log_defect
@@ -30,12 +31,16 @@ from .connection import (
     Connection,
     ConnectionReader,
     ConnectionWriter,
+    PutHead,
+    PutRequest,
     SizedBody,
     WsgiResponse,
+    client_closes,
     first_lines,
+    is_unread,
 )
 from .phase import ClientGoneError
-from .unread_bodies import discard_body
+from .unread_bodies import DISCARDED_BYTES, discard_body, half_close
 
 if TYPE_CHECKING:
     from .gunicorn_worker import ApiWorker, Ingest
@@ -108,6 +113,14 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     body: Any
     is_plain = False
     """Whether llhttp has parsed the head."""
+    _expected_100_continue: bool
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.expects_continue: bool = self._expected_100_continue
+        """Whether the client waits for `100 Continue`."""
+        # gunicorn's `create` would send it before the application has checked the head.
+        self._expected_100_continue = False
 
     def parse(self, unreader: Any) -> bytes:
         """Receive and parse the head; return the bytes that were received behind it."""
@@ -130,10 +143,12 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         unreader.unread(data)
         return super().parse(unreader)  # type: ignore[no-any-return]
 
-    @property
-    def expects_continue(self) -> bool:
-        """Whether the client waits for `100 Continue`."""
-        return bool(self._expected_100_continue)
+    def should_close(self) -> bool:
+        """Return whether the connection ends after the answer."""
+        # RFC 9931, 8: the bytes behind a CONNECT are never another request.
+        return (
+            self.must_close or self.method == "CONNECT" or client_closes(self.version, self.headers)
+        )
 
     def _may_become_valid(self, data: bytes) -> bool:
         """Return whether `data`, the beginning of a head, can still become a valid head."""
@@ -201,39 +216,6 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return not expectations <= {"100-continue"}
 
 
-class PutHead(NamedTuple):
-    """The parsed head of a PUT of readings with a Content-Length."""
-
-    version: tuple[int, int]
-    headers: list[tuple[str, str]]
-    route: str
-    variables: dict[str, Any]
-    """The variables of a WSGI environ that come from the head."""
-    length: int
-    expects_continue: bool
-    closes: bool
-
-
-class PutRequest:
-    """A PUT of readings with a Content-Length."""
-
-    __slots__ = ("body", "head", "must_close")
-
-    def __init__(self, head: PutHead, reader: ConnectionReader) -> None:
-        self.head = head
-        self.body = SizedBody(reader, head.length)
-        self.must_close = head.closes
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """The headers: names in capitals, and values."""
-        return self.head.headers
-
-    def force_close(self) -> None:
-        """End the connection after the answer."""
-        self.must_close = True
-
-
 class Exchange:
     """The requests and answers on one connection."""
 
@@ -269,6 +251,8 @@ class Exchange:
         connection, memory = self.connection, self._server.memory
         request = self._next_request()
         connection.start_request(request)
+        if request.expects_continue and is_unread(request.body):
+            self.reader.send_continue = partial(self.writer.sendall, _CONTINUE)
         try:
             if isinstance(request, PutRequest):
                 closes = self._answer_put(request)
@@ -278,9 +262,10 @@ class Exchange:
         finally:
             if memory.used:  # most requests are charged nothing
                 memory.release(connection)
-        if _is_unread(request.body):
-            closes = not discard_body(connection, request.body) or closes
+        if not closes and is_unread(request.body):
+            closes = not discard_body(connection, request.body)
         if closes:
+            half_close(connection, shuts_down=not self._server.alive)
             raise StopIteration
 
     def _next_request(self) -> ApiRequest | PutRequest:
@@ -309,8 +294,6 @@ class Exchange:
     def _answer_put(self, request: PutRequest) -> bool:
         """Answer a PUT by the ingest endpoint; return whether the connection ends."""
         server, writer, head = self._server, self.writer, request.head
-        if head.expects_continue:
-            writer.sendall(_CONTINUE)
         own = self._variables or self._own_variables()
         environ = {**head.variables, **own, "wsgi.input": request.body}
         writer.environ = environ
@@ -318,6 +301,8 @@ class Exchange:
         if DELAY in environ:
             self._delay(environ[DELAY])
         closes = request.must_close or not server.alive
+        if request.body.left:
+            closes = closes or self._loses_next(request.body)
         lines = first_lines(head.version, status_line(response.status), closes=closes)
         if response.status != 201:  # `security_headers` says why
             lines += _SECURITY_LINES[bool(server.cfg.is_ssl)]
@@ -328,7 +313,7 @@ class Exchange:
     def _answer_by_app(self, request: ApiRequest) -> bool:
         """Answer a request by the WSGI app; return whether the connection ends.
 
-        Raises `StopIteration` or `OSError` if the answer is broken off.
+        Raises `ClientGoneError` if the answer is broken off.
         """
         connection, writer, server = self.connection, self.writer, self._server
         answer, environ = create(
@@ -338,11 +323,12 @@ class Exchange:
         environ["wsgi.multithread"] = True
         environ.update(self._worker_variables())
         environ[CONNECTION] = connection
+        environ.update(_repeated(request.headers))
         writer.environ = environ
         if connection.reserved or not server.alive:
             answer.force_close()
         try:
-            self._send_answer(answer, environ)
+            self._send_answer(request, answer, environ)
         except ClientGoneError:
             raise
         except Exception as error:
@@ -351,14 +337,18 @@ class Exchange:
             # A reset tells the client that the answer is not whole.
             log_defect(server.log, "an answer is broken off", error)
             connection.abort()
-            raise StopIteration from None
+            raise ClientGoneError from None
         return bool(answer.should_close())
 
-    def _send_answer(self, answer: WsgiResponse, environ: dict[str, Any]) -> None:
+    def _send_answer(
+        self, request: ApiRequest, answer: WsgiResponse, environ: dict[str, Any]
+    ) -> None:
         server = self._server
         app = server.answer_from_reserve if self.connection.reserved else server.wsgi
         body = app(environ, answer.start_response)
         try:
+            if is_unread(request.body) and self._loses_next(request.body):
+                answer.force_close()
             if DELAY in environ:
                 self._delay(environ[DELAY])
             for piece in body:
@@ -367,6 +357,16 @@ class Exchange:
         finally:
             if hasattr(body, "close"):
                 body.close()
+
+    def _loses_next(self, body: Any) -> bool:
+        """Return whether the connection ends because of a body that is not read completely.
+
+        The start of the next request is unknown, or too far away. After a final status instead of
+        `100 Continue`, clients may or may not send the body (RFC 9110, 10.1.1).
+        """
+        left = body.left if type(body) is SizedBody else getattr(body.reader, "length", 0)
+        expected = self.reader.send_continue is not None
+        return body.failed or expected or left > DISCARDED_BYTES
 
     def _delay(self, seconds: float) -> None:
         """Delay an error answer, unless the process shuts down."""
@@ -402,12 +402,13 @@ def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
     route = ingest.route_of(path)
     if route is None:
         return None
-    variables = {
+    variables: dict[str, Any] = {
         "REQUEST_METHOD": "PUT",
         "RAW_URI": request.uri,
         "PATH_INFO": path,
         "QUERY_STRING": request.query,
         "SERVER_PROTOCOL": f"HTTP/1.{request.version[1]}",
+        **_repeated(request.headers),
     }
     for name, value in request.headers:
         key = name.replace("-", "_")
@@ -425,6 +426,14 @@ def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
     )
 
 
+def _repeated(headers: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the variable with the names of repeated headers, or nothing if there are none."""
+    counts = Counter([name for name, _ in headers])
+    if len(counts) == len(headers):
+        return {}
+    return {REPEATED: frozenset(name for name, count in counts.items() if count > 1)}
+
+
 def _check_transfer_coding(request: Any) -> None:
     """Refuse a request with another transfer coding than `chunked`, and limit its trailers.
 
@@ -436,12 +445,3 @@ def _check_transfer_coding(request: Any) -> None:
         if [coding.strip().lower() for coding in codings] != ["chunked"]:
             raise UnsupportedTransferCoding("")
         request.body.reader.limit_trailer_section = MAX_HEAD_BYTES
-
-
-def _is_unread(body: Any) -> bool:
-    if body.failed:
-        return True
-    if type(body) is SizedBody:
-        return body.left > 0
-    reader = body.reader
-    return reader.parser is not None if isinstance(reader, ChunkedReader) else reader.length > 0

@@ -33,12 +33,12 @@ from iot_models.origins import Origins
 
 from . import deadlines
 from .certificates import ServedCertificate
-from .connection import Connection
+from .connection import Connection, PutHead
 from .connection_table import ConnectionTable, too_many_connections
-from .exchange import Exchange, PutHead
+from .exchange import Exchange
 from .handshake import shake_hands
 from .listeners import close_listener, start_server
-from .phase import count_closed
+from .phase import Phase, count_closed
 from .revocations import Revocations
 from .unread_bodies import half_close
 
@@ -155,7 +155,11 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             if self.cfg.is_ssl:
                 connection.certificate = shake_hands(client, exchange.host, self._revocations)
             exchange.run()
-        except (StopIteration, OSError):
+        except StopIteration:
+            # The client, a deadline or a shutdown has ended the connection.
+            if not (self.alive or connection.closing or connection.phase is Phase.LINGERING):
+                half_close(connection, shuts_down=True)
+        except OSError:
             pass  # either side has ended the connection
         except ParseException as error:
             # The message is left out: it quotes the bytes that could not be parsed.
@@ -222,6 +226,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def _end_connections(self, begin: float, *, bodies: bool) -> None:
         for connection in self._connections:
+            if connection.phase is Phase.LINGERING:
+                continue
             if connection.request is None:
                 if time.monotonic() - max(connection.since, begin) >= GRACE_SECONDS:
                     connection.end_idle(_process_ends())
@@ -263,4 +269,4 @@ def _send_last(exchange: Exchange, answer: bytes) -> None:
     """Send an answer if the client takes it at once, and end the connection."""
     with suppress(OSError):
         exchange.writer.send_at_once(answer)
-        half_close(exchange.connection)
+        half_close(exchange.connection, shuts_down=False)

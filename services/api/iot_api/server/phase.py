@@ -8,19 +8,21 @@ from iot_models import metrics
 class Phase(IntEnum):
     """What a connection waits for, in the order in which connections are closed to make room."""
 
-    DELAYED = 0
+    LINGERING = 0
+    """The end of the client, after the last answer."""
+    DELAYED = 1
     """The time at which an error is answered (`RefusalPace`)."""
-    HEAD = 1
+    HEAD = 2
     """The rest of a request's head."""
-    NEW = 2
+    NEW = 3
     """The first byte, or the TLS handshake."""
-    IDLE = 3
+    IDLE = 4
     """The next request."""
-    BODY = 4
+    BODY = 5
     """The rest of a body."""
-    SENDING = 5
+    SENDING = 6
     """A client that reads too slowly."""
-    ANSWERING = 6
+    ANSWERING = 7
     """The application. Such a connection is never closed to make room."""
 
 

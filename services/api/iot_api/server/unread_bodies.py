@@ -1,14 +1,20 @@
-"""Discarding the unread rest of a request's body before the connection is used again or closed.
+"""Discarding what a client sends and the server does not read.
 
-When a socket with unread bytes is closed, Linux sends RST instead of FIN (RFC 1122, 4.2.2.13), and
-the client may lose the answer that it has not read yet.
+When a socket with unread bytes is closed, or bytes arrive after the close, Linux sends RST instead
+of FIN (RFC 1122, 4.2.2.13) and drops the answers that the client has not received yet. So the
+server first ends its sending side, and waits until the client has ended its own (RFC 9112, 9.6).
 """
 
-from collections.abc import Callable
+import os
+import sys
+import time
 from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 import gevent
+from gevent.socket import wait_read
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestTimeout
 
@@ -16,9 +22,19 @@ from iot_models.errors import IotError
 
 from .connection import Connection
 
-_SECONDS = 2.0
-_BYTES = 16 * 2**20
-"""Maximum number of bytes to read and discard: the default of `IOT_MAX_BODY_BYTES`."""
+DISCARDED_BYTES = 16 * 2**20
+"""An unread body is discarded up to this size, the default of `IOT_MAX_BODY_BYTES`, so that the
+connection can take another request. If more of a body is unread, the answer says
+`Connection: close`."""
+_DISCARD_SECONDS = 2.0
+LINGER_SECONDS = 10.0
+"""Longest time from the last answer to the close of the connection."""
+SILENT_SECONDS = 2.0
+"""The connection is closed earlier if the client has sent and received nothing for this long."""
+_LINGER_BYTES = 256 * 2**20
+"""The connection is closed earlier if the client has sent this much."""
+_STEP_BYTES = 2**16
+_POLL_SECONDS = 0.05
 
 
 def discard_body(connection: Connection, body: Any) -> bool:
@@ -27,27 +43,70 @@ def discard_body(connection: Connection, body: Any) -> bool:
     Return whether the connection can take another request.
     """
     connection.discards_body = True
-    if body.failed:  # the start of the next request is unknown
-        half_close(connection)
-        return False
-    return _discard(body.read)
-
-
-def half_close(connection: Connection) -> None:
-    """End the sending side. Then read and discard, within limits, what the client still sends."""
-    connection.send_no_more()
-    _discard(connection.client.recv)
-
-
-def _discard(read: Callable[[int], bytes]) -> bool:
-    """Read and discard all data. Return False if a limit is reached, or if reading fails."""
-    left = _BYTES
+    left = DISCARDED_BYTES
     # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
     ends = (OSError, ParseException, IotError, RequestTimeout)
-    with gevent.Timeout(_SECONDS, False), suppress(*ends):
-        while left > 0:
-            data = read(2**16)
+    with gevent.Timeout(_DISCARD_SECONDS, False), suppress(*ends):
+        while left > 0 and not body.failed:
+            data = body.read(_STEP_BYTES)
             if not data:
                 return True
             left -= len(data)
     return False
+
+
+def half_close(connection: Connection, *, shuts_down: bool) -> None:
+    """End the sending side, and give the client time to receive all answers.
+
+    Until the client ends its side, discard what it sends, within limits. Stop at once if another
+    connection needs the place of this one.
+
+    `shuts_down`: the process shuts down. Then also wait until the client's kernel has received all
+    answers. The kernel still sends the answers of a closed socket, but not after a pod has ended.
+    """
+    connection.linger()
+    ends = time.monotonic() + LINGER_SECONDS
+    with suppress(OSError):
+        if _discard_until_end(connection, ends) and shuts_down:
+            _wait_until_received(connection, ends)
+
+
+def _discard_until_end(connection: Connection, ends: float) -> bool:
+    """Discard what the client sends. Return whether it has ended its side within the limits.
+
+    With TLS, the encrypted bytes are discarded.
+    """
+    descriptor, left, unreceived = connection.client.fileno(), _LINGER_BYTES, 0
+    while left > 0 and (seconds := ends - time.monotonic()) > 0:
+        try:
+            wait_read(descriptor, min(seconds, SILENT_SECONDS))
+        except TimeoutError:
+            before, unreceived = unreceived, _unreceived_bytes(descriptor)
+            if unreceived == before:
+                return False
+            continue
+        count = len(os.read(descriptor, _STEP_BYTES))
+        if not count:
+            return True
+        left -= count
+    return False
+
+
+def _wait_until_received(connection: Connection, ends: float) -> None:
+    """Wait until the client's kernel has received all answers."""
+    descriptor = connection.client.fileno()
+    progress, before = time.monotonic(), 0
+    while (unreceived := _unreceived_bytes(descriptor)) and not connection.closing:
+        now = time.monotonic()
+        if unreceived != before:
+            progress, before = now, unreceived
+        if now >= min(ends, progress + SILENT_SECONDS):
+            return
+        # After SHUT_RD the socket is always readable, so this loop polls.
+        gevent.sleep(_POLL_SECONDS)
+        os.read(descriptor, _STEP_BYTES)
+
+
+def _unreceived_bytes(descriptor: int) -> int:
+    """Return the number of sent bytes that the client's kernel has not acknowledged."""
+    return int.from_bytes(ioctl(descriptor, TIOCOUTQ, bytes(4)), sys.byteorder)

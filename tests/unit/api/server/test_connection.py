@@ -9,8 +9,7 @@ import gevent.socket
 import pytest
 
 from iot_api.limits.memory_budget import MemoryBudget
-from iot_api.server.connection import Connection, ConnectionReader, SizedBody
-from iot_api.server.exchange import PutHead, PutRequest
+from iot_api.server.connection import Connection, ConnectionReader, PutHead, PutRequest, SizedBody
 from iot_models.errors import UnavailableError
 
 CONTENT = b"0123456789" * 20_000

@@ -1,0 +1,100 @@
+"""How the server ends a connection, or one side of it."""
+
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from gevent.event import Event
+
+from iot_models.errors import UnavailableError
+
+from .phase import Phase, count_closed
+
+
+@dataclass(slots=True, eq=False)
+class Closable:
+    """The part of a `Connection` that ends it."""
+
+    client: socket.socket
+    network: str
+    phase: Phase = Phase.NEW
+    since: float = field(default_factory=time.monotonic)
+    """When the phase began. In BODY and SENDING: when the last byte was received or sent."""
+    request: Any = None
+    closing: bool = False
+    failure: Exception | None = None
+    """Raised by the next receive of the body."""
+    missing_body: Exception | None = None
+    """Raised if a body does not arrive because the connection was closed before the head was read.
+    Otherwise the client would be told that its body is cut off (400), and might drop readings."""
+    delay_ends: Event | None = None
+    """Set when a delayed answer must not wait any longer."""
+
+    @property
+    def droppable(self) -> bool:
+        """Whether closing the connection frees the memory that its body or answer holds."""
+        return self.phase in (Phase.BODY, Phase.SENDING) and not self.closing
+
+    def drop(self) -> None:
+        """Close the connection: other requests need the memory that its body or answer holds."""
+        count_closed("memory")
+        self.end(UnavailableError("this server is short of memory; send the request again"))
+
+    def end(self, failure: Exception) -> None:
+        """Close the connection. If a body is incomplete, its request is answered with `failure`."""
+        self.closing = True
+        self.end_delay()
+        if self.phase is Phase.SENDING:
+            self.abort()
+        elif self.request is not None:
+            self.cut_body(failure)
+        else:
+            self.end_idle(failure)
+
+    def end_idle(self, failure: Exception) -> None:
+        """Close a connection that waits for a request. If the headers of a request have arrived
+        meanwhile, but not its whole body, the request is first answered with the error `failure`.
+        """
+        self.missing_body = failure
+        self.receive_no_more()
+
+    def end_delay(self) -> None:
+        """Send a delayed answer now."""
+        if self.delay_ends is not None:
+            self.delay_ends.set()
+
+    def cut_body(self, failure: Exception) -> None:
+        """Make the application's next read of the body raise `failure`."""
+        self.failure = failure
+        self.receive_no_more()
+
+    def linger(self) -> None:
+        """End the sending side after the last answer, and begin to wait for the end of the client.
+
+        `unread_bodies.half_close` discards what the client still sends.
+        """
+        self.request = None
+        self.phase = Phase.LINGERING
+        self.since = time.monotonic()
+        self._shut_down(socket.SHUT_WR)
+
+    def receive_no_more(self) -> None:
+        """End the receiving side. A request that has arrived by then is still answered.
+
+        On Linux, a receive after SHUT_RD still returns the bytes that have arrived before, and then
+        the end of the stream.
+        """
+        self._shut_down(socket.SHUT_RD)
+
+    def abort(self) -> None:
+        """End both sides. The client of an unfinished answer sees that the answer is cut off."""
+        self._shut_down(socket.SHUT_RDWR)
+
+    def _shut_down(self, how: int) -> None:
+        # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
+        # for `client`, and ssl's `shutdown` would drop the keys of TLS.
+        with suppress(OSError), socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
+            duplicate.shutdown(how)

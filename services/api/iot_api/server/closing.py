@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -90,11 +91,24 @@ class Closable:
         self._shut_down(socket.SHUT_RD)
 
     def abort(self) -> None:
-        """End both sides. The client of an unfinished answer sees that the answer is cut off."""
+        """End both sides, also for a greenlet that sends. The close then resets the connection."""
+        self.reset_at_close()
         self._shut_down(socket.SHUT_RDWR)
+
+    def reset_at_close(self) -> None:
+        """Make the close of the connection send RST, and drop what is not sent yet.
+
+        The client then sees that its answer is cut off, even if the answer ends with the connection
+        (HTTP/1.0).
+        """
+        with suppress(OSError), self._duplicate() as duplicate:
+            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _shut_down(self, how: int) -> None:
         # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
         # for `client`, and ssl's `shutdown` would drop the keys of TLS.
-        with suppress(OSError), socket.socket(fileno=os.dup(self.client.fileno())) as duplicate:
+        with suppress(OSError), self._duplicate() as duplicate:
             duplicate.shutdown(how)
+
+    def _duplicate(self) -> socket.socket:
+        return socket.socket(fileno=os.dup(self.client.fileno()))

@@ -334,9 +334,11 @@ class Exchange:
         except Exception as error:
             if not answer.headers_sent:
                 raise  # the worker answers 500
-            # A reset tells the client that the answer is not whole.
             log_defect(server.log, "an answer is broken off", error)
-            connection.abort()
+            if answer.chunked or answer.response_length is not None:
+                half_close(connection, shuts_down=not server.alive)  # the end is missing
+            else:
+                connection.reset_at_close()
             raise ClientGoneError from None
         return bool(answer.should_close())
 

@@ -167,6 +167,35 @@ def test_broken_chunks_have_no_end(connection: Connection) -> None:
     assert answer.endswith(b"\r\n\r\n5\r\n12345\r\n")
 
 
+@pytest.mark.parametrize(
+    ("version", "seen"), [(b"1.0", "a reset"), (b"1.1", "the end, but no last chunk")]
+)
+def test_a_client_sees_that_an_answer_is_broken_off(
+    connection: Connection, version: bytes, seen: str
+) -> None:
+    """The end of the connection is the regular end of an answer to HTTP/1.0."""
+
+    def app(_: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response(OK, [])
+        yield b"12345"
+        raise ZeroDivisionError
+
+    connection.worker.wsgi = app
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), 10)
+        server, address = listener.accept()
+        with client, server:
+            client.sendall(GET.replace(b"1.1", version))
+            client.shutdown(socket.SHUT_WR)
+            connection.worker.handle(listener, server, address)
+            try:
+                answer = client.makefile("rb").read()
+            except ConnectionResetError:
+                assert seen == "a reset"
+            else:
+                assert (answer[-10:], seen) == (b"5\r\n12345\r\n", "the end, but no last chunk")
+
+
 def test_an_app_that_fails_before_its_answer_is_500(connection: Connection) -> None:
     def app(_: dict[str, Any], __: Callable[..., Any]) -> Iterable[bytes]:
         raise ZeroDivisionError

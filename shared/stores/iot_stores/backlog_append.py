@@ -36,7 +36,7 @@ from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 from .append_conditions import Guard, RememberedRequest, conditions
 from .append_outcomes import AppendOutcome, refuse
 from .confirmation import NO_CONFIRMATION, Confirmation
-from .scripts import Call, exchange, load_and_repeat, load_script
+from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
 
 MAX_BYTES = 2**20
@@ -162,10 +162,23 @@ class AppendScript:
         ]
 
     def _round_trip(self, packed: list[bytes]) -> list[Any]:
-        """Send the packed commands of a group, and return their answers (`scripts.exchange`)."""
+        """Send the packed commands of a group, and return their answers as Redis gives them.
+
+        If the connection breaks, the commands are sent again, as redis-py's client would do.
+        """
         connection = self._checked_connection()
         self._check_at = 0.0
-        answers = exchange(connection, packed, 2 if self._wait_command else 1)
+
+        def exchange() -> list[Any]:
+            connection.send_packed_command(packed)
+            answers = [_answer(connection)]
+            if self._wait_command:
+                answers.append(_answer(connection))
+            return answers
+
+        answers: list[Any] = connection.retry.call_with_retry(
+            exchange, lambda _: connection.disconnect()
+        )
         self._check_at = time.monotonic() + CHECK_SECONDS
         return answers
 
@@ -188,6 +201,13 @@ class AppendScript:
         ):
             self._connection = None
             self._pool.release(connection)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class BacklogAppender:

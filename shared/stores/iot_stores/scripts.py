@@ -106,26 +106,18 @@ def round_trip(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
     """
     pool: Any = client.connection_pool
     connection = pool.get_connection()
+
+    def exchange() -> list[Any]:
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_answer(connection) for _ in commands]
+
     try:
-        return exchange(connection, connection.pack_commands(commands), len(commands))
+        answers: list[Any] = connection.retry.call_with_retry(
+            exchange, lambda _: connection.disconnect()
+        )
+        return answers
     finally:
         pool.release(connection)
-
-
-def exchange(connection: Any, packed: list[bytes], count: int) -> list[Any]:
-    """Send packed commands, and return their answers as Redis gives them: `count` answers.
-
-    If the connection breaks, the commands are sent again, as redis-py's client would do.
-    """
-
-    def attempt() -> list[Any]:
-        connection.send_packed_command(packed)
-        return [_answer(connection) for _ in range(count)]
-
-    answers: list[Any] = connection.retry.call_with_retry(
-        attempt, lambda _: connection.disconnect()
-    )
-    return answers
 
 
 def _answer(connection: Any) -> Any:

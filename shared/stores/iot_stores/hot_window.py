@@ -28,7 +28,7 @@ The cover must never claim a segment that the window lacks:
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -364,7 +364,7 @@ class HotWindow:
 
     def segments(
         self, vault_id: uuid.UUID, bounds: Sequence[SegmentBounds]
-    ) -> Iterator[SealedSegment]:
+    ) -> Generator[SealedSegment, None, None]:
         """Yield the segment of each of the bounds, in order.
 
         Segments are fetched in growing steps: a caller that stops early has fetched little.

@@ -5,6 +5,7 @@ import json
 import random
 import string
 from typing import Any, cast
+from weakref import ref as weakref
 
 import psycopg
 import pytest
@@ -14,7 +15,8 @@ from integration.api.asking import Api, row, sample
 from integration.api.conftest import MakeApi
 from iot_models.segment import SegmentBounds
 from iot_models.settings import Settings
-from iot_stores import hot_window
+from iot_stores import history, hot_window
+from iot_stores.hot_window import HotWindow
 from iot_writer.writer import Writer
 from support.draining import drain_all
 
@@ -208,18 +210,47 @@ def test_a_damaged_hot_window_is_not_used(
     assert source_of(api, "/seconds/60") == ("postgres", texts)
 
 
+def damage(redis: "Redis", place: int) -> None:
+    """Damage the segment at a place, in the order of the first ids."""
+    key = sorted(redis.keys("iot:hot:segment:*"))[place]
+    payload = bytearray(cast("bytes", redis.get(key)))
+    payload[-1] ^= 1
+    redis.set(key, bytes(payload))
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_damaged_hot_segment_comes_from_postgres(
     place: int, api: Api, writer: Writer, redis: "Redis"
 ) -> None:
     texts = fill(api, writer)
-    key = sorted(redis.keys("iot:hot:segment:*"))[place]
-    payload = bytearray(cast("bytes", redis.get(key)))
-    payload[-1] ^= 1
-    redis.set(key, bytes(payload))
+    damage(redis, place)
     before = sample("iot_damaged_total", what="segment")
     assert source_of(api, "/seconds/60") == ("hot_window", texts)
     assert sample("iot_damaged_total", what="segment") == before + 1
+
+
+def test_a_read_that_continues_from_postgres_keeps_no_payloads_of_the_hot_window(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetched payloads may have megabytes, and the rest of the read may take long."""
+    texts = fill(api, writer)
+    damage(redis, 0)
+    segments, select = HotWindow.segments, history.select
+    fetches, kept = list["weakref[Any]"](), list[bool]()
+
+    def noted(*arguments: Any) -> Any:
+        fetch = segments(*arguments)
+        fetches.append(weakref(fetch))
+        return fetch
+
+    def select_and_look(*arguments: Any) -> Any:
+        kept.extend(getattr(fetch(), "gi_frame", None) is not None for fetch in fetches)
+        return select(*arguments)
+
+    monkeypatch.setattr(HotWindow, "segments", noted)
+    monkeypatch.setattr(history, "select", select_and_look)
+    assert source_of(api, "/seconds/60") == ("hot_window", texts)
+    assert kept == [False]
 
 
 def test_a_segment_under_another_name_is_never_returned(

@@ -1,7 +1,8 @@
 """Reads of the last seconds: from the hot window if it covers them, or else from Postgres."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -136,12 +137,13 @@ class Readings(StoredReadings):
         """
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
-        segments = self._hot_segments(selection.vault, page_range, wanted)
         try:
-            for batch in self._merged(selection, segments, page_range):
-                reached = position(batch[-1])
-                yield batch
-                del batch  # free its memory before the next one is produced
+            # Closed before Postgres is read: it keeps the payloads that it has fetched.
+            with closing(self._hot_segments(selection.vault, page_range, wanted)) as segments:
+                for batch in self._merged(selection, segments, page_range):
+                    reached = position(batch[-1])
+                    yield batch
+                    del batch  # free its memory before the next one is produced
         except (SegmentEvictedError, RedisError, DecryptionError, FormatError) as error:
             # Later segments come from Postgres, too: a compaction may have merged them with the
             # missing one. A segment that can't be opened is damaged, or was overwritten after
@@ -154,7 +156,7 @@ class Readings(StoredReadings):
 
     def _hot_segments(
         self, vault: OpenVault, page_range: PageRange, bounds_found: Iterable[SegmentBounds]
-    ) -> Iterator[SealedSegment]:
+    ) -> Generator[SealedSegment, None, None]:
         order = DESCENDING if page_range.descending else ASCENDING
         found = sorted(bounds_found, key=order.begin)
         if page_range.after is not None:

@@ -92,7 +92,7 @@ def test_the_migration_may_use_every_port_that_is_compared() -> None:
     ],
 )
 def test_the_port_of_the_collector_is_open(endpoint: str, port: int) -> None:
-    """The policies used to close every port but 4318: all traces were dropped."""
+    """Otherwise the policies close every port but 4318, and all traces are dropped."""
     values = ValuesSet(merged(OWN, {"tracing": {"endpoint": endpoint}}))
     release = Release("", "", {}, tuple(objects(template(values, "--kube-version", NEWEST))))
     for component in ("api", "writer"):

@@ -1,9 +1,10 @@
 -- The roles of the API, the writers and the migration, each with no more rights than it needs.
 --
--- An administrator runs this in the service's own database, before the first migration, and sets the passwords:
+-- An administrator runs this in the service's own database, before the first migration and when CHANGELOG.md says so. After
+-- the first run, the administrator sets the passwords:
 --   psql "$DATABASE_URL" --set ON_ERROR_STOP=1 --single-transaction --file postgres-roles.sql
 --   psql "$DATABASE_URL" --command '\password iot_api'     (and so for iot_writer and iot_migration)
--- A second run changes nothing. The rights on tables are in iot_writer/migrations/grants.sql, which
+-- A further run keeps the passwords and adds what is missing. The rights on tables are in iot_writer/migrations/grants.sql, which
 -- `iot-sensor migrate --grant` (in the chart: migrations.grant) runs after each migration.
 --
 -- For an installation whose tables belong to another role, hand them over first:

@@ -17,7 +17,7 @@ The cover must never claim a segment that the window lacks:
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
 - After a change of `IOT_SHARDS`, entries of a vault may still wait in the vault's earlier shard.
-  The cover of the vault's new shard says nothing of their drain. So each drain of such entries
+  The cover of the vault's new shard says nothing about their drain. So each drain of such entries
   records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use the window only for
   readings received after this time.
 - Redis may come back with older data. Erased segments may then be back. If the backlog is in the

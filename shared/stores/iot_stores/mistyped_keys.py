@@ -4,9 +4,9 @@ Redis refuses each command on such a key (WRONGTYPE). Another program wrote the 
 operator did by mistake. What the service had stored in the key is lost by then, so deleting the
 key loses nothing more.
 
-Other code deletes or replaces the remaining keys where it uses them: `backlog_recount.lua` the
-counters, the scripts of the held entries a vault's held entries, `hot_window_write.lua` the hot
-window, `backlog_append.lua` what it remembers of requests.
+The code that uses the other keys deletes or replaces them: for example, `backlog_recount.lua` for
+the counters, `hot_window_write.lua` for the hot window, and the scripts of held entries for held
+entries.
 """
 
 from collections.abc import Iterable, Iterator

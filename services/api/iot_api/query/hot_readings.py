@@ -138,7 +138,7 @@ class Readings(StoredReadings):
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
         try:
-            # Closed before Postgres is read: it keeps the payloads that it has fetched.
+            # Closed before Postgres is read: the generator keeps the payloads that it has fetched.
             with closing(self._hot_segments(selection.vault, page_range, wanted)) as segments:
                 for batch in self._merged(selection, segments, page_range):
                     reached = position(batch[-1])

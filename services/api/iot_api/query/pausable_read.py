@@ -142,7 +142,7 @@ class PausableRead:
     def __init__(
         self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
-        """`plan` takes this read and returns its batches; it produces them with `through`."""
+        """`plan` returns the batches of this read, which it produces with the method `through`."""
         self._slots = slots
         self._client = client
         self._batches = plan(self)

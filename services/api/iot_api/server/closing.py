@@ -17,7 +17,7 @@ from .phase import Phase, count_closed
 
 @dataclass(slots=True, eq=False)
 class Closable:
-    """The part of a `Connection` that ends it."""
+    """The part of a `Connection` that ends the connection."""
 
     client: socket.socket
     network: str
@@ -73,7 +73,7 @@ class Closable:
         self.receive_no_more()
 
     def linger(self) -> None:
-        """End the sending side after the last answer, and begin to wait for the end of the client.
+        """End the sending side after the last answer, and begin to wait for the client's FIN.
 
         `unread_bodies.half_close` discards what the client still sends.
         """

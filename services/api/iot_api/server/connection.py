@@ -414,9 +414,9 @@ def _first_lines(version: tuple[int, int], status: str, closes: bool, second: in
 
 
 def client_closes(version: tuple[int, int], headers: list[tuple[str, str]]) -> bool:
-    """Return whether the client ends the connection after the answer (RFC 9112, 9.3).
+    """Return whether a request asks to close the connection after the answer (RFC 9112, 9.3).
 
-    gunicorn 27 compares the whole first `Connection` header, which is a list: `TE, close`.
+    `Connection` is a list, such as `TE, close`. gunicorn 27 compares its first header as a whole.
     """
     values = [value for name, value in headers if name == "CONNECTION"]
     options = [option.strip(" \t").lower() for option in ",".join(values).split(",")]

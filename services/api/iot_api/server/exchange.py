@@ -336,7 +336,7 @@ class Exchange:
                 raise  # the worker answers 500
             log_defect(server.log, "an answer is broken off", error)
             if answer.chunked or answer.response_length is not None:
-                half_close(connection, shuts_down=not server.alive)  # the end is missing
+                half_close(connection, shuts_down=not server.alive)  # a part is missing
             else:
                 connection.reset_at_close()
             raise ClientGoneError from None

@@ -9,7 +9,7 @@ class Phase(IntEnum):
     """What a connection waits for, in the order in which connections are closed to make room."""
 
     LINGERING = 0
-    """The end of the client, after the last answer."""
+    """The client's FIN, after the last answer."""
     DELAYED = 1
     """The time at which an error is answered (`RefusalPace`)."""
     HEAD = 2

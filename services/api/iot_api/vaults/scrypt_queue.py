@@ -152,12 +152,12 @@ class _Wait:
     def __init__(
         self, client: Client, seconds: float, held: ExitStack, *, is_admitted: bool
     ) -> None:
-        """The request waits up to `seconds` in total. `held` gets all that it holds during its
-        turn."""
+        """The request waits up to `seconds` in total. `held` releases the slots of the request
+        after its turn."""
         self.client = client
         self.held = held
         self.is_admitted = is_admitted
-        """Whether the request has kept a place: then no queue is full for it."""
+        """Whether the request has kept a place: then no full queue refuses the request."""
         self._end = time.monotonic() + seconds
 
     @property

@@ -61,8 +61,8 @@ BEGIN
 END
 $$;
 
--- Erasure of ranges (iot_stores/segment_erasure.py). If API and writers have roles of their own, these functions belong to a
--- third role (grants.sql), because the triggers and constraints of `segments`, which belong to the writers, run with its rights.
+-- Erasure of ranges (iot_stores/segment_erasure.py). If API and writers have separate roles, grants.sql makes the role `iot_eraser`
+-- the owner of these functions: triggers and constraints that writers attach to `segments` run with the rights of the owner.
 DO $$
 BEGIN
     IF to_regproc('erase_segments') IS NOT NULL THEN

@@ -27,7 +27,7 @@ $$;
 -- Functions of API processes that write segments. The writers own the table and can attach triggers and constraints to it, whose
 -- expressions run with the rights of the functions' owner. If the writers owned the functions, they could also make them run
 -- with the rights of the caller (ALTER FUNCTION ... SECURITY INVOKER). So the owner is a role with no more rights than these
--- functions need. If postgres-roles.sql has not been run since it creates this role, the writers stay the owner.
+-- functions need. If this role is missing, because postgres-roles.sql of an earlier version was run, the writers stay the owner.
 DO $$
 DECLARE
     eraser name := coalesce(to_regrole('iot_eraser')::text, 'iot_writer');
@@ -49,7 +49,7 @@ BEGIN
     END IF;
 END
 $$;
--- Undoes what a writer that owned the functions could have altered.
+-- Undo what a writer may have altered while the writers owned the functions.
 ALTER FUNCTION erase_segments(uuid, bigint[], bigint[], bytea[]) SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION replace_segment(uuid, bigint, bigint, bytea, bigint[], bytea) SECURITY DEFINER SET search_path = public, pg_temp;
 REVOKE CREATE ON SCHEMA public FROM iot_writer;

@@ -1,4 +1,4 @@
--- Warns of objects that an attacker with the writers' role may have left: tables in the schema `iot_writer` come before tables of
+-- Warn of objects that an attacker with the writers' role may have left: tables in the schema `iot_writer` come before tables of
 -- `public` for all writers, and expressions that belong to `segments` run in the sessions of other roles. `iot-sensor migrate
 -- --grant` runs this file after grants.sql.
 DO $$

@@ -2,6 +2,7 @@
 -- KEYS: the mark; the keyring's mark; the counters of the backlog, so that a Redis Cluster refuses the call (CROSSSLOT).
 -- ARGV: id of the installation; empty if it is unknown.
 -- Returns the marks in Redis: the id of the installation, and the keyring's mark; '' for a missing mark.
+
 -- Return the mark in a key; false if the key is missing, or if another program wrote a value of another type.
 local function mark_in(key)
   local mark = redis.pcall('GET', key)

@@ -98,8 +98,7 @@ REFUSED = {
 def test_a_client_that_expects_100_is_refused_at_once(
     api: Api, client: socket.socket, name: str
 ) -> None:
-    """No 100: the client need not send the body. Whether it does is unknown, so that the
-    connection ends."""
+    """Without `100 Continue`, the client may send the body or not, so the connection ends."""
     status, line, lines, length = REFUSED[name]
     before = api.answered(status)
     head = api.head(line, *lines, b"Expect: 100-continue", length=length)

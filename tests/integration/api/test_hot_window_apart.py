@@ -107,7 +107,7 @@ def test_the_hot_window_redis_holds_segments_only(
 def test_nothing_of_a_window_is_erased_while_the_hot_window_is_away(
     story: Story, own_redis: RedisServer
 ) -> None:
-    """It may have the readings when it is back."""
+    """The hot window may still have the readings when its Redis is back."""
     story.store()
     own_redis.stop()
     body = json.dumps({"data": {"db_password": PASSWORD}})

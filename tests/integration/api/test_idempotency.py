@@ -163,7 +163,7 @@ def test_a_quoted_key_is_the_same_key(api: Api) -> None:
 
 
 def test_after_a_change_of_one_vault_a_repeat_is_another_request(api: Api, writer: Writer) -> None:
-    """Its readings for the other vault are stored twice, as docs/reliability.md says."""
+    """The readings for the other vault are stored twice, as docs/reliability.md says."""
     rows, key = [row("kept", freeform=1), row("erased", freeform=2)], {"Idempotency-Key": "k"}
     assert api.put(rows, key).status_code == 201
     body = json.dumps({"data": {"db_password": "erased"}})

@@ -26,7 +26,7 @@ BLOCKED = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 def test_a_vault_that_is_opened_just_before_the_change(
     make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
 ) -> None:
-    """Its process keeps the vault open for half a second, and the answer waits for that."""
+    """The process that opened the vault keeps it open for half a second. The answer comes later."""
     api, other = make_api(), make_api()
     other.service.change_follower.start()
     api.put(row(OLD, freeform="before"))
@@ -48,7 +48,7 @@ def test_a_vault_that_is_opened_just_before_the_change(
 
 
 def test_a_process_that_hung_during_the_change(make_api: MakeApi, writer: Writer) -> None:
-    """It has the vault open, and has not read the announcement when requests come."""
+    """The process has the vault open, and has not read the announcement when requests come."""
     api, hung = make_api(), make_api()
     hung.put(row(OLD, freeform=1))
     drain_all(writer)
@@ -102,7 +102,7 @@ def test_a_change_back_while_the_first_process_hangs(
 def test_open_vaults_are_read_without_redis(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer
 ) -> None:
-    """Although announcements can't be read."""
+    """Announcements of changes can't be read meanwhile."""
     settings = dataclasses.replace(settings, redis_url=own_redis.url)
     api = make_api(redis_url=own_redis.url)
     api.put(row(OLD, freeform=1))

@@ -165,7 +165,7 @@ def test_held_readings_stop_an_erasure(
 def test_readings_that_are_held_during_the_wait_stop_an_erasure(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the end of the wait, they may be released into the backlog again."""
+    """Before the end of the wait, writers may release the readings into the backlog."""
     store(api, writer, [1])
     api.service.vault_restorer.close()
     vault_id = api.service.vaults.cache.records()[0].vault_id

@@ -64,7 +64,7 @@ def traces(redis: "Redis", vault_id: uuid.UUID) -> set[str]:
 
 
 def test_a_process_that_hung_during_the_erasure(make_api: MakeApi, writer: Writer) -> None:
-    """It has the vault open, and the segments are not deleted yet."""
+    """The process has the vault open, and the segments are not deleted yet."""
     api, hung = make_api(), make_api()
     hung.put(row(freeform=1))
     drain_all(writer)

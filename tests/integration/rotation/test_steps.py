@@ -204,7 +204,7 @@ def test_a_vault_that_postgres_lost_is_rewrapped_in_redis(
 def test_the_record_of_an_erased_vault_is_removed_from_redis(
     running: Running, redis: "Redis", postgres: psycopg.Connection[tuple[object, ...]]
 ) -> None:
-    """An old copy of Redis has brought it back. The new key must not open it."""
+    """An old copy of Redis has brought the record back. The new key must not open the record."""
     running.put()
     (erased,) = running.service.vaults.cache.records()
     redis.rename(

@@ -179,8 +179,8 @@ def single_header(environ: Mapping[str, Any], variable: str, name: str) -> str |
     `variable` is its key in the WSGI environ, and `name` its name for clients.
 
     Raises:
-        InvalidRequestError: the request has the header more than once. Its joined values would be
-            another value than any that the client has sent.
+        InvalidRequestError: the request has the header more than once. The client has not sent the
+            value that the worker makes by joining the values.
     """
     value: str | None = environ.get(variable)
     if value is not None and name.upper() in environ.get(REPEATED, ()):

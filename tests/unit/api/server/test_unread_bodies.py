@@ -1,4 +1,4 @@
-"""The end of a connection: the server waits for the end of the client, within limits."""
+"""The end of a connection: the server waits for the client's FIN, within limits."""
 
 import time
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ MAX_BYTES = 1024 * 1024
 _MEMBERS = frozenset(
     {"relative_time", "interrogator_time", "freeform", "db_password", "absolute_timestamp"}
 )
-"""The members of a reading that the service stores. It ignores all others."""
+"""The members of a reading that the service uses. The service ignores all others."""
 
 
 def encode_reading(reading: Mapping[str, Any], number: int) -> str:

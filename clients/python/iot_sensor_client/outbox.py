@@ -77,7 +77,7 @@ class Outbox:
       service forgets the Idempotency-Key of the batch, and could store the batch twice. With
       `in_doubt="send"`, such a batch is sent again.
     - The service has other readings under the Idempotency-Key of the batch
-      (`idempotency_key_reused`). This happens if the file was copied, and both copies were used.
+      (`idempotency_key_reused`). This happens if the file was copied, and both copies have sent.
       Some readings of the batch may be stored, so no reading is sent again.
 
     The file holds readings unencrypted, with permissions for its owner alone. It holds no password

@@ -31,7 +31,7 @@ export function formatLocal(ms) {
   return `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}T${formatClock(ms)}`;
 }
 
-/** Return local date and time for people; “–” for a time that has no date: the years end at 275760. */
+/** Return local date and time for people; “–” for a time after the last Date of JavaScript, in the year 275760. */
 export function formatDate(ms) {
   return Number.isNaN(new Date(ms).getTime()) ? "–" : formatLocal(ms).replace("T", " ");
 }

@@ -10,7 +10,7 @@ export function windowsFor(pixels, fields, tags) {
   return Math.max(30, Math.min(pixels, Math.floor(MAX_VALUES / lines)));
 }
 
-/** Return whether the service has series of a field: it refuses some names, and whole contents. */
+/** Return whether the service has a series of a field: it refuses some names, and the whole `freeform`. */
 export function hasSeries({ name, path, column }) {
   return !column && path.length > 0 && name !== "" && name !== "time" && name.length <= MAX_NAME && !name.includes(",");
 }

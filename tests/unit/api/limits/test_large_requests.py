@@ -1,5 +1,6 @@
 """Large bodies are processed one at a time and leave most of the time to small requests."""
 
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -9,6 +10,7 @@ from iot_api.limits.large_requests import (
     DENSE_BYTES,
     DENSITY,
     LARGE_BYTES,
+    WAIT_SECONDS,
     LargeBodyMemory,
     LargeRequests,
 )
@@ -148,3 +150,15 @@ def test_waiting_bodies_leave_memory_for_others() -> None:
 def test_a_single_body_of_any_size_is_accepted(requests: LargeRequests) -> None:
     with requests.turn(Client("alone")) as turn:
         turn.grow(BUDGET, BUDGET)
+
+
+def test_a_large_body_takes_memory_until_its_turn_ends(requests: LargeRequests) -> None:
+    """A body for which there is no memory does not wait for the slot."""
+    began = time.monotonic()
+    with requests.turn(Client("one")) as turn:
+        turn.grow(BUDGET, BUDGET)
+        with pytest.raises(TooManyRequestsError), requests.turn(Client("another")) as other:
+            other.grow(LARGE_BYTES, LARGE_BYTES)
+    assert time.monotonic() - began < WAIT_SECONDS
+    with requests.turn(Client("another")) as other:
+        other.grow(LARGE_BYTES, LARGE_BYTES)

@@ -41,7 +41,7 @@ GRANT iot_writer, iot_eraser TO iot_migration;
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT ALL ON SCHEMA public TO iot_migration WITH GRANT OPTION;
-GRANT USAGE ON SCHEMA public TO iot_api, iot_writer, iot_eraser;
+GRANT USAGE ON SCHEMA public TO iot_api, iot_writer;
 
 -- Writers create their partitions in a separate schema. In `public`, a writer under an attacker's control could create
 -- a function that shadows one of Postgres, and the API would call it.

@@ -145,6 +145,18 @@ def test_roles_of_an_earlier_version_work(
         assert settings == [(True, ["search_path=public, pg_temp"])] * 2
 
 
+def test_another_database_of_the_server_may_have_created_the_role(
+    older_roles: Database, rights_environment: dict[str, str]
+) -> None:
+    with older_roles.connect("postgres") as admin:
+        admin.execute("CREATE ROLE iot_eraser NOLOGIN")
+        admin.execute("GRANT iot_eraser TO iot_migration")
+    older_roles.migrate(rights_environment)
+    with older_roles.connect("iot_api") as api:
+        for statement in (ERASE, REPLACE):
+            api.execute(statement.encode())
+
+
 PLANTED = {
     "relation iot_writer.audit_log": "CREATE TABLE audit_log (LIKE public.audit_chain)",
     "relation iot_writer.vaults": "CREATE VIEW vaults AS SELECT 1",

@@ -28,6 +28,9 @@ _LOCK = 0x696F74
 _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
 """Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
 _PAUSE_SECONDS = 3.0
+LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the lock
+timeout: another transaction holds a table, and waits for one that the migration holds."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _PLANTED = _MIGRATIONS / "planted.sql"
@@ -80,8 +83,7 @@ def migrate(
 
     Raises:
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
-        psycopg.errors.LockNotAvailable: other transactions locked a table for too long. Nothing was
-            changed.
+        LOCKED: other transactions locked a table for too long. Nothing was changed.
     """
     end = time.monotonic() + wait
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -90,7 +92,7 @@ def migrate(
             try:
                 with transaction(connection):
                     _migrate(connection, revision, grant=grant)
-            except psycopg.errors.LockNotAvailable:
+            except LOCKED:
                 if time.monotonic() + _PAUSE_SECONDS > end:
                     raise
             else:

@@ -12,6 +12,7 @@ import pytest
 from iot_stores.postgres import OLDEST_REVISION, schema_revision
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
+from support.recorded_version import FIXTURES, RecordedVersion
 from support.waiting import wait_until
 
 _numbers = itertools.count()
@@ -26,15 +27,22 @@ _WAITS = """
     )
 """
 
+_WAITS_FOR_AUDIT = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks WHERE NOT granted AND relation = to_regclass('audit_log')
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+"""
+
 
 @pytest.fixture
 def old_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A database with the schema of version 0.1."""
+    """A database of version 0.1."""
     name = f"locked_{next(_numbers)}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         url = psycopg.conninfo.make_conninfo(postgres_server.url, dbname=name)
-        migrate(url, "0002")
+        RecordedVersion(FIXTURES / "version_0_1").restore_postgres(url)
         yield url
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -86,3 +94,21 @@ def test_a_migration_gives_up_after_the_wait(old_url: str, dump: psycopg.Connect
         assert schema_revision(connection) == 2
     dump.rollback()
     migrate(old_url)
+
+
+def test_a_deadlock_is_tried_again(old_url: str) -> None:
+    """The other transaction, too, locks a table and waits for another one."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(old_url, autocommit=True) as watch,
+        psycopg.connect(old_url) as other,
+    ):
+        other.execute("LOCK TABLE audit_log IN ROW EXCLUSIVE MODE")
+        migrating = pool.submit(migrate, old_url, wait=60)
+        try:
+            wait_until(lambda: watch.execute(_WAITS_FOR_AUDIT).fetchone() == (True,), what="a lock")
+            other.execute("LOCK TABLE vaults IN ACCESS SHARE MODE")
+        finally:
+            other.rollback()
+        migrating.result()
+        assert schema_revision(watch) >= int(OLDEST_REVISION)

@@ -45,7 +45,7 @@ def run(parsed: argparse.Namespace) -> int:
 def _migrate(server: "PostgresAt", *, grant: bool, wait: float) -> None:
     try:
         schema.migrate(server.conninfo, grant=grant, wait=wait)
-    except psycopg.errors.LockNotAvailable:
+    except schema.LOCKED:
         raise UnavailableError(
             f"Postgres at {server.where}: another transaction, for example of pg_dump, locks a "
             "table that the migration changes. Nothing was changed: run the command again when the "

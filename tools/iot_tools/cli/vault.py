@@ -12,7 +12,7 @@ from .service_option import add_service, service_client
 from .token_option import read_secret, token_of
 
 _TIMEOUT = 60.0
-"""A change of a password takes a second and several scrypts, which may wait for other scrypts."""
+"""A change of a password takes 2 s and several scrypts, which may wait for other scrypts."""
 _WORD = "erase"
 
 

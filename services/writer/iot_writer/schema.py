@@ -29,8 +29,8 @@ _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
 """Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
 _PAUSE_SECONDS = 3.0
 LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the lock
-timeout: another transaction holds a table, and waits for one that the migration holds."""
+"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the
+lock timeout: another transaction holds a table, and waits for one that the migration holds."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _PLANTED = _MIGRATIONS / "planted.sql"

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
+from iot_cipher.vault import VaultRecord, rewrap_vault
 from iot_stores.password_changes import MAX_ANNOUNCED, PasswordChange, PasswordChanges
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.redis_server import RedisServer
@@ -255,6 +256,30 @@ def test_a_new_password_is_a_guess_even_if_the_change_fails(
         assert_error(change(api, new=f"guess {number}"), 503, "unavailable")
     assert_error(change(api, new="another guess"), 429, "too_many_requests")
     postgres.execute("ALTER FUNCTION hidden RENAME TO record_audit_event")
+
+
+def test_a_change_that_is_tried_again_is_one_guess(
+    make_api: MakeApi, postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key rotation replaces the record between the announcement and the change."""
+    api = make_api()
+    api.put(row(OLD))
+    counted = sample("iot_unknown_passwords_total")
+    changer = api.service.password_changer
+    announce, announced = changer._changes.announce, []  # noqa: SLF001 - the step to act at
+
+    def rotate(*arguments: Any) -> None:
+        announce(*arguments)
+        announced.append(arguments)
+        if len(announced) == 1:
+            record = VaultRecord(*stored_row(postgres)[:5])
+            renewed = rewrap_vault(changer._keyring(), record).wrapped_key  # noqa: SLF001
+            postgres.execute("UPDATE vaults SET wrapped_key = %s", (renewed,))
+
+    monkeypatch.setattr(changer._changes, "announce", rotate)  # noqa: SLF001
+    assert change(api).status_code == 200
+    assert len(announced) == 2
+    assert sample("iot_unknown_passwords_total") == counted + 1
 
 
 def test_the_password_of_another_vault_is_refused(

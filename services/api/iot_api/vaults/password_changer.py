@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache, partial
 
 from redis.exceptions import RedisError
 
@@ -83,6 +84,8 @@ class PasswordChanger:
             raise InvalidRequestError(
                 "new_password: is the same password as db_password", field="new_password"
             )
+        # Once, however many attempts the change takes.
+        count_guess = cache(partial(self._vaults.guesses.count, client))
         for _ in range(_ATTEMPTS):
             self._require_safe()
             found = self._vaults.find_record(old, client)
@@ -93,7 +96,7 @@ class PasswordChanger:
                     field="db_password",
                 )
             try:
-                if self._try(found.record, found.vault, old, new, client):
+                if self._try(found.record, found.vault, old, new, client, count_guess):
                     return
             except PolicyChangedError:
                 self._vaults.policy.forget()
@@ -102,7 +105,13 @@ class PasswordChanger:
         raise UnavailableError("the vault is being changed by other requests; try again")
 
     def _try(
-        self, record: VaultRecord, vault: OpenVault, old: bytes, new: bytes, client: Client
+        self,
+        record: VaultRecord,
+        vault: OpenVault,
+        old: bytes,
+        new: bytes,
+        client: Client,
+        count_guess: Callable[[], None],
     ) -> bool:
         """Change the password, and return True. Return False if the record in Postgres is no longer
         `record`."""
@@ -112,7 +121,7 @@ class PasswordChanger:
         )
         secret = self._free_secret(vault, new, policy, client)
         # Counted before the change, because a change that fails tells the client the same.
-        self._vaults.guesses.count(client)
+        count_guess()
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:
             return False

@@ -145,9 +145,11 @@ def test_roles_of_an_earlier_version_work(
         assert settings == [(True, ["search_path=public, pg_temp"])] * 2
 
 
-def test_another_database_of_the_server_may_have_created_the_role(
+def test_the_role_alone_is_enough(
     older_roles: Database, rights_environment: dict[str, str]
 ) -> None:
+    """As after postgres-roles.sql in another database of the server, or after the two statements of
+    docs/operations.md."""
     with older_roles.connect("postgres") as admin:
         admin.execute("CREATE ROLE iot_eraser NOLOGIN")
         admin.execute("GRANT iot_eraser TO iot_migration")

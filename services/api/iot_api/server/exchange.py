@@ -313,7 +313,7 @@ class Exchange:
     def _answer_by_app(self, request: ApiRequest) -> bool:
         """Answer a request by the WSGI app; return whether the connection ends.
 
-        Raises `ClientGoneError` if the answer is broken off.
+        Raises `ClientGoneError` if an answer is broken off that ends with the connection.
         """
         connection, writer, server = self.connection, self.writer, self._server
         answer, environ = create(
@@ -336,9 +336,8 @@ class Exchange:
                 raise  # the worker answers 500
             log_defect(server.log, "an answer is broken off", error)
             if answer.chunked or answer.response_length is not None:
-                half_close(connection, shuts_down=not server.alive)  # a part is missing
-            else:
-                connection.reset_at_close()
+                return True  # the client sees that a part is missing
+            connection.reset_at_close()
             raise ClientGoneError from None
         return bool(answer.should_close())
 

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
+import gevent.socket
 import pytest
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.http.wsgi import Response
 
 from iot_api.http.security_headers import security_lines
+from iot_api.limits.memory_budget import CHARGE
 from iot_api.server.connection import WsgiResponse
 from support.api_worker import lone_worker
 
@@ -194,6 +197,30 @@ def test_a_client_sees_that_an_answer_is_broken_off(
                 assert seen == "a reset"
             else:
                 assert (answer[-10:], seen) == (b"5\r\n12345\r\n", "the end, but no last chunk")
+
+
+def test_a_broken_answer_holds_no_memory_while_its_client_does_not_close(
+    connection: Connection,
+) -> None:
+    """Other requests need the memory, and can't take it from a connection after its last answer."""
+    memory = connection.worker.memory
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        environ[CHARGE](50 * 2**20)
+        start_response(OK, [])
+        yield b"12345"
+        raise ZeroDivisionError
+
+    connection.worker.wsgi = app
+    with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
+        client = gevent.socket.create_connection(listener.getsockname(), 10)
+        server, address = listener.accept()
+        with client, server:
+            client.sendall(GET)
+            serving = gevent.spawn(connection.worker.handle, listener, server, address)
+            assert client.makefile("rb").read().endswith(b"5\r\n12345\r\n")
+            assert (serving.ready(), memory.used) == (False, 0)
+        serving.get(timeout=10)
 
 
 def test_an_app_that_fails_before_its_answer_is_500(connection: Connection) -> None:

@@ -4,6 +4,9 @@ Redis refuses each command on such a key (WRONGTYPE). Another program wrote the 
 operator did by mistake. What the service had stored in the key is lost by then, so deleting the
 key loses nothing more.
 
+A later version must not change the type of one of these keys under the same name: during a rolling
+update, writers of this version would delete the key.
+
 The code that uses the other keys deletes or replaces them: for example, `backlog_recount.lua` for
 the counters, `hot_window_write.lua` for the hot window, and the scripts of held entries for held
 entries.

@@ -4,7 +4,8 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from http.client import HTTPResponse
+from functools import partial
+from http.client import HTTPMessage, HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,14 @@ class Api:
         framing = (b"Content-Length: %d" % length,) if length >= 0 else ()
         return b"\r\n".join([*first, *framing, *lines, b"", b""])
 
-    def answered(self, status: int) -> float:
-        """Return how many requests were answered with a status, once all are counted."""
-        counts = [(time.monotonic(), self._counted(status))]
+    def send(self, head: bytes) -> tuple[int, HTTPMessage, bytes]:
+        """Send a head over a connection of its own, and return the answer."""
+        with socket.create_connection(("127.0.0.1", self.stack.port), timeout=30) as client:
+            client.sendall(head)
+            return answer_of(client)
 
-        def is_settled() -> bool:
-            now, count = time.monotonic(), self._counted(status)
-            if count != counts[-1][1]:
-                counts.append((now, count))
-            return now - counts[-1][0] >= stretched(FLUSH_SECONDS)
-
-        wait_until(is_settled, what="a settled counter")
-        return counts[-1][1]
-
-    def _counted(self, status: int) -> float:
+    def counted(self, status: int) -> float:
+        """Return how many requests were answered with a status, as `/metrics` has it."""
         metrics = self.stack.request("GET", "/metrics", port=self.stack.metrics_port)
         return sum(
             float(line.rpartition(" ")[2])
@@ -94,23 +89,25 @@ REFUSED = {
 }
 
 
+def refused_head(api: Api, name: str) -> bytes:
+    """Return the head of a request that is refused before its body is received."""
+    status, line, lines, length = REFUSED[name]
+    head = api.head(line, *lines, b"Expect: 100-continue", length=length)
+    return head.replace(b"Authorization: Bearer", b"X:") if status == 401 else head
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_client_that_expects_100_is_refused_at_once(
     api: Api, client: socket.socket, name: str
 ) -> None:
     """Without `100 Continue`, the client may send the body or not, so the connection ends."""
-    status, line, lines, length = REFUSED[name]
-    before = api.answered(status)
-    head = api.head(line, *lines, b"Expect: 100-continue", length=length)
-    if status == 401:
-        head = head.replace(b"Authorization: Bearer", b"X:")
-    client.sendall(head)
+    client.sendall(refused_head(api, name))
     answer = HTTPResponse(client)
     answer.begin()
+    status = REFUSED[name][0]
     assert (answer.status, answer.headers["Connection"]) == (status, "close")
     assert json.loads(answer.read())["status"] == status
     assert client.recv(1) == b""
-    assert api.answered(status) == before + 1
 
 
 @pytest.mark.parametrize("framing", [b"", b"Transfer-Encoding: chunked"])
@@ -189,25 +186,33 @@ def test_the_answer_names_a_version_that_the_server_implements(client: socket.so
     assert client.recv(13, socket.MSG_WAITALL) == b"HTTP/1.1 200 "
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET /healthz\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
-        b"PUT /api/iot HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
-        b"PUT /api/iot HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"PUT /api/iot HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nX: 1\r\n 2\r\n\r\n",
-    ],
+MALFORMED = (
+    b"GET /healthz\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    b"PUT /api/iot HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+    b"PUT /api/iot HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"PUT /api/iot HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nX: 1\r\n 2\r\n\r\n",
 )
-def test_a_request_that_can_not_be_parsed_is_counted_once(
-    api: Api, client: socket.socket, head: bytes
-) -> None:
-    before = api.answered(400)
-    client.sendall(head)
-    status, headers, _ = answer_of(client)
+
+
+@pytest.mark.parametrize("head", MALFORMED)
+def test_a_request_that_can_not_be_parsed_ends_the_connection(api: Api, head: bytes) -> None:
+    status, headers, _ = api.send(head)
     assert (status, headers["Connection"]) == (400, "close")
-    assert api.answered(400) == before + 1
+
+
+def test_each_refused_request_is_counted_once(api: Api) -> None:
+    statuses = {400, *(status for status, *_ in REFUSED.values())}
+    time.sleep(stretched(FLUSH_SECONDS))
+    expected = {status: api.counted(status) for status in statuses}
+    for head in (*(refused_head(api, name) for name in REFUSED), *MALFORMED):
+        status, _, _ = api.send(head)
+        expected[status] += 1
+        is_counted = partial(lambda of: api.counted(of) == expected[of], status)
+        wait_until(is_counted, what=f"the count of {head!r}")
+    time.sleep(stretched(FLUSH_SECONDS))
+    assert {status: api.counted(status) for status in statuses} == expected
 
 
 @pytest.mark.parametrize(

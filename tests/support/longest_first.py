@@ -58,10 +58,13 @@ SERVICE_BY_SERVICE = {
 }
 """Files whose tests share services, and the part of a test's name that stands for its service."""
 WAITING = (
+    "tests/integration/api/test_client_certificates.py",
+    "tests/integration/writer/test_migration_locks.py",
     "tests/system/states/test_redis_watch_timing.py",
     "tests/system/local/test_postgres_server.py",
     "tests/system/reliability/test_certificate_renewal.py",
     "tests/system/reliability/test_idle_connections.py",
+    "tests/system/reliability/test_mistyped_keys.py",
     "tests/system/reliability/test_password_change.py",
     "tests/system/reliability/test_planted_counters.py",
     "tests/system/reliability/test_replicas.py",

@@ -62,8 +62,9 @@ class Readings:
     def to_pandas(self, *, flatten: bool = False) -> Any:
         """Return a `pandas.DataFrame` with the columns of `to_arrow`. It needs the extra `pandas`.
 
-        pandas chooses the types of the columns for members of `freeform`. Only integers beyond
-        2**53, of which some are missing, are Int64, because float64 would round them.
+        pandas chooses the types of the columns for members of `freeform`, with one exception. If a
+        column lacks some values, and all others are integers, pandas would choose float64, which
+        rounds integers beyond 2**53. A column with such an integer is Int64 instead.
 
         Raises:
             ImportError: pandas is not installed.

@@ -147,8 +147,7 @@ def check_coding(environ: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedMediaTypeError: the Content-Encoding is not supported.
     """
-    if _coding(environ) not in _CODECS:
-        raise UnsupportedMediaTypeError("Content-Encoding must be gzip, zstd or identity")
+    _codec(environ)
 
 
 def decompress_body(
@@ -165,8 +164,7 @@ def decompress_body(
         InvalidRequestError: the body does not match its Content-Encoding.
         UnavailableError: the memory of this process is used up.
     """
-    check_coding(environ)
-    codec = _CODECS[_coding(environ)]
+    codec = _codec(environ)
     if codec is None:
         return body
     received = len(body)
@@ -175,5 +173,11 @@ def decompress_body(
     return decompressed
 
 
-def _coding(environ: Mapping[str, Any]) -> str:
-    return str(environ.get("HTTP_CONTENT_ENCODING", "identity")).strip().lower()
+def _codec(environ: Mapping[str, Any]) -> Codec | None:
+    """Return the codec of a request's body; None if the body is not compressed."""
+    coding = str(environ.get("HTTP_CONTENT_ENCODING", "identity")).strip().lower()
+    try:
+        return _CODECS[coding]
+    except KeyError:
+        problem = "Content-Encoding must be gzip, zstd or identity"
+        raise UnsupportedMediaTypeError(problem) from None

@@ -173,19 +173,16 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
         return response
 
 
-def single_header(environ: Mapping[str, Any], variable: str, name: str) -> str | None:
-    """Return the value of a header, None if the request does not have it.
+def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
+    """Refuse a request that has a header more than once.
 
-    `variable` is its key in the WSGI environ, and `name` its name for clients.
+    The worker joins the values of such a header to one that the client has not sent.
 
     Raises:
-        InvalidRequestError: the request has the header more than once. The client has not sent the
-            value that the worker makes by joining the values.
+        InvalidRequestError: the request has several headers with this name.
     """
-    value: str | None = environ.get(variable)
-    if value is not None and name.upper() in environ.get(REPEATED, ()):
+    if name.upper() in environ.get(REPEATED, ()):
         raise InvalidRequestError(f"{name}: the request has several of these headers", field=name)
-    return value
 
 
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:

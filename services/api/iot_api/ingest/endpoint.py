@@ -23,8 +23,8 @@ from iot_api.http.request import (
     is_ndjson,
     proven_vaults,
     receive_body,
+    refuse_repeated,
     request_id_of,
-    single_header,
 )
 from iot_api.http.request_log import LOGGED, RequestLog
 from iot_api.http.request_metrics import RequestMetrics
@@ -51,7 +51,6 @@ from .receipts import encode_receipt
 
 _CODES = {status: code for code, status in STATUS.items()}
 ROUTES = ("/api/iot", "/api/rssi")
-_KEY = "HTTP_IDEMPOTENCY_KEY"
 
 
 class IngestEndpoint:
@@ -139,13 +138,13 @@ class IngestEndpoint:
         parse = self._parse_import if keeps_received else self._parse
         batches = self._parsed(environ, client, parse)
         waits_until_stored = bool(query) and _waits_until_stored(query)
-        key = None
-        if _KEY in environ:
-            key = parse_idempotency_key(single_header(environ, _KEY, "Idempotency-Key") or "")
+        key = environ.get("HTTP_IDEMPOTENCY_KEY")
+        if key is not None:
+            refuse_repeated(environ, "Idempotency-Key")
         accepted = self._intake.accept(
             batches,
             client,
-            key,
+            None if key is None else parse_idempotency_key(key),
             with_entries=waits_until_stored or self._log.logs_all,
             proven=proven_vaults(environ, self._trusted_proxies),
         )

@@ -6,7 +6,7 @@ from iot_api.limits.clients import Client
 
 
 class ListenerLimits:
-    """Counts the listeners of a process, and knows how many it may have."""
+    """Counts the live streams of a process and of each client, and compares them with limits."""
 
     def __init__(self, most: int, most_per_client: int) -> None:
         self._most = most
@@ -21,7 +21,7 @@ class ListenerLimits:
         self._behind[client.proxy] += 1
 
     def remove(self, client: Client) -> None:
-        """Count a listener of a client no longer."""
+        """Stop counting a listener of a client."""
         self._clients -= Counter([client.name])  # keeps no client at zero
         self._behind -= Counter([client.proxy])
 

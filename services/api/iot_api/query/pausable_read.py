@@ -157,7 +157,7 @@ class PausableRead:
         self._begun = False
         self._turn_began = 0.0
         self._held: list[FairSlots] = []
-        """The slots of which this read holds one."""
+        """The kinds of slots that this read holds: one slot of each."""
         self._large = ExitStack()
         """Holds the slot for large segments, if the turn has it."""
 

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 
 from iot_api.http.access import Access, needs
 from iot_api.http.client_certificate import CLIENT_CERTIFICATE
-from iot_api.http.request import CONNECTION, PasswordsForm, requesting_client, single_header
+from iot_api.http.request import CONNECTION, PasswordsForm, refuse_repeated, requesting_client
 from iot_api.live.position import decode_position
 from iot_api.live.stream import LiveStream
 from iot_api.server.connection import Connection
@@ -42,7 +42,8 @@ def _live(service: Service, access: Access) -> Response:
         raise InvalidRequestError("last: must not be negative", field="last")
     cached = _open(service, password)
     position = None
-    after = single_header(request.environ, "HTTP_LAST_EVENT_ID", "Last-Event-ID") or after
+    refuse_repeated(request.environ, "Last-Event-ID")
+    after = request.headers.get("Last-Event-ID") or after
     if after:
         position = decode_position(after, cached.record.vault_id.bytes)
     elif last:

@@ -7,7 +7,7 @@ from functools import partial
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
-from iot_api.http.request import PasswordsForm, password_bytes, requesting_client, single_header
+from iot_api.http.request import PasswordsForm, password_bytes, refuse_repeated, requesting_client
 from iot_api.limits.memory_budget import charge_request
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
@@ -28,7 +28,6 @@ from .readings import find_vault, record_of
 
 _PASSWORD = PasswordsForm("db_password", required=False)
 _HEADER = "X-Iot-Password"
-_VARIABLE = "HTTP_X_IOT_PASSWORD"
 
 
 def series_blueprint(service: Service) -> Blueprint:
@@ -102,7 +101,8 @@ def _password(service: Service) -> bytes:
     """Return the password in the header `X-Iot-Password`, or else in the body of a POST. Return b""
     if the request has neither.
     """
-    header = single_header(request.environ, _VARIABLE, _HEADER)
+    refuse_repeated(request.environ, _HEADER)
+    header = request.headers.get("X-Iot-Password")
     if header is None:
         if request.method != "POST":
             return b""

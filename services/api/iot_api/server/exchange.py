@@ -301,8 +301,8 @@ class Exchange:
         if DELAY in environ:
             self._delay(environ[DELAY])
         closes = request.must_close or not server.alive
-        if request.body.left:
-            closes = closes or self._loses_next(request.body)
+        if request.body.left and not closes:
+            closes = self._loses_next(request.body)
         lines = first_lines(head.version, status_line(response.status), closes=closes)
         if response.status != 201:  # `security_headers` says why
             lines += _SECURITY_LINES[bool(server.cfg.is_ssl)]

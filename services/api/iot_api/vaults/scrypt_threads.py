@@ -15,7 +15,7 @@ NICE = 10
 weight of the threads that serve requests, so a flood of new passwords leaves most of the CPU to
 requests. On an idle CPU, scrypt is as fast as without niceness."""
 
-HIGHEST_NICENESS = 19
+_HIGHEST_NICENESS = 19
 
 
 def slow_key() -> PasswordKey:
@@ -28,7 +28,7 @@ def slow_key() -> PasswordKey:
         return password_key
     pool = ThreadPool(1)
     # Never below the niceness of the process: that needs a right that the container lacks.
-    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, HIGHEST_NICENESS)
+    niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + NICE, _HIGHEST_NICENESS)
 
     def nice_password_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
         if sys.platform == "linux":  # other systems have no priorities of threads

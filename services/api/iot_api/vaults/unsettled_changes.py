@@ -36,13 +36,17 @@ class UnsettledChanges:
         self._changes[vault_id] = UnsettledChange(lookup, self._clock())
 
     def of(self, vault_id: uuid.UUID) -> UnsettledChange | None:
-        """Return the change of a vault; None if there is none, or if it has settled."""
+        """Return the last change of a vault. Return None if no change was noted, or if the last
+        one has settled."""
         change = self._changes.get(vault_id)
         return None if change is None or self._is_settled(change) else change
 
     def outdating(self, record: VaultRecord) -> UnsettledChange | None:
-        """Return the change after which a record is outdated. Return None if there is none, if it
-        has settled, or if the record is the one from after the change."""
+        """Return the unsettled change that makes a record out of date.
+
+        Return None if the record's vault has no unsettled change, or if the record has the lookup
+        that the change gave the vault.
+        """
         change = self.of(record.vault_id)
         return None if change is None or change.lookup == record.lookup else change
 

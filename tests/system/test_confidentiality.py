@@ -27,7 +27,7 @@ from iot_tools.local.redis_server import RedisServer
 from iot_writer.schema import migrate
 from support.keys import KEYS
 from support.needles import contents, files, found, needles, process_files
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 
 PASSWORDS = 1000
@@ -110,12 +110,9 @@ def place(tmp_path: Path, environment: dict[str, str]) -> Iterator[Place]:
 @pytest.fixture
 def own_stack(place: Place) -> Iterator[Stack]:
     """The API on these stores, without a writer."""
-    stack = Stack(place.environment, place.directory / "logs", forked=False)
-    try:
-        stack.start_api()
+    logs = place.directory / "logs"
+    with running_stack(place.environment, logs, writers=0, forked=False) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def _rows(number: int, places: range) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 
 
@@ -170,13 +170,10 @@ def api(
 ) -> Iterator[Api]:
     """The API at the most detailed log levels."""
     logs = tmp_path_factory.mktemp("logs")
-    stack = Stack(module_environment | {"IOT_LOG_LEVEL": request.param}, logs, metrics=True)
-    try:
-        stack.start_api()
+    environment = module_environment | {"IOT_LOG_LEVEL": request.param}
+    with running_stack(environment, logs, writers=0, metrics=True) as stack:
         wait_until(lambda: _has_metrics(stack), what="metrics, which another process serves")
         yield Api(stack, logs / "api.log")
-    finally:
-        stack.stop()
 
 
 @pytest.mark.parametrize("name", [*BROKEN, *IN_ORDER])

@@ -9,7 +9,7 @@ import pytest
 from integration.api.asking import JSON, Api
 from integration.api.conftest import MakeApi
 from integration.api.test_every_answer import ASKED
-from support.stack import Stack
+from support.stack import Stack, running_stack
 
 ORIGIN = "https://one.example"
 EXPOSED = {"Idempotent-Replayed", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id"}
@@ -91,12 +91,9 @@ def wire(
 ) -> Iterator[Stack]:
     """A real process that all origins or some origins may call."""
     ours = {"IOT_CORS_ORIGINS": request.param, "IOT_API_WORKERS": "1"}
-    stack = Stack(module_environment | ours, tmp_path_factory.mktemp("cors"))
-    try:
-        stack.start_api()
+    logs = tmp_path_factory.mktemp("cors")
+    with running_stack(module_environment | ours, logs, writers=0) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def head(request_line: bytes, *lines: bytes) -> bytes:

@@ -14,13 +14,12 @@ from integration.api.asking import row
 from integration.api.conftest import MakeApi
 from integration.api.test_password_change import NEW, OLD, change, records_of, stored_row
 from integration.api.test_password_forms import texts
+from integration.api.test_vault_erasure import BLOCKED
 from iot_models.settings import Settings
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.waiting import wait_until
-
-BLOCKED = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
 def test_a_vault_that_is_opened_just_before_the_change(
@@ -36,7 +35,7 @@ def test_a_vault_that_is_opened_just_before_the_change(
     with postgres.transaction():
         postgres.execute("SELECT FROM vaults FOR UPDATE")
         thread.start()
-        wait_until(lambda: postgres.execute(BLOCKED).fetchall(), what="a change that waits")
+        wait_until(lambda: postgres.execute(BLOCKED).fetchone() == (1,), what="a change")
         assert texts(other.read(password=OLD)) == ['"before"']
     thread.join()
     assert statuses == [200]

@@ -204,21 +204,35 @@ def test_a_replayed_entry_is_dropped(
     assert writer.held.vaults() == {}
 
 
+def store_by_both(
+    api: Api, other: Api, writer: Writer, redis: "Redis", postgres: psycopg.Connection
+) -> tuple[uuid.UUID, bytes, bytes]:
+    """Store a reading by each of two processes, which then have the vault open. Return the vault's
+    id and lookup, and its record in Redis."""
+    for process in (api, other):
+        process.put(row(freeform=1))
+    drain_all(writer)
+    vault_id, lookup = only_vault(postgres)
+    record = redis.get(KEYS.vault_record(lookup))
+    assert isinstance(record, bytes)
+    return vault_id, lookup, record
+
+
+def bring_back(redis: "Redis", lookup: bytes, record: bytes) -> None:
+    """Restore the record of an erased vault in Redis, without the mark that hides it."""
+    redis.delete(KEYS.changed_lookup(lookup))
+    redis.set(KEYS.vault_record(lookup), record, ex=86_400)
+
+
 def test_a_record_in_redis_restores_nothing(
     make_api: MakeApi, writer: Writer, redis: "Redis", postgres: psycopg.Connection
 ) -> None:
     """A failover may lose the marks, and an old backup of Redis has the record."""
     api, other = make_api(), make_api()
-    for process in (api, other):
-        process.put(row(freeform=1))
-    drain_all(writer)
-    vault_id, lookup = only_vault(postgres)
-    planted = redis.get(KEYS.vault_record(lookup))
-    assert isinstance(planted, bytes)
+    vault_id, lookup, planted = store_by_both(api, other, writer, redis, postgres)
     assert erase(api).status_code == 200
     fresh = make_api()
-    redis.delete(KEYS.changed_lookup(lookup))
-    redis.set(KEYS.vault_record(lookup), planted, ex=86_400)
+    bring_back(redis, lookup, planted)
     (record,) = records_of(fresh).scan_cached()
     with pytest.raises(VaultErasedError):
         records_of(fresh).restore(record)
@@ -240,23 +254,16 @@ def test_a_record_in_redis_is_not_kept_if_the_password_has_a_new_vault(
 ) -> None:
     """A record that Redis kept without expiry would outlive the erasure, and be rewrapped."""
     api, other = make_api(), make_api()
-    for process in (api, other):
-        process.put(row(freeform=1))
-    drain_all(writer)
-    vault_id, lookup = only_vault(postgres)
-    planted = redis.get(KEYS.vault_record(lookup))
-    assert isinstance(planted, bytes)
+    vault_id, lookup, planted = store_by_both(api, other, writer, redis, postgres)
     assert erase(api).status_code == 200
     assert api.put(row(freeform="new")).status_code == 201
     drain_all(writer)
     finish(writer, postgres, api)
-    redis.delete(KEYS.changed_lookup(lookup))
-    redis.set(KEYS.vault_record(lookup), planted, ex=86_400)
+    bring_back(redis, lookup, planted)
     assert texts(make_api().read()) == ['"new"']
     assert not redis.exists(KEYS.replaced_vault_record(vault_id.bytes))
     # This process has missed the announcement: it finds out when it compares the vault.
-    redis.set(KEYS.vault_record(lookup), planted, ex=86_400)
-    redis.delete(KEYS.changed_lookup(lookup))
+    bring_back(redis, lookup, planted)
     restorer = other.service.vault_restorer
     (record,) = other.service.vaults.cache.records()
     assert record.vault_id == vault_id

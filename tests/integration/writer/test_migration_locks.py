@@ -10,41 +10,28 @@ import psycopg
 import pytest
 
 from iot_stores.postgres import OLDEST_REVISION, schema_revision
-from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
 from support.recorded_version import FIXTURES, RecordedVersion
 from support.waiting import wait_until
-
-_numbers = itertools.count()
 
 # What the API asks for at each opening of a vault. The limit is that of the role of the API.
 _FIND_VAULT = "SELECT vault_id FROM vaults WHERE lookup = 'l'"
 _LIMIT = "SET lock_timeout = '5s'"
 _WAITS = """
     SELECT EXISTS (
-        SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+        SELECT FROM pg_locks WHERE NOT granted AND {condition}
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     )
 """
-
-_WAITS_FOR_AUDIT = """
-    SELECT EXISTS (
-        SELECT FROM pg_locks WHERE NOT granted AND relation = to_regclass('audit_log')
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    )
-"""
+_WAITS_FOR_VAULTS = _WAITS.format(condition="mode = 'AccessExclusiveLock'")
+_WAITS_FOR_AUDIT = _WAITS.format(condition="relation = to_regclass('audit_log')")
 
 
 @pytest.fixture
-def old_url(postgres_server: PostgresServer) -> Iterator[str]:
+def old_url(empty_url: str) -> str:
     """A database of version 0.1."""
-    name = f"locked_{next(_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        url = psycopg.conninfo.make_conninfo(postgres_server.url, dbname=name)
-        RecordedVersion(FIXTURES / "version_0_1").restore_postgres(url)
-        yield url
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    RecordedVersion(FIXTURES / "version_0_1").restore_postgres(empty_url)
+    return empty_url
 
 
 @pytest.fixture
@@ -74,7 +61,10 @@ def test_requests_are_answered_while_a_migration_waits(
         asking = pool.submit(ask, old_url, stopped)
         migrating = pool.submit(migrate, old_url, wait=60)
         try:
-            wait_until(lambda: watch.execute(_WAITS).fetchone() == (True,), what="a waiting lock")
+            wait_until(
+                lambda: watch.execute(_WAITS_FOR_VAULTS).fetchone() == (True,),
+                what="a waiting lock",
+            )
             end = time.monotonic() + 7  # longer than the limit of the API
             wait_until(lambda: time.monotonic() > end or asking.done(), what="the end")
             assert not migrating.done()

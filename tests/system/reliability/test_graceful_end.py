@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from support.answers import answer_of
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import stretched, wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -29,11 +29,9 @@ def processes(
     module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """The processes of `api`."""
-    stack = Stack(module_environment, tmp_path_factory.mktemp("api"), metrics=True)
-    try:
+    logs = tmp_path_factory.mktemp("api")
+    with running_stack(module_environment, logs, writers=0, metrics=True) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

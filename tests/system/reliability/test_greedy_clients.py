@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from iot_cipher.tokens import new_tokens_text
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import stretched
 
 SECONDS = 3.0
@@ -29,12 +29,8 @@ def api(
     tokens = folder / "tokens.json"
     tokens.write_text(new_tokens_text(), encoding="utf-8")
     more = {"IOT_TOKENS_FILE": str(tokens), "IOT_API_WORKERS": "1"}
-    stack = Stack({**module_environment, **more}, folder)
-    try:
-        stack.start_api()
+    with running_stack({**module_environment, **more}, folder, writers=0) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["keep", "close"])

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.stack import Stack
+from support.stack import Stack, running_stack
 from support.waiting import wait_until
 
 REQUESTS = 40_000
@@ -23,12 +23,8 @@ def processes(
     module_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """The processes of `api`."""
-    stack = Stack(module_environment, tmp_path_factory.mktemp("api"))
-    try:
-        stack.start_writer()
+    with running_stack(module_environment, tmp_path_factory.mktemp("api")) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

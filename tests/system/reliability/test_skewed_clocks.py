@@ -16,7 +16,7 @@ from iot_tools.local.redis_server import RedisServer
 from support.http_get import http_get
 from support.keys import KEYS
 from support.shifted_clock import DAY, ShiftedClock
-from support.stack import MakeStack, Stack
+from support.stack import MakeStack, Stack, running_stack
 from support.waiting import wait_until
 
 SHIFT = 61 * DAY
@@ -59,13 +59,10 @@ def shifted_processes(
     """The API with this clock. Its writers have a correct clock."""
     # Without a hot window, reads use the clock, too. Each process logs its own observations.
     changes = {"IOT_HOT_WINDOW_SECONDS": "0", "IOT_API_WORKERS": "1", **api_clock.environment}
-    stack = Stack(shared_environment | changes, tmp_path_factory.mktemp("api"), metrics=True)
-    try:
-        stack.start_api()
+    environment, logs = shared_environment | changes, tmp_path_factory.mktemp("api")
+    with running_stack(environment, logs, writers=0, metrics=True) as stack:
         stack.unset(*api_clock.environment)
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture
@@ -82,12 +79,8 @@ def correct_processes(
     shared_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """The API with a correct clock."""
-    stack = Stack(shared_environment, tmp_path_factory.mktemp("writers"))
-    try:
-        stack.start_api()
+    with running_stack(shared_environment, tmp_path_factory.mktemp("writers"), writers=0) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

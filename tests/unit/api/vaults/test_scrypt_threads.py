@@ -9,7 +9,7 @@ import pytest
 SHOW_NICENESS = """
 import gevent.monkey
 gevent.monkey.patch_all()
-import os, re
+import os
 from pathlib import Path
 os.nice({increment})
 from iot_api.vaults.scrypt_threads import slow_key

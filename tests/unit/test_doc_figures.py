@@ -16,9 +16,9 @@ from iot_tools.capacity.costs import Costs
 
 ROOT = Path(__file__).parents[2]
 WRITTEN_BY_HAND = (
-    "README.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md", "docs/old-clients.md",
-    "docs/operations.md", "docs/reliability.md", "docs/scaling.md", "docs/security.md",
-    "bench/README.md", "services/api/README.md", "services/writer/README.md",
+    "README.md", "SECURITY.md", "docs/architecture.md", "docs/glossary.md", "docs/http.md",
+    "docs/old-clients.md", "docs/operations.md", "docs/reliability.md", "docs/scaling.md",
+    "docs/security.md", "bench/README.md", "services/api/README.md", "services/writer/README.md",
 )  # fmt: skip
 """Documents of the present state. ADRs and the changelog have figures of their date."""
 UNITS = {

@@ -128,6 +128,8 @@ def test_python_of_documents_runs(
         wait_until(client.read, what="the reading")
     drawn = tmp_path / "drawn"
     (tmp_path / "matplotlib").mkdir()
+    # Without this file, an installed matplotlib (`make bench`) would be imported instead.
+    (tmp_path / "matplotlib/__init__.py").touch()
     (tmp_path / "matplotlib/pyplot.py").write_text(_PYPLOT.format(drawn=str(drawn)))
     done = subprocess.run(
         [sys.executable, "-c", text],

@@ -103,7 +103,7 @@ class Writer:
         """Return the connection to Postgres. Open it at the first call, and again if it is known to
         be closed or broken.
 
-        No query tests the connection, so it may be broken although nobody knows it yet.
+        The connection is not tested. If it broke since its last use, the next statement fails.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.

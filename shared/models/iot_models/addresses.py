@@ -48,7 +48,7 @@ def parse_metrics_address(text: str) -> str:
         SettingsError: the address has a port, or an IPv6 address is in brackets.
     """
     if "[" in text:
-        raise SettingsError(f"{text}: write an IPv6 address without brackets, such as ::")
+        raise SettingsError(f"{text}: write an IPv6 address without brackets, for example ::1")
     if text.count(":") == 1:
         raise SettingsError(
             f"{text} has a port: set the port in IOT_API_METRICS_PORT or IOT_WRITER_METRICS_PORT"

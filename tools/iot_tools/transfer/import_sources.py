@@ -342,7 +342,9 @@ def _checked_row(text: bytes, password: str) -> ImportRow:
         raise RowError("is not an object")
     data = row.get("data", row)
     if isinstance(data, list):
-        raise RowError("data is a list; use --format json for an answer of the API")
+        raise RowError(
+            "data is a list, as in a saved answer of the API; import such a file with --format json"
+        )
     if not isinstance(data, dict):
         raise RowError("data is not an object")
     if data.get("db_password") not in (None, password):

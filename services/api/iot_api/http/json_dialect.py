@@ -54,7 +54,8 @@ _NEAR = 16
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Strict JSON (stand-ins) in place of the parts of a body that the decoder refuses (originals).
+    """Replaces each part of a body that the decoder refuses (an original) by strict JSON (its
+    stand-in).
 
     For example, the stand-in of `NaN` is `[7]`. Each stand-in begins with a `mark`, here `[7`. The
     digits are chosen so that the body does not hold the mark. A decoded string may hold the mark

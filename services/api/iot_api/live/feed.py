@@ -79,9 +79,9 @@ class Joined:
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return the position that a heartbeat gives to the client.
 
-        `position` is the position behind the last event that was sent. If no event waits for the
-        client, the client lacks no reading before the feed's position: return `position`, advanced
-        to the feed's position. Otherwise, return `position` itself.
+        `position` is the position after the last event that was sent. While events wait for the
+        client, return `position`. Otherwise the client has every reading up to the feed's
+        position: return `position`, advanced to the feed's position.
         """
         offered = self.feed.offered
         if not self.listener.is_idle:

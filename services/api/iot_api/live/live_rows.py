@@ -28,7 +28,7 @@ class Skipped:
 
 @dataclass(slots=True)
 class LiveRows:
-    """Readings in the order of their ids, and the position of a listener that has them."""
+    """Readings in the order of their ids, and the position of a listener that has received them."""
 
     position: LivePosition
     readings: list[Reading] = field(default_factory=list)

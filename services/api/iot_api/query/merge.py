@@ -55,7 +55,7 @@ class Order:
         return at, number + 1 if self.descending else number - 1
 
     def begin(self, bounds: SegmentBounds) -> Position:
-        """Return a key at or before the key of the first reading of a segment."""
+        """Return a position in this order that is not after the first reading of a segment."""
         if self.descending:
             return -bounds.interrogator_max, -bounds.last_id
         return bounds.interrogator_min, bounds.first_id

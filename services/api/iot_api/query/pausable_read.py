@@ -413,7 +413,7 @@ def first_readings(
 ) -> Generator[Sequence[Reading], None, None]:
     """Yield the first `count` readings.
 
-    `count` may be 0: a turn may end directly behind the last reading of a page.
+    `count` is 0 if the previous turn has yielded the last reading of the page.
     """
     with closing(batches):
         while count > 0 and (batch := next(batches, None)) is not None:

@@ -39,7 +39,8 @@ def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) 
     """Repair what another program has damaged in Redis.
 
     Recount the counters of the backlog if one of them is damaged. Delete the keys that hold a value
-    of another type. A key that is deleted in between is repaired by the next call.
+    of another type. If another process deletes a key during the call, the next
+    call repairs it.
     """
     try:
         damaged = counters.recount()

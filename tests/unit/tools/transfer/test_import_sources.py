@@ -118,7 +118,7 @@ def test_json_that_is_no_answer_of_the_api(tmp_path: Path) -> None:
     with pytest.raises(ImportFileError, match="is neither a JSON list nor"):
         list(open_source(tmp_path / "file", "json", PASSWORD).rows())
     assert rows(tmp_path, '{"cursor": null, "data": []}') == [
-        "data is a list; use --format json for an answer of the API"
+        "data is a list, as in a saved answer of the API; import such a file with --format json"
     ]
 
 

@@ -27,7 +27,7 @@ _COUNT: LiteralString = f"""
         coalesce(min(received_min), 0), coalesce(max(received_max), 0) {_AFTER}
 """
 _SELECT: LiteralString = f"""
-    SELECT {COLUMNS}, {PAYLOAD} {_AFTER} AND first_id > %(behind_id)s ORDER BY first_id
+    SELECT {COLUMNS}, {PAYLOAD} {_AFTER} AND last_id > %(behind_id)s ORDER BY first_id
 """
 _FETCH = 16
 
@@ -81,10 +81,11 @@ def measure(connection: Connection, search: StoredAfter) -> FoundSize:
 def stored_after(
     connection: Connection, search: StoredAfter, behind_id: int = 0
 ) -> Generator[StoredSegment, None, None]:
-    """Yield the segments that a search finds and whose first ids are above `behind_id`, in the
-    order of their first ids.
+    """Yield the segments that a search finds and that have an id above `behind_id`, in the order of
+    their first ids.
 
-    Needs an open transaction.
+    A segment may also have ids up to `behind_id`: a compaction may merge segments of a page that
+    the caller has read with later ones. Needs an open transaction.
     """
     with connection.cursor("stored_after", binary=True) as cursor:
         cursor.execute(_SELECT, search.parameters() | {"behind_id": behind_id})

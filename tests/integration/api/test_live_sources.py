@@ -77,7 +77,7 @@ def test_shards_without_a_checked_cover_are_left_out(
     vault, live = vault_of(api, PASSWORD), api.service.live.source
     own = vault.shard(api.service.settings.shards)
     start = live.drained()
-    watched = source.Watched(vault=vault, position=live.now(start), reached={}, checked=start)
+    watched = source.Watched(vault=vault, position=live.now(start), checked=start)
     for password in map(str, count()):
         store(api, writer, 1, password=password)
         if own not in watched.moved(drained := live.drained()):
@@ -90,7 +90,7 @@ def test_shards_without_a_checked_cover_are_left_out(
     store(api, writer, 3)
     assert not list(live.recent_rows([watched], drained))
     assert list(live.recent_rows([watched], live.drained())) == [(watched, None)]
-    found = live.stored_rows(watched, drained)
+    found = live.stored_rows(watched, live.drained())
     assert [each.freeform for rows in found for each in rows.readings] == ["2", "3"]
 
 

@@ -73,8 +73,6 @@ class Joined:
     feed: Feed
     until: LivePosition
     """The feed offers the readings behind this position. The caller reads the earlier readings."""
-    reached: dict[int, str]
-    """By shard: a position in the stream. The drains up to it stored all readings up to `until`."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return the position that a heartbeat gives to the client.

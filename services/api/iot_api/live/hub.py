@@ -109,10 +109,10 @@ class LiveHub:
             verify_at = time.monotonic() + self._verify_seconds(vault_id)
             feed.verify_at = min(feed.verify_at, verify_at)
             self._limits.add(client)
-            until, reached = feed.position, dict(feed.reached)
+            until = feed.position
             self.poller.start()
         self._gauge.inc()
-        return Joined(listener, feed, until, reached)
+        return Joined(listener, feed, until)
 
     def close(self, listener: Listener) -> None:
         """Remove a listener. Idempotent."""
@@ -168,7 +168,7 @@ class LiveHub:
         drained = self.source.drained()
         position = self.source.now(drained)
         return Feed(
-            vault=vault, position=position, reached=dict(drained.positions), checked=drained,
+            vault=vault, position=position, checked=drained,
             offered=position, own_shard=vault.shard(self._shards),
         )  # fmt: skip
 

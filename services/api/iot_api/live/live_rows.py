@@ -69,7 +69,8 @@ def rows_of_segment(
     except (DecryptionError, FormatError):
         note_damaged(vault.vault_id, bounds)
         skipped = Skipped(bounds.count, bounds.received_min, bounds.received_max)
-        return LiveRows(after.advanced({bounds.shard: bounds.last_id}), skipped=skipped)
+        last = bounds.last_id if until is None else min(bounds.last_id, until.id_of(bounds.shard))
+        return LiveRows(after.advanced({bounds.shard: last}), skipped=skipped)
     return _behind(columns, after, until)
 
 

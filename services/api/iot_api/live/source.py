@@ -49,9 +49,6 @@ class Watched:
 
     vault: OpenVault
     position: LivePosition
-    reached: dict[int, str]
-    """By shard: a position in the stream. The drains up to it stored all readings up to `position`.
-    """
     checked: DrainedShards
     """How far the shards were drained at the last check."""
 
@@ -61,13 +58,6 @@ class Watched:
         return [
             shard for shard, position in drained.positions.items() if checked.get(shard) != position
         ]
-
-    def reach(self, drained: DrainedShards) -> None:
-        """Record in `reached`, before a read, that the read covers all drains up to `drained`."""
-        for shard, position in drained.positions.items():
-            known = self.reached.get(shard)
-            if known is None or stream_order(position) > stream_order(known):
-                self.reached[shard] = position
 
     def complete(self, drained: DrainedShards) -> None:
         """Advance `position`, after a read, behind all readings of the drains up to `drained`."""
@@ -133,8 +123,6 @@ class LiveSource:
         Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
         behind them before it takes the next ones.
         """
-        for each in watched:
-            each.reach(drained)
         moved = {each: each.moved(drained) for each in watched}
         shards = sorted(set(chain.from_iterable(moved.values())))
         vaults = [(each.vault.vault_id, each.position.since) for each in watched]
@@ -158,7 +146,7 @@ class LiveSource:
                 each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
-        """Yield the new readings of a vault from Postgres.
+        """Yield the new readings of a vault from Postgres: those of the drains up to `drained`.
 
         Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
         behind them before it takes the next ones.
@@ -166,16 +154,14 @@ class LiveSource:
         Raises:
             psycopg.Error: Postgres failed; the next call continues at the vault's position.
         """
-        yield from self._from_postgres(self._poll_turn, watched.vault, watched.position)
+        until = self.now(drained)
+        yield from self._from_postgres(self._poll_turn, watched.vault, watched.position, until)
         watched.complete(drained)
 
     def between(
-        self, vault: OpenVault, after: LivePosition, until: LivePosition, reached: Mapping[int, str]
+        self, vault: OpenVault, after: LivePosition, until: LivePosition
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, which are all stored already.
-
-        `reached` has a position in the stream of each shard: the drains up to it stored these
-        readings.
 
         Raises:
             psycopg.Error: Postgres failed.
@@ -187,7 +173,7 @@ class LiveSource:
         ]
         if not shards:
             return
-        for rows in self._recent_between(vault, after, until, shards, reached):
+        for rows in self._recent_between(vault, after, until, shards):
             after = rows.position
             yield rows
         if not after.includes(until):
@@ -199,17 +185,25 @@ class LiveSource:
         after: LivePosition,
         until: LivePosition,
         shards: Sequence[int],
-        reached: Mapping[int, str],
     ) -> Iterator[LiveRows]:
         """Yield the readings of `between` that can be read from the hot window."""
         try:
-            now = self._backlog.now()
+            drained = self.drained()
+            # A feed that has read Postgres may be ahead of the hot window. A drain writes to the
+            # hot window before `drained` shows the drain.
+            known = self.now(drained)
+            wanted = {
+                shard: position
+                for shard, position in drained.positions.items()
+                if shard in shards and until.id_of(shard) <= known.id_of(shard)
+            }
+            if len(wanted) < len(shards):
+                return
             recent = self._hot_window.recent(shards, [(vault.vault_id, after.since)])
         except (RedisError, FormatError, ValueError) as error:
             report(_log, _INSTEAD, error)
             return
-        wanted = {shard: reached.get(shard) for shard in shards}
-        if not _holds(recent, wanted, after.since, now):
+        if not _holds(recent, wanted, after.since, drained.now):
             return
         try:
             for rows in self._from_hot_window(vault, wanted, recent.bounds[0], after, until):
@@ -260,7 +254,7 @@ class LiveSource:
         turn: Lock,
         vault: OpenVault,
         after: LivePosition,
-        until: LivePosition | None = None,
+        until: LivePosition,
     ) -> Iterator[LiveRows]:
         """Yield the readings in Postgres behind `after` and up to `until`, page by page. If there
         are too many (`MAX_BEHIND_READINGS`, `MAX_BEHIND_BYTES`), yield only a summary.
@@ -271,8 +265,6 @@ class LiveSource:
         with turn, self._pool.connection() as connection, read_transaction(connection):
             size = measure(connection, _search(vault, after))
         if size.readings > MAX_BEHIND_READINGS or size.bytes > MAX_BEHIND_BYTES:
-            if until is None:
-                until = self.now(self.drained())
             skipped = Skipped(size.readings, size.received_min, size.received_max)
             yield LiveRows(after.advanced(until.ids), skipped=skipped)
             return
@@ -281,18 +273,17 @@ class LiveSource:
             rows, last_id = self._page(turn, vault, after, until, last_id)
             after = rows.position
             yield rows
-        if until is not None:
-            yield LiveRows(after.advanced(until.ids))
+        yield LiveRows(after.advanced(until.ids))
 
     def _page(
         self,
         turn: Lock,
         vault: OpenVault,
         after: LivePosition,
-        until: LivePosition | None,
+        until: LivePosition,
         behind_id: int,
     ) -> tuple[LiveRows, int | None]:
-        """Read a page from the segments in Postgres whose ids are above `behind_id`.
+        """Read a page from the segments in Postgres that have an id above `behind_id`.
 
         Return the page, and its last id; None in place of the id if no segment follows.
         """
@@ -319,13 +310,13 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
     return StoredAfter(vault.vault_id, after.since, after.ids, after.floor)
 
 
-def _holds(recent: RecentSegments, wanted: Mapping[int, str | None], since: int, now: int) -> bool:
+def _holds(recent: RecentSegments, wanted: Mapping[int, str], since: int, now: int) -> bool:
     """Return whether the hot window covers each shard of `wanted` from the time `since`, and up to
-    the shard's stream position in `wanted`. If a position is None, the cover may end anywhere."""
+    the shard's stream position in `wanted`."""
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:
             return False
-        if (position is not None and not before.reaches(position)) or not after.holds(since, now):
+        if not before.reaches(position) or not after.holds(since, now):
             return False
     return True

@@ -15,7 +15,7 @@ from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from .events import ReadingsEvent, error_event, events_of, heartbeat_event, open_event
 from .feed import Joined
 from .hub import LiveHub
-from .position import encode_position
+from .position import LivePosition, encode_position
 
 RETRY_MS = 1000
 """Shortest time after which a client should connect again; a random part is added, so that the
@@ -94,19 +94,19 @@ class LiveStream:
 
         If the feed leaves out events meanwhile, their readings are read from the stores, too.
         """
-        until, reached = self._joined.until, self._joined.reached
-        for _ in range(MAX_ROUNDS):
-            found = self._hub.source.between(
-                self._joined.feed.vault, self._position, until, reached
-            )
-            for rows in found:
-                self._listener.raise_ending()
-                yield from events_of(rows, self._position, self._vault_id)
-                self._position = self._position.advanced(rows.position.ids, rows.position.since)
+        yield from self._stored_until(self._joined.until)
+        for _ in range(MAX_ROUNDS - 1):
             skipped_to = self._listener.skipped_to()
             if skipped_to is None:
                 return
-            until, reached = skipped_to, self._joined.feed.reached
+            yield from self._stored_until(skipped_to)
+
+    def _stored_until(self, until: LivePosition) -> Iterator[ReadingsEvent]:
+        vault = self._joined.feed.vault
+        for rows in self._hub.source.between(vault, self._position, until):
+            self._listener.raise_ending()
+            yield from events_of(rows, self._position, self._vault_id)
+            self._position = self._position.advanced(rows.position.ids, rows.position.since)
 
     def _use(self, event: ReadingsEvent) -> bytes:
         self._position = self._position.advanced(event.position.ids, event.position.since)

@@ -10,6 +10,7 @@ from gevent import monkey
 
 from iot_api.audit.access_audit import AccessAudit
 from iot_api.audit.events import AuditEvents
+from iot_api.ingest.earlier_attempts import EarlierAttempts
 from iot_api.ingest.idempotency import IdempotencyPolicy
 from iot_api.ingest.intake import GreenletWakeup, Intake
 from iot_api.ingest.put_openings import PutOpenings
@@ -253,6 +254,9 @@ def _readiness(stores: Stores) -> Readiness:
 
 def _intake(settings: Settings, keyring: KeyringFile, stores: Stores, vaults: Vaults) -> Intake:
     max_openings = settings.max_openings << DEFAULT_SCRYPT_LOG2_N >> settings.scrypt_log2_n
+    idempotency = IdempotencyPolicy(
+        stores.names, settings.idempotency_seconds, settings.idempotency_max_requests
+    )
     return Intake(
         vaults,
         PutOpenings(vaults, max(1, max_openings)),
@@ -260,9 +264,7 @@ def _intake(settings: Settings, keyring: KeyringFile, stores: Stores, vaults: Va
         stores.backlog,
         watch=stores.watch,
         shards=settings.shards,
-        idempotency=IdempotencyPolicy(
-            stores.names, settings.idempotency_seconds, settings.idempotency_max_requests
-        ),
+        earlier_attempts=EarlierAttempts(stores.redis, vaults.cache, idempotency),
     )
 
 

@@ -66,6 +66,18 @@ def show_records(client: "Redis", names: KeyNames, lookup: bytes) -> None:
     client.set(names.changed_lookup(lookup), b"", px=1)
 
 
+def former_vaults(
+    client: "Redis", names: KeyNames, lookups: Iterable[bytes]
+) -> "list[bytes | None]":
+    """Return, for each lookup, the id of the vault that had the lookup last before its password was
+    changed or it was erased. Return None if there is none, or it was more than a day ago.
+
+    Raises:
+        RedisError: Redis can't serve.
+    """
+    return cast("list[bytes | None]", client.mget(map(names.changed_lookup, lookups)))
+
+
 def remove_record(client: "Redis", names: KeyNames, lookup: bytes) -> None:
     """Remove the cached record under a lookup."""
     # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.

@@ -162,16 +162,66 @@ def test_a_quoted_key_is_the_same_key(api: Api) -> None:
     assert put(api, row(freeform=1), r'"a \"b\" \\"').status_code == 422
 
 
-def test_after_a_change_of_one_vault_a_repeat_is_another_request(api: Api, writer: Writer) -> None:
-    """The readings for the other vault are stored twice, as docs/reliability.md says."""
-    rows, key = [row("kept", freeform=1), row("erased", freeform=2)], {"Idempotency-Key": "k"}
+ERASE = "DELETE", "/api/vault", {"db_password": "other"}
+CHANGE = "POST", "/api/vault/password", {"db_password": "other", "new_password": "new"}
+CHANGE_KEPT = "POST", "/api/vault/password", {"db_password": "kept", "new_password": "moved"}
+
+
+@pytest.mark.parametrize("steps", [[ERASE], [CHANGE], [CHANGE, ERASE]])
+def test_a_repeat_after_a_change_of_one_vault_stores_only_the_readings_of_its_new_vault(
+    api: Api, writer: Writer, steps: list[tuple[str, str, dict[str, str]]]
+) -> None:
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
     assert api.put(rows, key).status_code == 201
-    body = json.dumps({"data": {"db_password": "erased"}})
-    assert api.ask("DELETE", "/api/vault", body, JSON).status_code == 200
-    assert "Idempotent-Replayed" not in api.put(rows, key).headers
+    for step in steps:
+        api.put([row("other", freeform=3)])  # so that it has a vault
+        assert ask(api, *step).status_code == 200
+        answer = api.put(rows, key)
+        assert (answer.status_code, answer.get_json()) == (201, {"success": "2 object(s) created"})
+        assert "Idempotent-Replayed" not in answer.headers
     assert api.put(rows, key).headers["Idempotent-Replayed"] == "true"
     drain_all(writer)
-    assert [len(api.read(password=each)) for each in ("kept", "erased")] == [2, 1]
+    found = [reading["freeform"] for reading in api.read(password="kept")]
+    assert found == ["1"]
+    assert [reading["freeform"] for reading in api.read(password="other")] == ["2"]
+
+
+def test_such_a_repeat_waits_until_the_readings_of_both_attempts_are_stored(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api = make_api(ack_stored_seconds=0)
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    assert ask(api, *CHANGE).status_code == 200
+    answer = api.ask("PUT", "/api/iot?ack=stored", json.dumps(rows), {**JSON, **key})
+    assert answer.status_code == 202
+    receipt = answer.headers["Location"]
+    assert api.ask("GET", receipt).status_code == 202
+    drain_all(writer)
+    assert api.ask("GET", receipt).status_code == 200
+
+
+def test_a_repeat_after_a_change_of_all_vaults_is_another_request(api: Api, writer: Writer) -> None:
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    assert ask(api, *CHANGE).status_code == 200
+    assert ask(api, *CHANGE_KEPT).status_code == 200
+    assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    passwords = ["kept", "moved", "other", "new"]
+    assert [len(api.read(password=each)) for each in passwords] == [1, 1, 1, 1]
+
+
+def test_after_a_change_of_one_vault_more_readings_are_refused(api: Api) -> None:
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    assert ask(api, *CHANGE).status_code == 200
+    assert_error(api.put([*rows, row("kept")], key), 422, "idempotency_key_reused")
+    assert api.put([*rows, row("kept")], {"Idempotency-Key": "l"}).status_code == 201
+
+
+def ask(api: Api, method: str, path: str, data: dict[str, str]) -> TestResponse:
+    return api.ask(method, path, json.dumps({"data": data}), JSON)
 
 
 def test_requests_of_earlier_versions_have_no_fingerprint(api: Api, redis: "Redis") -> None:

@@ -84,14 +84,11 @@ class KeyedRequest:
             IdempotencyKeyReusedError: the remembered request has other readings. This is
                 detected only if both requests have fingerprints of the current version.
         """
-        count, receipt, *more = answer.decode().split(" ")
-        found, mine = more[0] if more else "", self.fingerprint
-        if found != mine and found[:1] == mine[:1] == _VERSION:
-            raise IdempotencyKeyReusedError(
-                "Idempotency-Key: an earlier request with this key has other readings; nothing was "
-                "stored, send these readings with a new key"
-            )
-        return FirstAnswer(int(count), tuple(decode_receipt(receipt)))
+        first, fingerprint = _decoded(answer)
+        mine = self.fingerprint
+        if fingerprint != mine and fingerprint[:1] == mine[:1] == _VERSION:
+            raise _reused()
+        return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +113,18 @@ class IdempotencyPolicy:
         While API processes of version 0.1 may run (`old_processes_may_run`), the request is stored
         under the Redis key that those processes look for, and without a fingerprint.
         """
-        digests = [request_digest(key.text, vaults)]
-        if key.as_sent != key.text:
-            digests.append(request_digest(key.as_sent, vaults))
-        first = _first_request_digest(key.as_sent, vaults)
+        *names, first = self.names_of(key, [vault.id_bytes for vault in vaults])
         if old_processes_may_run:
-            return KeyedRequest(self._names([first, *digests]), "")
-        return KeyedRequest(
-            self._names([*digests, first]), _VERSION + _fingerprint(digests[0], vaults, batches)
-        )
+            return KeyedRequest((first, *names), "")
+        digest = request_digest(key.text, [vault.id_bytes for vault in vaults])
+        return KeyedRequest((*names, first), _VERSION + _fingerprint(digest, vaults, batches))
 
-    def _names(self, digests: Iterable[bytes]) -> tuple[str, ...]:
-        return tuple(map(self.names.remembered_request, digests))
+    def names_of(self, key: IdempotencyKey, vault_ids: Sequence[bytes]) -> list[str]:
+        """Return the names of the Redis keys that may hold a request. The last is the name that
+        version 0.1 uses."""
+        digests = [request_digest(text, vault_ids) for text in dict.fromkeys(key)]
+        digests.append(_first_request_digest(key.as_sent, vault_ids))
+        return list(map(self.names.remembered_request, digests))
 
     def remembered(self, request: KeyedRequest, answer: bytes, client: Client) -> RememberedRequest:
         """Return what to store in Redis to remember a request and its encoded answer.
@@ -144,6 +141,34 @@ class IdempotencyPolicy:
         )
 
 
+def decode_earlier_answer(answer: bytes, count: int) -> FirstAnswer:
+    """Return the answer to an attempt under other vaults (see `earlier_attempts`). `count`: the
+    number of readings of this attempt.
+
+    The fingerprints can't be compared: they need the data keys of all vaults of the first attempt.
+
+    Raises:
+        IdempotencyKeyReusedError: the first attempt has another number of readings.
+    """
+    first, _ = _decoded(answer)
+    if first.count != count:
+        raise _reused()
+    return first
+
+
+def _decoded(answer: bytes) -> tuple[FirstAnswer, str]:
+    """Return a remembered answer and its fingerprint; "" if it has none."""
+    count, receipt, *more = answer.decode().split(" ")
+    return FirstAnswer(int(count), tuple(decode_receipt(receipt))), more[0] if more else ""
+
+
+def _reused() -> IdempotencyKeyReusedError:
+    return IdempotencyKeyReusedError(
+        "Idempotency-Key: an earlier request with this key has other readings; nothing was stored, "
+        "send these readings with a new key"
+    )
+
+
 def parse_idempotency_key(header: str) -> IdempotencyKey:
     """Parse the header `Idempotency-Key`, plain or as a quoted string.
 
@@ -158,19 +183,19 @@ def parse_idempotency_key(header: str) -> IdempotencyKey:
     return IdempotencyKey(text, header)
 
 
-def request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+def request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
     """Return the digest that a request is remembered by.
 
     The Idempotency-Key and each vault id are hashed with their lengths, so that different requests
     never hash the same bytes.
     """
-    parts = [key.encode(), *sorted(vault.vault_id.bytes for vault in vaults)]
+    parts = [key.encode(), *sorted(vault_ids)]
     return _digest(b"".join(b"%d:%b" % (len(part), part) for part in parts))
 
 
-def _first_request_digest(key: str, vaults: Sequence[OpenVault]) -> bytes:
+def _first_request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
     """Return the digest that version 0.1 remembers a request by."""
-    return _digest(key.encode() + b"".join(sorted(vault.vault_id.bytes for vault in vaults)))
+    return _digest(key.encode() + b"".join(sorted(vault_ids)))
 
 
 def _fingerprint(digest: bytes, vaults: Sequence[OpenVault], batches: Sequence[Batch]) -> str:

@@ -31,7 +31,8 @@ from iot_stores.backlog_append import AppendResult, BacklogAppender
 from iot_stores.months import DAY_MS
 from iot_stores.redis_watch import RedisWatch
 
-from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
+from .earlier_attempts import NO_ATTEMPT, EarlierAttempts
+from .idempotency import IdempotencyKey, KeyedRequest
 from .parser import Batch
 from .put_openings import PutOpenings
 
@@ -101,7 +102,7 @@ class Intake:
         *,
         watch: RedisWatch,
         shards: int,
-        idempotency: IdempotencyPolicy,
+        earlier_attempts: EarlierAttempts,
     ) -> None:
         self._watch = watch
         self._vaults = vaults
@@ -110,7 +111,8 @@ class Intake:
         self._sealer = sealer
         self._backlog = backlog
         self._shards = shards
-        self._idempotency = idempotency
+        self._idempotency = earlier_attempts.policy
+        self._earlier_attempts = earlier_attempts
         self._session_renewals: int | None = None
         self._append = tracing.wrap("append to the backlog", backlog.append, _described)
         self._acknowledged = metrics.pending_count("iot_readings_acknowledged_total")
@@ -136,7 +138,9 @@ class Intake:
         device can send while another client at its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, this
-        request appends nothing, and returns the earlier result if its readings are the same.
+        request appends nothing, and returns the earlier result if its readings are the same. If one
+        of its passwords got another vault since the earlier request, this request appends only the
+        readings of the vaults that the earlier request did not have.
 
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
@@ -155,19 +159,23 @@ class Intake:
         is_proven = proven is not None and proven.issuperset(keys)
         vaults, guards = self._open(batches, keys, client, is_proven=is_proven)
         count = sum([len(batch.readings.relative) for batch in batches])
-        request = None if key is None else self._keyed_request(key, vaults, batches)
-        if request is not None:
+        request, earlier = None, NO_ATTEMPT
+        if key is not None:
+            request = self._keyed_request(key, vaults, batches)
             if guards:
                 self._guesses.check(client)
             answer = self._backlog.first_answer(request.names)
             if answer is not None:
                 return _repeated(request, answer)
+            earlier = self._earlier_attempts.find(key, keys, vaults, batches)
         sealed = [
             self._seal(vault, readings)
             for vault, batch in zip(vaults, batches, strict=True)
+            if vault.id_bytes not in earlier.vaults
             for readings in _split(batch.readings)
         ]
         entries = _last_entries(sealed) if with_entries or request is not None else ()
+        entries = earlier.entries + entries
         remembered = None
         if request is not None:
             answer = request.encode_answer(count, entries)
@@ -183,7 +191,7 @@ class Intake:
         if request is not None and appended.first_answer is not None:
             self._sealer.abandon_numbers(len(sealed))
             return _repeated(request, appended.first_answer)
-        self._acknowledged.value += count
+        self._acknowledged.value += count - earlier.count
         self._readings.values.append(count)
         self._handle_writer_requests(appended)
         if not is_proven:

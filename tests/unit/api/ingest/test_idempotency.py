@@ -19,7 +19,8 @@ from support.keys import KEYS
 
 ENTRIES = (EntryName(1, b"s" * 16, 5),)
 POLICY = IdempotencyPolicy(KEYS, 60, 100)
-ONE, TWO = (OpenVault(uuid.UUID(bytes=each * 16), each * 32) for each in (b"a", b"b"))
+ONE_ID, TWO_ID = b"a" * 16, b"b" * 16
+ONE, TWO = (OpenVault(uuid.UUID(bytes=each), each * 2) for each in (ONE_ID, TWO_ID))
 
 
 def request(
@@ -31,9 +32,9 @@ def request(
 
 def test_each_part_is_hashed_with_its_length() -> None:
     """A key that ends like the id of a vault does not equal another request."""
-    assert request_digest("k" + "a" * 16, [TWO]) != request_digest("k", [ONE, TWO])
-    assert request_digest("k", [ONE, TWO]) == request_digest("k", [TWO, ONE])
-    assert request_digest("k", [ONE]) != request_digest("l", [ONE])
+    assert request_digest("k" + "a" * 16, [TWO_ID]) != request_digest("k", [ONE_ID, TWO_ID])
+    assert request_digest("k", [ONE_ID, TWO_ID]) == request_digest("k", [TWO_ID, ONE_ID])
+    assert request_digest("k", [ONE_ID]) != request_digest("l", [ONE_ID])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_other_keys_are_refused(header: str) -> None:
 def test_a_quoted_key_is_found_under_the_name_of_earlier_versions() -> None:
     plain, quoted = request("abc", [ONE]), request('"abc"', [ONE])
     assert quoted.names[0] == plain.names[0]
-    assert KEYS.remembered_request(request_digest('"abc"', [ONE])) in quoted.names
+    assert KEYS.remembered_request(request_digest('"abc"', [ONE_ID])) in quoted.names
     first = request('"abc"', [ONE], old=True)  # while version 0.1 may run
     assert (first.names[0], set(first.names)) == (quoted.names[-1], set(quoted.names))
 

@@ -1,0 +1,93 @@
+"""Earlier attempts of a request whose passwords have other vaults by now.
+
+A request with an Idempotency-Key is remembered by its vaults. Between two attempts, one of its
+vaults may be erased or get another password; the next attempt creates a new vault. Redis names the
+former vault of a password for a day (`cached_records.hide_records`), so the first attempt is found.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import cast
+
+from redis import Redis
+
+from iot_api.vaults.cache import VaultCache
+from iot_cipher.encryption import EntryName, OpenVault
+from iot_stores.cached_records import former_vaults
+
+from .idempotency import IdempotencyKey, IdempotencyPolicy, decode_earlier_answer
+from .parser import Batch
+
+MAX_COMBINATIONS = 64
+"""Limit of the combinations of vaults to look for."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierAttempt:
+    """An accepted attempt to send a request, under other vaults."""
+
+    entries: tuple[EntryName, ...]
+    """The last entry of each shard."""
+    vaults: frozenset[bytes]
+    """The vaults that both attempts have. The earlier attempt stored their readings."""
+    count: int
+    """The number of readings of these vaults."""
+
+
+NO_ATTEMPT = EarlierAttempt((), frozenset(), 0)
+"""Stands for no earlier attempt."""
+
+
+class EarlierAttempts:
+    """Finds earlier attempts in Redis."""
+
+    def __init__(self, client: "Redis", cache: VaultCache, policy: IdempotencyPolicy) -> None:
+        self._client = client
+        self._cache = cache
+        self.policy = policy
+
+    def find(
+        self,
+        key: IdempotencyKey,
+        cache_keys: Sequence[bytes],
+        vaults: Sequence[OpenVault],
+        batches: Sequence[Batch],
+    ) -> EarlierAttempt:
+        """Return an earlier attempt that has a vault in common with this attempt; `NO_ATTEMPT` if
+        there is none. Batch n belongs to vault n, whose key in the cache is `cache_keys[n]`.
+
+        Raises:
+            IdempotencyKeyReusedError: the earlier attempt has another number of readings.
+            RedisError: Redis can't serve.
+        """
+        attempts = {} if len(vaults) == 1 else self._possible(key, cache_keys, vaults)
+        if not attempts:
+            return NO_ATTEMPT
+        answers = cast("list[bytes | None]", self._client.mget(attempts))
+        counts = {
+            vault.id_bytes: len(batch.readings.relative)
+            for vault, batch in zip(vaults, batches, strict=True)
+        }
+        for common, answer in zip(attempts.values(), answers, strict=True):
+            if answer is not None:
+                first = decode_earlier_answer(answer, sum(counts.values()))
+                return EarlierAttempt(first.entries, common, sum(map(counts.__getitem__, common)))
+        return NO_ATTEMPT
+
+    def _possible(
+        self, key: IdempotencyKey, cache_keys: Sequence[bytes], vaults: Sequence[OpenVault]
+    ) -> dict[str, frozenset[bytes]]:
+        """Return the Redis keys that may hold earlier attempts, with the vaults in common."""
+        found = [self._cache.get(cache_key) for cache_key in cache_keys]
+        lookups = [b"" if cached is None else cached.record.lookup for cached in found]
+        former = former_vaults(self._client, self.policy.names, lookups)
+        ids = [vault.id_bytes for vault in vaults]
+        choices = [{now: None, was or now: None} for now, was in zip(ids, former, strict=True)]
+        combinations = islice(product(*choices), 1, MAX_COMBINATIONS)  # the first is `ids`
+        return {
+            name: common
+            for combination in combinations
+            if (common := frozenset(combination).intersection(ids))
+            for name in self.policy.names_of(key, combination)
+        }

@@ -30,18 +30,31 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
     """
     client, names = stores.redis, stores.names
     queued = [names.stream(shard) for shard in stores.backlog.shards()]
-    held = [names.held_entries(vault.bytes) for vault in stores.held_entries.vaults()]
+    # Writers move entries between the backlog and the other two places meanwhile, in both
+    # directions. Reading the other two before and after the backlog misses none.
+    held, dead = _held(stores), _dead(stores)
+    waiting = _entries(client, queued)
+    held, dead = held | _held(stores), dead | _dead(stores)
     orders = cast("list[bytes]", client.lrange(names.compaction_orders, 0, -1))
     cached = (record.master_key_id for record in scan_records(client, names))
     return {
         "vault records in Postgres": _grouped(connection, _VAULTS),
         "vault records in Redis": Counter(cached),
-        "queued entries": _entries(client, queued),
-        "held entries": _entries(client, held),
+        "queued entries": waiting,
+        "held entries": held,
         "compaction orders": Counter(map(key_id_of, orders)),
-        "dead letters": Counter(key_id_of(each.sealed) for each in stores.dead_letters.all()),
+        "dead letters": dead,
         "audit records": _grouped(connection, _AUDIT),
     }
+
+
+def _held(stores: Stores) -> Counter[KeyId]:
+    held = [stores.names.held_entries(vault.bytes) for vault in stores.held_entries.vaults()]
+    return _entries(stores.redis, held)
+
+
+def _dead(stores: Stores) -> Counter[KeyId]:
+    return Counter(key_id_of(letter.sealed) for letter in stores.dead_letters.all())
 
 
 def _grouped(connection: Connection, statement: LiteralString) -> Counter[KeyId]:

@@ -82,6 +82,22 @@ def test_the_migration_may_use_every_port_that_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
+    "policy", ["api", "writer", "test", "canary", "secrets", "migrate", "rotation"]
+)
+def test_extra_egress_applies_to_every_pod_of_the_product(policy: str) -> None:
+    """In a service mesh, each pod must reach the mesh's control plane."""
+    rule: Object = {"ports": [{"port": 15012, "protocol": "TCP"}]}
+    more: Object = {
+        "networkPolicy": {"extraEgress": [rule]},
+        "canary": {"enabled": True},
+        "keys": {"rotation": {"enabled": True}},
+    }
+    values = ValuesSet(merged(OWN, more))
+    release = Release("", "", {}, tuple(objects(template(values, "--kube-version", NEWEST))))
+    assert 15012 in egress(release, f"-{policy}")
+
+
+@pytest.mark.parametrize(
     ("endpoint", "port"),
     [
         ("http://collector.observability:14318", 14318),

@@ -9,8 +9,8 @@ ipFamilies:
 {{- end }}
 {{- end -}}
 
-{{/* Rules of egress, each an item of a list. */}}
-{{- define "iot-sensor.egressDns" -}}
+{{/* Rules of egress, each an item of a list. The first ones apply to every pod except those of the internal Redis and Postgres. */}}
+{{- define "iot-sensor.egressCommon" -}}
 - ports:
     {{- range .Values.networkPolicy.dns.ports }}
     - port: {{ . }}
@@ -22,6 +22,9 @@ ipFamilies:
   to:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+{{- with .Values.networkPolicy.extraEgress }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Argument: ports, to (empty: anywhere). */}}

@@ -78,12 +78,13 @@ def migrate(
     If the schema is one revision newer than this code, it is not changed, because this code works
     on it. So a rollback by one version is possible.
 
-    If another transaction, for example of pg_dump, locks a table that the migration changes, the
-    migration is tried again for `wait` seconds.
+    If another migration runs, or another transaction, for example of pg_dump, locks a table that
+    the migration changes, the migration is tried again for `wait` seconds.
 
     Raises:
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.
-        LOCKED: other transactions locked a table for too long. Nothing was changed.
+        LOCKED: another migration ran, or other transactions locked a table, for too long. Nothing
+            was changed.
     """
     end = time.monotonic() + wait
     with psycopg.connect(postgres_url, autocommit=True) as connection:
@@ -97,15 +98,15 @@ def migrate(
                     raise
             else:
                 return
-            _log.info("another transaction locks a table; the migration is tried again")
+            _log.info("another migration or transaction holds a lock; the migration is tried again")
             time.sleep(_PAUSE_SECONDS)
 
 
 def _migrate(connection: Connection, revision: str | None, *, grant: bool) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     # While ALTER TABLE waits for a transaction that reads the table, all later statements on this
     # table wait, too. So the migration gives up soon, and lets them pass before it tries again.
     connection.execute(_LOCK_LIMIT)
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     if _is_ahead(connection):
         return
     _upgrade(connection, revision)

@@ -17,6 +17,7 @@ from support.waiting import wait_until
 # What the API asks for at each opening of a vault. The limit is that of the role of the API.
 _FIND_VAULT = "SELECT vault_id FROM vaults WHERE lookup = 'l'"
 _LIMIT = "SET lock_timeout = '5s'"
+MIGRATION_LOCK = 0x696F74
 _WAITS = """
     SELECT EXISTS (
         SELECT FROM pg_locks WHERE NOT granted AND {condition}
@@ -84,6 +85,21 @@ def test_a_migration_gives_up_after_the_wait(old_url: str, dump: psycopg.Connect
         assert schema_revision(connection) == 2
     dump.rollback()
     migrate(old_url)
+
+
+def test_a_migration_waits_for_another_one_no_longer_than_wait(empty_url: str) -> None:
+    with psycopg.connect(empty_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            migrate(empty_url, wait=1)
+        with ThreadPoolExecutor(1) as pool:
+            migrating = pool.submit(migrate, empty_url, wait=60)
+            with pytest.raises(TimeoutError):
+                migrating.result(timeout=4)
+            other.rollback()
+            migrating.result()
+    with psycopg.connect(empty_url) as connection:
+        assert schema_revision(connection) >= int(OLDEST_REVISION)
 
 
 def test_a_deadlock_is_tried_again(old_url: str) -> None:

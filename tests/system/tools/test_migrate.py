@@ -180,7 +180,7 @@ def test_a_signal_ends_the_migration(
             process.stdout.readline()
         else:
             holder.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            process = start("migrate", IOT_POSTGRES_URL=empty_url)
+            process = start("migrate", "--wait", "60", IOT_POSTGRES_URL=empty_url)
             waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             wait_until(lambda: holder.execute(waits).fetchone() == (True,))
         process.send_signal(number)

@@ -48,8 +48,8 @@ def _migrate(server: "PostgresAt", *, grant: bool, wait: float) -> None:
     except schema.LOCKED:
         raise UnavailableError(
             f"Postgres at {server.where}: another transaction, for example of pg_dump, locks a "
-            "table that the migration changes. Nothing was changed: run the command again when the "
-            "transaction has ended"
+            "table that the migration changes, or another migration runs. Nothing was changed: run "
+            "the command again when the transaction has ended, or with a longer --wait"
         ) from None
     except psycopg.Error as error:
         raise UnavailableError(

@@ -150,6 +150,24 @@ def error(response: Response) -> tuple[int, str]:
     return response.status, content["code"]
 
 
+@pytest.mark.parametrize(
+    "head", ["GET /healthz HTTP/1.0", "GET /healthz HTTP/1.1\r\nConnection: close", "no HTTP"]
+)
+def test_a_connection_ends_with_a_close_notify(optional: Site, head: str) -> None:
+    """Otherwise a client can't tell the end of an answer from a connection that was cut."""
+    with (
+        socket.create_connection(("127.0.0.1", optional.stack.port), timeout=30) as plain,
+        optional.context().wrap_socket(
+            plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False
+        ) as client,
+    ):
+        client.sendall(f"{head}\r\nHost: a\r\n\r\n".encode())
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.")
+
+
 def test_the_name_of_a_certificate_has_the_scopes_of_its_token(optional: Site) -> None:
     sensor = optional.authority.issue("sensor-1")
     dashboard = optional.authority.issue("Dashboard.example.org")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gevent.event import Event
+from gevent.ssl import SSLSocket
 
 from iot_models.errors import UnavailableError
 
@@ -80,7 +81,19 @@ class Closable:
         self.request = None
         self.phase = Phase.LINGERING
         self.since = time.monotonic()
+        self._send_close_notify()
         self._shut_down(socket.SHUT_WR)
+
+    def _send_close_notify(self) -> None:
+        """With TLS, tell the client that nothing was cut off (RFC 8446, 6.1).
+
+        Do not wait for the close_notify of the client.
+        """
+        client = self.client
+        if isinstance(client, SSLSocket):
+            with suppress(OSError, ValueError):
+                client.settimeout(0)
+                client.unwrap()
 
     def receive_no_more(self) -> None:
         """End the receiving side. A request that has arrived by then is still answered.

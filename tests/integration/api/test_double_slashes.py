@@ -1,6 +1,7 @@
-"""A path with a duplicate slash anywhere means the path without the duplicate."""
+"""Unusual paths: a duplicate slash anywhere means a single one, and `*` means the whole server."""
 
 import json
+import socket
 
 import pytest
 
@@ -43,3 +44,11 @@ def test_readings_put_with_an_extra_slash_are_read_without_it(module_stack: Stac
     put = json.dumps({"data": {"db_password": "doubled", "freeform": 1}})
     assert module_stack.request("PUT", "/api//iot?ack=stored", put).status == 201
     assert [each["freeform"] for each in module_stack.read("doubled")] == ["1"]
+
+
+@pytest.mark.parametrize(("method", "status"), [("OPTIONS", 200), ("GET", 400)])
+def test_a_proxy_asks_about_the_whole_server(module_stack: Stack, method: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", module_stack.port), timeout=30) as client:
+        client.sendall(f"{method} * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        with client.makefile("rb") as answer:
+            assert answer.readline().split()[1] == str(status).encode()

@@ -75,6 +75,13 @@ def test_a_browser_asks_whether_a_file_is_the_same(module_api: Api, path: str) -
     assert other.status_code == 200
 
 
+def test_a_failed_precondition_is_an_error(module_api: Api) -> None:
+    """The answer used to have the file as its body."""
+    answer = module_api.ask("GET", "/assets/page.css", headers={"If-Match": '"other"'})
+    assert_error(answer, 412, "invalid_request")
+    assert "ETag" not in answer.headers
+
+
 @pytest.mark.parametrize("name", ["page.html", "..%2Ffiles.py", "../files.py", "none.js"])
 def test_other_paths_have_no_file(module_api: Api, name: str) -> None:
     assert_error(module_api.ask("GET", f"/assets/{name}"), 404, "not_found")

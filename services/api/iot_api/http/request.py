@@ -44,6 +44,9 @@ REPEATED = "iot_api.repeated"
 capitals. The worker sets it if there are any, and joins the values of such a header with commas."""
 Proven = set[bytes]
 _MAX_PROVEN = 64
+_CHECKED_PATH = "/healthz"
+"""`OPTIONS *`, about the server as a whole (RFC 9110, 9.3.7), is answered like OPTIONS of this
+path, which always exists."""
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
@@ -103,6 +106,8 @@ class RequestDispatcher:
         # POST.
         if "//" in environ["PATH_INFO"]:
             environ["PATH_INFO"] = single_slashes(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "*":  # only of OPTIONS; a proxy may check a server like this
+            environ["PATH_INFO"] = _CHECKED_PATH
         cors = self._cors
         added = cors.headers(environ) if "HTTP_ORIGIN" in environ else cors.without_origin
 

@@ -1,7 +1,9 @@
 """The views of the live page."""
 
+from http import HTTPStatus
+
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, PreconditionFailed
 
 from iot_api.http.access import needs_no_token
 from iot_api.http.content_encoding import VARY_CODING, accepted_coding
@@ -33,6 +35,9 @@ def page_blueprint() -> Blueprint:
 def _respond(file: PageFile) -> Response:
     """Return the file, or 304 if the browser has the same version. The browser asks each time it
     opens the page, so that it never runs files of two versions.
+
+    Raises:
+        PreconditionFailed: the request has an `If-Match` or `If-Unmodified-Since` that fails.
     """
     coding = accepted_coding(request.environ.get("HTTP_ACCEPT_ENCODING", ""))
     response = Response(file.bodies[coding], content_type=file.media_type)
@@ -42,4 +47,6 @@ def _respond(file: PageFile) -> Response:
         response.headers["Content-Encoding"] = coding
     response.set_etag(file.etag, weak=True)  # of the content, whatever its coding
     response.make_conditional(request.environ)
+    if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+        raise PreconditionFailed  # its response has an error as the body, not the file
     return response

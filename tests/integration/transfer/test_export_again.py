@@ -1,7 +1,10 @@
 """What an export has written is imported unchanged; an export that is killed is continued."""
 
 import csv
+import gzip
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ def test_an_export_that_is_killed_between_renames_continues(
     assert len(rows) == 10
 
 
-@pytest.mark.parametrize("form", ["csv", "ndjson"])
+@pytest.mark.parametrize("form", ["csv", "ndjson", "parquet"])
 @pytest.mark.parametrize("options", [(), ("--flatten",)])
 def test_what_is_exported_is_imported_unchanged(
     service: Stack, command: Command, tmp_path: Path, form: str, options: tuple[str, ...]
@@ -70,3 +73,37 @@ def test_what_is_exported_is_imported_unchanged(
     assert without_ids(service.read(two)) == without_ids(service.read(one))
     said = command("import", out, password=two)[1].splitlines()
     assert said[1:] == ["0 imported", f"{len(texts)} were in the service before"]
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson", "parquet", "db"])
+def test_only_the_owner_can_read_an_exported_file(
+    command: Command, tmp_path: Path, form: str
+) -> None:
+    row = {"absolute_timestamp": "2020-01-01 00:00:00", "relative_time": 1, "freeform": 1}
+    (tmp_path / "in.ndjson").write_text(json.dumps(row))
+    assert command("import", tmp_path / "in.ndjson", password="mode")[0] in {0, 1}
+    out = tmp_path / f"out.{form}"
+    before = os.umask(0o022)
+    try:
+        assert command("export", out, password="mode")[0] == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_an_exported_file_that_was_compressed_can_be_imported(
+    service: Stack, command: Command, tmp_path: Path, form: str
+) -> None:
+    one, two, out = f"whole {form}", f"compressed {form}", tmp_path / f"out.{form}"
+    row = {"absolute_timestamp": "2020-01-01 00:00:00", "relative_time": 1, "freeform": {"a": "ü"}}
+    (tmp_path / "in.ndjson").write_text(json.dumps(row))
+    assert command("import", tmp_path / "in.ndjson", password=one)[0] == 0
+    status, _, error = command("export", tmp_path / f"out.{form}.gz", password=one)
+    assert (status, error) == (
+        2, f"{out}.gz: exported files are not compressed; export {out}, then compress it\n",
+    )  # fmt: skip
+    assert command("export", out, password=one)[0] == 0
+    out.with_suffix(".gz").write_bytes(gzip.compress(out.read_bytes()))
+    assert command("import", out.with_suffix(".gz"), password=two)[0] == 0
+    assert without_ids(service.read(two)) == without_ids(service.read(one))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from integration.api.test_legacy_transcript import READINGS, READS, comparable
-from iot_sensor_client import Client, Response
+from iot_sensor_client import Client, RejectedError, Response
 from iot_tools.cli.main import main
 from iot_tools.transfer.import_sources import CsvFile, LegacySqlite, NdjsonFile
 from iot_tools.transfer.importer import Importer
@@ -130,6 +130,23 @@ def test_a_row_that_can_t_be_imported_is_reported_and_left(
     assert "  row 5: the service accepts times of receipt from 1970-01-01 00:00:00 to 20" in said
     assert "  row 7: is not JSON" in said
     assert [each["relative_timestamp"] for each in service.read("bad rows")] == [1, 2]
+
+
+def test_a_dry_run_counts_what_the_service_would_refuse(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    years = ["1965", "2020", "2999", "1969", "2021"]
+    file = tmp_path / "times.csv"
+    file.write_text("absolute_timestamp,n\n" + "".join(f"{y}-12-31 23:59:59,1\n" for y in years))
+    status, dry, _ = command("import", file, "--dry-run", password="dry")
+    assert (status, dry.splitlines()[:2]) == (1, ["5 rows", "2 would be imported"])
+    assert "3 skipped: the service accepts times of receipt from 1970-01-01 00:00:00 to 20" in dry
+    assert "  row 4: the service accepts times of receipt" in dry
+    with Client(service.url, "dry") as client, pytest.raises(RejectedError, match="no vault"):
+        client.erase_vault()
+    assert "5 rows\n2 imported\n" in command("import", file, password="dry")[1]
+    status, dry, _ = command("import", file, "--dry-run", password="dry")
+    assert dry.splitlines()[:3] == ["5 rows", "0 would be imported", "2 were in the service before"]
 
 
 def test_an_answer_of_the_api_is_imported(
@@ -282,8 +299,9 @@ def test_times_of_receipt_of_other_stores(tmp_path: Path) -> None:
 def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\x89PNG\r\n")
     status, _, error = command("import", tmp_path / "photo")
+    formats = "sqlite, csv, ndjson, json, parquet"
     assert (status, error) == (
-        1, f"{tmp_path}/photo: unknown format; name it with --format (sqlite, csv, ndjson, json)\n",
+        1, f"{tmp_path}/photo: unknown format; name it with --format ({formats})\n",
     )  # fmt: skip
     (tmp_path / "empty.csv").write_bytes(b" \n")
     status, _, error = command("import", tmp_path / "empty.csv")

@@ -24,6 +24,7 @@ Export the readings of a password. The extension of the file chooses the format:
 password. An export that was stopped continues when the command is repeated.
 """
 
+_COMPRESSED = frozenset({".gz", ".zst", ".xz", ".bz2", ".zip"})
 _MILLISECONDS = re.compile(r"-?\d{1,15}(\.\d{1,9})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ].*", re.ASCII)
 
@@ -104,6 +105,11 @@ def _nothing(client: Client, password: str, query: str) -> str:
 def _form(parsed: argparse.Namespace) -> ExportForm:
     if parsed.file == Path("-"):
         raise SettingsError("-: an export to standard output is not supported; name a file")
+    if parsed.file.suffix.lower() in _COMPRESSED:
+        raise SettingsError(
+            f"{parsed.file}: exported files are not compressed; export "
+            f"{parsed.file.with_suffix('')}, then compress it"
+        )
     form = parsed.format or FORMATS.get(parsed.file.suffix.lower())
     if form is None:
         raise SettingsError(

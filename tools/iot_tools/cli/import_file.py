@@ -5,7 +5,8 @@ from pathlib import Path
 
 from iot_models.errors import IotError
 from iot_sensor_client import Client, NoResponseError
-from iot_tools.transfer.import_sources import FORMATS, open_source
+from iot_tools.transfer.import_format import FORMATS
+from iot_tools.transfer.import_sources import open_source
 from iot_tools.transfer.importer import Importer, ImportReport
 from iot_tools.transfer.service_pages import RETRY, TIMEOUT
 
@@ -15,10 +16,10 @@ from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
 
 _DESCRIPTION = """\
-Import readings from a file: CSV, NDJSON, JSON, or a database of the old program. Readings keep
-their times, including the time of receipt. The command may be repeated and stopped at any point: it
-imports only what the service lacks. It needs a token with the scope admin, unless the service runs
-without tokens.
+Import readings from a file: CSV, NDJSON, JSON (each may be compressed with gzip), Parquet, or a
+database of the old program. Readings keep their times, including the time of receipt. The command
+may be repeated and stopped at any point: it imports only what the service lacks. It needs a token
+with the scope admin, unless the service runs without tokens.
 """
 
 
@@ -26,7 +27,7 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `import`."""
     parser.description = _DESCRIPTION
     parser.add_argument(
-        "file", type=Path, help="SQLite file of the old program, CSV, NDJSON or JSON"
+        "file", type=Path, help="SQLite file of the old program, Parquet, CSV, NDJSON or JSON"
     )
     add_service(parser)
     add_password(parser)

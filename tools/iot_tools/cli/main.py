@@ -180,8 +180,8 @@ def _add_migrate(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=0.0,
         metavar="SECONDS",
-        help="time to wait until Postgres accepts connections, and until other transactions "
-        "release the tables that the migration changes (default 0)",
+        help="time to wait until Postgres accepts connections, and until other migrations and "
+        "transactions release the tables that the migration changes (default 0)",
     )
     parser.add_argument(
         "--grant",
@@ -260,7 +260,7 @@ _COMMANDS: dict[str, tuple[str, AddArguments]] = {
         _imported("iot_tools.cli.export_file", "add_export"),
     ),
     "import": (
-        "import readings from a file: CSV, NDJSON, JSON, or a database of the old program",
+        "import readings from a file: CSV, NDJSON, JSON, Parquet, or a database of the old program",
         _imported("iot_tools.cli.import_file", "add_import"),
     ),
     "secrets": (

@@ -11,11 +11,11 @@ from typing import Any, Protocol, TextIO
 
 import msgspec
 
-from iot_models.errors import IotError
 from iot_models.reading import Reading
 
 from .export_columns import OWN, Cell, Columns, Kind
 from .legacy_cipher import LegacyCipher
+from .parquet import pyarrow
 
 _ROW_GROUP = 50_000
 """Readings in memory until Parquet writes them."""
@@ -95,22 +95,6 @@ class NdjsonWriter:
     def close(self) -> None:
         """Complete the file."""
         self._file.close()
-
-
-def pyarrow() -> tuple[Any, Any]:
-    """Import `pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        IotError: they are not installed.
-    """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 -- an extra of the package
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ImportError:
-        raise IotError(
-            "Parquet needs pyarrow: pip install pyarrow, or export CSV or NDJSON"
-        ) from None
-    return pa, pq
 
 
 class ParquetWriter:

@@ -26,9 +26,9 @@ from .export_writers import (
     OpenWriter,
     ParquetWriter,
     Writer,
-    pyarrow,
 )
 from .importer import Progress
+from .parquet import pyarrow
 from .service_pages import CursorError, ServicePages
 
 FORMATS = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".parquet": "parquet",
@@ -224,6 +224,8 @@ class _Files:
         unfinished = self._path.with_name(f".{self._path.name}.unfinished-{len(self._paths) + 1}")
         unfinished.unlink(missing_ok=True)
         self._paths[unfinished] = path
+        # The readings are not encrypted, or only weakly: nobody else may read them.
+        unfinished.touch(mode=0o600, exist_ok=False)
         self.writer = self._open(unfinished)
 
     def finish(self) -> dict[Path, Path]:

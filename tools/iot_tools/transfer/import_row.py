@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from typing import TypeVar
 
 import msgspec
 
@@ -16,6 +17,7 @@ from iot_models.times import parse_time, parse_time_or_date
 
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
+_Cell = TypeVar("_Cell")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 MAX_DIGITS = 4_300
 """Most digits of an integer that CPython converts by default (`sys.set_int_max_str_digits`): the
@@ -30,6 +32,10 @@ CSV_NAMES = {
 
 class RowError(ValueError):
     """The row is not a reading; the message says why."""
+
+
+class OtherPasswordError(RowError):
+    """The row is encrypted under another password, or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +163,37 @@ def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     If the column `freeform` is missing or empty, `freeform` is made from the columns other than id
     and times, with numbers and JSON as they are written. Raises `RowError` if a value is invalid.
     """
-    own = {CSV_NAMES[name]: value for name, value in fields.items() if name in CSV_NAMES}
-    freeform = fields.get("freeform")
-    if not freeform:
+    return _row_of_columns({name: text for name, text in fields.items() if text}, _member)
+
+
+def row_of_parquet(fields: Mapping[str, object]) -> ImportRow:
+    """Return the row of a Parquet file of `iot-sensor export`.
+
+    If the column `freeform` is missing or null, `freeform` is made like that of `row_of_csv`, but
+    with the types of the columns. Raises `RowError` if a value is invalid.
+    """
+    cells = {name: _time_as_text(cell) for name, cell in fields.items() if cell is not None}
+    return _row_of_columns(cells, lambda cell: json.dumps(cell, default=str))
+
+
+def _row_of_columns(fields: Mapping[str, _Cell], member: Callable[[_Cell], str]) -> ImportRow:
+    """Return the row with these cells. `member` returns the JSON text of a cell."""
+    own = {CSV_NAMES[name]: cell for name, cell in fields.items() if name in CSV_NAMES}
+    freeform: object = fields.get("freeform")
+    if freeform is None:
         members = [
-            f"{json.dumps(name)}: {_member(text)}"
-            for name, text in fields.items()
-            if text and name not in CSV_NAMES and name not in {"id", "freeform"}
+            f"{json.dumps(name)}: {member(cell)}"
+            for name, cell in fields.items()
+            if name not in CSV_NAMES and name != "id"
         ]
         freeform = f"{{{', '.join(members)}}}"
+    if not isinstance(freeform, str):
+        raise RowError("freeform is not text")
     return make_row(own.get("received"), own.get("relative"), own.get("interrogator"), freeform)
+
+
+def _time_as_text(cell: object) -> object:
+    return cell.isoformat(" ") if isinstance(cell, datetime) else cell
 
 
 def _member(text: str) -> str:

@@ -1,12 +1,11 @@
-"""The files that can be imported: the old program's SQLite file, CSV, NDJSON and JSON."""
+"""The files that can be imported: the old program's SQLite file, Parquet, CSV, NDJSON and JSON."""
 
 import codecs
 import csv
+import io
 import json
-import re
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import cached_property
@@ -15,12 +14,12 @@ from typing import Protocol, cast
 
 import msgspec
 
-from iot_models.errors import IotError
 from iot_models.text_files import is_unicode
 
+from .import_format import READ_ERRORS, ImportFileError, check_columns, format_of, opened
 from .import_row import (
-    CSV_NAMES,
     ImportRow,
+    OtherPasswordError,
     RowError,
     canonical_json,
     make_row,
@@ -29,19 +28,7 @@ from .import_row import (
     short_integer,
 )
 from .legacy_cipher import LegacyCipher
-
-_SQLITE = b"SQLite format 3\0"
-_HEAD_BYTES = 64 * 1024
-_JSON = re.compile(rb'\s*(\[|\{\s*"data"\s*:\s*\[)')
-FORMATS = ("sqlite", "csv", "ndjson", "json")
-
-
-class OtherPasswordError(RowError):
-    """The row is encrypted under another password, or is damaged."""
-
-
-class ImportFileError(IotError):
-    """The file can't be imported."""
+from .parquet_source import ParquetFile
 
 
 class Source(Protocol):
@@ -62,44 +49,19 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
     """Open a file in the format `form`, or in the format that its first bytes show.
 
     Raises:
-        ImportFileError: the file can't be read, is empty or a pipe, or its format is unknown.
+        ImportFileError: the file can't be read, is empty or a pipe, its format is unknown, or it
+            has to be unpacked first.
     """
-    if path == Path("-") or path.is_fifo():
-        raise ImportFileError(
-            f"{path}: an import reads its file twice, which a pipe does not allow; write the "
-            "readings into a file first"
-        )
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise ImportFileError(f"{path}: {error.strerror}") from None
-    if not head.strip() and len(head) < _HEAD_BYTES:
-        raise ImportFileError(f"{path}: the file is empty")
-    if form is None:
-        form = _form_of(head)
+    form = format_of(path, form)
+    if form == "parquet":
+        return ParquetFile(path, password)
     if form == "sqlite":
         return LegacySqlite(path, password)
     if form == "csv":
         return CsvFile(path, password)
     if form == "ndjson":
         return NdjsonFile(path, password)
-    if form == "json":
-        return JsonFile(path, password)
-    raise ImportFileError(f"{path}: unknown format; name it with --format ({', '.join(FORMATS)})")
-
-
-def _form_of(head: bytes) -> str | None:
-    if head.startswith(_SQLITE):
-        return "sqlite"
-    if b"\0" in head:
-        return None
-    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if _JSON.match(text):
-        return "json"
-    if text.startswith(b"{"):
-        return "ndjson"
-    return "csv" if b"time" in text.partition(b"\n")[0] else None
+    return JsonFile(path, password)
 
 
 class LegacySqlite:
@@ -163,7 +125,7 @@ class LegacySqlite:
 
 
 class _TextFile:
-    """A text file with readings that are not encrypted."""
+    """A text file with readings that are not encrypted. It may be compressed with gzip."""
 
     def __init__(self, path: Path, password: str) -> None:
         self._path = path
@@ -182,8 +144,8 @@ class CsvFile(_TextFile):
         csv.field_size_limit(sys.maxsize)
         try:
             # Bytes that are not UTF-8 become surrogates, which UTF-8 can't encode.
-            with self._path.open(
-                encoding="utf-8-sig", errors="surrogateescape", newline=""
+            with io.TextIOWrapper(
+                opened(self._path), encoding="utf-8-sig", errors="surrogateescape", newline=""
             ) as file:
                 # Without `strict`, an unclosed quote takes the rest of the file as one field.
                 reader = csv.reader(file, strict=True)
@@ -193,7 +155,7 @@ class CsvFile(_TextFile):
                         yield fields
                     elif fields:  # no empty line
                         yield self._row(names, fields)
-        except OSError as error:
+        except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
 
     def _names(self, reader: Iterator[list[str]]) -> list[str]:
@@ -203,25 +165,7 @@ class CsvFile(_TextFile):
             raise ImportFileError(f"{self._path}: the first line is not CSV: {error}") from None
         if not is_unicode("".join(names)):
             raise ImportFileError(f"{self._path}: the first line is not UTF-8")
-        for name in names:
-            if name not in CSV_NAMES and name.strip() in CSV_NAMES:
-                raise ImportFileError(
-                    f"{self._path}: remove the spaces around the column name {name.strip()}"
-                )
-        if "absolute_timestamp" not in names:
-            separated = (
-                ": separate the columns by commas" if set(";\t") & set("".join(names)) else ""
-            )
-            raise ImportFileError(
-                f"{self._path}: the first line must name the columns; it lacks absolute_timestamp"
-                f"{separated}"
-            )
-        columns = Counter(CSV_NAMES.get(name, name) for name in names)
-        if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:
-            raise ImportFileError(
-                f"{self._path}: the first line names a column twice: {', '.join(twice)}; rename or "
-                "delete one of them"
-            )
+        check_columns(self._path, names)
         return names
 
     def _row(self, names: list[str], fields: list[str]) -> ImportRow | RowError:
@@ -266,11 +210,11 @@ class NdjsonFile(_TextFile):
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
         try:
-            with self._path.open("rb") as file:
+            with opened(self._path) as file:
                 for line in file:
                     if not line.isspace():
                         yield _json_row(line, self._password)
-        except OSError as error:
+        except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
 
 
@@ -290,12 +234,13 @@ class JsonFile(_TextFile):
     def _items(self) -> list[bytes]:
         """The JSON text of each row."""
         try:
-            content = self._path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            with opened(self._path) as file:
+                content = file.read().removeprefix(codecs.BOM_UTF8)
             try:
                 return _written_items(content)
             except (msgspec.DecodeError, KeyError):
                 found = json.loads(content.decode())
-        except OSError as error:
+        except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise ImportFileError(

@@ -25,11 +25,11 @@ from http import HTTPStatus
 from iot_models.errors import IotError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
-from iot_sensor_client.errors import answer_of
+from iot_sensor_client.errors import FOREIGN, answer_of, raise_for_status
 
 from .import_plan import ImportPlan
-from .import_row import ImportRow, RowError, reading_digest
-from .import_sources import OtherPasswordError, Source
+from .import_row import ImportRow, OtherPasswordError, RowError, reading_digest
+from .import_sources import Source
 from .service_pages import ServicePages, checked
 
 CHUNK_READINGS = 5_000
@@ -44,6 +44,8 @@ _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
 _DAY = len("2026-11-23")
+_REFUSED_TIME = "0001-01-01 00:00:00"
+"""A time of receipt that every service refuses."""
 
 _Chunk = list[tuple[int, ImportRow]]
 """Places in the file, and rows."""
@@ -87,7 +89,7 @@ class ImportReport:
 class _Limits:
     """The oldest and the latest time of receipt that the service accepts.
 
-    They are not known until the service refuses a row and names them. By default, all are allowed.
+    They are not known until the service refuses a row and names them. Until then, all are allowed.
     """
 
     oldest: str = ""
@@ -95,6 +97,15 @@ class _Limits:
 
     def allow(self, row: ImportRow) -> bool:
         return self.oldest <= row.received <= self.latest
+
+
+def _limits_in(response: Response | None) -> _Limits | None:
+    """Return the limits that a refusal of a time of receipt names; None for any other response."""
+    try:
+        details = response.json() if response is not None else {}
+        return _Limits(str(details["oldest"]), str(details["latest"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class Importer:
@@ -114,6 +125,9 @@ class Importer:
     def run(self, *, dry_run: bool = False) -> ImportReport:
         """Import the readings that the service lacks; with `dry_run`, only count them.
 
+        With `dry_run`, times of receipt that the service refuses are reported, too. The service may
+        refuse further rows, for example a reading that is larger than its limit for bodies.
+
         Raises:
             ImportFileError: the file can't be read.
             IotError: the service refuses, or is unavailable. A second run continues the import.
@@ -125,7 +139,28 @@ class Importer:
                 self.report.present = self.report.readings - self._plan.absent()
                 if not dry_run:
                     self._import()
+                elif self._plan.absent():
+                    self._refuse_times()
         return self.report
+
+    def _refuse_times(self) -> None:
+        """Count the absent readings whose time of receipt the service refuses, without an import.
+
+        The request has only a reading that every service refuses, so nothing is stored.
+        """
+        reading = ImportRow(_REFUSED_TIME, 0, 0, "null", "null").body(self._password)
+        headers = {"Content-Type": "application/x-ndjson"}
+        try:
+            response = self._client.request("PUT", _PATH, reading, headers, repeatable=True)
+            limits = _limits_in(response)
+            if limits is None:
+                raise_for_status(response)
+                raise IotError(FOREIGN)
+        except ClientError as error:
+            raise IotError(error.reason) from None
+        self._limits = limits
+        for chunk in self._chunks():
+            self._allowed(chunk)
 
     def _import(self) -> None:
         for number in range(1, _MAX_ROUNDS + 1):
@@ -290,11 +325,10 @@ class Importer:
             place, _ = rows[number]
         except (ValueError, KeyError, TypeError, IndexError):
             raise IotError(error.reason) from None
-        if "oldest" in details:
-            limits = _Limits(str(details["oldest"]), str(details["latest"]))
-            if not limits.allow(rows[number][1]):
-                self._limits = limits
-                return rows
+        limits = _limits_in(error.response)
+        if limits is not None and not limits.allow(rows[number][1]):
+            self._limits = limits
+            return rows
         self._refuse(place, f"refused by the service: {details.get('error')}")
         return rows[:number] + rows[number + 1 :]
 

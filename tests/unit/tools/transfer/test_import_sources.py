@@ -1,12 +1,20 @@
 """Files of readings to import: what is a row, and which rows and files are refused."""
 
+import bz2
+import gzip
 import json
+import lzma
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from iot_tools.transfer.import_row import ImportRow, RowError
-from iot_tools.transfer.import_sources import ImportFileError, OtherPasswordError, open_source
+from iot_tools.transfer.import_format import ImportFileError
+from iot_tools.transfer.import_row import ImportRow, OtherPasswordError, RowError, make_row
+from iot_tools.transfer.import_sources import open_source
 from iot_tools.transfer.importer import ImportReport
 
 PASSWORD = "right"
@@ -208,3 +216,78 @@ def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: 
     else:
         assert isinstance(row, ImportRow)
         assert row.received == received
+
+
+def parquet(tmp_path: Path, **columns: object) -> Path:
+    file = tmp_path / "file.parquet"
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+def test_a_parquet_file_of_your_own(tmp_path: Path) -> None:
+    """Columns keep their types: a text of digits stays a text."""
+    moments = [datetime(2020, 1, 1, 1, 2, 3, 4, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)]
+    file = parquet(
+        tmp_path,
+        absolute_timestamp=pa.array(moments, pa.timestamp("ns", "Europe/Berlin")),
+        interrogator_timestamp=pa.array(moments, pa.timestamp("us", "UTC")),
+        relative_timestamp=pa.array([5, None], pa.int64()),
+        id=[1, 2],
+        text=["12", None],
+        number=[1.5, 2.0],
+        values=[[1, 2], None],
+    )
+    assert list(open_source(file, None, PASSWORD).rows()) == [
+        make_row("2020-01-01 01:02:03", 5, 1577840523000004,
+                 '{"text": "12", "number": 1.5, "values": [1, 2]}'),
+        make_row("2020-01-02 00:00:00", -1, 1577923200000000, '{"number": 2.0}'),
+    ]  # fmt: skip
+
+
+def test_parquet_rows_that_are_refused(tmp_path: Path) -> None:
+    file = parquet(
+        tmp_path,
+        absolute_timestamp=[AT, None, AT, AT],
+        freeform=["1", "2", "{", "4"],
+        db_password=[None, "", PASSWORD, "other"],
+    )
+    found = [str(row) for row in open_source(file, None, PASSWORD).rows()][1:]
+    assert found == [
+        "absolute_timestamp is missing", "freeform is not JSON", "is under another password",
+    ]  # fmt: skip
+    with pytest.raises(ImportFileError, match="it lacks absolute_timestamp"):
+        list(open_source(parquet(tmp_path, a=[1]), None, PASSWORD).rows())
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ImportFileError, match="is not a Parquet file that can be read"):
+        open_source(file, None, PASSWORD).count()
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson", "json"])
+def test_a_gzip_file_that_is_damaged(tmp_path: Path, form: str) -> None:
+    line = f'{{"absolute_timestamp": "{AT}", "relative_time": 1}}'
+    content = {"csv": f"{HEAD}{AT},1,1\n", "ndjson": line, "json": f"[{line}]"}[form]
+    compressed = gzip.compress(content.encode())
+    assert rows(tmp_path, compressed) == [1]
+    assert rows(tmp_path, gzip.compress(content[:20].encode()) + gzip.compress(
+        content[20:].encode()
+    )) == [1]  # fmt: skip
+    for damaged in (compressed[:-5], compressed[:-8] + bytes(8), compressed[:12] + bytes(30)):
+        with pytest.raises(ImportFileError, match=r"/file: "):
+            rows(tmp_path, damaged)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (zstandard.compress(b"{}"), "is compressed with zstd: unpack it first"),
+        (lzma.compress(b"{}"), "is compressed with xz: unpack it first"),
+        (bz2.compress(b"{}"), "is compressed with bzip2: unpack it first"),
+        (b"PK\3\4", "is a ZIP archive or a spreadsheet: unpack it, or save it as CSV"),
+        (HEAD.encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        (gzip.compress(b"PAR1"), "is compressed: unpack it first, for example with gunzip"),
+        (gzip.compress(b"SQLite format 3\0"), "is compressed: unpack it first"),
+    ],
+)
+def test_a_file_that_must_be_unpacked_first(tmp_path: Path, content: bytes, problem: str) -> None:
+    with pytest.raises(ImportFileError, match=f"/file {problem}"):
+        rows(tmp_path, content)

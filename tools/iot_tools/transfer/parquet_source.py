@@ -1,0 +1,65 @@
+"""Parquet files that can be imported."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from .import_format import ImportFileError, check_columns
+from .import_row import ImportRow, OtherPasswordError, RowError, row_of_parquet
+from .parquet import pyarrow
+
+_BATCH = 5_000
+"""Rows that are decoded at a time."""
+
+
+class ParquetFile:
+    """A Parquet file of `iot-sensor export`, or one with the columns of such a CSV file."""
+
+    def __init__(self, path: Path, password: str) -> None:
+        self._pa, self._pq = pyarrow()
+        self._path = path
+        self._password = password
+
+    def count(self) -> int | None:
+        """Return the number of rows."""
+        with self._opened() as file:
+            return cast("int", file.metadata.num_rows)
+
+    def rows(self) -> Iterator[ImportRow | RowError]:
+        """Yield the rows."""
+        with self._opened() as file:
+            check_columns(self._path, file.schema_arrow.names)
+            try:
+                for batch in file.iter_batches(_BATCH):
+                    for row in self._batch_rows(batch):
+                        yield self._row(row)
+            except (OSError, self._pa.ArrowException) as error:
+                raise self._damaged(error) from None
+
+    def _opened(self) -> Any:
+        try:
+            return self._pq.ParquetFile(self._path)
+        except (OSError, self._pa.ArrowException) as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> ImportFileError:
+        return ImportFileError(f"{self._path} is not a Parquet file that can be read: {error}")
+
+    def _batch_rows(self, batch: Any) -> Iterator[dict[str, object]]:
+        columns = [self._cells(column) for column in batch.columns]
+        for cells in zip(*columns, strict=True):
+            yield dict(zip(batch.schema.names, cells, strict=True))
+
+    def _cells(self, column: Any) -> list[object]:
+        if self._pa.types.is_timestamp(column.type):
+            # `datetime` has no nanoseconds.
+            column = column.cast(self._pa.timestamp("us", column.type.tz), safe=False)
+        return cast("list[object]", column.to_pylist())
+
+    def _row(self, row: dict[str, object]) -> ImportRow | RowError:
+        if row.pop("db_password", None) not in {None, "", self._password}:
+            return OtherPasswordError("is under another password")
+        try:
+            return row_of_parquet(row)
+        except RowError as error:
+            return error

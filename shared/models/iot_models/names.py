@@ -62,7 +62,8 @@ class KeyNames:
 
         `bytes`: size of the backlog. `in:<shard>`, `out:<shard>`: bytes ever added and removed.
         `at:<shard>`: offset of the shard. `next:<shard>`: id of its next reading. `held`: number of
-        held entries. `moved_at`: when a drain last removed entries that belong to another shard.
+        held entries. `moved_at`: when a drain last removed entries that belong to another shard
+        or that the hot window may lack.
         """
         return f"{self.prefix}iot:backlog"
 

@@ -73,9 +73,9 @@ class DrainPositions:
     positions: dict[int, str]
     """`Offset.position` of each shard whose position is known."""
     moved_at: int
-    """When a drain last removed entries whose vaults belong to another shard, in Unix milliseconds;
-    0: never. Their readings are not covered by the covers of the shards that their vaults have now
-    (see `hot_window`)."""
+    """When a drain last removed entries whose vaults belong to another shard, or that the hot
+    window may lack, in Unix milliseconds; 0: never. Their readings are not covered by the covers of
+    the shards that their vaults have now (see `hot_window`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +267,8 @@ class Backlog(BacklogAppender):
             keys.append(self._names.stream(removal.shard))
             arguments += (
                 last.entry_id, last.sealed[:_NAME_BYTES], removal.shard, last.bytes_so_far,
-                removal.position, int(removal.resets_ids), removal.next_id, int(removal.is_moved),
-                len(removal.held),
+                removal.position, int(removal.resets_ids), removal.next_id,
+                int(removal.is_uncovered), len(removal.held),
             )  # fmt: skip
             for held in removal.held:
                 arguments += (

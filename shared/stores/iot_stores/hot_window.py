@@ -17,7 +17,8 @@ The cover must never claim a segment that the window lacks:
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
 - After a change of `IOT_SHARDS`, entries of a vault may still wait in the vault's earlier shard.
-  The cover of the vault's new shard says nothing about their drain. So each drain of such entries
+  The cover of the vault's new shard says nothing about their drain. A process with the old number
+  may drain them. So each drain of entries of other shards, or of entries that the window may lack,
   records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use the window only for
   readings received after this time.
 - Redis may come back with older data. Erased segments may then be back. If the backlog is in the
@@ -166,8 +167,9 @@ class HotWindow:
         self._seconds = seconds
         self._write = load_script(client, "hot_window_write.lua")
 
-    def write(self, drains: Sequence[DrainedShard]) -> None:
-        """Add the segments of a drain to the window, and update the covers of its shards.
+    def write(self, drains: Sequence[DrainedShard]) -> bool:
+        """Add the segments of a drain to the window, and update the covers of its shards. Return
+        False, and do nothing, if no segments are kept or this Redis may not be used.
 
         Must be called after each drain, with all of its shards, including shards without new
         segments.
@@ -184,7 +186,7 @@ class HotWindow:
                 cover does not claim segments that are missing.
         """
         if not (self._seconds and self._usable()):
-            return
+            return False
         # The script takes the time of this Redis if the backlog is in the same Redis.
         now = None if self._backlog.uses(self._client) else self._backlog.now()
         arguments: list[str | int | bytes] = [self._seconds, "" if now is None else now]
@@ -194,6 +196,7 @@ class HotWindow:
         # Send payloads first: the script then adds them to the index, so that reads find them.
         payloads = [command for drain in drains for command in self._large_payloads(drain)]
         run_all(self._client, self._write, [(covers, arguments)], payloads)
+        return True
 
     def _large_payloads(self, drain: DrainedShard) -> Iterator[Sequence[str | int | bytes]]:
         """Yield a SET command for each payload that is too large for an argument of the script.

@@ -68,8 +68,9 @@ class Removal:
     """Id of the shard's next reading."""
     held: Sequence[HeldEntry] = ()
     """Removed entries that move to the held entries (`held_entries`)."""
-    is_moved: bool = False
-    """Whether an entry belongs to another shard now, because `IOT_SHARDS` was changed."""
+    is_uncovered: bool = False
+    """Whether the cover of another shard in the hot window may claim readings of these entries that
+    the window lacks, because `IOT_SHARDS` was changed or is being changed."""
 
     @property
     def resets_ids(self) -> bool:

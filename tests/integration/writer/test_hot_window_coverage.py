@@ -46,7 +46,7 @@ class Story:
         self.shard = sender.shard(password)
         self.hot_window = HotWindow(sender.redis, KEYS, sender.backlog, seconds=300)
         self.received = [int(time.time() * 1000) - 250_000, 0]
-        self.stalled: list[tuple[int, Callable[[], None]]] = []
+        self.stalled: list[tuple[int, Callable[[], object]]] = []
         self.stored_by: list[set[int]] = []
         self.finished = -1
         """The latest drain whose hot window is written; the window covers all drains before it."""
@@ -110,7 +110,7 @@ class Story:
         hot_window = self.writer.drain._hot_window  # noqa: SLF001 - the step to stall at
         write = hot_window.write
 
-        def held_up(*arguments: Any, **named: Any) -> None:
+        def held_up(*arguments: Any, **named: Any) -> bool:
             self.stalled.append((number, lambda: write(*arguments, **named)))
             raise _Stalled
 

@@ -1,6 +1,8 @@
 """Reads of the last seconds after the number of shards changed while entries waited."""
 
 import time
+from contextlib import suppress
+from functools import partial
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -13,16 +15,23 @@ from iot_writer.writer import Writer
 PASSWORDS = [b"password-%d" % number for number in range(20)]
 
 
+class KilledError(BaseException):
+    """Stands for the death of a writer."""
+
+
 @pytest.mark.parametrize("numbers", [("8", "4"), ("5", "8")])
-@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("error", [None, RedisConnectionError, KilledError])
+@pytest.mark.parametrize("is_old", [False, True])
 def test_reads_return_what_waited_in_another_shard(
     environment: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     *,
     numbers: tuple[str, str],
-    lost: bool,
+    error: type[BaseException] | None,
+    is_old: bool,
 ) -> None:
-    """`lost`: the hot window does not take the readings that waited."""
+    """`error`: why the hot window does not get the readings that waited. `is_old`: the writer that
+    stores these readings has the old number of shards."""
     before, after = (load(environment | {"IOT_SHARDS": shards}) for shards in numbers)
     with sending(before) as first, sending(after) as second:
         mover, neighbour = next(
@@ -45,10 +54,15 @@ def test_reads_return_what_waited_in_another_shard(
         vault_id, shard = second.vault(mover).vault_id, second.shard(mover)
         assert writer.stores.hot_window.coverage(vault_id, shard, 90).bounds is not None
         assert second.last_seconds(mover, 90) == ["2"]
+        storer = Writer(before) if is_old else writer
         with monkeypatch.context() as patch:
-            if lost:
-                patch.setattr(HotWindow, "write", _fail)
-            writer.drain.run(writer.postgres(), [first.shard(mover)])
+            if error is not None:
+                patch.setattr(HotWindow, "write", partial(_fail, error))
+            with suppress(KilledError):
+                storer.drain.run(storer.postgres(), [first.shard(mover)])
+        storer.drain.run(storer.postgres(), [first.shard(mover)])
+        if is_old:
+            storer.close()
         for _ in range(2):
             assert second.last_seconds(mover, 90) == second.texts(mover)[1:]
             second.send(mover)
@@ -56,5 +70,5 @@ def test_reads_return_what_waited_in_another_shard(
         writer.close()
 
 
-def _fail(*_: object) -> None:
-    raise RedisConnectionError("the hot window is away")
+def _fail(error: type[BaseException], *_: object) -> None:
+    raise error("the hot window gets no segments")

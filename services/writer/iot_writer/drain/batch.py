@@ -90,13 +90,17 @@ class StoredBatch:
     stored_at: float = 0.0
     """When the transaction was committed, by `time.monotonic`."""
 
-    def removal(self, shards: int) -> Removal:
-        """Return what to remove from the stream. `shards`: the number of shards (`IOT_SHARDS`)."""
+    def removal(self, shards: int, *, kept: bool) -> Removal:
+        """Return what to remove from the stream. `shards`: the number of shards (`IOT_SHARDS`).
+        `kept`: whether the hot window has the segments."""
         batch, after = self.batch, self.after
         vaults = {entry.vault_id for _, _, entry in batch.opened}
         is_moved = any(shard_of(vault_id, shards) != batch.shard for vault_id in vaults)
+        # The writer that stored the repeated entries may have been killed before it wrote to the
+        # hot window.
+        is_uncovered = is_moved or self.repeated > 0 or not kept
         last = batch.taken[-1]
-        return Removal(batch.shard, last, after.position, after.next_id, self.held, is_moved)
+        return Removal(batch.shard, last, after.position, after.next_id, self.held, is_uncovered)
 
     def entries_by_segment(self) -> Iterator[tuple[SealedSegment, list[EntryName]]]:
         """Yield each segment with the names of the entries whose readings it has."""

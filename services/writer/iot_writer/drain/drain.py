@@ -164,10 +164,11 @@ class Drain:
         if not stored_batches:
             return result
         phases.end("commit")
-        self._write_hot_window(stored_batches)
+        kept = self._write_hot_window(stored_batches)
         phases.end("write the hot window")
         with timed_redis("remove"):
-            left = self._backlog.remove([each.removal(self._shards) for each in stored_batches])
+            removals = [each.removal(self._shards, kept=kept) for each in stored_batches]
+            left = self._backlog.remove(removals)
         phases.end("trim the streams")
         for stored, entries_left in zip(stored_batches, left, strict=True):
             result.outcomes[stored.batch.shard] = _outcome(stored)
@@ -394,26 +395,28 @@ class Drain:
             "new sessions"
         )
 
-    def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> None:
-        """Add the stored segments to the hot window. An error of its Redis is logged, not raised.
+    def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> bool:
+        """Add the stored segments to the hot window, and return whether this was done. An error of
+        its Redis is logged, not raised.
 
         The drain goes on, because the entries must be removed to make room in a full backlog or a
         full Redis. Reads use Postgres until a later drain writes to the hot window.
         """
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
-            return
+            return False
         drained = [
             DrainedShard(stored.batch.shard, stored.before, stored.after, stored.segments)
             for stored in stored_batches
         ]
         try:
             with timed_redis("hot_window"):
-                self._hot_window.write(drained)
+                return self._hot_window.write(drained)
         except RedisError as error:
             self._hot_window_paused_until = time.monotonic() + self._hot_window_pause
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             report(_log, "the hot window lacks segments", error)
+            return False
 
 
 def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:

@@ -212,12 +212,32 @@ def test_a_repeat_after_a_change_of_all_vaults_is_another_request(api: Api, writ
     assert [len(api.read(password=each)) for each in passwords] == [1, 1, 1, 1]
 
 
-def test_after_a_change_of_one_vault_more_readings_are_refused(api: Api) -> None:
+def test_after_a_change_of_one_vault_other_readings_of_the_others_are_refused(
+    api: Api, writer: Writer
+) -> None:
+    """Else they would be acknowledged, and not stored."""
     rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
-    assert_error(api.put([*rows, row("kept")], key), 422, "idempotency_key_reused")
-    assert api.put([*rows, row("kept")], {"Idempotency-Key": "l"}).status_code == 201
+    for kept in ([row("kept", freeform=9)], [rows[0], row("kept")]):
+        assert_error(api.put([*kept, rows[1]], key), 422, "idempotency_key_reused")
+    assert api.put([rows[0], row("other", freeform=3)], key).status_code == 201
+    drain_all(writer)
+    found = {each: api.read(password=each) for each in ("kept", "other", "new")}
+    assert {each: [found["freeform"] for found in rows] for each, rows in found.items()} == {
+        "kept": ["1"], "other": ["3"], "new": ["2"],
+    }  # fmt: skip
+
+
+def test_two_forms_of_a_password_in_one_request(api: Api, writer: Writer) -> None:
+    """They have one vault; the readings of both are compared."""
+    rows, key = [row("\u00fc", freeform=1), row("u\u0308", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    assert api.put(rows[::-1], key).headers["Idempotent-Replayed"] == "true"
+    for other in ([row("\u00fc", freeform=3), rows[1]], [rows[0], row("u\u0308", freeform=3)]):
+        assert_error(api.put(other, key), 422, "idempotency_key_reused")
+    drain_all(writer)
+    assert len(api.read(password="\u00fc")) == 2
 
 
 def ask(api: Api, method: str, path: str, data: dict[str, str]) -> TestResponse:

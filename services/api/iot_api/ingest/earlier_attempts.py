@@ -5,6 +5,7 @@ vaults may be erased or get another password; the next attempt creates a new vau
 former vault of a password for a day (`cached_records.hide_records`), so the first attempt is found.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -16,7 +17,7 @@ from iot_api.vaults.cache import VaultCache
 from iot_cipher.encryption import EntryName, OpenVault
 from iot_stores.cached_records import former_vaults
 
-from .idempotency import IdempotencyKey, IdempotencyPolicy, decode_earlier_answer
+from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
@@ -50,6 +51,7 @@ class EarlierAttempts:
     def find(
         self,
         key: IdempotencyKey,
+        request: KeyedRequest,
         cache_keys: Sequence[bytes],
         vaults: Sequence[OpenVault],
         batches: Sequence[Batch],
@@ -58,27 +60,27 @@ class EarlierAttempts:
         there is none. Batch n belongs to vault n, whose key in the cache is `cache_keys[n]`.
 
         Raises:
-            IdempotencyKeyReusedError: the earlier attempt has another number of readings.
+            IdempotencyKeyReusedError: the earlier attempt has other readings for a common vault.
             RedisError: Redis can't serve.
         """
         attempts = {} if len(vaults) == 1 else self._possible(key, cache_keys, vaults)
         if not attempts:
             return NO_ATTEMPT
         answers = cast("list[bytes | None]", self._client.mget(attempts))
-        counts = {
-            vault.id_bytes: len(batch.readings.relative)
-            for vault, batch in zip(vaults, batches, strict=True)
-        }
-        for common, answer in zip(attempts.values(), answers, strict=True):
+        counts: Counter[bytes] = Counter()
+        for vault, batch in zip(vaults, batches, strict=True):
+            counts[vault.id_bytes] += len(batch.readings.relative)
+        for earlier, answer in zip(attempts.values(), answers, strict=True):
             if answer is not None:
-                first = decode_earlier_answer(answer, sum(counts.values()))
+                first = request.decode_attempt(answer, earlier)
+                common = frozenset(earlier).intersection(counts)
                 return EarlierAttempt(first.entries, common, sum(map(counts.__getitem__, common)))
         return NO_ATTEMPT
 
     def _possible(
         self, key: IdempotencyKey, cache_keys: Sequence[bytes], vaults: Sequence[OpenVault]
-    ) -> dict[str, frozenset[bytes]]:
-        """Return the Redis keys that may hold earlier attempts, with the vaults in common."""
+    ) -> dict[str, tuple[bytes, ...]]:
+        """Return the Redis keys that may hold earlier attempts, with the vaults of each attempt."""
         found = [self._cache.get(cache_key) for cache_key in cache_keys]
         lookups = [b"" if cached is None else cached.record.lookup for cached in found]
         former = former_vaults(self._client, self.policy.names, lookups)
@@ -86,8 +88,8 @@ class EarlierAttempts:
         choices = [{now: None, was or now: None} for now, was in zip(ids, former, strict=True)]
         combinations = islice(product(*choices), 1, MAX_COMBINATIONS)  # the first is `ids`
         return {
-            name: common
+            name: combination
             for combination in combinations
-            if (common := frozenset(combination).intersection(ids))
+            if not frozenset(combination).isdisjoint(ids)
             for name in self.policy.names_of(key, combination)
         }

@@ -5,14 +5,14 @@ passwords may use the same Idempotency-Key, and do not learn of each other. The 
 fingerprint covers the readings as they are stored, and not the bytes of the body: a client may
 repeat a request with another compression, as NDJSON, or with its members in another order.
 
-The fingerprint is an HMAC under the data keys of the vaults: a copy of Redis, even together with
-the keyring, does not suffice to test a guess of a reading.
+The fingerprint has an HMAC for each vault, under the vault's data key: a copy of Redis, even
+together with the keyring, does not suffice to test a guess of a reading.
 """
 
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,11 +33,12 @@ _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
 _ESCAPE = re.compile(r"\\(.)")
-_VERSION = "1"
+_VERSION = "2"
 """First character of a fingerprint. A change to what the parser stores needs a new version:
 fingerprints of different versions are not compared."""
-_FINGERPRINT_BYTES = 12
-"""A multiple of 3: base64 without padding."""
+_PART_BYTES = 12
+"""Length of a vault's part of a fingerprint. A multiple of 3: base64 without padding."""
+_PART = re.compile(f".{{{_PART_BYTES * 4 // 3}}}")
 
 
 class IdempotencyKey(NamedTuple):
@@ -66,16 +67,21 @@ class KeyedRequest:
     names: tuple[str, ...]
     """The names of the Redis keys that may hold the request: first the key to store it under, then
     the keys that other versions use."""
-    fingerprint: str
-    """Distinguishes requests with the same Idempotency-Key. Empty while processes of version 0.1
-    may run, because they can't read an answer with a fingerprint."""
+    parts: Mapping[bytes, str]
+    """By vault id: a hash of the readings of this vault. Empty while processes of version 0.1 may
+    run, because they can't read an answer with a fingerprint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Distinguishes requests with the same Idempotency-Key and vaults."""
+        return "".join([_VERSION, *(part for _, part in sorted(self.parts.items()))])
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
         """Return what Redis remembers of the request: the number of its readings, the last entry of
         each shard (for a receipt), and its fingerprint.
         """
         answer = f"{count} {encode_list(entries)}"
-        return f"{answer} {self.fingerprint}".rstrip().encode()
+        return (f"{answer} {self.fingerprint}" if self.parts else answer).encode()
 
     def decode_answer(self, answer: bytes) -> FirstAnswer:
         """Return the first answer to this request; `answer` is what Redis remembers of it.
@@ -84,11 +90,26 @@ class KeyedRequest:
             IdempotencyKeyReusedError: the remembered request has other readings. This is
                 detected only if both requests have fingerprints of the current version.
         """
-        first, fingerprint = _decoded(answer)
-        mine = self.fingerprint
-        if fingerprint != mine and fingerprint[:1] == mine[:1] == _VERSION:
-            raise _reused()
-        return first
+        return self.decode_attempt(answer, list(self.parts))
+
+    def decode_attempt(self, answer: bytes, vault_ids: Iterable[bytes]) -> FirstAnswer:
+        """Return the answer to an attempt to send this request under the vaults `vault_ids`. Some
+        of them may be other vaults than those of this attempt.
+
+        Raises:
+            IdempotencyKeyReusedError: the attempt had other readings for a vault that both attempts
+                have. This is detected only if both have fingerprints of the current version.
+        """
+        count, receipt, *more = answer.decode().split(" ")
+        if more and more[0].startswith(_VERSION):
+            parts = _PART.findall(more[0], 1)
+            for vault_id, part in zip(sorted(set(vault_ids)), parts, strict=False):
+                if self.parts.get(vault_id, part) != part:
+                    raise IdempotencyKeyReusedError(
+                        "Idempotency-Key: an earlier request with this key has other readings; "
+                        "nothing was stored, send these readings with a new key"
+                    )
+        return FirstAnswer(int(count), tuple(decode_receipt(receipt)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +136,13 @@ class IdempotencyPolicy:
         """
         *names, first = self.names_of(key, [vault.id_bytes for vault in vaults])
         if old_processes_may_run:
-            return KeyedRequest((first, *names), "")
-        digest = request_digest(key.text, [vault.id_bytes for vault in vaults])
-        return KeyedRequest((*names, first), _VERSION + _fingerprint(digest, vaults, batches))
+            return KeyedRequest((first, *names), {})
+        hashes: dict[bytes, list[bytes]] = {}
+        for vault, batch in zip(vaults, batches, strict=True):
+            # Two forms of a password in Unicode have the same vault.
+            hashes.setdefault(vault.id_bytes, []).append(_hash(key, vault, batch))
+        parts = {vault_id: _part(found) for vault_id, found in hashes.items()}
+        return KeyedRequest((*names, first), parts)
 
     def names_of(self, key: IdempotencyKey, vault_ids: Sequence[bytes]) -> list[str]:
         """Return the names of the Redis keys that may hold a request. The last is the name that
@@ -139,34 +164,6 @@ class IdempotencyPolicy:
             self.names.remembered_of_client(client.sender),
             max(1, self.max_requests // CLIENTS_SHARE),
         )
-
-
-def decode_earlier_answer(answer: bytes, count: int) -> FirstAnswer:
-    """Return the answer to an attempt under other vaults (see `earlier_attempts`). `count`: the
-    number of readings of this attempt.
-
-    The fingerprints can't be compared: they need the data keys of all vaults of the first attempt.
-
-    Raises:
-        IdempotencyKeyReusedError: the first attempt has another number of readings.
-    """
-    first, _ = _decoded(answer)
-    if first.count != count:
-        raise _reused()
-    return first
-
-
-def _decoded(answer: bytes) -> tuple[FirstAnswer, str]:
-    """Return a remembered answer and its fingerprint; "" if it has none."""
-    count, receipt, *more = answer.decode().split(" ")
-    return FirstAnswer(int(count), tuple(decode_receipt(receipt))), more[0] if more else ""
-
-
-def _reused() -> IdempotencyKeyReusedError:
-    return IdempotencyKeyReusedError(
-        "Idempotency-Key: an earlier request with this key has other readings; nothing was stored, "
-        "send these readings with a new key"
-    )
 
 
 def parse_idempotency_key(header: str) -> IdempotencyKey:
@@ -198,23 +195,24 @@ def _first_request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
     return _digest(key.encode() + b"".join(sorted(vault_ids)))
 
 
-def _fingerprint(digest: bytes, vaults: Sequence[OpenVault], batches: Sequence[Batch]) -> str:
-    """Return the fingerprint of the readings of a request with this digest.
+def _hash(key: IdempotencyKey, vault: OpenVault, batch: Batch) -> bytes:
+    """Return an HMAC of the readings of one vault.
 
-    The digest goes into the fingerprint: the same readings have different fingerprints if they are
-    sent under different Idempotency-Keys.
+    The Idempotency-Key goes into it: the same readings have different fingerprints if they are sent
+    under different keys.
     """
-    parts = []
-    for vault, batch in zip(vaults, batches, strict=True):
-        columns = batch.readings
-        times = [columns.relative, columns.interrogator]
-        if columns.received is not None:
-            times.append(columns.received)
-        size = len(columns).to_bytes(8)
-        parts.append(vault.fingerprint(digest, size, *times, columns.freeform))
+    columns = batch.readings
+    times = [columns.relative, columns.interrogator]
+    if columns.received is not None:
+        times.append(columns.received)
+    size = len(columns).to_bytes(8)
+    return vault.fingerprint(_digest(key.text.encode()), size, *times, columns.freeform)
+
+
+def _part(hashes: Iterable[bytes]) -> str:
     # Sorted: the order of the passwords in a request changes nothing that is stored.
-    combined = _digest(b"".join(sorted(parts)))
-    return base64.urlsafe_b64encode(combined[:_FINGERPRINT_BYTES]).decode()
+    combined = _digest(b"".join(sorted(hashes)))
+    return base64.urlsafe_b64encode(combined[:_PART_BYTES]).decode()
 
 
 def _digest(content: bytes) -> bytes:

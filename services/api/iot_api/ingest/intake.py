@@ -167,7 +167,7 @@ class Intake:
             answer = self._backlog.first_answer(request.names)
             if answer is not None:
                 return _repeated(request, answer)
-            earlier = self._earlier_attempts.find(key, keys, vaults, batches)
+            earlier = self._earlier_attempts.find(key, request, keys, vaults, batches)
         sealed = [
             self._seal(vault, readings)
             for vault, batch in zip(vaults, batches, strict=True)

@@ -85,7 +85,7 @@ def test_the_fingerprint_depends_on_key_vault_and_readings() -> None:
 def test_an_answer_is_read_back() -> None:
     first = request("k", [ONE])
     receipt = encode_list(ENTRIES)
-    for remembered in (f"3 {receipt} {first.fingerprint}", f"3 {receipt}", f"3 {receipt} 2other"):
+    for remembered in (f"3 {receipt} {first.fingerprint}", f"3 {receipt}", f"3 {receipt} 1other"):
         found = first.decode_answer(remembered.encode())
         assert found.count == 3
         assert first.encode_answer(3, ENTRIES).decode() == f"3 {receipt} {first.fingerprint}"

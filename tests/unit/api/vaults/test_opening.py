@@ -2,18 +2,24 @@
 
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
+import pytest
+
+from iot_api.limits.clients import Client
 from iot_api.vaults.cache import VaultCache
 from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
-from iot_cipher.vault import PasswordKey
+from iot_cipher.vault import PasswordKey, VaultRecord, password_key, scrypt_secret, wrap_vault
+from iot_models.errors import UnavailableError
 from iot_stores.password_changes import ERASED
+from iot_stores.vault_lookups import LookupPolicy
 from support.clock import Clock
 from support.waiting import wait_until
 from unit.api.vaults.conftest import MakeVaults
 
-from .in_memory import CLIENT, LATER, NoGuesses, Records, lookup, restorer
+from .in_memory import CLIENT, LATER, POLICY, NoGuesses, Records, lookup, restorer
 
 
 def test_a_blocked_lookup_delays_no_other_password(
@@ -129,3 +135,52 @@ def test_a_request_after_an_erasure_joins_no_opening_from_before(
         wait_until(lambda: keys == [b"same"] * 2, what="another opening")
         records.go_on.set()
         assert before.result(LATER).vault_id == after.result(LATER).vault_id
+
+
+def test_a_failed_opening_keeps_no_place_in_the_queue(
+    vaults: Vaults, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failures before a scrypt, for example while Postgres is away, would fill the queue."""
+
+    def invalid_policy(_: int) -> LookupPolicy:
+        raise UnavailableError("invalid")
+
+    monkeypatch.setattr(records, "raise_cost", invalid_policy)
+    with pytest.raises(UnavailableError):
+        vaults.find(b"p", CLIENT)
+    assert vaults.queue.waiting == 0
+
+
+def test_a_renewal_waits_for_no_scrypt(make_vaults: MakeVaults) -> None:
+    """A vault of an old scrypt cost is in use, and another password is being opened."""
+    clock = Clock()
+    vaults = make_vaults(VaultCache(size=10, seconds=10, clock=clock), password_key)
+    first = vaults.find_or_create(b"p", CLIENT)
+    vaults.policy.known = replace(POLICY, costs=(10, 11))
+    clock.now += 6
+    with ThreadPoolExecutor() as threads, vaults.queue.turn(b"other", Client("other")):
+        assert threads.submit(vaults.find, b"p", Client("new")).result(LATER) == first
+    vaults.close()
+
+
+def test_a_record_that_postgres_has_under_an_older_lookup_is_not_hidden(
+    vaults: Vaults, records: Records, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres was restored from a backup from before the scrypt cost was raised. Redis still has
+    the record of the higher cost, under the same password.
+    """
+    vault = vaults.find_or_create(b"p", CLIENT)
+    older = records.find([lookup(keyring, b"p")]).record
+    newer = wrap_vault(keyring, vault, scrypt_secret(keyring, b"p", 11))
+    vaults.cache.forget_vault(vault.vault_id)
+    vaults.policy.known = replace(POLICY, costs=(11,))
+    hidden: list[VaultRecord] = []
+    monkeypatch.setattr(records, "raise_cost", lambda _: replace(POLICY, costs=(10, 11)))
+    monkeypatch.setattr(records, "find_cached", lambda _: newer)
+    monkeypatch.setattr(records, "restore", lambda _: older)
+    monkeypatch.setattr(records, "replace", lambda _old, _new: False)
+    monkeypatch.setattr(records, "hide", hidden.append)
+    found = vaults.find(b"p", CLIENT)
+    assert found is not None
+    assert found.vault_id == vault.vault_id
+    assert hidden == []

@@ -1,16 +1,19 @@
-"""The gauge of waiting scrypts counts requests without a turn."""
+"""The queue for scrypts: who waits, who is refused, and the gauge of waiting requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import Place
+from iot_api.limits.fair_slots import FairSlots, Place
+from iot_api.vaults import scrypt_queue
 from iot_api.vaults.scrypt_queue import MAX_WAITING_PER_CLIENT, ScryptQueue
 from iot_api.vaults.tried_passwords import TriedPasswords
 from iot_models import metrics
 from iot_models.errors import TooManyRequestsError
+from support.clock import Clock
 from support.samples import sample_value
 from support.waiting import wait_until
 
@@ -102,3 +105,31 @@ def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up(queue: Scry
     for each in others:
         each.leave()
     assert queue.waiting == 0
+
+
+def test_a_request_that_moves_to_the_suspects_does_not_shorten_the_estimate(
+    monkeypatch: pytest.MonkeyPatch, guesses: NoGuesses
+) -> None:
+    """Otherwise the queue would admit requests of which the last ones wait too long."""
+    clock, found_out = Clock(), threading.Event()
+    monkeypatch.setattr(scrypt_queue, "FairSlots", partial(FairSlots, clock=clock))
+    queue = ScryptQueue(guesses, TriedPasswords(guesses))
+    flood, device = Client("flood"), Client("device")
+
+    def guess() -> None:
+        with queue.turn(b"guess", flood):
+            pass
+
+    guesses.suspects = (  # type: ignore[method-assign] # changes during the test
+        lambda client: client is flood and found_out.is_set()
+    )
+    with ThreadPoolExecutor() as threads:
+        with queue.turn(b"a", device):
+            clock.now += 14
+            guessed = threads.submit(guess)
+            wait_until(lambda: queue.waiting == 1, what="a waiting guess")
+            found_out.set()
+        guessed.result(LATER)
+    # The estimate is 80 % of 14 s: the guess had one turn, which took no time.
+    with queue.turn(b"b", device), pytest.raises(TooManyRequestsError):
+        queue.place(device, b"c")

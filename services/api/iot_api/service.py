@@ -138,7 +138,7 @@ def build_service(settings: Settings) -> Service:
     stores.watcher.after_checks += _reports(stores, keyring, restorer)
     stores.watcher.after_checks.append(backlog.release_idle_connection)
     follower = ChangeFollower(changes, restorer)
-    live = _live_hub(settings, pool, stores, restorer)
+    live = _live_hub(settings, pool, stores, follower)
     follower.on_change, follower.on_gap = live.note_change, live.verify_soon
     vaults = Vaults(
         keyring.current,
@@ -231,10 +231,11 @@ def _rate_limit(settings: Settings, stores: Stores) -> RateLimit:
     )
 
 
-def _live_hub(settings: Settings, pool: Pool, stores: Stores, restorer: VaultRestorer) -> LiveHub:
+def _live_hub(settings: Settings, pool: Pool, stores: Stores, follower: ChangeFollower) -> LiveHub:
     return LiveHub(
         LiveSource(pool, stores.backlog, stores.hot_window),
-        restorer,
+        follower.restorer,
+        follower.catch_up,
         shards=settings.shards,
         max_listeners=settings.live_listeners,
         max_listeners_per_client=settings.live_listeners_per_client,

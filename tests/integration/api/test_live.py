@@ -294,6 +294,25 @@ def test_a_password_change_ends_the_streams_of_the_old_password(
         assert take(events, 1)[0] == ["2"], "the position stays valid"
 
 
+def test_a_process_that_reads_no_announcements_sends_no_readings_after_a_password_change(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    """Its thread that follows the announcements hangs."""
+    api, other = make_api(), make_api()
+    store(api, writer, 1)
+    with listening(other) as events:
+        store(api, writer, 2)
+        _, position = take(events, 1)
+        other.service.change_follower.check()
+        body = json.dumps({"data": {"db_password": PASSWORD, "new_password": "new"}})
+        assert api.ask("POST", "/api/vault/password", body, JSON).status_code == 200
+        store(api, writer, 3, password="new")
+        last = next(event for event in events if event.name != "heartbeat")
+        assert (last.name, last.data.get("code")) == ("error", "not_found")
+    with listening(other, position, password="new") as events:
+        assert take(events, 1)[0] == ["3"]
+
+
 def test_no_stream_is_opened_with_a_password_that_is_being_changed(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

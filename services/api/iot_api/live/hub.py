@@ -51,11 +51,13 @@ class LiveHub:
         self,
         source: LiveSource,
         restorer: VaultRestorer,
+        catch_up: Callable[[], None],
         *,
         shards: int,
         max_listeners: int,
         max_listeners_per_client: int,
     ) -> None:
+        """`catch_up` is `ChangeFollower.catch_up`. It is called before readings are sent."""
         self.source = source
         self._restorer = restorer
         self._shards = shards
@@ -64,7 +66,8 @@ class LiveHub:
         self._changes = UnsettledChanges()
         self._lock = threading.RLock()
         self._stopping = False
-        self.poller = LivePoller(source, self.feeds, self._lock, self.verify)
+        self.catch_up = catch_up
+        self.poller = LivePoller(source, self.feeds, self._lock, self.verify, catch_up)
         self._waiting = WaitingBytes()
         self._gauge = metrics.gauge("iot_live_listeners")
         self._gauge.set(0)

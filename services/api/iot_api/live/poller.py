@@ -40,14 +40,16 @@ class LivePoller:
         feeds: Callable[[], list[Feed]],
         lock: threading.RLock,
         verify: Callable[[Feed], None],
+        catch_up: Callable[[], None],
     ) -> None:
         """`feeds` returns all feeds; `lock` guards their positions and listeners. `verify` compares
-        the record of a feed's vault with Postgres.
+        the record of a feed's vault with Postgres. `catch_up` is `ChangeFollower.catch_up`.
         """
         self._source = source
         self._feeds = feeds
         self._lock = lock
         self._verify = verify
+        self._catch_up = catch_up
         self._positions: Mapping[int, str] = {}
         """How far the shards were drained at the last poll."""
         self._look_at = 0.0
@@ -128,6 +130,7 @@ class LivePoller:
         self._has_work.set()
 
     def _deliver(self, feed: Feed, rows: LiveRows, drained: DrainedShards) -> None:
+        self._catch_up()
         with self._lock:
             before, feed.position = feed.position, rows.position
             listeners = list(feed.listeners)

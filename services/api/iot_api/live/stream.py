@@ -104,6 +104,7 @@ class LiveStream:
     def _stored_until(self, until: LivePosition) -> Iterator[ReadingsEvent]:
         vault = self._joined.feed.vault
         for rows in self._hub.source.between(vault, self._position, until):
+            self._hub.catch_up()
             self._listener.raise_ending()
             yield from events_of(rows, self._position, self._vault_id)
             self._position = self._position.advanced(rows.position.ids, rows.position.since)

@@ -57,7 +57,7 @@ class ChangeFollower(threading.Thread):
     def __init__(self, changes: PasswordChanges, restorer: VaultRestorer) -> None:
         super().__init__(name="password-changes", daemon=True)
         self._changes = changes
-        self._restorer = restorer
+        self.restorer = restorer
         self._cache = restorer.cache
         self._last: str | None = None
         self.has_failed = False
@@ -83,7 +83,7 @@ class ChangeFollower(threading.Thread):
         self.has_failed = False
         for change in announced.changes:
             self._cache.note_change(*change)
-            self._restorer.forget(*change)
+            self.restorer.forget(*change)
             self.on_change(*change)
         if not announced.complete:
             self._compare_all()
@@ -130,4 +130,4 @@ class ChangeFollower(threading.Thread):
             if records.setdefault(record.vault_id, record) != record:
                 self._cache.forget_vault(record.vault_id)  # open under an old and a new password
         for record in records.values():
-            self._restorer.watch(record)
+            self.restorer.watch(record)

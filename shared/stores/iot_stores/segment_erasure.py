@@ -10,6 +10,7 @@ any time; the new segment has another salt, so nothing is erased by mistake.
 import uuid
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from datetime import datetime
 from typing import LiteralString, cast
 
 from iot_cipher.encryption import SealedSegment
@@ -29,6 +30,7 @@ _EXISTS: LiteralString = f"""
     SELECT FROM segments
     WHERE vault_id = %s AND first_id = %s AND received_min = %s AND {_SALT} = %s
 """
+_CREATED_AT = "SELECT created_at FROM vaults WHERE vault_id = %s"
 _ERASE = "SELECT * FROM erase_segments(%s::uuid, %s::int8[], %s::int8[], %s::bytea[])"
 _REPLACE = "SELECT replace_segment(%s::uuid, %s, %s, %s::bytea, %s::int8[], %s::bytea)"
 # Triggers and constraints of `segments` belong to the role of the writers. An attacker with this
@@ -51,6 +53,12 @@ class NamedSegment:
     def name(self) -> tuple[int, int, bytes]:
         """`first_id`, `received_min` and salt, which identify the segment within its vault."""
         return self.bounds.first_id, self.bounds.received_min, self.salt
+
+
+def vault_created_at(connection: Connection, vault_id: uuid.UUID) -> datetime | None:
+    """Return when the row of a vault was created or restored; None if Postgres lacks the row."""
+    found = connection.execute(_CREATED_AT, (vault_id,)).fetchone()
+    return None if found is None else cast("datetime", found[0])
 
 
 def find(connection: Connection, vault_id: uuid.UUID, low: int, high: int) -> list[NamedSegment]:

@@ -25,6 +25,7 @@ from iot_stores.hot_window import HotWindow
 from iot_stores.segment_erasure import NamedSegment
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.compaction.compactor import CompactionOutcome
+from iot_writer.maintenance.sweep import release_held
 from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
@@ -184,6 +185,48 @@ def test_readings_that_are_held_during_the_wait_stop_an_erasure(
 
     monkeypatch.setattr(backlog, "all_removed", all_removed)
     assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
+
+
+@pytest.mark.parametrize("lost_before", [True, False])
+def test_readings_that_are_held_and_released_between_two_looks_stop_an_erasure(
+    api: Api,
+    writer: Writer,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    lost_before: bool,
+) -> None:
+    """`lost_before`: Postgres loses the vault before the request, else during the request."""
+    store(api, writer, [1])
+    restorer = api.service.vault_restorer
+    restorer.close()
+    (record,) = api.service.vaults.cache.records()
+    assert api.put(row(relative_time=1)).status_code == 201  # the erasure waits for it
+    backlog = api.service.stores.backlog
+
+    def lose() -> None:
+        postgres.execute("DELETE FROM vaults")
+
+    def all_removed(ends: dict[int, int]) -> bool:
+        if not lost_before:
+            lose()
+        drain_all(writer)
+        assert writer.held.vaults()
+        restorer.records.restore(record)
+        release_held(writer.held, writer.postgres)
+        return type(backlog).all_removed(backlog, ends)
+
+    if lost_before:
+        lose()
+    with monkeypatch.context() as patch:
+        patch.setattr(backlog, "all_removed", all_removed)
+        assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
+    api.put(row())  # restores the vault
+    release_held(writer.held, writer.postgres)
+    drain_all(writer)
+    assert erased(api, 1, 1) == 2
+    drain_all(writer)
+    assert api.read("/1/1") == []
 
 
 def test_a_process_that_is_killed_leaves_nothing_readable_in_the_hot_window(

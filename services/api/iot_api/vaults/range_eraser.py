@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from iot_api.limits.clients import Client
 from iot_cipher.encryption import (
@@ -104,9 +105,10 @@ class RangeEraser:
         """Wait until all entries that are in the backlog at the call have left the backlog.
 
         Raises:
-            UnavailableError: this takes too long, or entries of the vault are held.
+            UnavailableError: this takes too long, or entries of the vault are or were held.
         """
         until = time.monotonic() + WAIT_SECONDS
+        created_at = self._row_created_at(vault_id)
         self._refuse_held(vault_id)
         ends = self._backlog.ends()
         while not self._backlog.all_removed(ends):
@@ -120,14 +122,24 @@ class RangeEraser:
             # Held entries may be released before the end of the wait, and then be in the backlog.
             self._refuse_held(vault_id)
         self._refuse_held(vault_id)
+        # Entries are held only while Postgres lacks the row, and may be released between two looks.
+        # A restored row has another time.
+        if self._row_created_at(vault_id) != created_at:
+            raise _held_error()
+
+    def _row_created_at(self, vault_id: uuid.UUID) -> datetime:
+        """Return when the row of the vault was created. If Postgres lacks the row, raise
+        `UnavailableError`, and let the next use of the vault restore the row."""
+        with self._pool.connection() as connection:
+            created_at = segment_erasure.vault_created_at(connection, vault_id)
+        if created_at is None:
+            self._vaults.cache.mark_missing(vault_id)
+            raise _held_error()
+        return created_at
 
     def _refuse_held(self, vault_id: uuid.UUID) -> None:
         if vault_id in self._held.vaults():
-            raise UnavailableError(
-                "readings of the vault are held until Postgres has the vault's record again, so "
-                "nothing was erased; try again",
-                retry_after=10,
-            )
+            raise _held_error()
 
     def _erase(self, vault: OpenVault, low: int, high: int) -> int:
         erased = 0
@@ -191,6 +203,14 @@ class RangeEraser:
             is_replaced = segment_erasure.replace(connection, segment, replacement)
         self._hot_window.evict(vault.vault_id, [segment.bounds.first_id])
         return removed if is_replaced else None
+
+
+def _held_error() -> UnavailableError:
+    return UnavailableError(
+        "readings of the vault are held until Postgres has the vault's record again, so nothing "
+        "was erased; try again",
+        retry_after=10,
+    )
 
 
 def _is_within(segment: NamedSegment, low: int, high: int) -> bool:

@@ -27,6 +27,9 @@ _KNOWN_IDS = 100_000
 """Number of ids to remember, the newest: readings that the stream left out are read by time, and
 known ones among them are dropped."""
 _STOP_SECONDS = 0.2
+_MAX_VAULT_SECONDS = 10.0
+"""Longest pause while no vault has the password. The next stream begins with the readings since the
+first attempt, as far as the hot window holds them (300 s by default)."""
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 _log = logging.getLogger("iot_sensor_client")
@@ -55,6 +58,7 @@ class LiveFollower:
         self._attempts = 0
         self._connected = False
         """Whether any stream has delivered an event."""
+        self._waits_for_vault = False
         self._position = ""
         self._known: dict[int, None] = {}
 
@@ -111,7 +115,7 @@ class LiveFollower:
         if stream.response.headers.get_content_type() != "text/event-stream":
             raise ValueError("the response is not a stream of events")
         for name, event_id, data in _events(stream.pieces()):
-            self._connected, self._attempts = True, 1
+            self._connected, self._attempts, self._waits_for_vault = True, 1, False
             if name == "open" and "heartbeat" in data:
                 stream.set_timeout(2 * data["heartbeat"] + 10)
             elif name == "error":
@@ -155,7 +159,7 @@ class LiveFollower:
     def _use_refusal(self, response: Response) -> None:
         members = _error_members(response)
         if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
-            self._stop.wait(max(1.0, self._interval))
+            self._wait_for_vault()
         elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
             self._position = ""
             self._began = time.monotonic()
@@ -164,6 +168,15 @@ class LiveFollower:
                 raise_for_status(response)
             except RetryableError as error:
                 self._wait(error)
+
+    def _wait_for_vault(self) -> None:
+        """Wait before the next attempt, because no vault has the password yet: first 1 s, then
+        twice as long each time. Each attempt costs the service a scrypt, and counts as a guess."""
+        if not self._waits_for_vault:
+            self._waits_for_vault = True
+            _log.warning("no vault has this password: follow waits for its first reading")
+        pause = min(2.0 ** min(self._attempts - 1, 60), _MAX_VAULT_SECONDS)
+        self._stop.wait(max(pause, self._interval))
 
     def _wait(self, error: RetryableError) -> None:
         """Wait before the next attempt. Raise `error` if it is not temporary.

@@ -93,6 +93,17 @@ def test_export_prints_every_record(writer: Writer, capsys: pytest.CaptureFixtur
     assert lines[2]["link"] is None
 
 
+def test_export_sends_no_control_characters_to_the_terminal(
+    writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer.audit.record(writer.postgres(), "a \x1b[31m b \x9b31m c \u202e ü")
+    assert main(["audit", "export"]) == 0
+    told = capsys.readouterr().out
+    assert told.removesuffix("\n").isascii()
+    assert told.removesuffix("\n").isprintable()
+    assert json.loads(told)["log"].endswith("c \u202e ü")
+
+
 def test_a_restored_database_is_accepted_on_record(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:

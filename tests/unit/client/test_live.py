@@ -130,6 +130,32 @@ def test_a_password_without_a_vault_is_waited_for() -> None:
         assert [data.get("last", 0) for _, _, data in service.requests] == [0, 2]
 
 
+class Pauses(threading.Event):
+    """An event that is never set. Waits end at once; `seconds` has their timeouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return False
+
+
+def test_a_password_without_a_vault_is_asked_for_less_and_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pauses = Pauses()
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
+        found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))
+        service.answers = [*[unknown] * 6, found]
+        assert next(client.follow(interval=0.01, stop=pauses))["id"] == 1
+    assert pauses.seconds[:6] == [1, 2, 4, 8, 10, 10]
+    said = "no vault has this password: follow waits for its first reading"
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
 def test_a_refusal_is_raised() -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         service.answers = [(503, b"{}"), (401, b"{}"), (413, b"{}")]

@@ -88,7 +88,7 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
                 "sequence": record.sequence,
                 "link": None if record.link is None else record.link.hex(),
             }
-            sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(fields) + "\n")
     if unreadable:
         raise IotError(
             f"{unreadable} records can't be decrypted: the records were changed, or an audit key "

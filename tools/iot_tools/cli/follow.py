@@ -11,6 +11,9 @@ from iot_sensor_client import ClientError
 from .password_option import add_password, password_of
 from .service_option import add_service, service_client
 
+_IN_ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
+"""JSON has line ends only between its tokens, where a space means the same."""
+
 
 def add_follow(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `follow`."""
@@ -28,7 +31,7 @@ def _follow(parsed: argparse.Namespace) -> int:
         try:
             for reading in client.follow():
                 text = reading["freeform"] if parsed.freeform else json.dumps(reading)
-                print(text, flush=True)
+                print(text.translate(_IN_ONE_LINE), flush=True)
         except ClientError as error:
             raise IotError(f"{parsed.url}: {error.reason}") from None
     return 0

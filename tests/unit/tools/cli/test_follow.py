@@ -25,3 +25,15 @@ def test_readings_are_printed_as_they_come(
         service.answers = [(200, OPEN + readings), (400, b'{"error": "enough"}')]
         assert main([*words, "--freeform"]) == 1
         assert capsys.readouterr().out == "1\n2\n"
+
+
+def test_a_freeform_of_several_lines_is_printed_in_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOT_PASSWORD", "p")
+    with scripted() as service:
+        rows = [{**reading(1), "freeform": '{\r\n "a":\n1}'}]
+        service.answers = [(200, OPEN + event("readings", {"data": rows}, "p2")), (400, b"{}")]
+        main(["follow", "--url", service.url, "--freeform"])
+        (line,) = capsys.readouterr().out.splitlines()
+        assert json.loads(line) == {"a": 1}

@@ -84,6 +84,25 @@ def test_readings_without_numbers(module_stack: Stack, open_page: OpenPage) -> N
     page.see("texts")
 
 
+def test_long_names_and_texts_leave_room(module_stack: Stack, open_page: OpenPage) -> None:
+    """A long name used to hide the range of its plot, and a long text all columns after it."""
+    now = round(time.time() * 1_000_000)
+    freeform = {"a long name " * 20: 0, "text": "x" * 5_000, "after": 1}
+    rows = [
+        row("secret long", freeform=freeform | {"a long name " * 20: n}, interrogator_time=now + n)
+        for n in range(5)
+    ]
+    assert module_stack.put(rows).status == 201
+    page = open_page(module_stack.port)
+    page.open("secret long")
+    page.wait_for_text(".plot .readout", "0 … 4")
+    page.wait_for_text("#table-body", "xxx")
+    cut = "(all) => all.filter((each) => each.scrollWidth > each.clientWidth).length"
+    assert page.page.locator(".plot .readout").evaluate_all(cut) == 0
+    widths = "(all) => Math.max(...all.map((each) => each.offsetWidth))"
+    assert page.page.locator(".newest th, .newest td").evaluate_all(widths) <= 460
+
+
 def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
     device = Device(module_stack, "secret live", 60, wave)
     stored(module_stack, "secret live", time.time() - 40, 900, 40 / 900)

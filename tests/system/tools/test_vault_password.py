@@ -54,6 +54,14 @@ def test_without_a_terminal_passwords_come_from_files(start: Start, files: list[
     )
 
 
+def test_a_file_that_is_empty_by_mistake_does_not_open_the_vault_to_everyone(
+    files: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "new").write_text("\n")
+    assert main(["vault", "password", "--url", "http://127.0.0.1:1", *files]) == 2
+    assert capsys.readouterr().err == "the new password is empty; nothing was changed\n"
+
+
 def test_without_a_connection_nothing_is_changed(files: list[str], capsys: Captured) -> None:
     assert main(["vault", "password", "--url", "http://127.0.0.1:1", *files]) == 1
     assert capsys.readouterr().err.endswith("Connection refused; nothing was changed\n")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .option_types import fraction, interval, positive_integer, rate, seconds
+from .option_types import fraction, interval, moment, positive_integer, rate, seconds
 from .password_option import add_password, password_of
 from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
@@ -82,6 +82,7 @@ def add_send(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--time",
+        type=moment,
         default="now",
         help="time of readings without a time of their own: RFC 3339 or Unix microseconds "
         "(default now)",

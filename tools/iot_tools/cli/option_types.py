@@ -2,8 +2,11 @@
 
 import argparse
 import math
+import re
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
+
+_CALL = re.compile(r"/api/(iot|rssi)\b.*")
 
 
 def seconds(text: str) -> float:
@@ -44,6 +47,27 @@ def positive_integer(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
+
+
+def moment(text: str) -> str:
+    """Check that a text is `now`, RFC 3339 or Unix microseconds, and return it."""
+    from iot_models.times import parse_time_or_date  # noqa: PLC0415 -- only where needed
+
+    try:
+        if text != "now":
+            parse_time_or_date(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be now, RFC 3339 or Unix microseconds, not {text!r}: {error}"
+        ) from None
+    return text
+
+
+def service_url(text: str) -> str:
+    """Return the URL of a service. Refuse the URL of a call, as a command of curl has it."""
+    if call := _CALL.search(text):
+        raise argparse.ArgumentTypeError(f"leave out {call[0]}: the command adds it")
+    return text
 
 
 def port(text: str) -> int:

@@ -18,8 +18,8 @@ def add_password(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--password-file",
         type=Path,
-        help="file with the password of the readings (an empty file is the empty password); or set "
-        f"{VARIABLE}; default: ask for the password",
+        help="file with the password of the readings, without white space at both ends (an empty "
+        f"file is the empty password); or set {VARIABLE}; default: ask for the password",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iot_models.errors import SettingsError
 
+from .option_types import service_url
 from .tls_options import add_tls, tls_of
 from .token_option import add_token, token_of
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 def add_service(parser: argparse.ArgumentParser) -> None:
     """Add `--url`, and the options of `add_token` and `add_tls`."""
     parser.add_argument(
-        "--url", required=True, help="URL of the service, for example http://host:5000"
+        "--url",
+        type=service_url,
+        required=True,
+        help="URL of the service, for example http://host:5000",
     )
     add_token(parser)
     add_tls(parser)

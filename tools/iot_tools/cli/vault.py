@@ -49,6 +49,9 @@ def _change_password(parsed: argparse.Namespace) -> int:
     new = _password(parsed.new_password_file, "new password")
     if parsed.new_password_file is None and new != _ask("new password again"):
         raise SettingsError("the new password was not the same both times; nothing was changed")
+    if not new:
+        # A file that was to hold the password may be empty by mistake.
+        raise SettingsError("the new password is empty; nothing was changed")
     unknown = "the password may have been changed: read with the new password to find out"
     with service_client(parsed, old, timeout=_TIMEOUT) as client:
         try:

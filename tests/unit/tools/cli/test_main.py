@@ -136,6 +136,12 @@ def test_garbage_is_collected_only_while_the_command_runs() -> None:
         (["simulate", "--url", "http://x", "--rate", "fast"], "must be above 0 and at most 100000"),
         (["simulate", "--url", "http://x", "--rate", "nan"], "must be above 0 and at most 100000"),
         (["keys"], "required: action"),
+        (["top", "--url", "http://x/api/iot"], "leave out /api/iot: the command adds it"),
+        (["top", "--url", "http://x/a/api/rssi/last/1"], "leave out /api/rssi/last/1: the"),
+        (
+            ["send", "--url", "http://x", "--time", "soon"],
+            "RFC 3339 or Unix microseconds, not 'soo",
+        ),
     ],
 )
 def test_invalid_arguments_are_refused(

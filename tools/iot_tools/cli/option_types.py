@@ -6,7 +6,7 @@ import re
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 -- argparse has no public name for it
 
-_CALL = re.compile(r"/api/(iot|rssi)\b.*")
+_CALL = re.compile(r"/api/(iot|rssi)([/?].*)?$")
 
 
 def seconds(text: str) -> float:

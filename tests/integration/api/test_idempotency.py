@@ -2,6 +2,7 @@
 same key and other readings is refused.
 """
 
+import base64
 import gzip
 import json
 import threading
@@ -251,6 +252,43 @@ def test_requests_of_earlier_versions_have_no_fingerprint(api: Api, redis: "Redi
     count, receipt, _ = answer.split(b" ")
     redis.set(name, b" ".join([count, receipt]))
     assert put(api, row(freeform=1)).headers["Idempotent-Replayed"] == "true"
+
+
+NAME = base64.urlsafe_b64encode(bytes(26))
+DAMAGED = [
+    b"", b"5", b"x", b"x y", b"\xff\xfe", b"5 ", b"5 A", b"5 AAAA", b"5  AAAA", b"x " + NAME,
+    b"5 " + NAME[:-1], b"5 " + NAME + b"\n", b"5 " + NAME + b" x y", b"-5 " + NAME,
+    b"5 " + base64.urlsafe_b64encode(b"\x01" + bytes(25)),
+    b"5 " + base64.urlsafe_b64encode(bytes(18) + b"\xff" * 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_damaged_answer_counts_as_lost(
+    make_api: MakeApi,
+    redis: "Redis",
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    waits: bool,
+) -> None:
+    """`waits`: only the script that appends reads the answer, as if it waited for replicas."""
+    api = make_api()
+    if waits:
+        monkeypatch.setattr(type(api.service.stores.backlog), "first_answer", lambda *_: None)
+    for number, damaged in enumerate(DAMAGED):
+        put(api, row(freeform=number))
+        (name,) = redis.keys(f"{KEYS.remembered_request(b'')}*")
+        redis.set(name, damaged)
+        assert_error(put(api, row(freeform=-number)), 503, "unavailable")
+        wait_until(lambda: not redis.exists(name))  # noqa: B023 - called at once
+        answer = put(api, row(freeform=-number))
+        replayed = "Idempotent-Replayed" in answer.headers
+        assert (answer.status_code, replayed) == (201, False), damaged
+        assert put(api, row(freeform=-number)).headers["Idempotent-Replayed"] == "true"
+        redis.delete(name)
+    drain_all(writer)
+    assert len(api.read()) == 2 * len(DAMAGED)
 
 
 def test_fingerprints_tell_nothing(api: Api, redis: "Redis") -> None:

@@ -17,7 +17,7 @@ from iot_api.vaults.cache import VaultCache
 from iot_cipher.encryption import EntryName, OpenVault
 from iot_stores.cached_records import former_vaults
 
-from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest
+from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest, is_intact
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
@@ -71,11 +71,19 @@ class EarlierAttempts:
         for vault, batch in zip(vaults, batches, strict=True):
             counts[vault.id_bytes] += len(batch.readings.relative)
         for earlier, answer in zip(attempts.values(), answers, strict=True):
-            if answer is not None:
+            if answer is not None and is_intact(answer):
                 first = request.decode_attempt(answer, earlier)
                 common = frozenset(earlier).intersection(counts)
                 return EarlierAttempt(first.entries, common, sum(map(counts.__getitem__, common)))
         return NO_ATTEMPT
+
+    def forget(self, request: KeyedRequest, answer: bytes) -> None:
+        """Delete an answer to a request from Redis, unless another answer has replaced it."""
+        found = cast("list[bytes | None]", self._client.mget(request.names))
+        for name, current in zip(request.names, found, strict=True):
+            if current == answer:
+                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
+                self._client.set(name, b"", px=1)
 
     def _possible(
         self, key: IdempotencyKey, cache_keys: Sequence[bytes], vaults: Sequence[OpenVault]

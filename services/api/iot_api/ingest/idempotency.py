@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from iot_api.limits.clients import Client
 from iot_cipher.encryption import EntryName, OpenVault
-from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError
+from iot_models.errors import IdempotencyKeyReusedError, InvalidRequestError, UnavailableError
 from iot_models.names import KeyNames
 from iot_stores.append_conditions import RememberedRequest
 
@@ -32,6 +32,7 @@ whole limit."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
+_ANSWER = re.compile(rb"\d{1,18} ([\w=-]+)(?: [\w-]+)?")
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "2"
 """First character of a fingerprint. A change to what the parser stores needs a new version:
@@ -39,6 +40,10 @@ fingerprints of different versions are not compared."""
 _PART_BYTES = 12
 """Length of a vault's part of a fingerprint. A multiple of 3: base64 without padding."""
 _PART = re.compile(f".{{{_PART_BYTES * 4 // 3}}}")
+
+
+class DamagedAnswerError(UnavailableError):
+    """What Redis remembers of a request is damaged."""
 
 
 class IdempotencyKey(NamedTuple):
@@ -99,7 +104,13 @@ class KeyedRequest:
         Raises:
             IdempotencyKeyReusedError: the attempt had other readings for a vault that both attempts
                 have. This is detected only if both have fingerprints of the current version.
+            DamagedAnswerError: another program has overwritten the answer.
         """
+        if not is_intact(answer):
+            raise DamagedAnswerError(
+                "Redis held a damaged answer to an earlier request with this Idempotency-Key; "
+                "nothing was stored, try again"
+            )
         count, receipt, *more = answer.decode().split(" ")
         if more and more[0].startswith(_VERSION):
             parts = _PART.findall(more[0], 1)
@@ -164,6 +175,15 @@ class IdempotencyPolicy:
             self.names.remembered_of_client(client.sender),
             max(1, self.max_requests // CLIENTS_SHARE),
         )
+
+
+def is_intact(answer: bytes) -> bool:
+    """Return whether `KeyedRequest.encode_answer` may have written an answer."""
+    found = _ANSWER.fullmatch(answer)
+    try:
+        return found is not None and bool(decode_receipt(found[1].decode()))
+    except InvalidRequestError:
+        return False
 
 
 def parse_idempotency_key(header: str) -> IdempotencyKey:

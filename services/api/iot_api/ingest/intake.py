@@ -32,7 +32,7 @@ from iot_stores.months import DAY_MS
 from iot_stores.redis_watch import RedisWatch
 
 from .earlier_attempts import NO_ATTEMPT, EarlierAttempts
-from .idempotency import IdempotencyKey, KeyedRequest
+from .idempotency import DamagedAnswerError, IdempotencyKey, KeyedRequest
 from .parser import Batch
 from .put_openings import PutOpenings
 
@@ -166,7 +166,7 @@ class Intake:
                 self._guesses.check(client)
             answer = self._backlog.first_answer(request.names)
             if answer is not None:
-                return _repeated(request, answer)
+                return self._repeated(request, answer)
             earlier = self._earlier_attempts.find(key, request, keys, vaults, batches)
         sealed = [
             self._seal(vault, readings)
@@ -190,7 +190,7 @@ class Intake:
             raise
         if request is not None and appended.first_answer is not None:
             self._sealer.abandon_numbers(len(sealed))
-            return _repeated(request, appended.first_answer)
+            return self._repeated(request, appended.first_answer)
         self._acknowledged.value += count - earlier.count
         self._readings.values.append(count)
         self._handle_writer_requests(appended)
@@ -203,6 +203,16 @@ class Intake:
             vaults=list(map(_VAULT_ID, vaults)),
             names=[entry_name(*each) for each in sealed] if with_entries else (),
         )
+
+    def _repeated(self, request: KeyedRequest, answer: bytes) -> Accepted:
+        """Return the first answer to a request. If the answer is damaged, forget it, and raise
+        `DamagedAnswerError`: the next attempt counts as new."""
+        try:
+            first = request.decode_answer(answer)
+        except DamagedAnswerError:
+            self._earlier_attempts.forget(request, answer)
+            raise
+        return Accepted(first.count, first.entries, repeated=True)
 
     def _keyed_request(
         self, key: IdempotencyKey, vaults: Sequence[OpenVault], batches: Sequence[Batch]
@@ -280,11 +290,6 @@ def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
 def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, list[str]]:
     """Return the attributes of the trace span of an append: the names of its entries."""
     return {"iot.entry": listed(entry_name(*each) for each in entries)}
-
-
-def _repeated(request: KeyedRequest, answer: bytes) -> Accepted:
-    first = request.decode_answer(answer)
-    return Accepted(first.count, first.entries, repeated=True)
 
 
 def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:

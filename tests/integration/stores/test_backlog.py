@@ -171,6 +171,41 @@ def test_large_counters_keep_all_digits(begin: int, redis: "Redis", backlog: Bac
     assert redis.hget(KEYS.backlog_counters, "out:0") == b"%d" % total
 
 
+@pytest.mark.parametrize(
+    ("age", "measures"),
+    [(2000, True), (70_000, False), (-5000, False)],
+    ids=["two seconds", "an idle minute", "a clock that was set back"],
+)
+def test_the_bytes_drained_per_second_are_measured(
+    redis: "Redis", backlog: Backlog, age: int, measures: bool
+) -> None:
+    """`Retry-After` of a full backlog is computed from the rate."""
+    counters = KEYS.backlog_counters
+    backlog.append([(0, b"x" * 1000)])
+    (waiting,) = read_waiting(backlog, 0)
+    seconds, micros = redis.time()
+    now = seconds * 1000 + micros // 1000
+    redis.hset(counters, mapping={"measured": 3000, "measured_at": now - age, "rate": 7})
+    _remove(backlog, 0, waiting)
+    measured_at, rate = (int(redis.hget(counters, each) or 0) for each in ("measured_at", "rate"))
+    assert now <= measured_at < now + 60_000
+    assert rate == (pytest.approx(4_000_000 / (measured_at - now + age), abs=1) if measures else 7)
+    assert redis.hget(counters, "measured") == b"0"
+
+
+def test_an_error_of_one_shard_stops_the_removal_of_no_other(
+    redis: "Redis", backlog: Backlog
+) -> None:
+    backlog.append([(0, b"a"), (1, b"b")])
+    last = [read_waiting(backlog, shard)[-1] for shard in (0, 1)]
+    redis.rename(KEYS.stream(0), "kept")
+    redis.set(KEYS.stream(0), "planted")
+    with pytest.raises(RedisError, match="WRONGTYPE"):
+        backlog.remove([Removal(shard, last[shard], "1-0", 1) for shard in (0, 1)])
+    assert read_waiting(backlog, 1) == []
+    assert redis.xlen("kept") == 1
+
+
 def test_enqueue_once_skips_queued_jobs(redis: "Redis", backlog: Backlog) -> None:
     assert backlog.enqueue_once(["a", "b", "a"]) == 2
     assert backlog.enqueue_once(["b", "c"]) == 1

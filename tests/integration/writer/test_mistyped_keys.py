@@ -158,6 +158,20 @@ def test_no_entry_is_lost_when_held_entries_are_overwritten(
     assert (sender.backlog.state().bytes, sender.backlog.state().held) == (0, 0)
 
 
+def test_overwritten_held_entries_are_not_counted_any_more(writer: Writer, sender: Sender) -> None:
+    vault_id = sender.vault(LOST).vault_id
+    lose(writer, vault_id)
+    for held in (1, 2):
+        sender.send(LOST)
+        drain_all(writer)
+        assert sender.backlog.state().held == held
+    overwrite(sender.redis, KEYS.held_entries(vault_id.bytes))
+    sender.send(LOST)
+    drain_all(writer)
+    writer.repair_redis()
+    assert sender.backlog.state().held == 1
+
+
 def test_an_operator_enters_the_vaults_of_held_entries_again(
     writer: Writer, sender: Sender
 ) -> None:

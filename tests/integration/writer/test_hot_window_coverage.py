@@ -328,6 +328,7 @@ def test_a_restored_history_is_not_mixed_with_lost_segments(
     restore_postgres(writer)
     for lost in (2, 3):
         story.drain()
+        assert (story.since() or 0) > story.received[0], "the cover has the lost segments"
         # The range starts after the first reading, which is never lost.
         assert sender.last_seconds(PASSWORD, 243) == ["text"] * lost
         story.send()
@@ -393,6 +394,17 @@ def _drain_with(settings: Settings) -> None:
     writer = Writer(settings)
     drain_all(writer)
     writer.close()
+
+
+def test_the_index_of_a_vault_in_use_does_not_grow(writer: Writer, sender: Sender) -> None:
+    """Each drain extends the expiry of the index, so drains remove old segments from it."""
+    index = KEYS.hot_index(sender.vault(PASSWORD).vault_id.bytes)
+    sender.redis.zadd(index, {"old": 1})
+    sender.send(PASSWORD)
+    drain_all(writer)
+    assert sender.redis.zscore(index, "old") is None
+    assert sender.redis.zcard(index) == 1
+    assert sender.redis.ttl(index) > 0
 
 
 def test_a_window_of_zero_seconds_stays_empty(environment: dict[str, str], sender: Sender) -> None:

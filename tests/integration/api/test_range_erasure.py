@@ -163,6 +163,30 @@ def test_held_readings_stop_an_erasure(
     assert erased(api, 1, 1) == 1
 
 
+@pytest.mark.parametrize("held_before", [True, False])
+def test_readings_that_leave_or_become_held_entries_as_the_wait_begins_stop_an_erasure(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch, held_before: bool
+) -> None:
+    """The wait does not include them: they are not in the backlog when its end is read."""
+    store(api, writer, [1])
+    api.service.vault_restorer.close()
+    vault_id = api.service.vaults.cache.records()[0].vault_id
+    if held_before:
+        redis.hset(KEYS.held_vaults, vault_id.hex, 1)
+    backlog = api.service.stores.backlog
+
+    def ends() -> dict[int, int]:
+        found = type(backlog).ends(backlog)
+        if held_before:
+            redis.delete(KEYS.held_vaults)
+        else:
+            redis.hset(KEYS.held_vaults, vault_id.hex, 1)
+        return found
+
+    monkeypatch.setattr(backlog, "ends", ends)
+    assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
+
+
 def test_readings_that_are_held_during_the_wait_stop_an_erasure(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,3 +437,18 @@ def test_without_redis_nothing_is_erased(
     own_redis.stop()
     assert_error(erase(api, 1, 1), 503, "unavailable")
     assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("path", ["/api/iot/1/1", "/api/vault"])
+def test_with_the_redis_of_another_installation_nothing_is_erased(
+    api: Api, make_api: MakeApi, writer: Writer, redis_url: str, path: str
+) -> None:
+    """The readings that wait, and the other processes, are at the right Redis."""
+    store(api, writer, [1])
+    other_url = redis_url.replace("/0", "/1")
+    with Redis.from_url(other_url) as other:
+        other.set(KEYS.owner, str(uuid.uuid4()))
+    stranger = make_api(redis_url=other_url)
+    body = json.dumps({"data": {"db_password": PASSWORD}})
+    assert_error(stranger.ask("DELETE", path, body, JSON), 503, "unavailable")
+    assert len(api.read()) == 1

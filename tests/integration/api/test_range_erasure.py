@@ -344,6 +344,26 @@ def test_compaction_between_the_search_and_the_erasure(
         assert len(outside(api.read(), middle[0], middle[-1])) == len(api.read()) == 100
 
 
+@pytest.mark.parametrize("step", ["find", "fetch"])
+def test_a_segment_that_is_replaced_before_its_part_is_erased(
+    api: Api, make_api: MakeApi, writer: Writer, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Another process replaces it after this step."""
+    store(api, writer, [1, 2, 3, 4])
+    other, done, calls = make_api(), getattr(segment_erasure, step), list[object]()
+
+    def then_replace(*arguments: Any) -> object:
+        result = done(*arguments)
+        calls.append(result)
+        if len(calls) == 1:
+            assert erased(other, 4, 4) == 1
+        return result
+
+    monkeypatch.setattr(segment_erasure, step, then_replace)
+    assert erased(api, 2, 3) == 2
+    assert [each["relative_timestamp"] for each in api.read()] == [1]
+
+
 def test_an_erasure_that_was_killed_is_repeated(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,11 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import shtab
+
+from .option_types import Subparsers
 
 
 def add_completion(
@@ -13,7 +16,19 @@ def add_completion(
     parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="the shell")
 
     def complete(parsed: argparse.Namespace) -> int:
-        print(shtab.complete(whole_parser(), parsed.shell))
+        whole = whole_parser()
+        _complete_files(whole)
+        print(shtab.complete(whole, parsed.shell))
         return 0
 
     parser.set_defaults(command=complete)
+
+
+def _complete_files(parser: argparse.ArgumentParser) -> None:
+    """Let the shell complete the names of files for each argument that is a path."""
+    for action in parser._actions:  # noqa: SLF001 -- argparse has no public name for it
+        if action.type is Path:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif isinstance(action, Subparsers):
+            for command in action.choices.values():
+                _complete_files(command)

@@ -19,9 +19,11 @@ from .progress_bar import progress_bar
 from .service_option import add_service
 
 _DESCRIPTION = """\
-Export the readings of a password. The extension of the file chooses the format: .csv, .ndjson,
-.parquet (needs pyarrow), or .db, a database that the old program's scripts read with the same
-password. An export that was stopped continues when the command is repeated.
+Export the readings of a password.
+
+The extension of the file chooses the format: .csv, .ndjson, .parquet (needs pyarrow), or .db, a
+database that the old program's scripts read with the same password. An export that was stopped
+continues when the command is repeated.
 """
 
 _COMPRESSED = frozenset({".gz", ".zst", ".xz", ".bz2", ".zip"})

@@ -16,10 +16,11 @@ from .service_option import add_service, checked_url, service_client
 from .tls_options import tls_of
 
 _DESCRIPTION = """\
-Import readings from a file: CSV, NDJSON, JSON (each may be compressed with gzip), Parquet, or a
-database of the old program. Readings keep their times, including the time of receipt. The command
-may be repeated and stopped at any point: it imports only what the service lacks. It needs a token
-with the scope admin, unless the service runs without tokens.
+Import readings from a file: CSV, NDJSON, JSON, Parquet, or a database of the old program.
+
+CSV, NDJSON and JSON may be compressed with gzip. Readings keep their times, including the time of
+receipt. The command may be repeated and stopped at any point: it imports only what the service
+lacks. It needs a token with the scope admin, unless the service runs without tokens.
 """
 
 

@@ -45,7 +45,7 @@ class ExportSpool:
         try:
             self._lock = ExportLock(target)
         except OSError as error:
-            raise IotError(f"{target} can't be locked: {error.strerror}") from None
+            raise IotError(f"{target} can't be written: {error.strerror}") from None
         try:
             self._open(self.path, json.dumps(selection, sort_keys=True))
         except BaseException:

@@ -63,7 +63,8 @@ def test_each_example_is_valid(example: str) -> None:
     assert callable(_parser(words).parse_args(words).command)
 
 
-def test_a_shell_completes_commands_and_options() -> None:
+def test_a_shell_completes_commands_options_and_files(tmp_path: Path) -> None:
+    (tmp_path / "readings.csv").touch()
     script = subprocess.run(
         [sys.executable, "-m", "iot_tools", "completion", "bash"],
         capture_output=True, text=True, check=True,
@@ -72,10 +73,13 @@ def test_a_shell_completes_commands_and_options() -> None:
     COMP_WORDS=(iot-sensor {words}); COMP_CWORD={index}; COMP_LINE="iot-sensor {words}"
     $(complete -p iot-sensor | sed 's/.*-F \\([^ ]*\\).*/\\1/') ; echo "${{COMPREPLY[@]}}"
     """
-    for words, index, expected in (("ke", 1, "keys"), ("keys ro", 2, "rotate")):
+    for words, index, expected in (
+        ("ke", 1, "keys"), ("keys ro", 2, "rotate"), ("import rea", 2, "readings.csv"),
+        ("top --ca-file rea", 3, "readings.csv"),
+    ):  # fmt: skip
         done = subprocess.run(
             ["bash", "-c", script + ask.format(words=words, index=index)],  # noqa: S607
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         assert done.stdout.split() == [expected]
 

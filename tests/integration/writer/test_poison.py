@@ -130,3 +130,11 @@ def test_a_letter_stays_while_its_entry_is_in_the_backlog(
     assert list(letters.all()) == []
     drain_all(writer)
     assert list(letters.all()) == []
+
+
+@pytest.mark.usefixtures("command_environment", "writer")
+@pytest.mark.parametrize("command", ["dead", "held"])
+def test_an_empty_list_says_so(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "list"]) == 0
+    what = "dead letters" if command == "dead" else "held entries"
+    assert capsys.readouterr() == ("", f"no {what}\n")

@@ -1,6 +1,7 @@
 """`iot-sensor dead`: list, show, replay and drop dead letters."""
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -90,10 +91,14 @@ def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
 
 
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
+    found = False
     with open_stores("dead") as stores:
         for letter in stores.dead_letters.all():
+            found = True
             print(f"{letter.letter_id}  {_moment(letter.letter_id)}  shard {letter.shard}  "
                   f"{len(letter.sealed)} bytes  {printable(letter.reason)}")  # fmt: skip
+    if not found:
+        print("no dead letters", file=sys.stderr)
     return 0
 
 

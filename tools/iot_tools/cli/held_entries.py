@@ -1,6 +1,7 @@
 """`iot-sensor held`: list and drop acknowledged entries whose vault is missing in Postgres."""
 
 import argparse
+import sys
 import uuid
 
 from iot_models.audit_event import AuditKind, audit_event
@@ -23,6 +24,8 @@ def add_held(parser: argparse.ArgumentParser) -> None:
 def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
     with open_stores("held") as stores:
         entries_by_vault = stores.held_entries.vaults()
+        if not entries_by_vault:
+            print("no held entries", file=sys.stderr)
         with stores.connect() as connection:
             present = ledger.existing_vaults(connection, entries_by_vault.keys())
         for vault_id, entries in sorted(entries_by_vault.items()):

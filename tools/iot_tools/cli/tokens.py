@@ -1,6 +1,7 @@
 """`iot-sensor tokens`: create, list and revoke the bearer tokens of the API."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
@@ -73,7 +74,10 @@ def _create(parsed: argparse.Namespace) -> int:
 
 def _list(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
-    for grant in parse_tokens(_existing(storage, storage.read())).grants:
+    grants = parse_tokens(_existing(storage, storage.read())).grants
+    if not grants:
+        print("no tokens", file=sys.stderr)
+    for grant in grants:
         print(f"{grant.name:24}  {grant.created}  {','.join(sorted(grant.scopes))}")
     return 0
 

@@ -54,6 +54,14 @@ def test_tokens_are_created_listed_and_revoked(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_a_list_without_tokens_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create(path, "devices")
+    revoke(path, "devices")
+    capsys.readouterr()
+    assert main(["tokens", "list", "--file", str(path)]) == 0
+    assert capsys.readouterr() == ("", "no tokens\n")
+
+
 def test_repeated_scopes_add_up(path: Path) -> None:
     name = ["--file", str(path), "--name", "devices"]
     assert main(["tokens", "create", *name, "--scope", "read", "--scope", "ingest,audit"]) == 0

@@ -132,6 +132,20 @@ def test_a_row_that_can_t_be_imported_is_reported_and_left(
     assert [each["relative_timestamp"] for each in service.read("bad rows")] == [1, 2]
 
 
+def test_a_reading_that_is_too_large_does_not_stop_the_import(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.ndjson"
+    row = {"absolute_timestamp": "2020-01-01 00:00:00", "relative_time": 1}
+    texts = ["before", "x" * 17_000_000, "after"]
+    file.write_text("".join(json.dumps(row | {"freeform": text}) + "\n" for text in texts))
+    status, said, error = command("import", file, password="large")
+    assert (status, error) == (1, "")
+    assert "3 rows\n2 imported\n" in said
+    assert "  row 2: refused by the service: the body may have at most 16777216 bytes" in said
+    assert [each["freeform"] for each in service.read("large")] == ['"before"', '"after"']
+
+
 def test_a_dry_run_counts_what_the_service_would_refuse(
     service: Stack, command: Command, tmp_path: Path
 ) -> None:

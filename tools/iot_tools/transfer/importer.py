@@ -317,19 +317,24 @@ class Importer:
         """Return the rows to send after the service has refused one of them.
 
         If it refused the time of receipt, note the limits that it names, and return all rows: then
-        `_allowed` removes all rows beyond the limits at once. Else remove the refused row.
+        `_allowed` removes all rows beyond the limits at once. Else remove the refused row: the one
+        that the response names, or a single row that is too large.
         """
-        try:
-            details = error.response.json() if error.response is not None else {}
-            number = int(details["row"])
-            place, _ = rows[number]
-        except (ValueError, KeyError, TypeError, IndexError):
-            raise IotError(error.reason) from None
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(rows) == 1:
+            number = 0
+        else:
+            try:
+                details = error.response.json() if error.response is not None else {}
+                number = int(details["row"])
+                rows[number]
+            except (ValueError, KeyError, TypeError, IndexError):
+                raise IotError(error.reason) from None
+        place, row = rows[number]
         limits = _limits_in(error.response)
-        if limits is not None and not limits.allow(rows[number][1]):
+        if limits is not None and not limits.allow(row):
             self._limits = limits
             return rows
-        self._refuse(place, f"refused by the service: {details.get('error')}")
+        self._refuse(place, f"refused by the service: {error.reason}")
         return rows[:number] + rows[number + 1 :]
 
     def _refuse(self, place: int, reason: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from iot_tools.cli.main import main
 from iot_tools.local.child import wait_until
 from iot_tools.local.ports import free_port
 from system.local.test_environments import answer
@@ -197,6 +198,10 @@ def test_make_run_serves_tls(start_run: StartRun) -> None:
     run.curl("Send a reading")
     assert len(run.read_back()) == 1
     assert run.read_back("The simulated readings, under the password demo")
+    certificate = run.data_dir / "certificate.pem"
+    assert f"Its certificate, for --ca-file of iot-sensor: {certificate}\n" in run.output
+    probe = ["probe", "--url", f"https://127.0.0.1:{run.port}", "--ca-file", str(certificate)]
+    assert main(probe) == 0
     key = run.data_dir / "certificate-key.pem"
     assert key.stat().st_mode & 0o077 == 0
     run.terminate()

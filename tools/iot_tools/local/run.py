@@ -155,6 +155,7 @@ class LocalRun:
             "",
             f"The service is at {self._url}",
             *self._page_lines(),
+            *self._certificate_lines(),
             "",
             "Send a reading:",
             f"  {first_reading.curl_that_sends(self._url, token=token)}",
@@ -178,6 +179,12 @@ class LocalRun:
             return []
         password = f": enter the password {DEMO_PASSWORD}" if self._parts.options.devices else ""
         return [f"See the readings at {self._url}/{password}"]
+
+    def _certificate_lines(self) -> list[str]:
+        certificate = self._settings.tls_certificate
+        return (
+            [f"Its certificate, for --ca-file of iot-sensor: {certificate}"] if certificate else []
+        )
 
     def _access_line(self) -> str:
         if self._settings.tokens_file:

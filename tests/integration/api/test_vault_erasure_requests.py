@@ -1,12 +1,16 @@
 """Requests that erase a vault: passwords, bodies, and states in which nothing is erased."""
 
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError  # noqa: A004 - redis-py's own
 
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
@@ -14,6 +18,7 @@ from integration.api.test_guess_oracles import full_queue
 from integration.api.test_password_change import change
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from integration.api.test_vault_erasure import BLOCKED, erase, only_vault
+from iot_api.vaults import change_follower
 from iot_stores import erasures
 from iot_stores import postgres as postgres_connections
 from iot_stores.password_changes import ERASED, PasswordChange, PasswordChanges
@@ -83,6 +88,57 @@ def test_two_erasures_at_once(make_api: MakeApi) -> None:
     assert set(statuses) <= {200, 404}
     for process in (*apis, make_api()):
         assert process.read() == []
+
+
+def test_each_announcement_has_time_to_be_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise processes acknowledge readings for the erased vault, which are dropped."""
+    eraser = api.service.vault_eraser
+    steps: list[tuple[str, float]] = []
+
+    def noted(name: str) -> Callable[..., object]:
+        step = getattr(eraser.erasures, name)
+
+        def note(*arguments: Any, **named: Any) -> object:
+            result = step(*arguments, **named)
+            steps.append((name, time.monotonic()))
+            return result
+
+        return note
+
+    api.put(row())
+    for name in ("announce", "erase"):
+        monkeypatch.setattr(eraser.erasures, name, noted(name))
+    assert erase(api).status_code == 200
+    steps.append(("answer", time.monotonic()))
+    assert [name for name, _ in steps] == ["announce", "erase", "announce", "answer"]
+    for before, after in ((0, 1), (2, 3)):
+        assert steps[after][1] - steps[before][1] >= change_follower.ANNOUNCED_SECONDS
+
+
+def test_a_process_that_can_not_read_announcements_drops_what_it_erases(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may fail between the announcement and the transaction in Postgres."""
+
+    def away() -> None:
+        raise ConnectionError("away")
+
+    api.put(row())
+    drain_all(writer)
+    monkeypatch.setattr(api.service.change_follower, "check", away)
+    assert erase(api).status_code == 200
+    assert api.read() == []
+
+
+def test_a_vault_that_another_process_has_moved_is_erased(
+    make_api: MakeApi, postgres: psycopg.Connection
+) -> None:
+    """The scrypt cost was raised: the vault has another lookup, and nothing was announced."""
+    api = make_api()
+    api.put(row())
+    assert make_api(scrypt_log2_n=11).put(row()).status_code == 201
+    assert erase(api).status_code == 200
+    assert postgres.execute("SELECT count(*) FROM vaults").fetchone() == (0,)
 
 
 def test_without_redis_nothing_is_erased(

@@ -10,7 +10,7 @@ from iot_cipher.vault import VaultRecord
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import NotFoundError, UnavailableError
 from iot_stores.erasures import Erasures
-from iot_stores.password_changes import ERASED, ERASING
+from iot_stores.password_changes import ERASED
 from iot_stores.store_states import report
 from iot_stores.vault_records import VaultRecords
 
@@ -100,7 +100,6 @@ class VaultEraser:
                 "more minutes have passed since the last database migration",
                 retry_after=60,
             )
-        self._vaults.cache.note_change(record.vault_id, ERASING)
         self.erasures.announce(record.vault_id, lookups)
         wait_before_change("erasure")
         event = audit_event(AuditKind.VAULT_ERASED, vault=str(record.vault_id), **client.fields)

@@ -10,12 +10,16 @@ import psycopg
 import pytest
 from redis.exceptions import RedisError
 
-from integration.api.asking import row
+from integration.api.asking import Api, row
 from integration.api.conftest import MakeApi
 from integration.api.test_password_change import NEW, OLD, change, records_of, stored_row
 from integration.api.test_password_forms import texts
 from integration.api.test_vault_erasure import BLOCKED
+from integration.api.test_vault_erasure_requests import note_steps
+from iot_api.vaults import change_follower
 from iot_models.settings import Settings
+from iot_stores.password_changes import PasswordChanges
+from iot_stores.vault_records import VaultRecords
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -44,6 +48,19 @@ def test_a_vault_that_is_opened_just_before_the_change(
     drain_all(writer)
     assert texts(other.read(password=NEW)) == ['"before"']
     assert texts(other.read(password=OLD)) == ['"after"']
+
+
+def test_the_announcement_of_a_new_password_has_time_to_be_read(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise processes acknowledge readings under the old password after the change."""
+    api.put(row(OLD))
+    steps = note_steps(
+        monkeypatch, (PasswordChanges, "announce"), (VaultRecords, "change_password")
+    )
+    assert change(api).status_code == 200
+    (_, announced), (_, changed) = steps
+    assert changed - announced >= change_follower.ANNOUNCED_SECONDS
 
 
 def test_a_process_that_hung_during_the_change(make_api: MakeApi, writer: Writer) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError  # noqa: A004 - redis-py's own
+from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
@@ -27,6 +28,9 @@ from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
 from support.waiting import wait_until
+
+Step = tuple[str, float]
+"""The name of a step and the time of its end."""
 
 
 @pytest.mark.parametrize("sent", [COMPOSED, DECOMPOSED])
@@ -90,29 +94,57 @@ def test_two_erasures_at_once(make_api: MakeApi) -> None:
         assert process.read() == []
 
 
-def test_each_announcement_has_time_to_be_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise processes acknowledge readings for the erased vault, which are dropped."""
-    eraser = api.service.vault_eraser
-    steps: list[tuple[str, float]] = []
+def note_steps(monkeypatch: pytest.MonkeyPatch, *steps: tuple[object, str]) -> list[Step]:
+    """Return a list to which each call of these methods adds its name and the time of its end."""
+    noted: list[Step] = []
 
-    def noted(name: str) -> Callable[..., object]:
-        step = getattr(eraser.erasures, name)
-
+    def wrapped(name: str, method: Callable[..., object]) -> Callable[..., object]:
         def note(*arguments: Any, **named: Any) -> object:
-            result = step(*arguments, **named)
-            steps.append((name, time.monotonic()))
+            result = method(*arguments, **named)
+            noted.append((name, time.monotonic()))
             return result
 
         return note
 
+    for owner, name in steps:
+        monkeypatch.setattr(owner, name, wrapped(name, getattr(owner, name)))
+    return noted
+
+
+def test_each_announcement_has_time_to_be_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise processes acknowledge readings for the erased vault, which are dropped."""
+    erasures = api.service.vault_eraser.erasures
     api.put(row())
-    for name in ("announce", "erase"):
-        monkeypatch.setattr(eraser.erasures, name, noted(name))
+    steps = note_steps(monkeypatch, (erasures, "announce"), (erasures, "erase"))
     assert erase(api).status_code == 200
     steps.append(("answer", time.monotonic()))
     assert [name for name, _ in steps] == ["announce", "erase", "announce", "answer"]
     for before, after in ((0, 1), (2, 3)):
         assert steps[after][1] - steps[before][1] >= change_follower.ANNOUNCED_SECONDS
+
+
+def test_a_record_that_comes_back_during_the_erasure_is_removed(
+    api: Api, redis: "Redis", postgres: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has read the record before the transaction, and caches it afterwards."""
+    api.put(row())
+    vault_id, lookup = only_vault(postgres)
+    name, replaced = KEYS.vault_record(lookup), KEYS.replaced_vault_record(vault_id.bytes)
+    record = redis.get(name)
+    assert record is not None
+    redis.set(replaced, record)
+    erasures = api.service.vault_eraser.erasures
+
+    def cache_afterwards(*arguments: Any) -> bool:
+        erased = type(erasures).erase(erasures, *arguments)
+        redis.set(name, record)
+        return erased
+
+    monkeypatch.setattr(erasures, "erase", cache_afterwards)
+    redis.delete(KEYS.job_list)
+    assert erase(api).status_code == 200
+    assert redis.exists(name, replaced) == 0
+    assert redis.lrange(KEYS.job_list, 0, -1) == [b"sweep"], "nothing deletes the segments soon"
 
 
 def test_a_process_that_can_not_read_announcements_drops_what_it_erases(
@@ -130,15 +162,16 @@ def test_a_process_that_can_not_read_announcements_drops_what_it_erases(
     assert api.read() == []
 
 
-def test_a_vault_that_another_process_has_moved_is_erased(
-    make_api: MakeApi, postgres: psycopg.Connection
+@pytest.mark.parametrize("request_of", [erase, change])
+def test_a_vault_that_another_process_has_moved_is_found(
+    make_api: MakeApi, request_of: Callable[[Api, str], TestResponse]
 ) -> None:
     """The scrypt cost was raised: the vault has another lookup, and nothing was announced."""
     api = make_api()
     api.put(row())
     assert make_api(scrypt_log2_n=11).put(row()).status_code == 201
-    assert erase(api).status_code == 200
-    assert postgres.execute("SELECT count(*) FROM vaults").fetchone() == (0,)
+    assert request_of(api, PASSWORD).status_code == 200
+    assert make_api().read() == []
 
 
 def test_without_redis_nothing_is_erased(

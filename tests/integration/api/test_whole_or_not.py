@@ -9,7 +9,9 @@ from redis import Redis
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from iot_api.ingest import intake
+from iot_cipher.encryption import Sealer
 from iot_models import names
+from iot_stores.backlog_append import BacklogAppender
 from iot_writer.writer import Writer
 from support.draining import drain_all
 from support.keys import KEYS
@@ -85,6 +87,27 @@ def test_a_request_refused_by_a_full_backlog_is_not_stored(
     assert_error(api.put([heavy(name, MIB // 2) for name in "abc"]), 503, "unavailable")
     drain_all(writer)
     assert [api.read(password=password) for password in "abc"] == [[], [], []]
+
+
+def test_the_numbers_of_entries_that_are_not_appended_are_abandoned(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a session would get ever more gaps, each of which drains read and write."""
+    abandoned: list[int] = []
+    monkeypatch.setattr(Sealer, "abandon_numbers", lambda _, count: abandoned.append(count))
+    api = make_api(guess_limit=3, backlog_max_bytes=MIB)
+    key = {"Idempotency-Key": "k"}
+    assert api.put([row("p"), row("q")], key).status_code == 201
+    with monkeypatch.context() as concurrent:  # both requests look before one of them is appended
+        concurrent.setattr(BacklogAppender, "first_answer", lambda *_: None)
+        assert "Idempotent-Replayed" in api.put([row("p"), row("q")], key).headers
+    assert abandoned == [2]
+    assert api.put(heavy("p", MIB)).status_code == 201
+    assert_error(api.put(heavy("p", MIB)), 503, "unavailable")
+    assert abandoned == [2, 1]
+    assert make_api(guess_limit=3).read(password="unknown") == []
+    assert_error(api.put([row("p"), row("q")]), 429, "too_many_requests")
+    assert abandoned == [2, 1, 2]
 
 
 def test_a_full_backlog_refuses_until_it_is_drained(

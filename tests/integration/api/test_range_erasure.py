@@ -2,7 +2,6 @@
 
 import json
 import random
-import threading
 import uuid
 from typing import Any
 
@@ -16,16 +15,13 @@ from integration.api.asking import JSON, PASSWORD, Api, Row, assert_error, row, 
 from integration.api.conftest import MakeApi
 from integration.compaction.past import Past, each_second, noon
 from integration.writer.sending import sending
-from iot_api.vaults import range_eraser
 from iot_cipher.encryption import SealedSegment
-from iot_models.audit_event import parse_event
 from iot_models.settings import Settings
 from iot_stores import segment_erasure
 from iot_stores.hot_window import HotWindow
 from iot_stores.segment_erasure import NamedSegment
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.compaction.compactor import CompactionOutcome
-from iot_writer.maintenance.sweep import release_held
 from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
@@ -115,142 +111,6 @@ def test_the_window_means_what_it_means_in_a_read(
     found = len(api.read(f"/{start}/{end}"))
     assert erased(api, start, end) == found
     assert [each["relative_timestamp"] for each in api.read()] == left
-
-
-def test_readings_in_flight_are_erased(
-    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection
-) -> None:
-    api = make_api()
-    store(api, writer, [1])
-    rows = [row(relative_time=at) for at in (2, 3, 4)]
-    assert api.put(rows).status_code == 201
-    counts: list[int] = []
-    eraser = threading.Thread(target=lambda: counts.append(erased(api, 2, 3)))
-    eraser.start()
-    eraser.join(0.3)
-    assert eraser.is_alive()  # it waits for the drain
-    drain_all(writer)
-    eraser.join()
-    assert counts == [2]
-    assert [each["relative_timestamp"] for each in api.read()] == [4, 1]
-    ((_, _, line),) = writer.audit.latest(postgres, 9)
-    event = parse_event(line)
-    assert event is not None
-    assert (event["event"], event["start"], event["end"]) == ("range_erased", 2, 3)
-
-
-def test_without_a_writer_nothing_is_erased(
-    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(range_eraser, "WAIT_SECONDS", 0.1)
-    store(api, writer, [1])
-    api.put(row(relative_time=2))
-    assert_error(erase(api, 1, 2), 503, "unavailable")
-    assert len(api.read()) == 1
-    drain_all(writer)
-    assert erased(api, 1, 2) == 2
-
-
-def test_held_readings_stop_an_erasure(
-    api: Api, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
-) -> None:
-    store(api, writer, [1])
-    api.service.vault_restorer.close()
-    ((vault_id,),) = postgres.execute("SELECT vault_id FROM vaults").fetchall()
-    redis.hset(KEYS.held_vaults, vault_id.hex, 1)
-    assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
-    redis.delete(KEYS.held_vaults)
-    assert erased(api, 1, 1) == 1
-
-
-@pytest.mark.parametrize("held_before", [True, False])
-def test_readings_that_leave_or_become_held_entries_as_the_wait_begins_stop_an_erasure(
-    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch, held_before: bool
-) -> None:
-    """The wait does not include them: they are not in the backlog when its end is read."""
-    store(api, writer, [1])
-    api.service.vault_restorer.close()
-    vault_id = api.service.vaults.cache.records()[0].vault_id
-    if held_before:
-        redis.hset(KEYS.held_vaults, vault_id.hex, 1)
-    backlog = api.service.stores.backlog
-
-    def ends() -> dict[int, int]:
-        found = type(backlog).ends(backlog)
-        if held_before:
-            redis.delete(KEYS.held_vaults)
-        else:
-            redis.hset(KEYS.held_vaults, vault_id.hex, 1)
-        return found
-
-    monkeypatch.setattr(backlog, "ends", ends)
-    assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
-
-
-def test_readings_that_are_held_during_the_wait_stop_an_erasure(
-    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the end of the wait, writers may release the readings into the backlog."""
-    store(api, writer, [1])
-    api.service.vault_restorer.close()
-    vault_id = api.service.vaults.cache.records()[0].vault_id
-    assert api.put(row("another")).status_code == 201  # the erasure waits for it
-    backlog = api.service.stores.backlog
-    looks = []
-
-    def all_removed(ends: dict[int, int]) -> bool:
-        looks.append(ends)
-        if len(looks) == 1:
-            redis.hset(KEYS.held_vaults, vault_id.hex, 1)
-        elif len(looks) == 3:
-            redis.delete(KEYS.held_vaults)
-            drain_all(writer)
-        return type(backlog).all_removed(backlog, ends)
-
-    monkeypatch.setattr(backlog, "all_removed", all_removed)
-    assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
-
-
-@pytest.mark.parametrize("lost_before", [True, False])
-def test_readings_that_are_held_and_released_between_two_looks_stop_an_erasure(
-    api: Api,
-    writer: Writer,
-    postgres: psycopg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    lost_before: bool,
-) -> None:
-    """`lost_before`: Postgres loses the vault before the request, else during the request."""
-    store(api, writer, [1])
-    restorer = api.service.vault_restorer
-    restorer.close()
-    (record,) = api.service.vaults.cache.records()
-    assert api.put(row(relative_time=1)).status_code == 201  # the erasure waits for it
-    backlog = api.service.stores.backlog
-
-    def lose() -> None:
-        postgres.execute("DELETE FROM vaults")
-
-    def all_removed(ends: dict[int, int]) -> bool:
-        if not lost_before:
-            lose()
-        drain_all(writer)
-        assert writer.held.vaults()
-        restorer.records.restore(record)
-        release_held(writer.held, writer.postgres)
-        return type(backlog).all_removed(backlog, ends)
-
-    if lost_before:
-        lose()
-    with monkeypatch.context() as patch:
-        patch.setattr(backlog, "all_removed", all_removed)
-        assert "held" in assert_error(erase(api, 1, 1), 503, "unavailable")["error"]
-    api.put(row())  # restores the vault
-    release_held(writer.held, writer.postgres)
-    drain_all(writer)
-    assert erased(api, 1, 1) == 2
-    drain_all(writer)
-    assert api.read("/1/1") == []
 
 
 def test_a_process_that_is_killed_leaves_nothing_readable_in_the_hot_window(

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -12,6 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
+from redis import utils as redis_utils
 from werkzeug.routing import Rule
 
 from integration.compaction.past import Past
@@ -26,6 +28,7 @@ from iot_writer.writer import Writer
 from support.databases import TEMPLATE, EmptyDatabases, created_database, database_url
 from support.environment import environment_without_settings
 from support.longest_first import LongestFirst, rank
+from support.memory_folder import memory_folder
 from support.stack import Stack, running_stack
 
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
@@ -90,6 +93,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LongestFi
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_version_of_redis() -> Iterator[None]:
+    """Look up the version of redis-py once, not for each connection, which takes 0.4 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_utils, "get_lib_version", cache(redis_utils.get_lib_version))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_url_builders() -> Iterator[None]:
     """Compile no builders of URLs, which take half of the time to make an app."""
 
@@ -102,21 +113,34 @@ def no_url_builders() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the data of the servers of the whole run."""
+    with memory_folder(tmp_path_factory.mktemp("servers")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def redis_server(
+    server_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
     """A Redis for the whole run."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    log = tmp_path_factory.mktemp("redis") / "redis.log"
+    server = RedisServer(server_folder / "redis", log=log)
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server(
+    server_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole run, with a migrated database to clone."""
     # Tests need no durability, and take half the time without fsync. Autovacuum would hold row
     # versions at any time, which tests of costs count.
     settings = {"fsync": "off", "autovacuum": "off"}
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"), settings=settings)
+    log = tmp_path_factory.mktemp("postgres") / "postgres.log"
+    server = PostgresServer(server_folder / "postgres", settings=settings, log=log)
     server.start()
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {TEMPLATE}")
@@ -128,7 +152,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """An empty Redis."""
-    with Redis.from_url(redis_server.url) as client:
+    with Redis.from_url(redis_server.url, driver_info=None) as client:
         client.flushall()
     return redis_server.url
 

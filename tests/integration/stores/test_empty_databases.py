@@ -50,6 +50,20 @@ def test_a_database_is_used_again_unless_its_schema_or_settings_changed(
     empty_databases.give_back(again)
 
 
+def test_rows_of_open_sessions_are_removed(
+    postgres_server: PostgresServer, empty_databases: EmptyDatabases
+) -> None:
+    """Also after a test that did not use the database."""
+    for _ in range(3):
+        name = empty_databases.take()
+        url = database_url(postgres_server.url, name)
+        with psycopg.connect(url, autocommit=True) as connection:
+            assert connection.execute("SELECT FROM audit_chain").fetchall() == []
+            connection.execute("INSERT INTO audit_chain VALUES (1, 1, '')")
+            empty_databases.give_back(name)
+        empty_databases.give_back(empty_databases.take())
+
+
 def oid(connection: psycopg.Connection) -> int:
     """Return the OID of the connection's database."""
     query = "SELECT oid FROM pg_database WHERE datname = current_database()"

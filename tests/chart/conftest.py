@@ -29,25 +29,14 @@ def shared_renderings(tmp_path_factory: pytest.TempPathFactory, worker_id: str) 
     rendering.SHARED.folder.mkdir(exist_ok=True)
 
 
-@pytest.fixture(params=MATRIX)
+@pytest.fixture
 def release(request: pytest.FixtureRequest) -> Release:
     """The release of a set of values on the newest Kubernetes."""
     return rendered(request.param, NEWEST)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests of all sets of values but `FEW`, unless `--chart-values` is `all`."""
-    if config.getoption("chart_values") == "all":
-        return
-    other = [item for item in items if _values_set(item) not in {None, *FEW}]
-    config.hook.pytest_deselected(items=other)
-    items[:] = [item for item in items if _values_set(item) in {None, *FEW}]
-
-
-def _values_set(item: pytest.Item) -> str | None:
-    """Return the set of values of a test that runs with the whole matrix, or None."""
-    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-        return None
-    params = item.callspec.params
-    name = params.get("release", params.get("values"))
-    return name if isinstance(name, str) and name in MATRIX else None
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of `release` or `values_set` with each set of values that was selected."""
+    sets = FEW if metafunc.config.getoption("chart_values") == "few" else tuple(MATRIX)
+    for name in {"release", "values_set"} & {*metafunc.fixturenames}:
+        metafunc.parametrize(name, sets, indirect=name == "release")

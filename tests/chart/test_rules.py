@@ -19,7 +19,7 @@ from chart.schemas import NEWEST
 from chart.test_metrics import EVERYTHING, alerts, dashboards, queries
 
 FILES = sorted((Path(__file__).parent / "rules").glob("*.yaml"))
-CASES = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FILES}
+CASES = {path.name: yaml.load(path.read_bytes(), yaml.CSafeLoader) for path in FILES}
 
 
 @pytest.fixture(scope="module")

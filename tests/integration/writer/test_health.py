@@ -1,8 +1,6 @@
 """The port of the writer for metrics and probes."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +15,7 @@ from redis import Redis
 
 from iot_tools.local.ports import free_port
 from support.databases import set_revision
+from support.fork_server import ForkingLauncher
 from support.http_get import http_get
 from support.stack import Stack
 from support.waiting import wait_until
@@ -26,19 +25,16 @@ from support.waiting import wait_until
 def _writer(environment: dict[str, str], tmp_path: Path) -> Iterator[int]:
     """Run a writer process and yield its port; the process must end after SIGTERM."""
     port = free_port()
-    variables = {**environment, "IOT_WRITER_METRICS_PORT": str(port)}
-    variables["IOT_METRICS_ADDRESS"] = "127.0.0.1"
-    with (tmp_path / "writer.log").open("ab") as log:
-        command = [sys.executable, "-m", "iot_writer"]
-        process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=log, stderr=log)
+    variables = {"IOT_WRITER_METRICS_PORT": str(port), "IOT_METRICS_ADDRESS": "127.0.0.1"}
+    process = ForkingLauncher({**environment, **variables}, tmp_path).writer()
+    process.spawn()
     try:
         wait_until(lambda: _reachable(port), what="the port of the writer")
         yield port
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         assert process.wait(20) == 0
     finally:
         process.kill()
-        process.wait()
 
 
 def _reachable(port: int) -> bool:

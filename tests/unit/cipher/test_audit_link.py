@@ -41,6 +41,13 @@ def test_no_byte_of_a_link_can_change(place: int, change: int) -> None:
         assert "master key" in str(error)  # noqa: PT017 -- only some bytes name another key
 
 
+@pytest.mark.parametrize("length", [0, 1, 4, LINK_BYTES - 1, LINK_BYTES + 1])
+def test_no_link_has_another_length(length: int) -> None:
+    """Whoever can write to Postgres may truncate a link."""
+    link = make_link(ONE, BEFORE_FIRST, RECORD)
+    assert not link_matches(ONE, (link + b"?")[:length], BEFORE_FIRST, RECORD)
+
+
 INT64 = st.integers(-(2**63), 2**63 - 1)
 RECORDS = st.builds(
     ChainedRecord, INT64, INT64, st.binary(min_size=8, max_size=8), st.binary(max_size=40)

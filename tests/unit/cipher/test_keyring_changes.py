@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -91,12 +92,18 @@ def test_a_restored_key_is_not_retired_as_well(keyring_text: MakeText) -> None:
         parse_keyring(json.dumps(content))
 
 
-def test_the_primary_key_is_not_removed(keyring_text: MakeText) -> None:
+REMOVE = partial(without_key, sequence=3, link=LINK)
+
+
+@pytest.mark.parametrize("change", [require_removable, REMOVE])
+def test_the_primary_key_is_not_removed(
+    keyring_text: MakeText, change: Callable[[str, int], object]
+) -> None:
     with pytest.raises(SettingsError, match="master key 1 is primary: promote another key first"):
-        require_removable(keyring_text(primary=1, keys=(1, 2)), 1)
+        change(keyring_text(primary=1, keys=(1, 2)), 1)
 
 
-@pytest.mark.parametrize("change", [with_primary, require_removable])
+@pytest.mark.parametrize("change", [with_primary, require_removable, REMOVE])
 def test_an_unknown_key_is_named(
     keyring_text: MakeText, change: Callable[[str, int], object]
 ) -> None:

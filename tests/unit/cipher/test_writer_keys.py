@@ -130,6 +130,7 @@ def test_a_changed_key_file_is_reloaded(tmp_path: Path) -> None:
     keyring, path, now = tmp_path / "keyring", tmp_path / "writer-keys", 0.0
     keyring.write_text(new_keyring_text(), encoding="utf-8")
     assert write_writer_keys_file(keyring, path)
+    assert not write_writer_keys_file(keyring, path), "the keys were written again"
     file = WriterKeysFile(path, clock=lambda: now)
     first = file.current()
     keyring.write_text(new_keyring_text(), encoding="utf-8")

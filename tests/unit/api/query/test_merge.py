@@ -226,6 +226,22 @@ def test_segments_that_overlap_only_neighbours_are_opened_once() -> None:
 
 
 @pytest.mark.parametrize("order", [ASCENDING, DESCENDING])
+def test_rows_are_in_the_order_of_the_read(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iot_models.segment.RUN_CHARACTERS", 2)  # several runs
+    numbers = range(7)
+    texts = Texts(SEPARATOR.join(b"%d" % number for number in numbers), 0, len(numbers))
+    columns = SegmentColumns(numbers, numbers, numbers, numbers, texts)
+    rows = Rows(columns, order, 1, 6)
+    expected = sorted(columns.readings()[1:6], key=order.key)
+    assert rows.readings() == expected
+    runs = list(rows.runs())
+    assert len(runs) > 1
+    assert list(itertools.chain.from_iterable(runs)) == expected
+    for count in (0, 2, 9):
+        assert rows.first(count).readings() == expected[:count]
+
+
+@pytest.mark.parametrize("order", [ASCENDING, DESCENDING])
 def test_one_large_text_is_in_memory_at_a_time(order: Order) -> None:
     size, numbers = 2**20, range(5)
     content = SEPARATOR.join(bytes([65 + number]) * size for number in numbers)

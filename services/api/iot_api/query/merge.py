@@ -149,8 +149,6 @@ class Rows:
 
     def readings(self) -> list[Reading]:
         """Return all rows as readings, in order."""
-        if not len(self):
-            return []
         places = slice(self.begin, self.end)
         readings = list(self._readings_at(places, self.columns.freeform[places]))
         if self.order.descending:

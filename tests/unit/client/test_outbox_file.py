@@ -246,6 +246,16 @@ def test_an_interrupt_at_any_line_leaves_a_usable_file(disk: Path, call: str) ->
     assert number > 5
 
 
+def test_split_batches_leave_nothing_behind(path: Path) -> None:
+    file = opened(path)
+    file.append(ROWS[:4])
+    file.split(taken(file))
+    assert len(taken(file).rows) == 2
+    drain(file)
+    assert database(file).execute("SELECT * FROM batches").fetchall() == []
+    file.close()
+
+
 def test_an_attempt_that_the_file_could_not_take_is_recorded_later(path: Path) -> None:
     """Otherwise, a batch that may be stored would be sent again after its key has expired."""
     file = opened(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from support.environment import environment_without_settings
 from support.stack import Stack
 from system.rights.stores import Database, RedisWithUsers, servers
 
@@ -27,13 +28,12 @@ def empty_database(empty_url: str) -> Database:
 @pytest.fixture
 def rights_environment(keyring_file: Path) -> dict[str, str]:
     """Settings of every process."""
-    return {
+    return environment_without_settings() | {
         "IOT_KEYRING_FILE": str(keyring_file),
         "IOT_SCRYPT_LOG2_N": "10",
         "IOT_COMPACTION_AFTER_SECONDS": "0",
         "IOT_GUESS_LIMIT": "3",
         "IOT_RETENTION_DAYS": "40",
-        "PATH": "/usr/bin:/bin",
     }
 
 

@@ -6,7 +6,8 @@ process has its own environment, session, log and arguments. It runs `python -m 
 `python -m iot_writer` from the first line on.
 
 `ForkingLauncher` forks a process only on Linux, and only if the environment of the process does not
-change the imports. It starts all other processes without a fork server.
+change the imports. It starts all other processes without a fork server. Processes with a
+`ShiftedClock` have fork servers of their own, into which its library is loaded.
 """
 
 import atexit
@@ -29,17 +30,21 @@ from iot_tools.local.launcher import Launcher
 
 from . import forking
 
-_VARIABLES = ("IOT_", "PYTEST_", "TMPDIR")
+_VARIABLES = ("IOT_", "PYTEST_", "TMPDIR", "LD_PRELOAD", "SHIFTED_CLOCK")
 """Beginnings of the names of environment variables that no module reads while it is imported."""
+_RIGHT_CLOCK = {"SHIFTED_CLOCK": "/dev/zero"}
+"""A clock that is 0 s ahead."""
 
 
 class ForkServer:
     """A process that has imported a module, and forks processes that run it."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, library: str) -> None:
         self._lock = threading.Lock()
+        preloaded = {"LD_PRELOAD": library, **_RIGHT_CLOCK} if library else {}
         self._process = subprocess.Popen(
             [sys.executable, forking.__file__, module],
+            env={**os.environ, **preloaded},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches pytest only
@@ -73,8 +78,9 @@ class ForkServer:
 
 
 @cache
-def _fork_server(module: str) -> ForkServer:
-    server = ForkServer(module)
+def _fork_server(module: str, library: str) -> ForkServer:
+    """Return the fork server of a module with the library of a shifted clock, or with none."""
+    server = ForkServer(module, library)
     atexit.register(server.close)
     return server
 
@@ -125,8 +131,9 @@ class _ForkedChild(Child):
 
     def _launched(self) -> "subprocess.Popen[bytes]":
         _, _, module, *arguments = self.program.arguments
-        server = _fork_server(module)
-        pid = server.fork(arguments, self.program.environment or {}, self.program.log)
+        environment = self.program.environment or {}
+        server = _fork_server(module, environment.get("LD_PRELOAD", ""))
+        pid = server.fork(arguments, environment, self.program.log)
         return cast("subprocess.Popen[bytes]", _ForkedProcess(server, pid))
 
 
@@ -145,10 +152,11 @@ class ForkingLauncher(Launcher):
         child = super().python(name, arguments, ready, variables, stop_seconds)
         if sys.platform != "linux" or self.inherit:
             return child
-        if not _imports_the_same(child.program.environment or {}):
+        environment = child.program.environment or {}
+        if not _imports_the_same(environment):
             return child
-        for module in forking.MODULES:
-            _fork_server(module)  # both import at the same time
+        for module in forking.MODULES:  # both import at the same time
+            _fork_server(module, environment.get("LD_PRELOAD", ""))
         return _ForkedChild(child.program, ready=ready)
 
 

@@ -1,6 +1,7 @@
 /* Preloaded into a process (LD_PRELOAD): its wall clock is ahead by the seconds that stand, as a
    64-bit number, in the file that SHIFTED_CLOCK names. The file is mapped: a write to it steps the
-   clock of a process that runs. Other clocks go on as they are. */
+   clock of a process that runs. Other clocks go on as they are. A forked process calls map_clock
+   for a clock of its own. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -13,7 +14,7 @@
 
 static volatile int64_t *ahead;
 
-__attribute__((constructor)) static void map_file(void) {
+__attribute__((constructor)) void map_clock(void) {
   const char *path = getenv("SHIFTED_CLOCK");
   int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
   if (file < 0) abort();

@@ -56,11 +56,18 @@ def _options() -> Options:
     parser.add_argument("--repeats", type=int, choices=(0, 1), default=1)
     parser.add_argument("--every", type=float, default=EVERY_SECONDS)
     parser.add_argument("--only", default="")
+    parser.add_argument("--forked", action="store_true")
     given = parser.parse_args()
     if not any(re.search(given.only, kind.name) for kind in KINDS):
         parser.error(f"no kind of fault is called {given.only!r}")
     return Options(
-        given.seed, given.faults, given.readings, bool(given.repeats), given.every, given.only
+        given.seed,
+        given.faults,
+        given.readings,
+        bool(given.repeats),
+        given.every,
+        given.only,
+        given.forked,
     )
 
 

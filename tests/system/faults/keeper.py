@@ -86,7 +86,7 @@ class Condition(Protocol):
 
 
 def keep(stack: ExitStack, name: str, part: Part) -> Keeper:
-    """Start a part, and restart it until the stack is closed."""
+    """Start a part, and restart it until the stack is closed. The part is then killed."""
     keeper = Keeper(name, part)
     keeper.start()
     stack.callback(_end, keeper)
@@ -98,4 +98,6 @@ def _end(keeper: Keeper) -> None:
         with suppress(LaunchError):
             thaw(keeper.part.pid)
         keeper.stop()
+        with suppress(LaunchError):
+            keeper.part.kill()
         keeper.join(60)

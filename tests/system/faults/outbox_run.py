@@ -102,7 +102,7 @@ def run(folder: Path) -> list[str]:
             stack.callback(disk.close)
         over = threading.Event()
         stack.callback(over.set)
-        service = Service(folder, stack, [])
+        service = Service(folder, stack, [], forked=True)
         service.wait_ready()
         to_api = stack.enter_context(Proxy(service.port))
         devices = Devices(folder, disk.directory if disk else folder, to_api.port)

@@ -53,6 +53,8 @@ class Options:
     """Mean time between the starts of two faults, in seconds."""
     only: str = ""
     """A regular expression that selects kinds of faults by name."""
+    forked: bool = False
+    """Whether API and writers are forked from fork servers, which takes less CPU time."""
 
 
 class Run:
@@ -86,7 +88,8 @@ class Run:
             for disk in self._disks:
                 stack.callback(disk.close)
             stack.callback(self._over.set)
-            service = Service(self._folder, stack, self._disks, metrics=True)
+            forked = self._options.forked
+            service = Service(self._folder, stack, self._disks, metrics=True, forked=forked)
             service.wait_ready()
             watch = Watch(service)
             stack.callback(watch.stop)

@@ -15,6 +15,7 @@ from iot_tools.local.child import Child, wait_until
 from iot_tools.local.launcher import Launcher, environment_with
 from iot_tools.local.ports import free_port
 from iot_writer.schema import migrate
+from support.fork_server import ForkingLauncher
 from support.processes import api_workers
 from support.shifted_clock import ShiftedClock
 from system.faults.alerts import scrape
@@ -41,9 +42,18 @@ class Service:
     """All processes with their keepers, and the proxies in front of the stores."""
 
     def __init__(
-        self, folder: Path, stack: ExitStack, disks: Sequence[SmallDisk], *, metrics: bool = False
+        self,
+        folder: Path,
+        stack: ExitStack,
+        disks: Sequence[SmallDisk],
+        *,
+        metrics: bool = False,
+        forked: bool = False,
     ) -> None:
-        """`metrics`: let Prometheus scrape the API, if it is installed."""
+        """`metrics`: let Prometheus scrape the API, if it is installed.
+
+        `forked`: fork API and writers from fork servers.
+        """
         self.folder = folder
         self.port, self._metrics_port = free_port(), free_port()
         self.alerts = scrape(self._metrics_port, folder, stack) if metrics else None
@@ -60,7 +70,8 @@ class Service:
         migrate(self.second_postgres_url)
         self.clocks: dict[str, ShiftedClock] = {}
         """Clocks by process name, empty without a C compiler."""
-        launcher = Launcher(self._environment(folder / "keyring.json"), folder)
+        self._launcher = ForkingLauncher if forked else Launcher
+        launcher = self._launcher(self._environment(folder / "keyring.json"), folder)
         self.writers = [
             keep(stack, name, launcher.writer(name=name, variables=self._clock(name)))
             for name in (f"writer-{number}" for number in range(WRITERS))
@@ -138,7 +149,7 @@ class Service:
         }
         url = self.second_postgres_url
         environment["IOT_POSTGRES_URL"] = _through(self.to_postgres, url)
-        launcher = Launcher(environment, self.folder)
+        launcher = self._launcher(environment, self.folder)
         api = launcher.api(name="second-api", variables=self._clock("second-api"))
         writer = launcher.writer(name="second-writer", variables=self._clock("second-writer"))
         return api, writer, port

@@ -10,7 +10,7 @@ import pytest
 from bench import wrk
 from bench.__main__ import MEASURES, run
 from bench.machine import durability, machine, versions
-from bench.measures import flood
+from bench.measures import constants, flood
 from bench.measures.read_back import READ, fill
 from bench.measures.singles import measure_singles
 from bench.peers.duckdb_file import filled_files
@@ -24,13 +24,24 @@ from bench.stage import PEERS, Stage, staged
 
 from iot_sensor_client import Client
 from iot_tools.capacity.measured import MEASURED
+from support.fork_server import ForkingLauncher
 
 TINY = Scale(
     name="tiny", rounds=1, lanes=2, batches=2, batch=250, single_seconds=1,
     read=4000, streamed=4000, fresh_seconds=1, fresh_singles=20,
-    flood_seconds=0.6, constants=0.02,
+    flood_seconds=0.3, constants=0.02,
     profile_seconds=1, starts=1, fresh_install=False,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_measures() -> Iterator[None]:
+    """Fork the services, derive the key of a password once, and begin beside a new flood."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.service.Launcher", ForkingLauncher)
+        patch.setattr(constants, "OPENED", 1)
+        patch.setattr(flood, "_BEGIN_SECONDS", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")

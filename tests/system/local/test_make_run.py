@@ -187,8 +187,8 @@ def test_make_run_survives_faults_and_a_restart(start_run: StartRun) -> None:
     assert all_readings(again, "my-password") == [mine]
     sent_without_gap(all_readings(again, "demo"))
     again.interrupt()
-    again.wait()
-    assert again.processes() == {}, again.output
+    again.interrupt()
+    assert wait_until(lambda: again.processes() == {}, PATIENCE), again.output
 
 
 def test_make_run_serves_tls(start_run: StartRun) -> None:
@@ -210,19 +210,12 @@ def test_make_run_serves_tls(start_run: StartRun) -> None:
 
 
 def test_a_second_run_on_the_same_data_is_refused(start_run: StartRun) -> None:
+    """When its supervisor is killed, the first run leaves no process."""
     run = start_run()
     run.wait_until_up()
     second = start_run()
     assert second.wait() == 2
     assert re.search(r"data is in use by process \d+: stop the other `make run`", second.output)
-    run.interrupt()
-    run.interrupt()
-    assert wait_until(lambda: run.processes() == {}, PATIENCE), run.output
-
-
-def test_a_killed_supervisor_leaves_no_process(start_run: StartRun) -> None:
-    run = start_run()
-    run.wait_until_up()
     os.kill(run.pid_of("-m iot_tools run"), signal.SIGKILL)
     assert wait_until(lambda: run.processes() == {}, PATIENCE)
 

@@ -41,7 +41,8 @@ cat /output
 
 def unpack_debian(root: Path) -> None:
     """Make `root` a Debian whose packages are unpacked. Configuring them takes 12 s of CPU time."""
-    command = ["debootstrap", "--foreign", "--variant=minbase", f"--include={PACKAGES},procps"]
+    included = f"--include={PACKAGES},procps"
+    command = ["debootstrap", "--download-only", "--variant=minbase", included]
     made = subprocess.run(
         [*command, RELEASE, str(root)], capture_output=True, text=True, check=False, timeout=SECONDS
     )

@@ -21,7 +21,7 @@ from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
 from support.recorded_version import RecordedVersion
-from support.stack import Stack
+from support.stack import MakeStack
 from support.waiting import wait_until
 
 Row = dict[str, Any]
@@ -180,12 +180,16 @@ def test_unknown_password_finds_nothing(client: FlaskClient) -> None:
 @pytest.mark.parametrize("vault_cache_lost", [False, True])
 def test_running_service_continues(
     recorded: RecordedVersion,
-    stack: Stack,
+    make_stack: MakeStack,
     settings: Settings,
     redis: "Redis",
     vault_cache_lost: bool,
 ) -> None:
-    """API and writer processes drain the backlog and continue with new readings."""
+    """API and writer processes drain the backlog and continue with new readings.
+
+    There is one API worker: opening the recorded vaults takes each worker seconds of CPU time.
+    """
+    stack = make_stack({"IOT_API_WORKERS": "1"})
     if vault_cache_lost:
         redis.delete(*redis.keys("iot:vault:*"))
     passwords = recorded.expected["passwords"]

@@ -81,12 +81,17 @@ end
 local overwritten = false -- whether another program has overwritten held entries
 
 -- Delete a key that holds a value of another type, which another program wrote. Return whether it was deleted.
+-- Raise any other error, for example because the user of the writer may not use the key.
 -- `...`: more arguments of the command that reads the key.
 local function delete_if_mistyped(command, key, ...)
   local answer = redis.pcall(command, key, ...)
-  if type(answer) == 'table' and string.find(answer.err, 'WRONGTYPE', 1, true) then
-    return redis.call('DEL', key) == 1
+  if type(answer) ~= 'table' then
+    return false
   end
+  if not string.find(answer.err, 'WRONGTYPE', 1, true) then
+    error(answer)
+  end
+  return redis.call('DEL', key) == 1
 end
 
 local function remove(shard, number)
@@ -115,8 +120,11 @@ local function remove(shard, number)
     redis.call('XTRIM', shard.stream, 'MAXLEN', 0)
   end
   for _, entry in ipairs(held) do
-    local sealed, vault, stream, received = unpack(entry)
+    local sealed, _, stream, received = unpack(entry)
     redis.call('XADD', stream, '*', 'shard', shard.name, 'e', sealed, 'r', received)
+  end
+  for _, entry in ipairs(held) do
+    local sealed, vault = unpack(entry)
     increment(vaults, vault, 1)
     increment(counters, 'held', 1)
     increment(counters, 'bytes', #sealed)

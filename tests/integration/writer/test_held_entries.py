@@ -8,9 +8,12 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import pytest
 from psycopg_pool import PoolClosed
+from redis import Redis
+from redis.exceptions import ResponseError
 
 from integration.writer.sending import Sender
 from iot_cipher.encryption import SealedSegment, entry_name
@@ -176,6 +179,31 @@ def test_a_late_writer_holds_no_entry_again(writer: Writer, sender: Sender) -> N
     sender.backlog.remove([late])
     assert writer.held.vaults() == {}
     sender.check_all()
+
+
+@pytest.mark.parametrize("denied", ["resetkeys ~iot:backlog ~iot:ingest:* ~iot:held", "-hincrby"])
+def test_entries_that_may_not_be_held_are_not_lost(
+    writer: Writer, sender: Sender, redis: "Redis", denied: str
+) -> None:
+    """The Redis user of the writers has the rights of an older file, for example."""
+    lose(writer, sender.vault(LOST).vault_id)
+    sender.send(LOST)
+    sender.send(LOST)
+    shard, vault_id = sender.shard(LOST), sender.vault(LOST).vault_id.bytes
+    entries = read_waiting(sender.backlog, shard, max_bytes=1 << 20)
+    held = [HeldEntry(each, vault_id) for each in entries]
+    removal = Removal(shard, entries[-1], entries[-1].entry_id.decode(), 1, held)
+    redis.execute_command(*["ACL", "SETUSER", "older", "on", ">p", "~*", "+@all"], *denied.split())
+    try:
+        port = redis.get_connection_kwargs()["port"]
+        with Redis(port=port, username="older", password="p") as client:
+            backlog = Backlog(client, KEYS, shards=8, max_bytes=1 << 20)
+            with pytest.raises(ResponseError):
+                backlog.remove([removal])
+    finally:
+        redis.execute_command("ACL", "DELUSER", "older")
+    streams = [KEYS.stream(shard), KEYS.held_entries(vault_id)]
+    assert sum(cast("int", redis.xlen(each)) for each in streams) == 2
 
 
 def test_an_entry_held_twice_is_stored_once(writer: Writer, sender: Sender) -> None:

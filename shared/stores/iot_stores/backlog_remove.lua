@@ -6,8 +6,8 @@
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
 -- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to
 --   this entry, the shard's position in the ledger, 1 to restart the stream's ids if no entry is left, the shard's
---   next id, 1 if covers of other shards may claim its readings, number of entries to hold. For each entry to hold: id, vault,
---   stream of the vault's held entries, time of receipt.
+--   next id, 1 if covers of other shards may claim its readings, number of entries to hold. For each entry to hold: id,
+--   vault, stream of the vault's held entries, time of receipt.
 -- Returns 1 for each stream in which entries are left, 0 for the others; or the first error. An error of one shard
 -- does not stop the others.
 

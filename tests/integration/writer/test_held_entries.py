@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import pytest
 from psycopg_pool import PoolClosed
@@ -193,7 +192,8 @@ def test_entries_that_may_not_be_held_are_not_lost(
     entries = read_waiting(sender.backlog, shard, max_bytes=1 << 20)
     held = [HeldEntry(each, vault_id) for each in entries]
     removal = Removal(shard, entries[-1], entries[-1].entry_id.decode(), 1, held)
-    redis.execute_command(*["ACL", "SETUSER", "older", "on", ">p", "~*", "+@all"], *denied.split())
+    change = ["ACL", "SETUSER", "older", "on", ">p", "~*", "+@all", *denied.split()]
+    redis.execute_command(*change)  # type: ignore[no-untyped-call]
     try:
         port = redis.get_connection_kwargs()["port"]
         with Redis(port=port, username="older", password="p") as client:
@@ -201,9 +201,9 @@ def test_entries_that_may_not_be_held_are_not_lost(
             with pytest.raises(ResponseError):
                 backlog.remove([removal])
     finally:
-        redis.execute_command("ACL", "DELUSER", "older")
+        redis.acl_deluser("older")
     streams = [KEYS.stream(shard), KEYS.held_entries(vault_id)]
-    assert sum(cast("int", redis.xlen(each)) for each in streams) == 2
+    assert sum([redis.xlen(each) for each in streams]) == 2
 
 
 def test_an_entry_held_twice_is_stored_once(writer: Writer, sender: Sender) -> None:

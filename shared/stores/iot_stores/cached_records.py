@@ -61,9 +61,14 @@ def hide_records(
         client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
 
 
-def show_records(client: "Redis", names: KeyNames, lookup: bytes) -> None:
-    """Undo `hide_records` for a lookup, because its vault got this password back."""
-    client.set(names.changed_lookup(lookup), b"", px=1)
+def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
+    """Undo `hide_records` for a lookup, because the vault got this password back.
+
+    If the lookup was hidden for another vault, that vault's records stay hidden, and
+    `former_vaults` still finds it.
+    """
+    if former_vaults(client, names, [lookup]) == [vault_id.bytes]:
+        client.set(names.changed_lookup(lookup), b"", px=1)
 
 
 def former_vaults(

@@ -31,7 +31,8 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
     client, names = stores.redis, stores.names
     queued = [names.stream(shard) for shard in stores.backlog.shards()]
     # Writers move entries between the backlog and the other two places meanwhile, in both
-    # directions. Reading the other two before and after the backlog misses none.
+    # directions. Reading the other two before and after the backlog finds each entry that moves
+    # once.
     held, dead = _held(stores), _dead(stores)
     waiting = _entries(client, queued)
     held, dead = held | _held(stores), dead | _dead(stores)

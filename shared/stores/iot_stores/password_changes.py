@@ -100,10 +100,10 @@ class PasswordChanges:
     def _announce(
         self, change: PasswordChange, old_lookups: Sequence[bytes], *, shown: bytes | None = None
     ) -> None:
+        if shown is not None:  # the new password may be one that the vault had before
+            show_records(self._client, self._names, change.vault_id, shown)
         cached = self._cached(old_lookups)
         with self._client.pipeline(transaction=True) as pipeline:
-            if shown is not None:  # the new password may be one that the vault had before
-                show_records(pipeline, self._names, shown)
             self._hide(pipeline, change.vault_id, old_lookups, cached)
             pipeline.xadd(
                 self._names.password_changes,

@@ -326,7 +326,7 @@ class VaultRecords:
         If Redis fails, log the error and return.
         """
         try:
-            show_records(self._client, self._names, record.lookup)
+            show_records(self._client, self._names, record.vault_id, record.lookup)
         except RedisError as error:
             report(_log, "a vault record stays hidden in Redis", error)
 

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row
 from integration.api.conftest import MakeApi
+from iot_api.ingest import earlier_attempts
 from iot_stores.redis_client import connect_redis
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -187,6 +188,36 @@ def test_a_repeat_after_a_change_of_one_vault_stores_only_the_readings_of_its_ne
     assert [reading["freeform"] for reading in api.read(password="other")] == ["2"]
 
 
+def test_the_new_vault_of_a_password_may_have_had_another_password(
+    api: Api, writer: Writer
+) -> None:
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    api.put([row("third", freeform=3)])
+    assert api.put(rows, key).status_code == 201
+    assert ask(api, *CHANGE).status_code == 200
+    assert change(api, "third", "other").status_code == 200
+    assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    found = {each: api.read(password=each) for each in ("kept", "other", "new")}
+    assert {each: [found["freeform"] for found in rows] for each, rows in found.items()} == {
+        "kept": ["1"], "other": ["3", "2"], "new": ["2"],
+    }  # fmt: skip
+
+
+def test_a_repeat_after_more_changes_than_can_be_combined(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(earlier_attempts, "MAX_COMBINATIONS", 2)
+    passwords, key = ["a", "kept", "b"], {"Idempotency-Key": "k"}
+    rows = [row(password, freeform=1) for password in passwords]
+    assert api.put(rows, key).status_code == 201
+    assert change(api, "a", "new a").status_code == 200
+    assert change(api, "b", "new b").status_code == 200
+    assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    assert [len(api.read(password=password)) for password in passwords] == [1, 1, 1]
+
+
 def test_such_a_repeat_waits_until_the_readings_of_both_attempts_are_stored(
     make_api: MakeApi, writer: Writer
 ) -> None:
@@ -243,6 +274,11 @@ def test_two_forms_of_a_password_in_one_request(api: Api, writer: Writer) -> Non
 
 def ask(api: Api, method: str, path: str, data: dict[str, str]) -> TestResponse:
     return api.ask(method, path, json.dumps({"data": data}), JSON)
+
+
+def change(api: Api, password: str, new: str) -> TestResponse:
+    data = {"db_password": password, "new_password": new}
+    return ask(api, "POST", "/api/vault/password", data)
 
 
 def test_requests_of_earlier_versions_have_no_fingerprint(api: Api, redis: "Redis") -> None:

@@ -21,7 +21,8 @@ from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest, is_int
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
-"""Limit of the combinations of vaults to look for."""
+"""Limit of the combinations of vaults to look for. Six passwords with a former vault have as many.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,12 @@ class EarlierAttempts:
         lookups = [b"" if cached is None else cached.record.lookup for cached in found]
         former = former_vaults(self._client, self.policy.names, lookups)
         ids = [vault.id_bytes for vault in vaults]
-        choices = [{now: None, was or now: None} for now, was in zip(ids, former, strict=True)]
-        combinations = islice(product(*choices), 1, MAX_COMBINATIONS)  # the first is `ids`
+        choices = [{was or now: None, now: None} for now, was in zip(ids, former, strict=True)]
+        # The first has all former vaults. This is the likely one.
+        combinations = islice(product(*choices), MAX_COMBINATIONS)
         return {
             name: combination
             for combination in combinations
-            if not frozenset(combination).isdisjoint(ids)
+            if list(combination) != ids and not frozenset(combination).isdisjoint(ids)
             for name in self.policy.names_of(key, combination)
         }

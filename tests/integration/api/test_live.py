@@ -15,6 +15,7 @@ from integration.api.test_imported_times import IMPORT, old_row
 from integration.api.test_tokens import Guarded
 from iot_api.http.request import CONNECTION
 from iot_api.limits.clients import Client
+from iot_api.live import events as live_events
 from iot_api.live import hub, live_rows, poller
 from iot_api.live.events import MAX_READINGS
 from iot_api.server.connection import Connection
@@ -311,6 +312,32 @@ def test_a_process_that_reads_no_announcements_sends_no_readings_after_a_passwor
         assert (last.name, last.data.get("code")) == ("error", "not_found")
     with listening(other, position, password="new") as events:
         assert take(events, 1)[0] == ["3"]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_readings_that_wait_for_a_client_are_not_sent_after_a_password_change(
+    make_api: MakeApi, writer: Writer, monkeypatch: pytest.MonkeyPatch, *, resumes: bool
+) -> None:
+    """The thread that follows the announcements hangs."""
+    monkeypatch.setattr(live_events, "MAX_READINGS", 1)
+    api, other = make_api(), make_api()
+    store(api, writer, 1)
+    with listening(other) as events:
+        position = next(events).id
+        if resumes:
+            store(api, writer, 2, 3)
+    with listening(other, position if resumes else "") as events:
+        next(events)
+        if not resumes:
+            store(api, writer, 2, 3)
+        assert take(events, 1)[0] == ["2"]
+        (feed,) = other.service.live.feeds()
+        wait_until(lambda: resumes or not feed.listeners[0].is_idle)
+        other.service.change_follower.check()
+        body = json.dumps({"data": {"db_password": PASSWORD, "new_password": "new"}})
+        assert api.ask("POST", "/api/vault/password", body, JSON).status_code == 200
+        last = next(event for event in events if event.name != "heartbeat")
+        assert (last.name, last.data.get("code")) == ("error", "not_found")
 
 
 def test_no_stream_is_opened_with_a_password_that_is_being_changed(

@@ -61,15 +61,15 @@ class LiveStream:
             yield open_event(_now_ms(), self._id(), self._retry_ms, self._heartbeat_seconds)
             for event in self._missed():
                 # A client that reads slowly may take hours to catch up.
-                self._listener.raise_ending()
                 self._check()
                 yield self._use(event)
             while True:
                 new = self._listener.take(self._heartbeat_seconds)
-                self._check()
                 if new is not None:
+                    self._check()
                     yield self._use(new)
                 else:
+                    self._check_token()
                     self._position = self._joined.position_now(self._position)
                     count("heartbeat").inc()
                     yield heartbeat_event(_now_ms(), self._id())
@@ -104,7 +104,6 @@ class LiveStream:
     def _stored_until(self, until: LivePosition) -> Iterator[ReadingsEvent]:
         vault = self._joined.feed.vault
         for rows in self._hub.source.between(vault, self._position, until):
-            self._hub.catch_up()
             self._listener.raise_ending()
             yield from events_of(rows, self._position, self._vault_id)
             self._position = self._position.advanced(rows.position.ids, rows.position.since)
@@ -122,6 +121,16 @@ class LiveStream:
         return encode_position(self._position, self._vault_id)
 
     def _check(self) -> None:
+        """Raise the reason why the stream ends, if it must end before the next readings.
+
+        Raises:
+            RedisError: it is unknown whether the password was changed.
+        """
+        self._hub.catch_up()
+        self._listener.raise_ending()
+        self._check_token()
+
+    def _check_token(self) -> None:
         """Raise an `IotError` if the client is no longer allowed to read.
 
         Checks this only if the last check was at least `CHECK_SECONDS` ago.

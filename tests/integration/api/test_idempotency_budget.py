@@ -86,3 +86,18 @@ def test_a_remembered_request_takes_the_documented_memory(
         client.put("/api/iot", json=row(), headers=headers)
         (*_, key) = redis.keys(KEYS.remembered_request(b"") + "*")
         assert redis.memory_usage(key) <= 250
+
+
+def test_each_further_password_takes_the_documented_memory(
+    client: FlaskClient, writer: Writer
+) -> None:
+    """`docs/reliability.md` says 16 bytes, or 51 if its vault is in a further shard."""
+    with connect_redis(writer.settings) as redis:
+        sizes = []
+        for passwords in ("a", "abcdefghij"):
+            rows = [row(password) for password in passwords]
+            client.put("/api/iot", json=rows, headers={"Idempotency-Key": passwords})
+            keys = redis.keys(KEYS.remembered_request(b"") + "*")
+            sizes.append(max(map(redis.strlen, keys)))
+        first, all_ten = sizes
+        assert 9 * 16 < all_ten - first <= 9 * 51

@@ -165,6 +165,15 @@ def test_an_invalid_read_body_names_the_form(module_api: Api, body: str) -> None
         assert error["error"] == (f"the body is not JSON: {form}" if body in {"", "no"} else form)
 
 
+def test_an_invalid_body_of_the_live_stream_names_all_members(module_api: Api) -> None:
+    body = '{"data": {"last": "a minute"}}'
+    error = assert_error(
+        module_api.ask("POST", "/api/iot/live", body, JSON), 400, "invalid_request"
+    )
+    members = '"db_password": "...", "after": "", "last": 0'
+    assert error["error"] == f'the body must have the form {{"data": {{{members}}}}}'
+
+
 @pytest.mark.parametrize(
     "path", ["/api", "/nope", "/api/iot/1/2/3", "/api/nope", "/metrics", "/static/x", "/a%00b"]
 )

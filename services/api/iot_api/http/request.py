@@ -4,6 +4,7 @@ This module dispatches a request, gives it an id, counts it and adds CORS header
 client, and receives the body: media types, size limits, decompression, passwords.
 """
 
+import json
 import os
 import re
 import time
@@ -303,7 +304,10 @@ class PasswordsForm:
         `options`: name, type and default of other members beside the passwords.
         """
         self._fields = fields
+        options = list(options)
         self._options = [name for name, _, _ in options]
+        members = dict.fromkeys(fields, "...") | {name: default for name, _, default in options}
+        self._form = json.dumps({"data": members})
         self._texts = _decoder(fields, str, None if required else "", options)
         self._raw = _decoder(fields, msgspec.Raw, None if required else msgspec.Raw(b'""'), options)
 
@@ -326,8 +330,7 @@ class PasswordsForm:
         try:
             passwords, options = self._decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            members = ", ".join(f'"{field}": "..."' for field in self._fields)
-            form = f'the body must have the form {{"data": {{{members}}}}}'
+            form = f"the body must have the form {self._form}"
             # The decoder's own message may quote a password.
             problem = "the body is not JSON: " if isinstance(error, NotJsonError) else ""
             raise InvalidRequestError(problem + form, field="data") from None

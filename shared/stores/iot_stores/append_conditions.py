@@ -24,6 +24,9 @@ class RememberedRequest:
     """The key in Redis that counts the remembered requests of the client."""
     max_requests_of_client: int
     """Maximum number of remembered requests of the client."""
+    earlier: str = ""
+    """The key in Redis that remembers an earlier attempt, which has stored a part of the readings.
+    Nothing is appended if Redis lacks this key: a failover may have lost the earlier attempt."""
 
 
 class Guard(NamedTuple):
@@ -37,9 +40,12 @@ def conditions(
     guards: Sequence[Guard], request: RememberedRequest | None, names: KeyNames
 ) -> list[Any]:
     """Return the conditions as arguments of `backlog_append.lua`."""
-    arguments: list[Any] = [len(guards)]
-    for guard in guards:
-        arguments += guard
+    checks: list[tuple[str, int | str]] = [*guards]
+    if request is not None and request.earlier:
+        checks.append((request.earlier, ""))
+    arguments: list[Any] = [len(checks)]
+    for check in checks:
+        arguments += check
     if request is None:
         return [*arguments, ""]
     name, *other_names = request.names

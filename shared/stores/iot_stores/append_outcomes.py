@@ -26,6 +26,7 @@ class AppendOutcome(IntEnum):
     TOO_MANY = 4
     TOO_MANY_OF_CLIENT = 5
     DAMAGED = 6
+    LOST = 7
 
 
 class GuardLimitError(Exception):
@@ -47,9 +48,14 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     Raises:
         GuardLimitError: a counter that the append had to check (`Guard`) is at its limit.
         TooManyRequestsError: the client has too many remembered requests (Idempotency-Key).
-        UnavailableError: the backlog is full, or all clients together have too many remembered
-            requests.
+        UnavailableError: the backlog is full, all clients together have too many remembered
+            requests, or Redis has lost an earlier attempt (`RememberedRequest.earlier`).
     """
+    if outcome == AppendOutcome.LOST:
+        raise UnavailableError(
+            "Redis has lost an earlier request with this Idempotency-Key; nothing was stored, try "
+            "again"
+        )
     if outcome == AppendOutcome.FULL:
         raise _full(*more)
     if outcome == AppendOutcome.GUARDED:

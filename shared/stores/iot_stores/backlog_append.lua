@@ -5,7 +5,8 @@
 -- KEYS: counters, list of queued jobs, then the streams of the group.
 -- ARGV: maximum bytes of the backlog, prefix of the ids of drains, the shard of each stream, then the requests.
 --   A request without conditions: number of entries; for each entry: shard, sealed bytes.
---   A request with conditions: -1 - number of entries; number of guards; for each guard: name, limit;
+--   A request with conditions: -1 - number of entries; number of guards; for each guard: name, limit ('': the
+--     name must exist);
 --     name to remember the request by ('': none). With a name: seconds to remember it, its answer, counters of
 --     remembered requests, their maximum, counter of the client's remembered requests, its maximum, number of
 --     other names it may have, those names. Then the entries.
@@ -19,6 +20,7 @@
 --   {4, seconds}: nothing was added, too many requests are remembered
 --   {5, seconds}: nothing was added, too many requests of this client are remembered
 --   {6}: nothing was added, a counter is damaged (see backlog_recount.lua)
+--   {7}: nothing was added, a name that must exist is missing
 --   an error: Redis refused a command
 -- The numbers are those of append_outcomes.py.
 
@@ -178,10 +180,16 @@ end
 local function check(number, at, entries)
   local guards = tonumber(ARGV[at])
   for i = at + 1, at + 2 * guards, 2 do
-    local name = ARGV[i]
-    guard_counts[name] = guard_counts[name] or count_at(name)
-    if guard_counts[name] >= tonumber(ARGV[i + 1]) then
-      return {3, redis.call('TTL', name)}
+    local name, limit = ARGV[i], tonumber(ARGV[i + 1])
+    if not limit then
+      if not read('GET', name) then
+        return {7}
+      end
+    else
+      guard_counts[name] = guard_counts[name] or count_at(name)
+      if guard_counts[name] >= limit then
+        return {3, redis.call('TTL', name)}
+      end
     end
   end
   at = at + 2 * guards + 1

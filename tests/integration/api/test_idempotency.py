@@ -7,7 +7,7 @@ import gzip
 import json
 import threading
 from collections import Counter
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from flask.testing import FlaskClient
@@ -216,6 +216,28 @@ def test_a_repeat_after_more_changes_than_can_be_combined(
     assert api.put(rows, key).status_code == 201
     drain_all(writer)
     assert [len(api.read(password=password)) for password in passwords] == [1, 1, 1]
+
+
+def test_a_failover_that_loses_the_first_attempt_during_its_repeat_loses_no_reading(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    (request,) = redis.keys(f"{KEYS.remembered_request(b'')}*")
+    assert change(api, "other", "new").status_code == 200
+    find = earlier_attempts.EarlierAttempts.find
+
+    def find_and_lose(*arguments: Any) -> earlier_attempts.EarlierAttempt:
+        found = find(*arguments)
+        redis.delete(request, *redis.keys(KEYS.stream(0).removesuffix("0") + "*"))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(earlier_attempts.EarlierAttempts, "find", find_and_lose)
+        assert_error(api.put(rows, key), 503, "unavailable")
+    assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    assert [len(api.read(password=password)) for password in ("kept", "other")] == [1, 1]
 
 
 def test_such_a_repeat_waits_until_the_readings_of_both_attempts_are_stored(

@@ -89,12 +89,12 @@ class Groups:
 
 
 def keyed(
-    name: str, client: str = "a", *, at_most: int = 1000, of_client: int = 1000
+    name: str, client: str = "a", *, at_most: int = 1000, of_client: int = 1000, earlier: str = ""
 ) -> RememberedRequest:
     """Return a request with an Idempotency-Key."""
     return RememberedRequest(
         (f"iot:request:{name}", f"iot:request:other-{name}"), 86_400, b"1 " + name.encode(),
-        at_most, f"iot:requests:{client}", of_client,
+        at_most, f"iot:requests:{client}", of_client, earlier,
     )  # fmt: skip
 
 
@@ -111,7 +111,9 @@ def any_call(chance: random.Random) -> Call:
     request = None
     if chance.random() < 0.4:
         name, client = str(chance.randrange(8)), chance.choice("ab")
-        request = keyed(name, client, at_most=chance.choice([3, 1000]), of_client=2)
+        earlier = chance.choice(["", "", "", f"iot:request:{chance.randrange(8)}"])
+        at_most = chance.choice([3, 1000])
+        request = keyed(name, client, at_most=at_most, of_client=2, earlier=earlier)
     guards = tuple(
         Guard(f"iot:guesses:{chance.choice('abc')}", chance.choice([3, 100]))
         for _ in range(chance.choice([0, 0, 1, 2]))

@@ -35,6 +35,8 @@ class EarlierAttempt:
     """The vaults that both attempts have. The earlier attempt stored their readings."""
     count: int
     """The number of readings of these vaults."""
+    name: str = ""
+    """The key in Redis that remembers the attempt."""
 
 
 NO_ATTEMPT = EarlierAttempt((), frozenset(), 0)
@@ -71,11 +73,12 @@ class EarlierAttempts:
         counts: Counter[bytes] = Counter()
         for vault, batch in zip(vaults, batches, strict=True):
             counts[vault.id_bytes] += len(batch.readings.relative)
-        for earlier, answer in zip(attempts.values(), answers, strict=True):
+        for (name, earlier), answer in zip(attempts.items(), answers, strict=True):
             if answer is not None and is_intact(answer):
                 first = request.decode_attempt(answer, earlier)
                 common = frozenset(earlier).intersection(counts)
-                return EarlierAttempt(first.entries, common, sum(map(counts.__getitem__, common)))
+                count = sum(map(counts.__getitem__, common))
+                return EarlierAttempt(first.entries, common, count, name)
         return NO_ATTEMPT
 
     def forget(self, request: KeyedRequest, answer: bytes) -> None:

@@ -162,8 +162,11 @@ class IdempotencyPolicy:
         digests.append(_first_request_digest(key.as_sent, vault_ids))
         return list(map(self.names.remembered_request, digests))
 
-    def remembered(self, request: KeyedRequest, answer: bytes, client: Client) -> RememberedRequest:
-        """Return what to store in Redis to remember a request and its encoded answer.
+    def remembered(
+        self, request: KeyedRequest, answer: bytes, client: Client, *, earlier: str = ""
+    ) -> RememberedRequest:
+        """Return what to store in Redis to remember a request and its encoded answer. `earlier` is
+        as in `RememberedRequest`.
 
         Redis also counts the request for `client`, whose remembered requests have a limit.
         """
@@ -174,6 +177,7 @@ class IdempotencyPolicy:
             self.max_requests,
             self.names.remembered_of_client(client.sender),
             max(1, self.max_requests // CLIENTS_SHARE),
+            earlier,
         )
 
 

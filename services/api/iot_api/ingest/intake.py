@@ -179,7 +179,7 @@ class Intake:
         remembered = None
         if request is not None:
             answer = request.encode_answer(count, entries)
-            remembered = self._idempotency.remembered(request, answer, client)
+            remembered = self._idempotency.remembered(request, answer, client, earlier=earlier.name)
         try:
             appended = self._append(sealed, remembered, guards)
         except GuardLimitError as error:

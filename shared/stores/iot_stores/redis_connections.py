@@ -1,9 +1,10 @@
 """Connection pools for Redis that reconnect after a failover.
 
 After a failover the host name in the URL resolves to the new master, but open connections still
-lead to the old one. So an error that shows a state of the server (`store_states`) closes all open
-connections: idle connections at once, connections in use when they are returned. The next command
-opens a new connection, which resolves the name again.
+lead to the old one, which answers with an error such as READONLY. An error that is about the whole
+server and not about the command (`store_states` lists them) closes all open connections: idle
+connections at once, connections in use when they are returned. The next command opens a new
+connection, which resolves the name again.
 """
 
 import time

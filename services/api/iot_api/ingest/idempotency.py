@@ -182,7 +182,7 @@ class IdempotencyPolicy:
 
 
 def is_intact(answer: bytes) -> bool:
-    """Return whether `KeyedRequest.encode_answer` may have written an answer."""
+    """Return whether `answer` has the form that `KeyedRequest.encode_answer` writes."""
     found = _ANSWER.fullmatch(answer)
     try:
         return found is not None and bool(decode_receipt(found[1].decode()))

@@ -278,7 +278,10 @@ class Outbox:
                     if batch is None:
                         return
                     finish = self._attempt(batch)
-                finish()
+                # Together: while no reading waits, statistics must show no earlier state or error.
+                with self._changed:
+                    finish()
+                    self._note("idle", None)
             except Exception as error:  # noqa: BLE001 -- the file, the network and the token may recover
                 failures += 1
                 self._note("waiting", f"{type(error).__name__}: {error}")
@@ -286,7 +289,6 @@ class Outbox:
                     return
             else:
                 finish, failures = None, 0
-                self._note("idle", None)
 
     def _next_batch(self) -> Batch | None:
         """Return the oldest batch; None when the outbox is closed.

@@ -83,6 +83,16 @@ def test_readings_are_sent_in_order_in_compressed_batches(
     assert any(each.headers.get("content-encoding") == "gzip" for each in sent)
 
 
+def test_an_outbox_without_waiting_readings_is_idle(client: Client, path: Path) -> None:
+    """Also at the moment at which the last reading is acknowledged."""
+    with Outbox(client, path, linger=0) as box:
+        for number in range(1, 21):
+            box.send(reading(number))
+            while (state := box.statistics()).acknowledged < number:
+                continue
+            assert state.state == "idle"
+
+
 def test_readings_wait_in_a_private_file_without_the_password(
     server: Server, client: Client, path: Path
 ) -> None:

@@ -287,6 +287,7 @@ def test_a_gzip_file_that_is_damaged(tmp_path: Path, form: str) -> None:
         (gzip.compress(b"PAR1"), "is compressed: unpack it first, for example with gunzip"),
         (gzip.compress(b"SQLite format 3\0"), "is compressed: unpack it first"),
     ],
+    ids=["zstd", "xz", "bzip2", "zip", "utf16", "gzipped-parquet", "gzipped-sqlite"],
 )
 def test_a_file_that_must_be_unpacked_first(tmp_path: Path, content: bytes, problem: str) -> None:
     with pytest.raises(ImportFileError, match=f"/file {problem}"):

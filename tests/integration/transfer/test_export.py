@@ -362,7 +362,7 @@ def test_all_accepted_readings_can_be_flattened(
         for number, freeform in enumerate(body)
     )
     headers = {"Content-Type": "application/json"}
-    answer = service.request("PUT", "/api/iot", f"[{text}]", headers)
+    answer = service.request("PUT", "/api/iot?ack=stored", f"[{text}]", headers)
     assert answer.status == 201, answer.body
     for name in ("out.parquet", "out.csv", "out.ndjson"):
         status, _, error = command("export", tmp_path / name, "--flatten", password="unusual")

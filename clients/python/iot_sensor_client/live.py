@@ -15,7 +15,7 @@ from .connections import Stream
 from .errors import FOREIGN, NoResponseError, RetryableError, raise_for_status
 from .following import Follower, is_temporary
 from .response import Response
-from .retry import RetryPolicy
+from .retry import RetryPolicy, doubled
 
 if TYPE_CHECKING:
     from .client import Client
@@ -175,7 +175,7 @@ class LiveFollower:
         if not self._waits_for_vault:
             self._waits_for_vault = True
             _log.warning("no vault has this password: follow waits for its first reading")
-        pause = min(2.0 ** min(self._attempts - 1, 60), _MAX_VAULT_SECONDS)
+        pause = doubled(1.0, self._attempts, _MAX_VAULT_SECONDS)
         self._stop.wait(max(pause, self._interval))
 
     def _wait(self, error: RetryableError) -> None:

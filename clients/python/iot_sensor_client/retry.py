@@ -35,5 +35,10 @@ class RetryPolicy:
 
     def jitter(self, attempt: int) -> float:
         """Return the random part of the pause after an attempt."""
-        longest = min(self.max_pause_seconds, self.base_seconds * 2.0 ** min(attempt - 1, 60))
+        longest = doubled(self.base_seconds, attempt, self.max_pause_seconds)
         return random.uniform(0, longest)  # noqa: S311 -- spreads load, protects nothing
+
+
+def doubled(first: float, attempt: int, maximum: float) -> float:
+    """Return a pause that is `first` after attempt 1 and doubles with every further attempt."""
+    return min(maximum, first * 2.0 ** min(attempt - 1, 60))

@@ -15,6 +15,8 @@ from redis import Redis
 from iot_cipher.vault import VaultRecord
 from iot_models.names import KeyNames
 
+from .key_deletion import delete_key
+
 CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
 """How long the records under a lookup of an old password are hidden: longer than Redis keeps a
@@ -68,14 +70,14 @@ def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: 
     `former_vaults` still finds it.
     """
     if former_vaults(client, names, [lookup]) == [vault_id.bytes]:
-        client.set(names.changed_lookup(lookup), b"", px=1)
+        delete_key(client, names.changed_lookup(lookup))
 
 
 def former_vaults(
     client: "Redis", names: KeyNames, lookups: Iterable[bytes]
 ) -> "list[bytes | None]":
-    """Return, for each lookup, the id of the vault that had the lookup last before its password was
-    changed or it was erased. Return None if there is none, or it was more than a day ago.
+    """Return, for each lookup, the id of the last vault that had the lookup and lost it in the last
+    25 hours, because the vault was erased or got another password; None if there was no such vault.
 
     Raises:
         RedisError: Redis can't serve.
@@ -85,5 +87,4 @@ def former_vaults(
 
 def remove_record(client: "Redis", names: KeyNames, lookup: bytes) -> None:
     """Remove the cached record under a lookup."""
-    # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-    client.set(names.vault_record(lookup), b"", px=1)
+    delete_key(client, names.vault_record(lookup))

@@ -9,6 +9,7 @@ from redis import Redis
 
 from iot_models.names import COMPACT_JOB, KeyNames
 
+from .key_deletion import delete_key
 from .redis_client import milliseconds
 from .scripts import load_script
 
@@ -56,8 +57,7 @@ class CompactionOrders:
 
     def request_full_scan(self, vault_id: bytes) -> None:
         """Allow a full scan now, because the last full scan did not find all small segments."""
-        # SET with an expiry of 1 ms, because the API's user of Redis may not use DEL.
-        self._client.set(self._names.compaction_looked_back(vault_id), 1, px=1)
+        delete_key(self._client, self._names.compaction_looked_back(vault_id))
 
     def now(self) -> int:
         """Return the time of the backlog's Redis, in Unix milliseconds."""

@@ -16,6 +16,7 @@ from iot_models.audit_event import AuditEvent
 from iot_models.names import KeyNames
 
 from .audit import AuditLog
+from .key_deletion import delete_key
 from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
 from .postgres import Connection, Pool, short_query, transaction
 
@@ -140,8 +141,7 @@ class Erasures:
         )
         with self._client.pipeline(transaction=False) as pipeline:
             for name in names:
-                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-                pipeline.set(name, b"", px=1)
+                delete_key(pipeline, name)
             pipeline.execute()
 
 

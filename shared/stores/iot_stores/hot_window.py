@@ -40,6 +40,7 @@ from iot_models.names import KeyNames
 from iot_models.segment import SegmentBounds
 
 from .backlog import Backlog
+from .key_deletion import delete_key
 from .ledger import Offset
 from .scripts import checked, load_script, round_trip, run_all
 from .store_states import is_wrong_type
@@ -259,8 +260,7 @@ class HotWindow:
             return
         with self._client.pipeline(transaction=False) as pipeline:
             for first_id in first_ids:
-                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-                pipeline.set(self._names.hot_segment(vault_id.bytes, first_id), b"", px=1)
+                delete_key(pipeline, self._names.hot_segment(vault_id.bytes, first_id))
             pipeline.execute()
 
     def coverage(

@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from iot_models.names import KeyNames
 
 from .cached_records import hide_records, remove_record, show_records
+from .key_deletion import delete_key
 from .store_states import is_wrong_type, report
 from .stream_entries import StreamItem
 
@@ -140,7 +141,7 @@ class PasswordChanges:
             if not is_wrong_type(error):
                 raise
             report(_log, "the changes of passwords that Redis held are lost", error)
-            self._client.set(name, b"", px=1)  # the API's own Redis user may not delete keys
+            delete_key(self._client, name)
             found = []
         return [(number.decode(), fields) for number, fields in found]
 

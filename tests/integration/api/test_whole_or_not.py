@@ -92,7 +92,7 @@ def test_a_request_refused_by_a_full_backlog_is_not_stored(
 def test_the_numbers_of_entries_that_are_not_appended_are_abandoned(
     make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a session would get ever more gaps, each of which drains read and write."""
+    """Otherwise the number of gaps of a session would grow, and drains read and write each gap."""
     abandoned: list[int] = []
     monkeypatch.setattr(Sealer, "abandon_numbers", lambda _, count: abandoned.append(count))
     api = make_api(guess_limit=3, backlog_max_bytes=MIB)

@@ -7,6 +7,7 @@ former vault of a password for a day (`cached_records.hide_records`), so the fir
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import cast
@@ -16,8 +17,9 @@ from redis import Redis
 from iot_api.vaults.cache import VaultCache
 from iot_cipher.encryption import EntryName, OpenVault
 from iot_stores.cached_records import former_vaults
+from iot_stores.key_deletion import delete_key
 
-from .idempotency import IdempotencyKey, IdempotencyPolicy, KeyedRequest, is_intact
+from .idempotency import DamagedAnswerError, IdempotencyKey, IdempotencyPolicy, KeyedRequest
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
@@ -59,8 +61,10 @@ class EarlierAttempts:
         vaults: Sequence[OpenVault],
         batches: Sequence[Batch],
     ) -> EarlierAttempt:
-        """Return an earlier attempt that has a vault in common with this attempt; `NO_ATTEMPT` if
-        there is none. Batch n belongs to vault n, whose key in the cache is `cache_keys[n]`.
+        """Return an earlier attempt that has a vault in common with this attempt, or `NO_ATTEMPT`.
+
+        `cache_keys`, `vaults` and `batches` have the same order: `batches[n]` has the readings for
+        `vaults[n]`, and `cache_keys[n]` is the key of this vault in the cache.
 
         Raises:
             IdempotencyKeyReusedError: the earlier attempt has other readings for a common vault.
@@ -74,7 +78,9 @@ class EarlierAttempts:
         for vault, batch in zip(vaults, batches, strict=True):
             counts[vault.id_bytes] += len(batch.readings.relative)
         for (name, earlier), answer in zip(attempts.items(), answers, strict=True):
-            if answer is not None and is_intact(answer):
+            if answer is None:
+                continue
+            with suppress(DamagedAnswerError):
                 first = request.decode_attempt(answer, earlier)
                 common = frozenset(earlier).intersection(counts)
                 count = sum(map(counts.__getitem__, common))
@@ -86,8 +92,7 @@ class EarlierAttempts:
         found = cast("list[bytes | None]", self._client.mget(request.names))
         for name, current in zip(request.names, found, strict=True):
             if current == answer:
-                # Expiry in 1 ms instead of DEL: the API's own Redis user may not delete keys.
-                self._client.set(name, b"", px=1)
+                delete_key(self._client, name)
 
     def _possible(
         self, key: IdempotencyKey, cache_keys: Sequence[bytes], vaults: Sequence[OpenVault]

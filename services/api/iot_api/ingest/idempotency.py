@@ -32,7 +32,7 @@ whole limit."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
-_ANSWER = re.compile(rb"\d{1,18} ([\w=-]+)(?: [\w-]+)?")
+_ANSWER = re.compile(r"(\d{1,18}) ([\w=-]+)(?: ([\w-]+))?", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "2"
 """First character of a fingerprint. A change to what the parser stores needs a new version:
@@ -95,7 +95,7 @@ class KeyedRequest:
             IdempotencyKeyReusedError: the remembered request has other readings. This is
                 detected only if both requests have fingerprints of the current version.
         """
-        return self.decode_attempt(answer, list(self.parts))
+        return self.decode_attempt(answer, self.parts)
 
     def decode_attempt(self, answer: bytes, vault_ids: Iterable[bytes]) -> FirstAnswer:
         """Return the answer to an attempt to send this request under the vaults `vault_ids`. Some
@@ -106,21 +106,16 @@ class KeyedRequest:
                 have. This is detected only if both have fingerprints of the current version.
             DamagedAnswerError: another program has overwritten the answer.
         """
-        if not is_intact(answer):
-            raise DamagedAnswerError(
-                "Redis held a damaged answer to an earlier request with this Idempotency-Key; "
-                "nothing was stored, try again"
-            )
-        count, receipt, *more = answer.decode().split(" ")
-        if more and more[0].startswith(_VERSION):
-            parts = _PART.findall(more[0], 1)
+        first, fingerprint = _decoded(answer)
+        if fingerprint.startswith(_VERSION):
+            parts = _PART.findall(fingerprint, 1)
             for vault_id, part in zip(sorted(set(vault_ids)), parts, strict=False):
                 if self.parts.get(vault_id, part) != part:
                     raise IdempotencyKeyReusedError(
                         "Idempotency-Key: an earlier request with this key has other readings; "
                         "nothing was stored, send these readings with a new key"
                     )
-        return FirstAnswer(int(count), tuple(decode_receipt(receipt)))
+        return first
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +176,19 @@ class IdempotencyPolicy:
         )
 
 
-def is_intact(answer: bytes) -> bool:
-    """Return whether `answer` has the form that `KeyedRequest.encode_answer` writes."""
-    found = _ANSWER.fullmatch(answer)
+def _decoded(answer: bytes) -> tuple[FirstAnswer, str]:
+    """Return what `KeyedRequest.encode_answer` has encoded. The fingerprint may be empty."""
+    found = _ANSWER.fullmatch(answer.decode("ascii", errors="replace"))
     try:
-        return found is not None and bool(decode_receipt(found[1].decode()))
+        entries = decode_receipt(found[2]) if found else []
     except InvalidRequestError:
-        return False
+        entries = []
+    if not found or not entries:
+        raise DamagedAnswerError(
+            "Redis held a damaged answer to an earlier request with this Idempotency-Key; nothing "
+            "was stored, try again"
+        )
+    return FirstAnswer(int(found[1]), tuple(entries)), found[3] or ""
 
 
 def parse_idempotency_key(header: str) -> IdempotencyKey:

@@ -39,8 +39,7 @@ def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) 
     """Repair what another program has damaged in Redis.
 
     Recount the counters of the backlog if one of them is damaged. Delete the keys that hold a value
-    of another type. If another process deletes a key during the call, the next
-    call repairs it.
+    of another type. If another process deletes a key during the call, the next call repairs it.
     """
     try:
         damaged = counters.recount()

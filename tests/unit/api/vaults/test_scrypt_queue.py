@@ -110,7 +110,7 @@ def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up(queue: Scry
 def test_a_request_that_moves_to_the_suspects_does_not_shorten_the_estimate(
     monkeypatch: pytest.MonkeyPatch, guesses: NoGuesses
 ) -> None:
-    """Otherwise the queue would admit requests of which the last ones wait too long."""
+    """Otherwise the queue would admit more requests than it can serve in time."""
     clock, found_out = Clock(), threading.Event()
     monkeypatch.setattr(scrypt_queue, "FairSlots", partial(FairSlots, clock=clock))
     queue = ScryptQueue(guesses, TriedPasswords(guesses))

@@ -1,0 +1,11 @@
+"""Deletion of keys in Redis by API processes, whose Redis user may not use DEL."""
+
+from redis import Redis
+
+
+def delete_key(client: "Redis", name: str) -> None:
+    """Let a key expire within a millisecond. `client` may be a pipeline.
+
+    Until then, the key holds an empty string.
+    """
+    client.set(name, b"", px=1)

@@ -123,8 +123,8 @@ def test_alerts_have_a_summary_and_a_runbook_url(monitored: Release) -> None:
 
 
 def test_every_alert_has_a_runbook() -> None:
-    """The anchor of each runbook_url is a heading of docs/operations.md."""
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    """The anchor of each runbook_url is a heading of docs/runbooks.md."""
+    text = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
     headings = {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
         for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)

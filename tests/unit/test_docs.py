@@ -90,7 +90,7 @@ def test_each_runbook_is_an_alert_s() -> None:
     """And each alert has one."""
     groups = yaml.safe_load((ROOT / "charts/iot-sensor/alerts.yaml").read_text("utf-8"))["groups"]
     alerts = {alert["name"] for group in groups for alert in group["alerts"]}
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^### (Iot\w+)$", text, re.MULTILINE)) == alerts
 
 

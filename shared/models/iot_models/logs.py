@@ -1,7 +1,7 @@
 """The log of a process: one event per line, as text for a terminal or as JSON for a collector.
 
 An event is a sentence, and fields that a program can search: `_log.info("...", extra={...})`. All
-libraries log through the same handler. docs/operations.md lists the fields.
+libraries log through the same handler. docs/monitoring.md lists the fields.
 """
 
 import json

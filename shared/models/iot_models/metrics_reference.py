@@ -12,7 +12,7 @@ _INTRODUCTION = """\
 
 Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
 Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.
-[Monitoring](operations.md#monitoring) says how to scrape, [the runbooks](operations.md#runbooks)
+[Monitoring](monitoring.md) says how to scrape, [the runbooks](runbooks.md)
 explain the alerts.
 
 No label has a value that a client chooses. The largest sets are `shard` (at most 256 values) and

@@ -23,7 +23,7 @@ KeyringMark = Callable[[uuid.UUID], bytes]
 
 KEYRING_MISMATCH = (
     "the keyring in IOT_KEYRING_FILE has another pepper than the keyring that {where} is marked "
-    "with: use that keyring, or change the mark (see Marks in docs/operations.md)"
+    "with: use that keyring, or change the mark (see Marks in docs/stores.md)"
 )
 
 _log = logging.getLogger(__name__)

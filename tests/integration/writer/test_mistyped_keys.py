@@ -175,7 +175,7 @@ def test_overwritten_held_entries_are_not_counted_any_more(writer: Writer, sende
 def test_an_operator_enters_the_vaults_of_held_entries_again(
     writer: Writer, sender: Sender
 ) -> None:
-    """docs/operations.md, Keys of another type."""
+    """docs/runbooks.md, Keys of another type."""
     vault_id = sender.vault(LOST).vault_id
     lose(writer, vault_id)
     for _ in range(3):

@@ -41,7 +41,7 @@ class RedisWithUsers:
             placeholder = f"{user.removeprefix('iot_').upper()}_PASSWORD_SHA256"
             assert text.count(placeholder) == 1
             text = text.replace(placeholder, hashlib.sha256(user.encode()).hexdigest())
-        text = re.sub(r" ~(iot|rq):", rf" ~{prefix}\1:", text)  # as in docs/operations.md
+        text = re.sub(r" ~(iot|rq):", rf" ~{prefix}\1:", text)  # as in docs/stores.md
         (directory / "users.acl").write_text(text, encoding="utf-8")
         lines = [
             "bind 127.0.0.1",

@@ -1,4 +1,4 @@
-"""A rotation of the master key with the users that docs/operations.md names."""
+"""A rotation of the master key with the users that docs/keys.md names."""
 
 import subprocess
 import sys

@@ -51,7 +51,7 @@ def test_redis_is_emptied(redis_users: RedisWithUsers, tmp_path: Path) -> None:
 
 
 def test_commands_of_runbooks_are_answered(redis_users: RedisWithUsers, tmp_path: Path) -> None:
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
     found = {each for each in INLINE.findall(text) if "--rdb" not in each}
     assert len(found) == 3
     for line in sorted(found):

@@ -50,12 +50,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+DOCUMENTS = ("docs/backup.md", "docs/operations.md", "docs/stores.md")
+
+
 def documented_block(part: str) -> str:
     """Return the one block of documented commands that contains a text."""
     (found,) = (
         each.text
         for each in code_blocks("console")
-        if each.document == "docs/operations.md" and part in each.text
+        if each.document in DOCUMENTS and part in each.text
     )
     return found
 

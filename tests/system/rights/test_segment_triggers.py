@@ -149,7 +149,7 @@ def test_the_role_alone_is_enough(
     older_roles: Database, rights_environment: dict[str, str]
 ) -> None:
     """As after postgres-roles.sql in another database of the server, or after the two statements of
-    docs/operations.md."""
+    docs/runbooks.md."""
     with older_roles.connect("postgres") as admin:
         admin.execute("CREATE ROLE iot_eraser NOLOGIN")
         admin.execute("GRANT iot_eraser TO iot_migration")
@@ -192,7 +192,7 @@ def test_the_migration_warns_of_objects_that_an_attacker_left(
 
 
 def test_a_table_of_the_writer_schema_shadows_the_audit_log(with_segment: Database) -> None:
-    """Writers of the service write into it, until somebody drops the table (docs/operations.md)."""
+    """Writers of the service write into it, until somebody drops the table (docs/runbooks.md)."""
     with with_segment.connect("iot_writer") as writer:
         writer.execute("CREATE TABLE audit_log (sealed bytea)")
         writer.execute("INSERT INTO audit_log (sealed) VALUES ('')")

@@ -135,7 +135,7 @@ class KeyRotation:
             shown = ", ".join(map(str, result.damaged[:_MAX_SHOWN]))
             raise IotError(
                 f"no key of the keyring opens {len(result.damaged)} vault records, which were not "
-                f"rewrapped: {shown}; see `IotDamaged` in docs/operations.md"
+                f"rewrapped: {shown}; see `IotDamaged` in docs/runbooks.md"
             )
 
     def retire(self, key_id: KeyId) -> None:

@@ -29,7 +29,7 @@ BEGIN
             WHERE adrelid = ANY (history)
     ) AS found (name);
     IF planted IS NOT NULL THEN
-        RAISE WARNING 'objects that no writer creates, see docs/operations.md, A writer that was taken over: %',
+        RAISE WARNING 'objects that no writer creates, see docs/runbooks.md, A writer that was taken over: %',
             left(regexp_replace(planted, '[^[:print:]]', '?', 'g'), 2000);
     END IF;
 END

@@ -186,7 +186,7 @@ def test_many_equal_readings(
     service: Stack, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of a file may be equal."""
-    monkeypatch.setattr("iot_tools.transfer.importer.CHUNK_READINGS", 10)
+    monkeypatch.setattr("iot_tools.transfer.import_chunks.CHUNK_READINGS", 10)
     rows = [("equal", "2020-01-01 00:00:00", 1, "x")] * 75
     file = legacy_file(tmp_path / "file.db", rows)
     assert "75 imported\n0 were" in command("import", file, password="equal")[1]
@@ -219,7 +219,7 @@ class DyingClient(Client):
 def test_a_killed_import_continues(
     service: Stack, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    monkeypatch.setattr("iot_tools.transfer.importer.CHUNK_READINGS", 10)
+    monkeypatch.setattr("iot_tools.transfer.import_chunks.CHUNK_READINGS", 10)
     password = f"killed {after}"
     rows = [(password, f"2020-01-0{n // 7 + 1} 00:00:00", n, n) for n in range(45)]
     file = legacy_file(tmp_path / "file.db", rows)

@@ -27,15 +27,12 @@ from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
 from iot_sensor_client.errors import FOREIGN, answer_of, raise_for_status
 
+from .import_chunks import Chunk, Chunks
 from .import_plan import ImportPlan
 from .import_row import ImportRow, OtherPasswordError, RowError, reading_digest
 from .import_sources import Source
 from .service_pages import ServicePages, checked
 
-CHUNK_READINGS = 5_000
-CHUNK_BYTES = 2**20
-"""Limits of a chunk. A chunk must become one entry, which a writer stores completely or not at all:
-so its size is limited, and all its readings are of one day."""
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
 """Chunks that may wait in the backlog. Entries of a vault are stored in order, so when the last
@@ -43,12 +40,9 @@ chunk is stored, all are."""
 _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
-_DAY = len("2026-11-23")
 _REFUSED_TIME = "0001-01-01 00:00:00"
 """A time of receipt that every service refuses."""
 
-_Chunk = list[tuple[int, ImportRow]]
-"""Places in the file, and rows."""
 Progress = Callable[[str, int, int | None], None]
 """Reports what is under way, how many rows are done, and the number of all rows if it is known."""
 
@@ -159,8 +153,8 @@ class Importer:
         except ClientError as error:
             raise IotError(error.reason) from None
         self._limits = limits
-        for chunk in self._chunks():
-            self._allowed(chunk)
+        for row in self._absent_rows():
+            self._allowed([row])
 
     def _import(self) -> None:
         for number in range(1, _MAX_ROUNDS + 1):
@@ -223,27 +217,19 @@ class Importer:
         it did: then it may have stored nothing. `number` is the number of the round, from 1. As a
         part of each Idempotency-Key, it makes the keys of a new round different.
         """
-        repeated, done, total = False, 0, self._plan.absent()
-        chunks = self._chunks()
-        chunk, count = next(chunks, None), 0
-        while chunk is not None:
-            following, count = next(chunks, None), count + 1
-            self._progress("importing", done, total)
-            wait = following is None or count % _UNSTORED_CHUNKS == 0
-            repeated |= self._send(chunk, number, wait=wait)
-            done += len(chunk)
-            chunk = following
+        repeated, count, total = False, 0, self._plan.absent()
+        chunks = Chunks(self._absent_rows())
+        while chunks.left():
+            self._progress("importing", chunks.taken, total)
+            chunk, count = chunks.take(), count + 1
+            wait = not chunks.left() or count % _UNSTORED_CHUNKS == 0
+            repeated |= self._send(chunk, chunks, number, wait=wait)
         return repeated
 
-    def _chunks(self) -> Iterator[_Chunk]:
-        """Yield the absent readings in chunks.
-
-        A run that continues a killed run makes the same chunks as that run would have made next.
-        """
+    def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
+        """Yield the places and the rows of the absent readings."""
         absent = self._plan.absent_places()
         wanted = next(absent, None)
-        chunk: _Chunk = []
-        size = 0
         for place, row in enumerate(self._source.rows()):
             if wanted is None:
                 break
@@ -252,20 +238,11 @@ class Importer:
             wanted = next(absent, None)
             if isinstance(row, RowError):
                 raise IotError("the file was changed during the import; run the import again")
-            if chunk and (
-                place // CHUNK_READINGS != chunk[0][0] // CHUNK_READINGS
-                or size + len(row.freeform) > CHUNK_BYTES
-                or row.received[:_DAY] != chunk[0][1].received[:_DAY]
-            ):
-                yield chunk
-                chunk, size = [], 0
-            chunk.append((place, row))
-            size += len(row.freeform)
-        if chunk:
-            yield chunk
+            yield place, row
 
-    def _send(self, rows: _Chunk, number: int, *, wait: bool) -> bool:
-        """Send a chunk, without the rows that the service refuses.
+    def _send(self, rows: Chunk, chunks: Chunks, number: int, *, wait: bool) -> bool:
+        """Send a chunk, without the rows that the service refuses. If the chunk is too large, put
+        the second half back into `chunks`, and so on.
 
         Return True if the service answered that it knew the key, or did not say whether it did:
         then it may have stored nothing. `number`, the number of the round, is a part of the key.
@@ -285,7 +262,12 @@ class Importer:
                 response = self._client.request("PUT", path, body, headers)
                 answer_of(response, "success")
             except RejectedError as error:
-                rows = self._without_refused(rows, error)
+                if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(rows) > 1:
+                    half = len(rows) // 2
+                    chunks.put_back(rows[half:])
+                    rows = rows[:half]
+                else:
+                    rows = self._without_refused(rows, error)
                 continue
             except ClientError as error:
                 raise IotError(
@@ -300,7 +282,7 @@ class Importer:
             return False
         return False
 
-    def _allowed(self, rows: _Chunk) -> _Chunk:
+    def _allowed(self, rows: Chunk) -> Chunk:
         """Return the rows within the limits of the service. Count the other rows as refused."""
         allowed = []
         for place, row in rows:
@@ -313,14 +295,14 @@ class Importer:
                 )
         return allowed
 
-    def _without_refused(self, rows: _Chunk, error: RejectedError) -> _Chunk:
+    def _without_refused(self, rows: Chunk, error: RejectedError) -> Chunk:
         """Return the rows to send after the service has refused one of them.
 
         If it refused the time of receipt, note the limits that it names, and return all rows: then
         `_allowed` removes all rows beyond the limits at once. Else remove the refused row: the one
         that the response names, or a single row that is too large.
         """
-        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(rows) == 1:
+        if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             number = 0
         else:
             try:

@@ -1,0 +1,60 @@
+"""The chunks of an import: rows that one request sends and one entry of the backlog holds."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+from .import_row import ImportRow
+
+CHUNK_READINGS = 5_000
+CHUNK_BYTES = 2**20
+"""Limits of a chunk. A chunk must become one entry, which a writer stores completely or not at all:
+so its size is limited, and all its readings are of one day."""
+_DAY = len("2026-11-23")
+
+Chunk = list[tuple[int, ImportRow]]
+"""Places in the file, and rows."""
+
+
+class Chunks:
+    """Divides rows into chunks.
+
+    A chunk depends only on its first row and on the rows after it. So a run that continues a killed
+    run makes the same chunks as that run would have made next.
+    """
+
+    def __init__(self, rows: Iterator[tuple[int, ImportRow]]) -> None:
+        self._rows = rows
+        self._next: deque[tuple[int, ImportRow]] = deque()
+        """Rows that come before the other rows."""
+        self.taken = 0
+        """How many rows were taken and not put back."""
+
+    def left(self) -> bool:
+        """Return whether a row is left."""
+        if not self._next:
+            self._next.extend(islice(self._rows, 1))
+        return bool(self._next)
+
+    def take(self) -> Chunk:
+        """Return the next chunk; an empty one if no row is left."""
+        chunk: Chunk = []
+        size = 0
+        while self.left() and (not chunk or self._fits(chunk[0], size)):
+            chunk.append(self._next.popleft())
+            size += len(chunk[-1][1].freeform)
+        self.taken += len(chunk)
+        return chunk
+
+    def put_back(self, rows: Chunk) -> None:
+        """Put back the last rows that were taken. The next chunk begins with them."""
+        self._next.extendleft(reversed(rows))
+        self.taken -= len(rows)
+
+    def _fits(self, first: tuple[int, ImportRow], size: int) -> bool:
+        place, row = self._next[0]
+        return (
+            place // CHUNK_READINGS == first[0] // CHUNK_READINGS
+            and size + len(row.freeform) <= CHUNK_BYTES
+            and row.received[:_DAY] == first[1].received[:_DAY]
+        )

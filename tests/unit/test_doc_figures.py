@@ -16,10 +16,11 @@ from iot_tools.capacity.costs import Costs
 
 ROOT = Path(__file__).parents[2]
 WRITTEN_BY_HAND = (
-    "README.md", "SECURITY.md", "docs/architecture.md", "docs/backup.md", "docs/glossary.md",
-    "docs/http.md", "docs/keys.md", "docs/monitoring.md", "docs/network.md",
-    "docs/old-clients.md", "docs/operations.md", "docs/reliability.md", "docs/runbooks.md",
-    "docs/scaling.md", "docs/security.md", "docs/sizing.md", "docs/stores.md", "docs/upgrade.md",
+    "README.md", "SECURITY.md", "docs/architecture.md", "docs/audit-log.md", "docs/backup.md",
+    "docs/erasure.md", "docs/glossary.md", "docs/http.md", "docs/keys.md", "docs/limits.md",
+    "docs/monitoring.md", "docs/network.md", "docs/old-clients.md", "docs/operations.md",
+    "docs/reliability.md", "docs/runbooks.md", "docs/scaling.md", "docs/security.md",
+    "docs/sizing.md", "docs/stores.md", "docs/tls.md", "docs/upgrade.md",
     "bench/README.md", "services/api/README.md", "services/writer/README.md",
 )  # fmt: skip
 """Documents of the present state. ADRs and the changelog have figures of their date."""

@@ -18,7 +18,7 @@ _MAX_CHARACTERS = 500
 
 
 class AuditKind(StrEnum):
-    """The kind of an audit event: what happened. docs/security.md lists the fields of each kind."""
+    """The kind of an audit event: docs/audit-log.md lists the fields of each kind."""
 
     VAULT_CREATED = "vault_created"
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 - no password

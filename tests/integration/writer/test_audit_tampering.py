@@ -230,7 +230,7 @@ def test_every_change_is_found(log: Log, change: Change, chained: bool) -> None:
 
 
 def test_a_record_deleted_before_it_is_chained_leaves_no_trace(log: Log) -> None:
-    """The limit that docs/security.md states: a record has no link for up to two seconds."""
+    """The limit that docs/audit-log.md states: a record has no link for up to two seconds."""
     run("DELETE FROM audit_log WHERE id = %s", RECORDS + 1)(log.attacker)
     with pytest.raises(AuditFaultError, match="record 9 was deleted before a writer chained it"):
         log.verify()

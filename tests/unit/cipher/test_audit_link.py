@@ -19,7 +19,7 @@ GOLDEN = "020000000178c468c6081594f1bd83fe21d11d9e759f127a686516cee4322942be1a21
 
 
 def test_a_link_is_stable() -> None:
-    """The format is that of docs/security.md."""
+    """The format is that of docs/formats.md."""
     assert make_link(ONE, BEFORE_FIRST, RECORD).hex() == GOLDEN
 
 

@@ -1,5 +1,6 @@
 """What docs repeat of the code agrees with it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -92,6 +93,24 @@ def test_each_runbook_is_an_alert_s() -> None:
     alerts = {alert["name"] for group in groups for alert in group["alerts"]}
     text = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^### (Iot\w+)$", text, re.MULTILINE)) == alerts
+
+
+def test_runbooks_name_dashboards_and_panels_that_exist() -> None:
+    """Names in italics, in paragraphs that mention a dashboard or a panel."""
+    paths = sorted((ROOT / "charts/iot-sensor/dashboards").glob("*.json"))
+    boards = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    titles = {board["title"].removeprefix("iot-sensor / ") for board in boards}
+    titles |= {panel["title"] for board in boards for panel in board["panels"]}
+    text = (ROOT / "docs/runbooks.md").read_text(encoding="utf-8")
+    found = {
+        " ".join(name.split())
+        for paragraph in text.split("\n\n")
+        if re.search(r"\b(dashboard|panel)\b", paragraph)
+        for name in re.findall(r"\*([^*]+)\*", paragraph)
+        if not name.endswith(".")  # the summary of an alert
+    }
+    assert len(found) > 10
+    assert found - titles == set()
 
 
 def test_the_index_of_decisions_is_complete() -> None:

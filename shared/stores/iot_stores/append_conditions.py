@@ -12,8 +12,8 @@ class RememberedRequest:
     """A request that Redis remembers by its Idempotency-Key, and limits on remembered requests."""
 
     names: tuple[str, ...]
-    """The key in Redis that remembers the request, then the keys under which other versions of the
-    service remember the same request."""
+    """The key in Redis that remembers the request, then the keys that other versions of the service
+    use for the same request."""
     seconds: int
     """How long the request is remembered."""
     answer: bytes
@@ -25,8 +25,8 @@ class RememberedRequest:
     max_requests_of_client: int
     """Maximum number of remembered requests of the client."""
     earlier: str = ""
-    """The key in Redis that remembers an earlier attempt, which has stored a part of the readings.
-    Nothing is appended if Redis lacks this key: a failover may have lost the earlier attempt."""
+    """The key in Redis of an earlier attempt that stored a part of the readings; empty: none.
+    Nothing is appended if the key is missing: a failover may have lost the earlier attempt."""
 
 
 class Guard(NamedTuple):

@@ -14,9 +14,8 @@ MAX_RETRY_SECONDS = 60
 class AppendOutcome(IntEnum):
     """What the script did with a request.
 
-    For each request, the script returns a list that begins with one of these numbers. There is one
-    exception: for an added request with a single entry, the script returns one number instead of
-    a list, the bytes ever added to the shard.
+    The script returns a list for each request, which begins with one of these numbers. Exception:
+    for an added request with a single entry, it returns only the bytes ever added to the shard.
     """
 
     FULL = 0
@@ -30,7 +29,7 @@ class AppendOutcome(IntEnum):
 
 
 class GuardLimitError(Exception):
-    """A counter that the append had to check (`Guard`) is at its limit: nothing was appended.
+    """The counter of a `Guard` is at its limit: nothing was appended.
 
     `seconds`: the time until the counter expires.
     """
@@ -46,7 +45,7 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     `more`: the numbers that the script returned after `outcome`.
 
     Raises:
-        GuardLimitError: a counter that the append had to check (`Guard`) is at its limit.
+        GuardLimitError: the counter of a `Guard` is at its limit.
         TooManyRequestsError: the client has too many remembered requests (Idempotency-Key).
         UnavailableError: the backlog is full, all clients together have too many remembered
             requests, or Redis has lost an earlier attempt (`RememberedRequest.earlier`).

@@ -4,7 +4,7 @@
     0x02 | key id (4) | first nonce (12) | nonce (12) | ciphertext and tag
 
 The first byte is the format; lengths in bytes are in parentheses. A rotation of the master keys
-encrypts records again, in format 2. The first nonce of a record stays, and no two records share it.
+encrypts records again, in format 2. A record keeps its first nonce, which no other record has.
 """
 
 import struct
@@ -28,7 +28,7 @@ UNREADABLE = "(this entry can't be decrypted)"
 _HEADER = struct.Struct(">BI")
 _FIRST_NONCE = slice(_HEADER.size, _HEADER.size + NONCE_BYTES)
 _CONTEXT = b"iot-sensor audit"
-"""Associated data: a record can't be passed off as another kind of ciphertext."""
+"""Associated data, so that no other kind of ciphertext is accepted as a record."""
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
 _APPEND = "SELECT record_audit_event(%s)"
@@ -75,11 +75,10 @@ class AuditLog:
     def latest(
         self, connection: Connection, count: int, *, before: int | None = None
     ) -> list[tuple[int, str, str]]:
-        """Return the `count` records with the highest ids, as (id, time, line), the oldest first.
+        """Return the latest `count` records as (id, time, line), the oldest first.
 
-        With `before`, return only records whose ids are lower than `before`. The time is
-        `YYYY-MM-DD HH:MM:SS` in UTC. If a record can't be decrypted, because it was changed or its
-        key was removed, its line is `UNREADABLE`.
+        With `before`, only records with lower ids count. The time is `YYYY-MM-DD HH:MM:SS` in UTC.
+        The line is `UNREADABLE` if the record was changed or its key was removed.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)

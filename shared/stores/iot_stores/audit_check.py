@@ -198,8 +198,8 @@ class _Check:
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
         """Check that the link was not made with a master key that had been retired before.
 
-        The keyring notes the last link of the chain when a master key is retired. If the
-        checked link is one of the noted links, also check that it is still the same.
+        When a master key is retired, the keyring notes the last link of the chain. A noted link
+        must not have changed.
         """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))

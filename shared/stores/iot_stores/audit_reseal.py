@@ -50,12 +50,11 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace all links from the first link of version 1 on with links of the newest version. Then
-    replace the published head, if it is one of the replaced links.
+    """Replace all links from the first link of version 1 on with links of the newest version.
 
-    Return the number of replaced links: 0 if the chain has no link of version 1. If the process is
-    killed or Redis fails before the new head is published, `audit verify` reports that the
-    published head is not in the chain, as after a restore; `audit accept` then accepts the chain.
+    Then publish the new head, if the published head was replaced. Return the number of replaced
+    links. If the process is killed or Redis fails before the new head is published, `audit verify`
+    reports that the chain lacks the published head; `audit accept` then accepts the chain.
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.
@@ -98,11 +97,11 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt records again under the primary master key, if they are under another master key.
+    """Encrypt all records under other master keys again, under the primary master key.
 
-    Return how many records were encrypted again, and how many can't be decrypted. A record that
-    can't be decrypted stays unchanged; `audit verify` finds it. Records with a link of version 1
-    are left out: call `renew_links` first. If the process is killed, call this function again.
+    Return two numbers: records encrypted again, and records that can't be decrypted. The latter
+    stay unchanged; `audit verify` finds them. Records with a link of version 1 are left out: call
+    `renew_links` first. If the process is killed, call this function again.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")

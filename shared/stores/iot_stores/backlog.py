@@ -1,7 +1,7 @@
 """The backlog: sealed entries that are acknowledged and wait to be stored, one stream per shard.
 
-The Lua scripts change streams, counters and the job queue in one step: Redis runs a script without
-interruption, so a process that is killed leaves none of them half changed.
+Lua scripts change streams, counters and the job queue in one step, so a killed process leaves none
+of them half changed.
 """
 
 import logging
@@ -58,9 +58,9 @@ _log = logging.getLogger(__name__)
 
 
 class UnconfirmedError(TimeoutError):
-    """Replicas or disks did not confirm in time that they have the entries that a drain has read.
+    """Replicas or disks did not confirm in time the entries that a drain has read.
 
-    Entries that are not confirmed are not drained (see `Backlog.read_shards`).
+    These entries are not drained (see `Backlog.read_shards`).
     """
 
 
@@ -73,9 +73,9 @@ class DrainPositions:
     positions: dict[int, str]
     """`Offset.position` of each shard whose position is known."""
     moved_at: int
-    """When a drain last removed entries whose vaults belong to another shard, or that the hot
-    window may lack, in Unix milliseconds; 0: never. Their readings are not covered by the covers of
-    the shards that their vaults have now (see `hot_window`)."""
+    """When a drain last removed entries that the cover of their vault's shard says nothing about
+    (see `hot_window`): their vaults belong to another shard, or the hot window may lack them. In
+    Unix milliseconds; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +160,11 @@ class Backlog(BacklogAppender):
         return {shard: parse_number(total) for shard, total in zip(shards, added, strict=True)}
 
     def all_removed(self, ends: Mapping[int, int]) -> bool:
-        """Return whether all entries up to these ends have left the streams.
+        """Return whether all entries up to `ends` have left the streams.
 
-        `ends`: for each shard, the bytes ever added up to the last entry in question, from
-        `Backlog.ends` or `AppendResult.ends`. An entry that has left its stream is stored in
-        Postgres, is a dead letter, or is held.
+        `ends`: for each shard, the bytes ever added up to an entry, from `Backlog.ends` or
+        `AppendResult.ends`. An entry that has left its stream is stored in Postgres, is a dead
+        letter, or is held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)
@@ -176,14 +176,14 @@ class Backlog(BacklogAppender):
     def read_shards(self, shards: Sequence[int], *, max_bytes: int) -> list[WaitingShard]:
         """Return the oldest entries of shards, one shard after the other, up to about `max_bytes`.
 
-        Once the limit is reached, the remaining shards are left out. Every earlier shard that has
+        Once the limit is reached, the remaining shards are left out. Every earlier shard with
         waiting entries is returned with at least one entry. The number of round trips is constant.
 
-        With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, waits until the replicas or disks
-        have the entries. Without the wait, a failover could lose an entry that is stored in
-        Postgres by then, together with the `Idempotency-Key` of its request, and a repeat of the
-        request would be stored as new readings. If Redis refuses WAIT or WAITAOF, for example
-        because the process has no permission, the entries are returned without a wait.
+        With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
+        have the entries. If Redis refuses WAIT or WAITAOF (no permission), do not wait. The reason
+        for the wait: after Postgres has stored an entry, a failover could lose the entry and the
+        `Idempotency-Key` of its request. A repeat of the request would then be stored as new
+        readings.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -223,8 +223,9 @@ class Backlog(BacklogAppender):
         }
 
     def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
-        """Run commands that read entries. Return their answers once replicas and disks have these
-        entries, or at once if Redis refuses WAIT or WAITAOF.
+        """Run commands that read entries, and wait until replicas and disks have these entries.
+
+        Return the answers. If Redis refuses WAIT or WAITAOF, do not wait.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -258,7 +259,7 @@ class Backlog(BacklogAppender):
 
         The entries in `Removal.held` move to `HeldEntries` in the same step. Nothing is removed
         from a stream that lacks `Removal.last`: another drain has removed this entry, or a failover
-        has lost it. After a failover, the stream may have new entries with lower ids.
+        has lost it and the stream may have new entries with lower ids.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []
@@ -309,7 +310,8 @@ class Backlog(BacklogAppender):
     def take_drains(self) -> list[int]:
         """Take all drains off the job queue, and return their shards in the order of the queue.
 
-        The caller must drain these shards. If the caller is killed, the sweep queues them again.
+        The caller must drain these shards. If the caller is killed, the sweep queues the drains
+        again.
         """
         call = [self._names.job_list], [DRAIN_JOB_PREFIX]
         (taken,) = run_all(self._client, self._take, [call])

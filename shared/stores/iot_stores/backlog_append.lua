@@ -1,6 +1,5 @@
--- Append the entries of a group of requests to their streams, and queue the drains that are not queued
--- already. Each request of the group has its own outcome, the same as if it were alone: a refused request
--- appends nothing and does not affect the others.
+-- Append the entries of a group of requests to their streams, and queue the drains that are not queued already. Each
+-- request has its own outcome: a refused request appends nothing and does not affect the others.
 --
 -- KEYS: counters, list of queued jobs, then the streams of the group.
 -- ARGV: maximum bytes of the backlog, prefix of the ids of drains, the shard of each stream, then the requests.
@@ -55,7 +54,7 @@ local changed, sums = {}, {}
 local traceparents = {} -- by the position of the answer
 local rate
 
--- Admit a request if its entries fit. Return its outcome if they do not.
+-- Admit a request if its entries fit; else return its outcome.
 local function admit(number, first, entries)
   local last, added, whole = first + 2 * entries - 2, 0, not damaged
   for i = first, last, 2 do
@@ -95,8 +94,8 @@ local function count()
   return type(sum) == 'table' and sum
 end
 
--- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses
--- the entry. If an earlier entry of the request failed, only count the bytes, and return the earlier error.
+-- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses the
+-- entry. `failed`: the error of an earlier entry of the request; then only count the bytes, and return this error.
 local function add(at, traceparent, failed)
   local shard, sealed = ARGV[at], ARGV[at + 1]
   local total = ends[shard] + #sealed
@@ -203,14 +202,13 @@ local function check(number, at, entries)
     local name = i == at + 7 and request or ARGV[i]
     local first_answer = read('GET', name)
     if first_answer then
-      -- A write without effect: WAIT covers all writes up to this one, so the entries of the first
-      -- request too.
+      -- A write without effect, so that WAIT also covers the entries of the first request.
       redis.call('SET', name, first_answer, 'KEEPTTL')
       return {2, first_answer}
     end
   end
-  -- One counter per 24th of the time for which requests are remembered, instead of a set with every
-  -- request: the counts of expired requests are deleted with their counter.
+  -- Each counter counts the requests of a bucket: a 24th of the time for which requests are remembered. Expired
+  -- requests are no longer counted once their counter is deleted.
   local width = math.max(1, math.floor(tonumber(seconds) / 24))
   local bucket = math.floor(tonumber(redis.call('TIME')[1]) / width)
   local remembered = 0

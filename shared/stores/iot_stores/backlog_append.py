@@ -2,12 +2,12 @@
 
 `backlog_append.lua` adds the entries of a group of concurrent requests and queues their drains in
 one step, with an outcome for each request. `GroupCommit` makes the groups: the first caller sends
-its request at once. Requests that arrive during this round trip are queued; afterwards one of the
-queued callers sends all queued requests together. An idle service adds no delay, and under load
+its request at once. Requests that arrive during this round trip are queued; afterwards, one of the
+queued callers sends all queued requests together. So an idle service adds no delay, and under load
 many requests share a round trip, its system calls and Redis's write to the AOF.
 
-There is no background thread: a caller is the sender while it waits for its own answer. So nothing
-has to be shut down, and only callers that still wait are affected if the process is killed.
+There is no background thread to shut down: a caller is the sender while it waits for its own
+answer.
 """
 
 import logging
@@ -107,8 +107,7 @@ class _GroupAnswer(NamedTuple):
 
 
 _Answer = tuple[Any, _GroupAnswer]
-"""The outcome of a request, and what its group has in common. The outcome is the bytes ever added
-to the shard if the request's only entry was added, else a list that begins with `AppendOutcome`."""
+"""The outcome of a request (see `AppendOutcome`), and what its group has in common."""
 
 
 class AppendScript:
@@ -288,7 +287,7 @@ class BacklogAppender:
     def release_idle_connection(self) -> None:
         """Give the connection for appends back to the pool, if it is old and no append runs.
 
-        After a failover, the pool closes a connection in use only when it is given back.
+        After a failover, the pool closes a connection in use only once it is given back.
         """
         self._groups.run_if_idle(self._script.release_old_connection)
 
@@ -302,10 +301,9 @@ class BacklogAppender:
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the answer to the first attempt of a request; None if Redis remembers no answer.
 
-        `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`).
-        If `append` waits for replicas or disks, always return None, so that the caller calls
-        `append` for a repeated request, too. `append` returns the first answer only when replicas
-        and disks have the entries of the first attempt.
+        `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`). Always
+        return None if `append` waits for replicas or disks: `append` then returns the first answer,
+        once they have the entries of the first attempt.
         """
         if self._waits:
             return None
@@ -353,9 +351,9 @@ class GroupCommit:
         sender, and must elect the next sender: all later callers wait for that."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
-        """Send a request, alone or in a group, and return the answer to it.
+        """Send a request, alone or in a group, and return its answer.
 
-        The request is sent again if the connection breaks, so adding its entries twice must be
+        If the connection breaks, the request is sent again, so adding its entries twice must be
         safe.
 
         Raises:
@@ -394,8 +392,8 @@ class GroupCommit:
         try:
             pending.wakeup.wait()
         except BaseException:
-            # A waiting greenlet may be killed by a timeout. Its request must leave the queue unless
-            # it is sent already. If it was elected in the meantime, another caller must send.
+            # A timeout may kill a waiting greenlet. Its request must leave the queue, if it was not
+            # sent. If the greenlet was elected meanwhile, another caller must send.
             with suppress(ValueError):
                 self._queue.remove(pending)
             if pending.elected:

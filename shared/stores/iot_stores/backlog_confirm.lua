@@ -1,5 +1,5 @@
--- Write something, so that the next WAIT or WAITAOF over the same connection covers all earlier writes, of any
--- connection: Redis makes it wait only until the last write of its own connection is confirmed.
+-- Write something. WAIT and WAITAOF wait only for the last write of their own connection: with this write, they cover
+-- all earlier writes of any connection.
 -- KEYS: counters.
 -- HDEL comes first, because it needs no memory: a full Redis refuses HSET unless the script has written already.
 redis.call('HDEL', KEYS[1], 'confirmed')

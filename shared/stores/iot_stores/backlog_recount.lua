@@ -1,10 +1,10 @@
--- Recount the counters of the backlog if one of them is damaged. A damaged counter is not a number, so
--- another program wrote it; or more bytes were removed from a shard than added to it. Recount all of them, too,
--- if the key is missing or holds a value of another type.
--- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams,
--- prefix of the names of the streams of held entries.
--- Returns the names of the damaged counters; for a missing key, of the counters that are not 0; for a key of another
--- type, the key, too. Empty if nothing was changed.
+-- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
+-- type. A counter is damaged if it is not a number (another program wrote it), or if more bytes were removed from a
+-- shard than added.
+-- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
+-- names of the streams of held entries.
+-- Returns the names of the damaged counters; empty if nothing was changed. If the key was missing: the counters that
+-- are not 0 now. If the key had another type: these counters and the key.
 local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
 -- Lua numbers are doubles: they are exact up to 2^53, which has 16 digits.

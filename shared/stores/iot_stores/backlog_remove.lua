@@ -1,7 +1,7 @@
--- Remove the entries of drains from the streams of their shards, and move some of them to the held entries.
--- Changes nothing of a shard whose stream lacks the last entry to remove. So a repeated call is harmless, and so is
--- a call that reaches another master after a failover: if the failover lost the entry, and the new master's clock
--- is behind, the stream has new entries with lower ids, which no drain has read.
+-- Remove the entries of drains from the streams of their shards, and move some of them to the held entries. Skips a
+-- shard whose stream lacks the last entry to remove. So a repeated call is harmless. So is a call that reaches a new
+-- master which lacks the entry: if its clock is behind, its stream has new entries with lower ids, which no drain has
+-- read.
 --
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
 -- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to

@@ -1,7 +1,7 @@
 """Vault records cached in Redis, and Redis keys that hide cached records of old passwords.
 
-After a change of password, a Redis key with the old lookup in its name holds the id of the vault
-that no longer has this lookup. Processes ignore cached records of this vault under this lookup.
+After a change of password, a Redis key with the old lookup in its name holds the vault's id.
+Processes then ignore cached records of this vault under this lookup.
 """
 
 import struct
@@ -55,9 +55,9 @@ def hide_records(
 ) -> None:
     """Hide the vault's records under the lookups of its old password, for `HIDE_SECONDS`.
 
-    This also hides a record that is cached later, by a process that read Postgres before the change
-    of the password. Only records of this vault are hidden, because a new vault may be created under
-    the old password. `client` may be a pipeline.
+    This also hides a record that a process caches later, because it read Postgres before the
+    change. Records of other vaults stay visible: a new vault may get the old password. `client` may
+    be a pipeline.
     """
     for lookup in lookups:
         client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
@@ -66,8 +66,7 @@ def hide_records(
 def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
     """Undo `hide_records` for a lookup, because the vault got this password back.
 
-    If the lookup was hidden for another vault, that vault's records stay hidden, and
-    `former_vaults` still finds it.
+    If the lookup is hidden for another vault, nothing changes.
     """
     if former_vaults(client, names, [lookup]) == [vault_id.bytes]:
         delete_key(client, names.changed_lookup(lookup))
@@ -76,8 +75,11 @@ def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: 
 def former_vaults(
     client: "Redis", names: KeyNames, lookups: Iterable[bytes]
 ) -> "list[bytes | None]":
-    """Return, for each lookup, the id of the last vault that had the lookup and lost it in the last
-    25 hours, because the vault was erased or got another password; None if there was no such vault.
+    """Return, for each lookup, the id of the vault that lost it in the last 25 hours; None if no
+    vault lost it.
+
+    A vault loses a lookup when it is erased or gets another password. If several vaults lost the
+    lookup, the last one counts.
 
     Raises:
         RedisError: Redis can't serve.

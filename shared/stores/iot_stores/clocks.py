@@ -49,8 +49,8 @@ def postgres_ahead(connection: Connection) -> float:
 
 
 def _minimum_skew(read_clock: Callable[[], int]) -> float:
-    # The other clock was read at an unknown moment between the two local times. Only a time outside
-    # that interval is skew, so a slow network never makes the skew larger.
+    # The remote clock was read at an unknown moment between the two local times. Only a remote time
+    # outside this interval is skew, so a slow network never makes the skew larger.
     sent = int(time.time() * 1000)
     remote = read_clock()
     received = int(time.time() * 1000)
@@ -130,8 +130,8 @@ class ClockWatch:
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
-        Postgres is queried only if the clocks of this process and Redis differ, to find which of
-        the two is wrong. Beyond a skew of `max_seconds` the process is not ready.
+        Postgres is queried only if the clocks of this process and Redis differ, to find the wrong
+        one. With a skew above `max_seconds`, the process is not ready.
         """
         self._client = client
         self._connect = connect

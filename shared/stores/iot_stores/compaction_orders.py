@@ -20,15 +20,15 @@ SCAN_SECONDS = 300
 FULL_SCAN_SECONDS = 86_400
 """Shortest time between two scans of a vault's whole history."""
 COMPACTED_SECONDS = 30 * 86_400
-"""Time until the next full scan if a full scan found nothing to merge. A full scan is costly: it
-reads the index of every month."""
+"""Time between two full scans if the first found nothing to merge. A full scan reads the index of
+every month."""
 
 
 class CompactionOrders:
     """The list of waiting orders, and for each vault the times of its scans for small segments.
 
-    A scan is a search of an API process in Postgres for small segments of a vault to merge. Redis
-    keys that expire prevent scans of the same vault at short intervals.
+    In a scan, an API process searches Postgres for small segments of a vault to merge. Redis keys
+    that expire prevent frequent scans of the same vault.
     """
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:

@@ -1,9 +1,9 @@
 """Orders of API processes to replay or drop a dead letter, which a writer carries out.
 
-The API can't do this itself, because its Redis user has no permission to delete dead letters. A
-hash in Redis holds at most one order for each letter, under the letter's id. An order names the
-client that asked for it. Orders are sealed, so only a process with the transit keys can make them.
-A lost order does no harm: the letter stays.
+The Redis user of the API has no permission to delete dead letters. A hash in Redis holds at most
+one order for each letter, under the letter's id. An order names the client that asked for it. It is
+sealed, so only a process with the transit keys can make it. A lost order does no harm: the letter
+stays.
 """
 
 import json
@@ -82,8 +82,9 @@ class DeadLetterOrders:
     def waiting(self) -> dict[str, LetterOrder | None]:
         """Return the waiting orders by the id of their letter; None for an order that is not valid.
 
-        An order is valid only if a transit key opens it and it names the letter under whose id it
-        is stored: somebody who can write to Redis may have copied the order for another letter.
+        An order is valid if a transit key opens it and it names the letter whose id it is stored
+        under. Without the second condition, somebody who can write to Redis could copy an order to
+        another letter.
         """
         found = self._client.hgetall(self._names.dead_letter_orders)
         named = {

@@ -1,7 +1,7 @@
 """Erased vaults: their tombstones in Postgres, and what Redis still has of them.
 
-`erase` deletes the record of a vault and writes a tombstone, in one transaction. Nothing opens the
-vault from then on, and nothing can be stored for it. API processes remove the vault's records from
+`erase` deletes the record of a vault and writes a tombstone, in one transaction. From then on,
+nothing opens the vault or stores readings in it. API processes remove the vault's records from
 Redis; writers delete its segments, held entries and dead letters. Each of these steps is repeated
 until it is noted in the tombstone, so a process may be killed at any point.
 """
@@ -85,13 +85,13 @@ class Erasures:
         """Delete the record of a vault, write its tombstone, and add `event` to the audit log, in
         one transaction.
 
-        Return True if this or an earlier call erased the vault; False if Postgres has no such vault
+        Return whether this or an earlier call erased the vault; False if Postgres has no such vault
         under any of the lookups.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve; the vault may have been erased or not. Or
-                processes of version 0.1 may still run, which could store readings for an erased
-                vault; then nothing was erased.
+                nothing was erased, because processes of version 0.1 may still run: they could store
+                readings for an erased vault.
             UnavailableError: the database can't append to the audit log; nothing was erased.
         """
 

@@ -1,8 +1,7 @@
 """Forgotten entries: entries so old that the ledger may have deleted their session.
 
-Without the session, it is unknown whether the entry is stored. Forgotten entries come from an old
-backup of Redis or from a dead letter. An entry whose session is in the ledger is stored exactly
-once at any age.
+Without the session, nobody knows whether the entry is stored. Forgotten entries come from an old
+backup of Redis or from a dead letter.
 """
 
 from collections.abc import Sequence
@@ -38,8 +37,8 @@ class DatedEntry(NamedTuple):
     def is_older_than(self, moment: int) -> bool:
         """Return whether the entry was both received and sealed before `moment`.
 
-        `moment` is in Unix milliseconds. If only one of the two times is before `moment`, the
-        answer is False, because the clock that gave this time may have been behind.
+        `moment` is in Unix milliseconds. If only one of the two times is before `moment`, its clock
+        may have been behind: return False.
         """
         return max(self.received, self.sealed) < moment
 
@@ -64,9 +63,9 @@ def find_forgotten(
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
     """Return whether a dead letter's entry is forgotten (`find_forgotten`). Ask before a replay.
 
-    A replay gives the entry a new id, so a drain would no longer see that it is old, and might
-    store it a second time. Return False if the letter can't be opened: a writer can't open it
-    either, so it never stores the entry. `now` is the time by Redis's clock.
+    A replay gives the entry a new id, so a drain can't see that the entry is old, and might store
+    it a second time. Return False if the letter can't be opened: a writer then never stores the
+    entry. `now` is the time by Redis's clock.
     """
     try:
         sealed = decode_entry(opener.open(letter.shard, letter.sealed).content).sealed_at

@@ -37,8 +37,8 @@ TOTALS = {
         "bytes_out": "iot_drain_written_bytes_total",
     },
 }
-"""The totals in the heartbeats of each service, and the metric of each total. A total is the value
-of a counter, or the sum of a histogram. `/api/status` has the rate of each total."""
+"""By service: the totals in its heartbeats, and the metric of each total. A total is the value of a
+counter, or the sum of a histogram. `/api/status` has the rate of each total."""
 _GAUGES = {
     "api": "iot_api_heartbeat_timestamp_seconds",
     "writer": "iot_writer_heartbeat_timestamp_seconds",

@@ -1,8 +1,8 @@
 """The history: all segments, in Postgres, partitioned by month of receipt.
 
 A read selects segments, not readings: Postgres knows only the bounds of a segment, since its
-content is encrypted. Most of this file finds the segments of a page without reading all segments of
-the vault.
+content is encrypted. Most of this file finds the segments of a page without reading the whole
+vault.
 """
 
 import logging
@@ -251,11 +251,12 @@ def _first_matching(
     parameters: dict[str, object],
     page_range: PageRange,
 ) -> Segments:
-    """Yield matching segments in order: first those among the next hundreds of segments, which
-    Postgres tests in order; then, if the caller needs more, all others, which Postgres sorts.
+    """Yield matching segments in order, in two steps.
 
-    Either plan alone has a bad case. If nothing matches, testing in order reads the whole vault for
-    each page. If everything matches, sorting sorts the whole vault.
+    First, Postgres tests the next few hundred segments in order. If the caller needs more, Postgres
+    selects and sorts all other matching segments. Each step alone has a bad case: if nothing
+    matches, the first would read the whole vault for each page; if everything matches, the second
+    would sort the whole vault.
     """
     position = page_range.after or _LAST[not page_range.descending]
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)

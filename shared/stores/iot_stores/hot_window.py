@@ -1,7 +1,7 @@
 """The hot window: encrypted segments of the last minutes, in Redis.
 
 Each vault has an index of its segments by time of receipt. Each shard has a *cover* with a time
-`since`: the indexes have every stored reading that the shard received from this time on, except for
+`since`: the indexes have every stored reading that the shard received since then, except for
 readings that are too old for the window. A read within the cover needs no query of Postgres.
 
 The cover must never claim a segment that the window lacks:
@@ -9,22 +9,21 @@ The cover must never claim a segment that the window lacks:
 - The cover holds the position of the last drain in the window. If a writer is killed between its
   commit in Postgres and its write here, the next drain begins after the cover's position, so it
   moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
-- If Postgres was restored and lacks drains that the window has, `since` moves past all of them.
+- If Postgres was restored and lacks drains that the window has, `since` moves past these drains.
   Their entries may be stored again, in other segments. Postgres may even reach the cover's position
   again, with other ids: to detect this, the cover also holds the next id after the last drain.
 - The window may have its own Redis, which may have been away during drains, or restored to an
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
-- After a change of `IOT_SHARDS`, entries of a vault may still wait in the vault's earlier shard.
-  The cover of the vault's new shard says nothing about their drain. A process with the old number
-  may drain them. So each drain of entries of other shards, or of entries that the window may lack,
-  records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use the window only for
-  readings received after this time.
-- Redis may come back with older data. Erased segments may then be back. If the backlog is in the
-  same Redis, the position is as old as the cover, so comparing them shows nothing. But Redis takes
-  another replication id whenever it starts, and at a failover. A cover holds the id of the Redis
-  that it was written in, and is valid only in a Redis with this id.
+- After a change of `IOT_SHARDS`, entries of a vault may wait in the vault's earlier shard, and the
+  cover of its new shard says nothing about them. So each drain of such entries, or of entries that
+  the window may lack, records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads
+  use the window only for readings received after this time.
+- Redis may restart with older data, in which erased segments are back. If the backlog is in the
+  same Redis, its position is as old as the cover and reveals nothing. So a cover also holds Redis's
+  replication id, and is valid only under this id: Redis takes another id at each start and
+  failover.
 """
 
 import re
@@ -47,14 +46,14 @@ from .store_states import is_wrong_type
 from .stream_entries import stream_order
 
 _MARGIN_MS = 1000
-"""Segments that expire within this time do not count as kept, because a read takes some time."""
+"""Segments that expire within this time count as gone, because a read takes some time."""
 _FIRST_FETCH, _MAX_FETCH = 4, 64
 """Number of payloads in one round trip."""
 _FETCH_BYTES = 4 * 2**20
 """Approximate size of the payloads in one round trip."""
 _LATE_SECONDS = 120
-"""A writer may add segments to the window up to this long after it stored them: the timeout of its
-job."""
+"""The longest time between storing segments and adding them to the window: the timeout of the
+writer's job."""
 MAX_PAYLOAD_BYTES = 2 * 2**20
 """A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
 Postgres."""
@@ -90,10 +89,10 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What the window has of the readings that a vault received since a time."""
+    """What the window has of the readings that a vault received since `begin`."""
 
     begin: int
-    """This time, in Unix milliseconds by the clock of the backlog's Redis."""
+    """In Unix milliseconds, by the clock of the backlog's Redis."""
     bounds: Sequence[SegmentBounds] | None
     """The bounds of all segments with these readings; None if the window may lack some."""
 
@@ -114,11 +113,12 @@ class Cover:
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds all readings that the shard received from `since` on.
+        """Return whether the window holds all readings that the shard received from `since` to
+        `now`.
 
-        This says nothing of readings that drains after `self.position` stored (see `reaches`).
-        Segments expire, so a `since` that is `self.seconds` or more before `now`, the current time,
-        gives False. Times are Unix milliseconds.
+        Times are Unix milliseconds. Readings of drains after `self.position` do not count (see
+        `reaches`). Segments expire, so return False if `since` is `self.seconds` or more before
+        `now`.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
@@ -133,12 +133,11 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class RecentSegments:
-    """Segments of vaults in the window, and the covers of shards, which are read twice: before and
-    after the segments.
+    """The latest segments of vaults, and the covers of shards, read before and after the segments.
 
     A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if the
-    shard has a valid cover both times, drains appear in order: if `bounds` has segments of one
-    drain of the shard, it also has the segments of all earlier drains within the two covers.
+    shard has both covers, no drain is skipped: where `bounds` has segments of a drain, it also has
+    the segments of all earlier drains within the two covers.
     """
 
     before: Mapping[int, Cover]
@@ -202,8 +201,8 @@ class HotWindow:
     def _large_payloads(self, drain: DrainedShard) -> Iterator[Sequence[str | int | bytes]]:
         """Yield a SET command for each payload that is too large for an argument of the script.
 
-        Payloads that the window would not keep are left out: those larger than `MAX_PAYLOAD_BYTES`,
-        and those of imported segments that are too old for the window.
+        Payloads that the window does not keep are left out: larger than `MAX_PAYLOAD_BYTES`, or of
+        imported segments that are too old.
         """
         horizon = stream_order(drain.after.position)[0] - self._seconds * 1000
         for segment in drain.segments:
@@ -328,10 +327,10 @@ class HotWindow:
         )
 
     def outdated(self, shards: Sequence[int]) -> list[int]:
-        """Return the shards whose cover names another replication id than Redis has now, or was
-        overwritten by another program.
+        """Return the shards whose cover is not valid any more.
 
-        These covers are not valid. With another id, Redis has restarted or failed over since.
+        Redis has restarted or failed over since the cover was written, so that its replication id
+        differs, or another program has overwritten the cover.
         """
         if not (self._seconds and self._usable()):
             return []

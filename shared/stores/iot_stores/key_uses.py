@@ -30,9 +30,9 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
     """
     client, names = stores.redis, stores.names
     queued = [names.stream(shard) for shard in stores.backlog.shards()]
-    # Writers move entries between the backlog and the other two places meanwhile, in both
-    # directions. Reading the other two before and after the backlog finds each entry that moves
-    # once.
+    # Meanwhile, writers move entries between the backlog, the held entries and the dead letters.
+    # Held entries and dead letters are read before and after the backlog, so that an entry that
+    # moves once is found.
     held, dead = _held(stores), _dead(stores)
     waiting = _entries(client, queued)
     held, dead = held | _held(stores), dead | _dead(stores)

@@ -1,9 +1,8 @@
 """The ledger: Postgres's record of which entries are stored.
 
-A drain writes the ledger in the transaction of its segments, so both are committed or neither is:
-this makes readings stored exactly once. A writer that is killed before the commit leaves nothing;
-one that is killed after the commit leaves its entries in the stream, and the next drain finds them
-in the ledger and skips them.
+A drain writes the ledger and its segments in one transaction, so each reading is stored exactly
+once. If the writer is killed before the commit, nothing is stored. If it is killed after the
+commit, its entries are still in the stream: the next drain finds them in the ledger and skips them.
 
 Each session numbers its entries of a shard 1, 2, 3, ... The ledger keeps the highest stored number
 and the missing numbers below. So entries may arrive in any order and any number of times, and the
@@ -148,8 +147,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries are marked in this way. Otherwise, a held entry could count as stored, because
-        `mark_stored` adds at most `MAX_MISSING` of the skipped numbers to `missing`.
+        Held entries are marked in this way: without the mark, a held entry could count as stored,
+        because `mark_stored` adds at most `MAX_MISSING` of the skipped numbers to `missing`.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -202,8 +201,8 @@ def begin_drain(
 
     `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
     other shards. The next reading of a shard then gets an id above the ids of all shards, so that
-    the ids of a vault still rise. The returned `received_max` is the maximum of all shards, so that
-    the shard's cover in the hot window begins after the readings of all shards.
+    the ids of a vault keep rising. The returned `received_max` is the maximum of all shards, so
+    that the shard's cover in the hot window begins after the readings of all shards.
 
     To detect a change, the row of each shard has the number of shards at the shard's last drain.
     The first drain after a change sets this number to 0 in the rows of all other shards, so that

@@ -26,8 +26,8 @@ from .process_reports import ProcessReport, process_name
 EXPIRY_SECONDS = 15
 """Maximum time for which a report outlives its process."""
 _MAX_RQ_HEARTBEAT_SECONDS = 60.0
-"""A writer of an earlier version, which does not report, counts as gone if its heartbeat in RQ is
-older than this."""
+"""Writers of an earlier version do not report: such a writer counts as gone if its heartbeat in RQ
+is older than this."""
 _SCAN_COUNT = 1000
 _GAUGES = {"api": "iot_api_master_key_loaded", "writer": "iot_writer_master_key_loaded"}
 

@@ -1,15 +1,14 @@
-"""Keys of the backlog and of RQ that hold a value of another type than the service stores there.
+"""Keys of the backlog and of RQ whose value has the wrong type.
 
 Redis refuses each command on such a key (WRONGTYPE). Another program wrote the value, or an
-operator did by mistake. What the service had stored in the key is lost by then, so deleting the
-key loses nothing more.
+operator by mistake. What the service had stored in the key is lost already, so deleting the key
+loses nothing more.
 
 A later version must not change the type of one of these keys under the same name: during a rolling
 update, writers of this version would delete the key.
 
-The code that uses the other keys deletes or replaces them: for example, `backlog_recount.lua` for
-the counters, `hot_window_write.lua` for the hot window, and the scripts of held entries for held
-entries.
+The code that uses the other keys repairs them itself, for example `backlog_recount.lua`,
+`hot_window_write.lua` and the scripts of held entries.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from .scripts import load_script
 
 
 class MistypedKeys:
-    """Deletes the keys that hold a value of another type than the service stores there."""
+    """Deletes the keys whose value has the wrong type."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client
@@ -31,7 +30,7 @@ class MistypedKeys:
         self._delete = load_script(client, "mistyped_keys_delete.lua")
 
     def delete(self, shards: Iterable[int]) -> list[str]:
-        """Delete the keys of the backlog and of RQ that have another type. Return their names.
+        """Delete the keys of the backlog and of RQ that have the wrong type. Return their names.
 
         `shards`: the shards whose keys are checked.
 

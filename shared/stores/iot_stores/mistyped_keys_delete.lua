@@ -1,5 +1,4 @@
--- Delete keys that hold a value of another type than the service stores there. Another program wrote such a
--- value; the service can't use it.
+-- Delete keys whose value has the wrong type: another program wrote the value, and the service can't use it.
 -- KEYS: the keys. ARGV: the type of each key; none: the key must not exist.
 -- Returns the deleted keys.
 local reads = {

@@ -71,7 +71,7 @@ class PoolBusyError(PoolTimeout):
 
 
 class NoAnswerError(psycopg.OperationalError):
-    """A connection was checked before it was used, and did not answer in time."""
+    """Postgres did not answer the check of a connection in time."""
 
     def __init__(self) -> None:
         super().__init__("Postgres does not answer")
@@ -105,9 +105,9 @@ class Pool(ConnectionPool[Connection]):
     (`is_server_state`). New connections resolve the name again.
 
     An idle client does not notice when an administrator, `idle_session_timeout` or a restart of
-    PgBouncer ends its session. So this class checks each connection before it is used. It does not
-    use psycopg_pool's own check, which pauses for 1 s after the second ended session and for 2 s
-    after the third: after these 3 s (`WAIT_SECONDS`), the request that waits would fail.
+    PgBouncer ends its session. So this class checks each connection before it is used.
+    psycopg_pool's own check pauses for 1 s after the second ended session and for 2 s after the
+    third: a waiting request would then fail (`WAIT_SECONDS`).
     """
 
     _in_use = 0
@@ -261,9 +261,9 @@ def short_query(
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
     """Run the block in a transaction, which Postgres ends if this process hangs.
 
-    Otherwise, reads and drains could wait for the locks of a process as long as it hangs. If the
-    block uses COPY, set `copies`: then Postgres also limits the time of each statement, because the
-    idle limit does not apply in the middle of a COPY.
+    So other processes do not wait for its locks. If the block uses COPY, set `copies`: the idle
+    limit does not apply in the middle of a COPY, so Postgres also limits the time of each
+    statement.
     """
     with connection.transaction():
         connection.execute(TIMEOUTS if copies else IDLE_LIMIT)

@@ -28,7 +28,7 @@ class ProcessReport(ABC):
     """A report about this process, sent to Redis every few seconds."""
 
     consequence: str
-    """The consequence that the log states if the report can't be sent."""
+    """What the log says happens if the report can't be sent."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ProcessReport(ABC):
     def report(self) -> None:
         """Send a report, at most once in `REPORT_SECONDS`; else do nothing.
 
-        A report that can't be sent is logged and not sent again: the next one has newer values.
+        If the report can't be sent, log the error: the next report has newer values.
         """
         now = time.monotonic()
         if now < self._next:

@@ -44,8 +44,8 @@ def insert_vault(
     lookup.
 
     Without `audit`, nothing is appended. If the database can't append to the audit log, for example
-    because an API process starts before the migration, the vault is inserted all the same: readings
-    matter more than the audit log.
+    before the migration, the vault is inserted all the same: readings matter more than the audit
+    log.
     """
     if audit is None:
         return connection.execute(_INSERT, values).rowcount > 0

@@ -1,10 +1,9 @@
 """Connection pools for Redis that reconnect after a failover.
 
-After a failover the host name in the URL resolves to the new master, but open connections still
-lead to the old one, which answers with an error such as READONLY. An error that is about the whole
-server and not about the command (`store_states` lists them) closes all open connections: idle
-connections at once, connections in use when they are returned. The next command opens a new
-connection, which resolves the name again.
+After a failover the host name in the URL resolves to the new master, but open connections lead to
+the old one, which answers with an error such as READONLY. An error that concerns the server and not
+the command (see `store_states`) closes all connections: idle ones at once, those in use when they
+are returned. The next command opens a new connection, which resolves the name again.
 """
 
 import time
@@ -39,8 +38,8 @@ class RefusalParser(_HiredisParser):
         """Return the exception for an error reply."""
         error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]
         state = state_of(error)
-        # With each connection, redis-py asks for subcommands of CLIENT that old servers don't know.
-        # WRONGTYPE concerns a key: another server would not answer otherwise.
+        # redis-py sends subcommands of CLIENT over each connection, which old servers don't know.
+        # WRONGTYPE concerns a key: another server would answer the same.
         if state is not None and state.code not in {"NOCOMMAND", "WRONGTYPE"}:
             self.on_refusal()
         return error
@@ -52,8 +51,8 @@ class _RenewingPool(ConnectionPool):
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection. If the server later refuses a command over this connection,
-        because the server can't serve, all connections of the pool are closed (`renew`)."""
+        """Return a new connection. If the server later answers over it that the server can't serve,
+        all connections of the pool are closed (`renew`)."""
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)

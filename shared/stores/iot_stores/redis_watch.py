@@ -1,7 +1,7 @@
 """Checks that a Redis belongs to this installation, and that its settings are safe.
 
-The settings are safe if Redis evicts no keys and, in case it holds the backlog, writes an AOF. For
-the backlog, IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings.
+The settings are safe if Redis evicts no keys. The backlog's Redis must also write an AOF; for it,
+IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings.
 
 Redis is marked with the id of the installation, which is stored in Postgres. The check runs before
 the first use, every second in a thread, and in `/readyz`. Requests use the result of the last
@@ -111,8 +111,8 @@ class RedisWatch:
         self._verdict: Verdict | None = None
         """The verdict of the check `_verdict_number`; None: unknown."""
         self.safe = False
-        """Whether the last check found that Redis may get readings. A PUT reads this attribute, and
-        calls `require_safe` only if it is False.
+        """Whether the last check found that Redis may get readings. If it is False, a PUT calls
+        `require_safe`.
         """
         self._verdict_number = 0
         self._check_numbers = itertools.count(1)
@@ -156,8 +156,8 @@ class RedisWatch:
     def keeps_indexes(self) -> bool:
         """Return whether this Redis belongs to this installation and evicts no keys.
 
-        Otherwise, an index of the hot window may be missing, and reads would miss segments. If
-        there is no verdict because Postgres is away, return True: reads need the hot window then.
+        If not, an index of the hot window may be missing, and reads would miss segments. If there
+        is no verdict because Postgres is away, return True: reads need the hot window most then.
 
         Raises:
             RedisError: there is no verdict, because Redis is away.
@@ -253,12 +253,11 @@ class RedisWatch:
         )
 
     def _loaded(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return the INFO of a server that has loaded its data: `info`, or a newer one.
+        """Return `info`; if the server was loading its data, return a newer INFO.
 
-        While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes, because
-        nothing is written to the AOF meanwhile (Redis 6.2, 7.0; Valkey 9). If `info` says that
-        the server is loading, INFO is read again. The server may have finished by then, because the
-        script that marks Redis runs in between: redis-py repeats it if Redis answers LOADING.
+        While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes (Redis
+        6.2, 7.0; Valkey 9). The server has usually finished by now: redis-py repeats the script
+        that marks Redis while Redis answers LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.
@@ -336,8 +335,8 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
-    """Return whether Redis evicts keys, a text on its unsafe settings, and a text on the settings
-    that it does not report. A text is empty if there are no such settings."""
+    """Return (whether Redis evicts keys, unsafe settings, settings that Redis does not report). The
+    last two are texts, empty if there are no such settings."""
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

@@ -1,8 +1,8 @@
 """Rewrap vault records: encrypt the outer wrap again, with the primary master key.
 
 This needs no password. Each change is a compare-and-swap on the old wrap, so processes may change
-records meanwhile. The key id in a record says whether the record is done: another call resumes a
-rewrap that was killed.
+records meanwhile. The key id in a record says whether the record is done, so a rewrap that was
+killed can be repeated.
 """
 
 import uuid
@@ -99,8 +99,8 @@ class Rewrap:
         """Rewrap the records in Redis that `rewrap_postgres` did not rewrap. Scans all keys.
 
         These are records that a process read in Postgres before the rewrap and cached afterwards,
-        and records of vaults that Postgres lacks. Records of erased vaults are removed: an old copy
-        of Redis may have brought them back.
+        and records of vaults that Postgres lacks. Records of erased vaults, which an old copy of
+        Redis may have brought back, are removed.
 
         Raises:
             psycopg.Error, RedisError: a store is away. What is done stays.
@@ -162,16 +162,15 @@ class Rewrap:
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
         """Return the new value for the Redis key `name`; empty to remove the record.
 
-        A record that no master key opens is removed. Only the record of a replaced vault stays as
-        it is, because Redis has the only copy (see `KeyNames.replaced_vault_record`).
+        A record that no master key opens is removed, because Postgres has the vault's own record.
+        The record of a replaced vault stays: Redis has the only copy
+        (`KeyNames.replaced_vault_record`).
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)
         try:
             return encode_record(rewrap_vault(self._keyring, record))
         except DecryptionError:
-            # No key opens the record. Remove it, because Postgres has the vault's own record. Keep
-            # the record of a replaced vault, which Postgres lacks.
             replaced = name == self._names.replaced_vault_record(record.vault_id.bytes)
             return encode_record(record) if replaced else b""
 

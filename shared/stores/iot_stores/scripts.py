@@ -56,11 +56,11 @@ def load_and_repeat(
     before: Sequence[Sequence[Any]] = (),
     after: Sequence[Sequence[Any]] = (),
 ) -> list[Any]:
-    """Repeat the calls that Redis refused because a restart made it forget the script.
+    """Load a script, and repeat the calls that Redis refused because it does not know the script.
 
-    Load the script first, and put the new answers of these calls into `answers`. The calls are
-    repeated in order, but not in a transaction. Send the commands `before` and `after` over the
-    same connection, and return their answers; return [] if no call was repeated.
+    Put the new answers of these calls into `answers`. Send the commands `before` and `after` over
+    the same connection, and return their answers; return [] if no call was repeated. The calls are
+    repeated in order, but not in a transaction.
 
     Raises:
         RedisError: Redis refused to load the script; or Redis is away, and which calls ran is

@@ -36,7 +36,7 @@ _FETCH = 16
 class StoredAfter:
     """A search for segments of a vault with readings that the caller does not know yet.
 
-    These are readings whose ids are above the caller's highest known id of their shard (`ids`).
+    A reading is unknown if its id is above the highest known id of its shard (`ids`).
     """
 
     vault_id: uuid.UUID
@@ -81,11 +81,11 @@ def measure(connection: Connection, search: StoredAfter) -> FoundSize:
 def stored_after(
     connection: Connection, search: StoredAfter, behind_id: int = 0
 ) -> Generator[StoredSegment, None, None]:
-    """Yield the segments that a search finds and that have an id above `behind_id`, in the order of
-    their first ids.
+    """Yield the segments of a search that have ids above `behind_id`, in the order of their first
+    ids.
 
-    A segment may also have ids up to `behind_id`: a compaction may merge segments of a page that
-    the caller has read with later ones. Needs an open transaction.
+    A segment may also have lower ids: a compaction may have merged segments that the caller has
+    read with later ones. Needs an open transaction.
     """
     with connection.cursor("stored_after", binary=True) as cursor:
         cursor.execute(_SELECT, search.parameters() | {"behind_id": behind_id})

@@ -29,7 +29,7 @@ from .redis_watch import RedisRequirements, RedisWatch, RedisWatchThread
 class Stores:
     """The stores that a process uses. Each store is opened at its first use.
 
-    Opening a store sends nothing: Redis and Postgres are reached by the first command.
+    Opening a store sends nothing. The first command connects to Redis or Postgres.
 
     Every property that needs a Redis client raises `SettingsError` when the URL is invalid.
     """
@@ -46,9 +46,9 @@ class Stores:
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
-        `appends_wait`: whether an append returns only once the replicas and disks that the settings
-        require have the entries. The API sets this, because it acknowledges readings. `wakeup`
-        makes the object with which a thread or greenlet waits while another one sends its append.
+        `appends_wait`: whether appends wait for the replicas and disks that the settings require.
+        The API sets this, because it acknowledges readings. `wakeup` makes the object with which a
+        thread or greenlet waits while another one sends its append.
 
         `hot_window_watch_seconds`: timeout of the checks of the hot window's own Redis; None for
         the timeout that other Redis commands have.
@@ -95,7 +95,7 @@ class Stores:
         """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
 
         The hot window's own Redis may lose all its data: reads then use Postgres. But it must not
-        evict single keys: if the list of a vault's segments were evicted, reads would miss them.
+        evict single keys: without the list of a vault's segments, reads would miss these segments.
         """
         client = self.hot_redis
         if client is self.redis:

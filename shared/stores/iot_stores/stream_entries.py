@@ -33,8 +33,8 @@ class WaitingEntry:
     received: int = field(init=False, compare=False)
     """Time of receipt, in Unix milliseconds of Redis's clock.
 
-    Times of receipt rise within a stream, except for released entries, which keep the time at which
-    they were first received."""
+    Times of receipt rise within a stream, except that released entries keep their first time of
+    receipt."""
     has_valid_time: bool = field(init=False, compare=False)
     """Whether a partition for the entry's times can exist.
 
@@ -61,7 +61,8 @@ class Removal:
 
     shard: int
     last: WaitingEntry
-    """All entries up to and including this one are removed, if it is in the stream."""
+    """All entries up to and including this entry are removed. If it is not in the stream, none
+    is."""
     position: str
     """The shard's position in the ledger after the drain (`ledger.Offset.position`)."""
     next_id: int
@@ -69,16 +70,16 @@ class Removal:
     held: Sequence[HeldEntry] = ()
     """Removed entries that move to the held entries (`held_entries`)."""
     is_uncovered: bool = False
-    """Whether the cover of another shard in the hot window may claim readings of these entries that
-    the window lacks, because `IOT_SHARDS` was changed or is being changed."""
+    """Whether another shard's cover in the hot window may claim readings of these entries that the
+    window lacks. This happens when `IOT_SHARDS` was changed or is being changed."""
 
     @property
     def resets_ids(self) -> bool:
         """Whether to delete the stream once it is empty, so that new ids have the current time.
 
-        True if the time in the id of the last entry is too late for any partition
+        True if the time in the last entry's id is too late for any partition
         (`WaitingEntry.has_valid_time`). Redis makes each new id greater than the last one, so all
-        later entries would have such a time, too.
+        later entries would be too late, too.
         """
         return not self.last.has_valid_time
 

@@ -1,7 +1,7 @@
 """The policy for lookups: which formats and scrypt costs they have. Stored in Postgres.
 
-All processes of an installation read the same policy, so each of them finds the vaults that the
-others create.
+All processes of an installation read the same policy, so each process finds the vaults that other
+processes create.
 """
 
 import logging
@@ -77,10 +77,11 @@ class LookupPolicy:
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Return whether a vault must get a new lookup: it has format 1, or too low a scrypt cost.
+        """Return whether a vault must get a new lookup: it has format 1, or a lower scrypt cost
+        than new vaults.
 
-        The cost is too low if it is below the cost of new vaults. Return False for every vault
-        while new vaults have format 1, and for vaults of format 1 until `old_version_gone`.
+        Return False for every vault while new vaults have format 1, and for vaults of format 1
+        until `old_version_gone`.
         """
         if self.creates_fast_lookups or not self.costs:
             return False
@@ -99,9 +100,9 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
     """Decode the values of `POLICY_COLUMNS`.
 
     Raises:
-        UnavailableError: the policy is invalid: `fast_lookups` is unknown, or a cost is out of
-            range or not above the cost before it. Such a policy is not used, because too low a cost
-            would make passwords cheap to guess, and too high a cost would use up the memory.
+        UnavailableError: `fast_lookups` is unknown, or a cost is out of range or not above the cost
+            before it. Too low a cost would make passwords cheap to guess, too high a cost would use
+            up the memory.
     """
     possible = range(MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N + 1)
     rising = all(cost in possible for cost in costs) and sorted(set(costs)) == list(costs)
@@ -127,9 +128,8 @@ def raise_cost(connection: Connection, cost: int) -> None:
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
     """Finish an upgrade from version 0.1: migrate schema 0003 to 0004. Return whether it was done.
 
-    After that, new vaults get format 2. Do nothing if they do already (the policy is not
-    `FastLookups.CREATED`), or if `iot-sensor migrate` ran less than `after_seconds` ago, because
-    processes of version 0.1 may still run.
+    New vaults then get format 2. Do nothing if they already do, or if `iot-sensor migrate` ran less
+    than `after_seconds` ago, because processes of version 0.1 may still run.
     """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]

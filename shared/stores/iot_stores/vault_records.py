@@ -109,11 +109,11 @@ class VaultRecords:
         self._cache_script = load_script(client, "vault_record_cache.lua")
 
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
-        """Return the record cached in Redis under the first of these lookups that has one, or None.
+        """Return the first record cached in Redis under one of a password's lookups; None if there
+        is none.
 
-        `lookups` are those of one password. Skip records that can't be decoded, and records whose
-        vault has another password now (`hide`). The caller must open the record to know whether it
-        is authentic.
+        Skip records that can't be decoded, and records whose vault has another password now
+        (`hide`). The caller must open the record to know whether it is authentic.
 
         Raises:
             RedisError: Redis can't serve. Then it is unknown whether the password has a vault, even
@@ -132,11 +132,9 @@ class VaultRecords:
         return None
 
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
-        """Return the record in Postgres under the first of these lookups that has one, and the
-        policy.
+        """Return the first record in Postgres under one of a password's lookups, and the policy.
 
-        `lookups` are those of one password. The record and the policy come from the same snapshot.
-        The record is None if Postgres has none; otherwise it is also cached in Redis.
+        Both come from the same snapshot. A record is also cached in Redis.
 
         Raises:
             UnavailableError: the policy in Postgres is invalid.
@@ -203,10 +201,9 @@ class VaultRecords:
     def find_changed(
         self, records: Collection[VaultRecord]
     ) -> list[tuple[VaultRecord, VaultRecord | None]]:
-        """Return those of `records` that differ from the records of the same vaults in Postgres.
+        """Return the records that differ from the record of the same vault in Postgres.
 
-        Return them as pairs (record, record in Postgres). The second is None if Postgres lacks the
-        vault.
+        Return them as pairs (record, record in Postgres; None if Postgres lacks the vault).
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -224,9 +221,8 @@ class VaultRecords:
     def extend_expiry(self, records: Iterable[VaultRecord]) -> None:
         """Cache records in Redis for another day, because they may be the only copies.
 
-        Skip a record that `restore` keeps in Redis without expiry. Skip a record, too, if Redis has
-        the record of another vault under its lookup (see `cache`). If Redis fails, log the error
-        and return.
+        Skip a record that `restore` keeps in Redis without expiry, and a record under whose lookup
+        Redis has another vault (see `cache`). If Redis fails, log the error and return.
         """
         rest = iter(records)
         try:
@@ -263,8 +259,8 @@ class VaultRecords:
     def replace(self, old: VaultRecord, new: VaultRecord) -> bool:
         """Replace the record of a vault in Postgres, then in Redis. Return whether this was done.
 
-        Nothing is done if Postgres does not have the old record. If only Redis fails, the error is
-        logged, and True returned.
+        Nothing is done if Postgres does not have the old record. If only Redis fails, log the error
+        and return True.
 
         Raises:
             PolicyChangedError: the policy for lookups now requires another format or cost.
@@ -308,9 +304,8 @@ class VaultRecords:
     def hide(self, record: VaultRecord) -> None:
         """Remove the record of an old password from the cache in Redis, and keep it hidden.
 
-        A process that read Postgres before the change of the password may cache the record again.
-        So another Redis key tells all processes to ignore it (`hide_records`). If Redis fails, log
-        the error and return.
+        A process that read Postgres before the change may cache the record again: a Redis key tells
+        all processes to ignore it (`hide_records`). If Redis fails, log the error and return.
         """
         try:
             with self._client.pipeline(transaction=True) as pipeline:
@@ -353,9 +348,8 @@ class VaultRecords:
     def cache(self, record: VaultRecord) -> bool:
         """Cache a record in Redis for a day from now.
 
-        Return False, and change nothing, if Redis has the record of another vault under the lookup:
-        that record is the only copy if Postgres has lost the other vault. But a record that `hide`
-        has hidden is replaced.
+        A record that `hide` has hidden is replaced. If Redis has the record of another vault under
+        the lookup, change nothing and return False: that record may be the only copy.
 
         Raises:
             RedisError: Redis can't serve. Redis may have cached the record or not.

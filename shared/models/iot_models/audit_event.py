@@ -112,9 +112,9 @@ def parse_event(line: str) -> dict[str, Value] | None:
 def describe(line: str) -> str:
     """Return an audit record as text for people. `line` is the decrypted record.
 
-    Some kinds of events have a sentence. For an event of another kind, or an event that lacks a
-    field of its sentence, return the kind and the fields, such as `vault_created vault=<uuid>`. If
-    `line` is a sentence already, because an earlier version stored it, return it unchanged.
+    Some kinds of events have a sentence. For other kinds, or if a field of the sentence is missing,
+    return the kind and the fields, such as `vault_created vault=<uuid>`. Return a sentence that an
+    earlier version stored unchanged.
     """
     content = parse_event(line)
     if content is None:

@@ -115,8 +115,8 @@ def last_line(program: str, error: object, form: str) -> None:
 class EventLimit:
     """Limits how many events of each kind are logged, so that a client can't fill the log.
 
-    The caller defines what a kind is. For example, for the request log a kind is the combination
-    of a route, a status, and whether the request was slow.
+    The caller defines the kinds. For example, a kind of the request log is a combination of route,
+    status, and whether the request was slow.
     """
 
     def __init__(self, events: int, seconds: float) -> None:

@@ -132,8 +132,8 @@ class KeyNames:
         return f"{self.prefix}iot:vault:replaced:{vault_id.hex()}"
 
     def changed_lookup(self, lookup: bytes) -> str:
-        """Return the key that holds the id of the vault that had `lookup` until its password was
-        changed."""
+        """Return the key that holds the id of the vault that last lost `lookup`, because it was
+        erased or its password was changed."""
         return f"{self.prefix}iot:vault:changed:{lookup.hex()}"
 
     @property
@@ -152,7 +152,7 @@ class KeyNames:
     def hot_index(self, vault_id: bytes) -> str:
         """Return the key of the sorted set of a vault's segments in the hot window.
 
-        Segments are sorted by their last time of receipt.
+        The score of a segment is its last time of receipt.
         """
         return f"{self.prefix}iot:hot:index:{vault_id.hex()}"
 
@@ -172,14 +172,18 @@ class KeyNames:
         return f"{self.prefix}iot:hot:cover:{shard}"
 
     def compaction_looked(self, vault_id: bytes) -> str:
-        """Return the key that a process sets before it searches the newest segments of a vault for
-        small segments to merge. Until the key expires, no other search of these segments begins.
+        """Return the key that a process sets before it searches a vault's latest segments for small
+        ones to merge.
+
+        While the key exists, no other process begins this search.
         """
         return f"{self.prefix}iot:compaction:looked:{vault_id.hex()}"
 
     def compaction_looked_back(self, vault_id: bytes) -> str:
-        """Return the key that a process sets before it searches the whole history of a vault for
-        small segments to merge. Until the key expires, no other search of the history begins.
+        """Return the key that a process sets before it searches a vault's whole history for small
+        segments to merge.
+
+        While the key exists, no other process begins this search.
         """
         return f"{self.prefix}iot:compaction:looked-back:{vault_id.hex()}"
 
@@ -198,8 +202,8 @@ class KeyNames:
     def loaded_keys(self, process: str) -> str:
         """Return the Redis key of a process's report: which master keys the process has loaded.
 
-        The report holds ids and fingerprints of the master keys, and not the master keys. It
-        expires a few seconds after the process ends.
+        The report has only the ids and fingerprints of the keys. It expires a few seconds after the
+        process ends.
         """
         return f"{self.prefix}iot:loaded:{process}"
 

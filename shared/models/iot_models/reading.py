@@ -25,7 +25,7 @@ MISSING_TIME = -1
 SEPARATOR = b"\0"
 """Separates the `freeform` texts of a batch. Valid JSON never contains this byte."""
 _LONG_TEXT_BYTES = 32
-"""Average length of a text from which `count_texts` uses `replace` instead of `count`."""
+"""If texts have at least this average length, `count_texts` counts with `replace`, not `count`."""
 
 
 def count_texts(freeform: bytes, expected: int) -> int:

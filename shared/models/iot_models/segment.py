@@ -8,8 +8,8 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
 - the `freeform` texts
 
 In the order of receipt, the ids in a drain's segment are `ID_STRIDE` apart, so they are not stored.
-If the columns have another order, the segment also stores each reading's position in the order of
-receipt, or else the ids and times of receipt as two more columns. A merged segment has these two.
+In another order, the segment also stores each reading's position in the order of receipt, or, as a
+merged segment does, two more columns: ids and times of receipt.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 

@@ -267,10 +267,10 @@ def encode_merged(
 
 
 def may_share_key(data: bytes) -> bool:
-    """Return whether other segments could have the same key as an encoded segment (`data`).
+    """Return whether other segments may have the same key as an encoded segment.
 
-    Older versions encrypted all segments of a merge with one key. True means that this is possible,
-    not that it is so. Only the first bytes of `data` are decompressed.
+    Older versions encrypted all segments of a merge with one key. Only the first bytes of `data`
+    are decompressed.
 
     Raises:
         FormatError: `data` is not an encoded segment.

@@ -63,8 +63,8 @@ def replace_file(
 def is_unicode(text: str) -> bool:
     """Return whether a text can be encoded in UTF-8.
 
-    A text with surrogates can't be encoded. A text has surrogates if Python read bytes that are not
-    UTF-8 (with the error handler `surrogateescape`).
+    A text that Python decoded from other bytes than UTF-8 (error handler `surrogateescape`) has
+    surrogates, which can't be encoded.
     """
     try:
         text.encode()

@@ -1,8 +1,7 @@
 """Traces of one process. While tracing is off, OpenTelemetry is not even imported.
 
-`is_requested` reads the variables of OpenTelemetry. Code that is traced uses the functions of this
-module, which do nothing while tracing is off. `wrap` and `is_on` are called when an object is
-built, so they cost nothing per request.
+Traced code uses the functions of this module, which do nothing while tracing is off. `wrap` and
+`is_on` are called when an object is built, so they cost nothing per request.
 
 A span never holds a password, a token, a reading, a path or the message of an error.
 """

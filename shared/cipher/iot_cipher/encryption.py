@@ -10,9 +10,9 @@ a chunk key, which is derived from the vault's data key and a salt:
 
     version (1) | salt (16) | nonce (12) | ciphertext and tag
 
-A ciphertext is authenticated together with its place: an entry with its shard, a segment with its
-vault and its bounds (the lowest and highest ids and times). So decryption fails if somebody has
-moved an entry to another shard or a segment to another vault, or has changed a segment's bounds.
+An entry is authenticated together with its shard, a segment together with its vault and its bounds
+(the lowest and highest ids and times). So decryption fails if somebody has moved an entry to
+another shard or a segment to another vault, or has changed a segment's bounds.
 """
 
 import hmac
@@ -134,9 +134,7 @@ def shard_of(vault_id: bytes, shards: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SealedSegment:
-    """A segment as it is stored: its vault, its ciphertext, and the unencrypted lowest and highest
-    ids and times of its readings (`bounds`).
-    """
+    """A segment as it is stored: its vault, its unencrypted bounds and its ciphertext."""
 
     vault_id: uuid.UUID
     bounds: SegmentBounds
@@ -256,8 +254,8 @@ def decode_entry(data: bytes) -> Entry:
         freeform,
         None if form == ENTRY_FORMAT else array("q", content[2 * column : texts]),
     )
-    # Checked before the readings get into a segment: here, a bad entry becomes a dead letter. In a
-    # segment, it would make all readings of the segment unreadable.
+    # Checked here, a bad entry becomes a dead letter. In a segment, it would make all readings of
+    # the segment unreadable.
     if not freeform.isascii() or count_texts(freeform, count) != (count or 1):
         raise FormatError("the entry's columns differ in length, or its texts are not ASCII")
     readings.has_all_texts = True

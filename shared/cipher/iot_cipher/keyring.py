@@ -36,8 +36,7 @@ _SCRYPT_SALT = b"iot-sensor scrypt salt v2"
 
 
 class Keyring(SecretHolder):
-    """The master keys and the pepper of a keyring, and the keys derived from them. Each purpose,
-    such as entries or the audit log, has its own derived keys."""
+    """The master keys, the pepper, and the keys derived from them for each purpose."""
 
     __slots__ = ("_derived", "_masters", "_pepper", "primary_id", "retired")
 
@@ -62,8 +61,8 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        With the pepper, anyone could test passwords against this lookup fast. New vaults therefore
-        have format 2, unless processes of version 0.1 may still run.
+        With the pepper, passwords can be tested against this lookup fast. So new vaults have format
+        2, once no process of version 0.1 can run.
         """
         return hmac.digest(self._pepper, password, "sha256")
 
@@ -165,8 +164,8 @@ def _parsed(
 ) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
     """Return version, primary id, keys, pepper and retired keys; None if the text has another form.
 
-    Also return None for a repeated name and for an id such as 01: if they were accepted, a typo
-    could lose a key.
+    Also return None for a repeated name and for an id such as 01: otherwise, a typo could lose a
+    key.
     """
     try:
         content = strict_json(text)

@@ -20,7 +20,7 @@ from .followed_file import FollowedFile, strict_json
 VERSION = 1
 NAME_RULE = "1 to 63 characters a-z, 0-9, - and ., with a letter or digit at both ends"
 
-# Names have no underscore, and every token has one. So a token given as a name by mistake is
+# Every token has an underscore, and no name has one. So a token given as a name by mistake is
 # refused, and is never stored or printed.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _TOKEN = re.compile(r"iot_[A-Za-z0-9_-]{43}")

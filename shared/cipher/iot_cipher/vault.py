@@ -197,8 +197,8 @@ def rewrap_vault(keyring: Keyring, record: VaultRecord) -> VaultRecord:
 
 def is_rewrapped(keyring: Keyring, old: VaultRecord, new: VaultRecord) -> bool:
     """Return whether two records differ only in the outer wrap, so both hold the same data key."""
-    # Each inner wrap has a random salt of its own. So an authentic record with the vault and the
-    # salt of `old` has the inner wrap of `old`.
+    # Each inner wrap has its own random salt. So an authentic record with the vault and the salt of
+    # `old` also has its inner wrap.
     return (
         old.format == new.format
         and replace(old, wrapped_key=new.wrapped_key) == new

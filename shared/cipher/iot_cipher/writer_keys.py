@@ -1,7 +1,7 @@
 """The keys of a writer: they open entries and orders, and encrypt the audit log.
 
 They are derived one-way from the keyring. So an attacker who controls a writer can neither test
-passwords, which takes the pepper, nor unwrap data keys.
+passwords (this takes the pepper) nor unwrap data keys.
 """
 
 import base64

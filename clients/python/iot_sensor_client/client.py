@@ -196,8 +196,8 @@ class Client:
         """Store any number of readings, in compressed batches. Return their number.
 
         On return all are acknowledged. The service stores each exactly once, and keeps the order of
-        the readings of a password. One batch at a time is in memory, so `readings` may be a
-        generator of any length. An `Outbox` also keeps readings while the service is unavailable.
+        a password's readings. One batch at a time is in memory, so `readings` may be a generator of
+        any length. An `Outbox` also keeps readings while the service is unavailable.
 
         Args:
             readings: as for `put_readings`.
@@ -313,8 +313,8 @@ class Client:
 
         Each reading comes exactly once, in the order of ids, even if it is stored late. Readings
         received up to `overlap` seconds before that call, but stored after it, come too. Imported
-        readings do not come, nor those of held entries. The client uses a live stream, or polls if
-        the service has no live streams or no free one.
+        readings and readings of held entries do not come. The client uses a live stream; if the
+        service has none or none is free, the client polls.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

@@ -31,10 +31,10 @@ class Stream:
     """A response whose body is read while it arrives. It has a connection of its own."""
 
     def __init__(self, connection: http.client.HTTPConnection, timeout: float) -> None:
-        """Receive the status and the headers. Unless the status is 200, receive the body, too.
+        """Receive the status and the headers, and the body if the status is not 200.
 
-        The body of a 200 is left to `pieces`, because it may never end.
-        `timeout`: longest time without a byte while `pieces` receives the body, in seconds.
+        `pieces` receives the body of a 200, which may never end. `timeout`: longest time without a
+        byte of this body, in seconds.
         """
         self._connection = connection
         self._socket: socket.socket = connection.sock  # http.client may drop it with the head
@@ -102,8 +102,8 @@ class ConnectionPool:
         # A list: append and pop are atomic, and the connection used last is the least likely one
         # to have reached the keep-alive timeout of the server.
         self._idle: list[tuple[int, http.client.HTTPConnection]] = []
-        """Each with the id of the process that opened it. On a connection that two processes use,
-        each could receive the responses to requests of the other.
+        """Each connection with the id of the process that opened it. If two processes used a
+        connection, each could receive responses to requests of the other.
         """
 
     @property
@@ -179,8 +179,8 @@ class ConnectionPool:
                 connection.request(request.method, path, request.body, dict(request.headers))
             received = connection.getresponse()
             response = Response(received.status, received.headers, received.read())
-            # http.client closes the connection itself if the response announces the close.
-            # If the request announced it, the response need not.
+            # http.client closes the connection itself if the response announces the close. The
+            # response need not do so if the request did.
             keep = self._keep_alive and request.headers.get("Connection") != "close"
             done = keep and connection.sock is not None
             return response
@@ -235,7 +235,7 @@ def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
     """Return whether the server closed an idle connection.
 
     A closed connection is readable: it has the end of the stream to read. An open idle connection
-    has nothing to read, because no response is due.
+    has nothing to read.
     """
     with DefaultSelector() as selector:
         selector.register(connection.sock, EVENT_READ)

@@ -25,9 +25,9 @@ class Follower:
     """Polls for new readings.
 
     Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour after its receipt. The service
-    stores the readings of one password in the order of their receipt. So while a late reading is
-    not stored, readings received after it are not stored either, and each poll begins before it.
+    known ids. This finds even a reading that is stored an hour after its receipt: the service
+    stores the readings of one password in the order of receipt. While the late reading is not
+    stored, no later one is, so each poll begins before it.
     """
 
     def __init__(
@@ -88,9 +88,8 @@ class Follower:
     def _now(self) -> datetime:
         """Return the time by the service's clock, or up to a second later.
 
-        The header `Date` leaves out the fraction of a second, so a second is added. A poll asks for
-        the last n seconds: the age of the newest known reading at this time, plus `overlap`. A time
-        that is too early would make n too small.
+        The header `Date` leaves out the fraction of a second, so a second is added: with a time
+        that is too early, a poll would not reach back far enough.
         """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 

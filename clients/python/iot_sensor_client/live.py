@@ -24,8 +24,8 @@ STREAM_SECONDS = 60.0
 """Longest time without a byte, until the first event tells the interval of the heartbeats."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
-"""Number of ids to remember, the newest: readings that the stream left out are read by time, and
-known ones among them are dropped."""
+"""How many ids to remember. Readings that the stream left out are read by time, and those with a
+known id are dropped."""
 _STOP_SECONDS = 0.2
 _MAX_VAULT_SECONDS = 10.0
 """Longest pause while no vault has the password. The next stream begins with the readings since the

@@ -98,8 +98,8 @@ class OutboxSpace:
             finally:
                 fcntl.flock(folder, fcntl.LOCK_UN)
         finally:
-            # This unlocks the folder, too: an exception of a signal handler may have come before
-            # the line above.
+            # Also unlocks the folder, if an exception of a signal handler came before the line
+            # above.
             os.close(folder)
 
     def checkpoint(self) -> None:
@@ -114,8 +114,8 @@ class OutboxSpace:
         or at most `free_per_used` for each page in use. Also do nothing if more than
         `_VACUUM_PAGES` are in use, or if the disk has no room for two copies of the pages in use.
         """
-        # A failure leaves the file as before. It must not become one of the caller, who has just
-        # removed readings; the file shrinks another time.
+        # A failure leaves the file as it was. It must not fail the caller, who has just removed
+        # readings.
         with suppress(sqlite3.Error, OSError, MemoryError):
             pages = self._pages()
             if pages.free <= max(kept_pages, free_per_used * pages.used):
@@ -125,8 +125,8 @@ class OutboxSpace:
             if pages.used > _VACUUM_PAGES or room < 2 * pages.used * pages.size:
                 return
             self._database.execute("VACUUM")
-            # A checkpoint shortens the file. It leaves the WAL's own space to the WAL: readings
-            # can then be removed even if another program leaves no byte of the disk.
+            # A checkpoint shortens the file. The WAL keeps its space, so that readings can be
+            # removed even if another program fills the disk.
             self.checkpoint()
 
     def _pages(self) -> _Pages:

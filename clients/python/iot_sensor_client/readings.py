@@ -62,9 +62,9 @@ class Readings:
     def to_pandas(self, *, flatten: bool = False) -> Any:
         """Return a `pandas.DataFrame` with the columns of `to_arrow`. It needs the extra `pandas`.
 
-        pandas chooses the types of the columns for members of `freeform`, with one exception. If a
-        column lacks some values, and all others are integers, pandas would choose float64, which
-        rounds integers beyond 2**53. A column with such an integer is Int64 instead.
+        pandas chooses the types of the columns for members of `freeform`. Exception: for a column
+        of integers that lacks some values, pandas would choose float64, which rounds integers
+        beyond 2**53. With such an integer, the column is Int64.
 
         Raises:
             ImportError: pandas is not installed.

@@ -54,9 +54,8 @@ def pandas_frame(pages: Pages, *, flatten: bool) -> Any:
 def _pandas_type(name: str, values: Sequence[Any]) -> str | None:
     """Return the type of a column; None lets pandas choose.
 
-    If a column lacks some values, and all others are integers, pandas would choose float64, which
-    rounds integers beyond 2**53. A column with such an integer is Int64 instead, and its missing
-    values are `pandas.NA`. If an integer does not fit into 64 bits, the type is object.
+    `Readings.to_pandas` says which columns are Int64. Their missing values are `pandas.NA`. If an
+    integer does not fit into 64 bits, the type is object.
     """
     if name == "id" or name in _TIMES:
         return "int64"

@@ -2,10 +2,10 @@
 
     version (1) | key id (4) | HMAC-SHA-256 (32)
 
-The HMAC covers version and key id, the previous link, and the record: its place in the chain, its
-id, its time and its text. The key of the HMAC is the chain key with this key id. All numbers are
-big-endian. The link covers the text of the record, not the sealed bytes, so it stays valid when a
-rotation of the master keys seals the record again.
+The HMAC covers version and key id, the previous link, and the record: its position in the chain,
+its id, its time and its text. The key of the HMAC is the chain key with this key id. All numbers
+are big-endian. The link covers the text, not the sealed bytes, so it stays valid when a rotation of
+the master keys seals the record again.
 
 New links have version 2. Links of version 1 cover the sealed bytes, so a rotation replaces these
 links before it seals the records again (`iot_stores.audit_reseal`).
@@ -27,14 +27,14 @@ SEALED_FORMAT = 1
 UNREADABLE_MARK = b"\xff"
 """Stands before the bytes of a record that can't be decrypted. No text in UTF-8 begins with it."""
 _HEAD = struct.Struct(">BI")
-_PLACE = struct.Struct(">qq")
+_POSITION = struct.Struct(">qq")
 
 
 class ChainedRecord(NamedTuple):
     """What the link of an audit record covers, besides the previous link."""
 
     sequence: int
-    """Place in the chain: 1, 2, ..."""
+    """Position in the chain: 1, 2, ..."""
     record_id: int
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
@@ -75,7 +75,7 @@ def _code(chain_key: bytes, head: bytes, previous: bytes, record: ChainedRecord)
             f"wrong length in the audit log: the previous link must have {LINK_BYTES} bytes, and "
             "the record's time 8 bytes"
         )
-    place = _PLACE.pack(record.sequence, record.record_id)
+    position = _POSITION.pack(record.sequence, record.record_id)
     # Only the last part has no fixed length, so different records never give the same message.
-    message = head + previous + place + record.at + record.content
+    message = head + previous + position + record.at + record.content
     return hmac.digest(chain_key, message, "sha256")

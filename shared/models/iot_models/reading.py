@@ -87,14 +87,14 @@ class ReadingColumns:
         """Size of the relative and interrogator timestamps and the texts, in bytes."""
         return len(self.freeform) + 16 * len(self.relative)
 
-    def cut(self, places: Sequence[int]) -> "ReadingColumns":
-        """Return the readings whose indexes are `places`, in the order of `places`."""
+    def cut(self, indexes: Sequence[int]) -> "ReadingColumns":
+        """Return the readings whose indexes are `indexes`, in the order of `indexes`."""
         texts = self.freeform.split(SEPARATOR)
         return ReadingColumns(
-            int64s([self.relative[place] for place in places]),
-            int64s([self.interrogator[place] for place in places]),
-            SEPARATOR.join([texts[place] for place in places]),
-            None if self.received is None else int64s([self.received[place] for place in places]),
+            int64s([self.relative[index] for index in indexes]),
+            int64s([self.interrogator[index] for index in indexes]),
+            SEPARATOR.join([texts[index] for index in indexes]),
+            None if self.received is None else int64s([self.received[index] for index in indexes]),
         )
 
     def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":

@@ -139,13 +139,13 @@ class PackedNumbers(Sequence[int]):
         return self._count
 
     @overload
-    def __getitem__(self, place: int) -> int: ...
+    def __getitem__(self, index: int) -> int: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, index: slice) -> list[int]: ...
 
-    def __getitem__(self, place: int | slice) -> int | list[int]:
-        return self._unpacked()[place]
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        return self._unpacked()[index]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._unpacked())
@@ -208,16 +208,16 @@ class Texts(Sequence[str]):
         return self._firsts[-1]
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, index: slice) -> list[str]: ...
 
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if not isinstance(place, slice):
-            begin = range(len(self))[place]
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if not isinstance(index, slice):
+            begin = range(len(self))[index]
             return self[begin : begin + 1][0]
-        begin, end, _ = place.indices(len(self))
+        begin, end, _ = index.indices(len(self))
         return list(itertools.chain.from_iterable(texts for _, texts in self.split(begin, end)))
 
     def __iter__(self) -> Iterator[str]:
@@ -230,9 +230,9 @@ class Texts(Sequence[str]):
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
         """Yield (indexes, texts): texts `begin` to `end - 1`, about `RUN_CHARACTERS` at a time."""
-        for places, run, part in self._runs(begin, end):
+        for indexes, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
-            yield places, texts
+            yield indexes, texts
             del texts  # before the texts of the next run are decoded
 
     def runs(
@@ -243,11 +243,11 @@ class Texts(Sequence[str]):
         `descending`: the last run first; within a run, the texts are in order.
         """
         runs = self._runs(begin, end)
-        for places, run, part in reversed(runs) if descending else runs:
+        for indexes, run, part in reversed(runs) if descending else runs:
             if part is None:
-                yield places, run
+                yield indexes, run
             else:
-                yield places, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
+                yield indexes, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
         """Return the runs that contain texts `begin` to `end - 1`. For each run: the indexes of its
@@ -257,9 +257,9 @@ class Texts(Sequence[str]):
         while begin < end:
             first, last = self._firsts[number : number + 2]
             run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
-            places = slice(begin, min(end, last))
-            part = slice(begin - first, places.stop - first)
-            found.append((places, run, None if places == slice(first, last) else part))
+            indexes = slice(begin, min(end, last))
+            part = slice(begin - first, indexes.stop - first)
+            found.append((indexes, run, None if indexes == slice(first, last) else part))
             begin, number = last, number + 1
         return found
 
@@ -299,17 +299,17 @@ class SegmentColumns:
         """Return all readings, ordered by (interrogator timestamp, id)."""
         return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
-    def readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
-        """Return the readings with the indexes `places`, with the given `freeform` texts."""
+    def readings_at(self, indexes: slice, texts: Iterable[str]) -> Iterator[Reading]:
+        """Return the readings with the indexes `indexes`, with the given `freeform` texts."""
         stamps: Iterable[str]
         if self.second is not None:
             stamps = itertools.repeat(absolute_timestamp(self.second))
         else:
-            received = self.received[places]
+            received = self.received[indexes]
             # The readings of a request share their time of receipt, so few times differ.
             texts_of = {moment: absolute_timestamp(moment // 1000) for moment in set(received)}
             stamps = map(texts_of.__getitem__, received)
-        numbers = self.ids[places], self.interrogator[places], self.relative[places]
+        numbers = self.ids[indexes], self.interrogator[indexes], self.relative[indexes]
         return map(Reading, stamps, texts, *numbers)
 
     def selected(self, kept: Sequence[bool]) -> "SegmentColumns":

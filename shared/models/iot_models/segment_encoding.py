@@ -57,7 +57,7 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
-class _PlacedBatch(NamedTuple):
+class _NumberedBatch(NamedTuple):
     first_id: int
     received: int
     readings: ReadingColumns
@@ -133,10 +133,10 @@ def _encode_unsorted(
     """
     count, first_id = bounds.count, bounds.first_id
     if count >= max(SMALL_READINGS, _BATCH_READINGS * len(batches)) and bounds.received_min >= 0:
-        placed = _in_time_order(batches, first_id)
-        if placed is not None:
-            in_order = not any(starmap(gt, pairwise(each.first_id for each in placed)))
-            return None if in_order else _encode_placed(placed)
+        numbered = _in_time_order(batches, first_id)
+        if numbered is not None:
+            in_order = not any(starmap(gt, pairwise(each.first_id for each in numbered)))
+            return None if in_order else _encode_numbered(numbered)
     interrogator = array("q", b"".join([readings.interrogator for _, readings in batches]))
     order = sorted(range(count), key=interrogator.__getitem__)
     if order == list(range(count)):
@@ -157,24 +157,24 @@ def _encode_unsorted(
 
 def _in_time_order(
     batches: Sequence[tuple[int, ReadingColumns]], first_id: int
-) -> list[_PlacedBatch] | None:
+) -> list[_NumberedBatch] | None:
     """Return the batches, with the first id of each, sorted by interrogator timestamp.
 
     Return None if this does not sort the readings: batches overlap, or a batch is not sorted.
     """
     counts = [len(readings.interrogator) for _, readings in batches]
     firsts = accumulate(counts[:-1], lambda at, count: at + count * ID_STRIDE, initial=first_id)
-    placed = [_PlacedBatch(first, *batch) for first, batch in zip(firsts, batches, strict=True)]
-    placed.sort(key=lambda batch: batch.readings.interrogator[0])
-    columns = [batch.readings.interrogator for batch in placed]
+    numbered = [_NumberedBatch(first, *batch) for first, batch in zip(firsts, batches, strict=True)]
+    numbered.sort(key=lambda batch: batch.readings.interrogator[0])
+    columns = [batch.readings.interrogator for batch in numbered]
     if any(later[0] <= earlier[-1] for earlier, later in pairwise(columns)):
         return None
     if not all(map(_is_sorted, columns)):
         return None
-    return placed
+    return numbered
 
 
-def _encode_placed(batches: Sequence[_PlacedBatch]) -> bytes:
+def _encode_numbered(batches: Sequence[_NumberedBatch]) -> bytes:
     """Return the content of a segment of `batches`, which are sorted by interrogator timestamp.
 
     The batches were received in another order, so the content has columns of ids and of times of

@@ -71,9 +71,9 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 
 
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
-    """Return a row for each of the limits with the greatest use: name, used share, remedy.
+    """Return rows of the limits with the greatest use: name, used share, remedy.
 
-    These are all exceeded limits, but at least four limits.
+    All exceeded limits are in the rows, and at least four limits.
     """
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))

@@ -142,8 +142,8 @@ def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) ->
     """Return the figures of all devices together, and under "well" whether the run passed.
 
     A run passes if the last reading of each device was stored, and no reading is lost, doubled or
-    strange (see `Account`). Without `strict`, the run may have failed and refused requests, and
-    readings that were never acknowledged. With `strict`, any of these fails the run.
+    strange (see `Account`). With `strict`, a failed or refused request or an unacknowledged reading
+    fails the run, too.
     """
     failures = sorted(line for account in accounts for line in account.failures)
     report: dict[str, Any] = {
@@ -166,10 +166,7 @@ def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) ->
 
 
 def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: ShutdownSignals) -> None:
-    """Print a line of progress once a second until the load ends.
-
-    The line has counts over all devices, such as their requests and acknowledged readings.
-    """
+    """Print a line of progress, with counts over all devices, once a second until the load ends."""
     deadline = time.monotonic() + soak.seconds
     print_at = 0.0
     while not signals.requested and time.monotonic() < deadline and not _end_requested(soak.until):

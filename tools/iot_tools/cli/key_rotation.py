@@ -22,7 +22,7 @@ from iot_stores.loaded_keys import LoadedKeys, read_reports, silent_writers
 from iot_stores.postgres import Connection
 from iot_stores.rewrap import Rewrap, try_lock
 
-from .keyring_place import KeyringPlace
+from .stored_keyring import StoredKeyring
 from .stores import CommandStores
 
 LOCK_SECONDS = 10.0
@@ -33,16 +33,13 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring, and encrypts data again so that it needs only the primary master key.
-
-    `rewrap` does the latter, for the outer wraps of the vaults and for the audit log.
-    """
+    """Changes a keyring. `rewrap` encrypts the outer wraps of vaults and the audit log again."""
 
     def __init__(
         self,
         stores: CommandStores,
         connection: Connection,
-        place: KeyringPlace,
+        stored: StoredKeyring,
         *,
         wait_seconds: float,
         settle_seconds: float,
@@ -50,7 +47,7 @@ class KeyRotation:
     ) -> None:
         self.stores = stores
         self.connection = connection
-        self._place = place
+        self._stored = stored
         self._wait_seconds = wait_seconds
         self._settle_seconds = settle_seconds
         self._stopped = stopped
@@ -58,7 +55,7 @@ class KeyRotation:
 
     def keyring(self) -> Keyring:
         """Return the keyring as it is now."""
-        return self._place.read()
+        return self._stored.read()
 
     def lock(self) -> None:
         """Keep other commands from changing keys until this command ends.
@@ -75,10 +72,10 @@ class KeyRotation:
 
     def add(self) -> KeyId:
         """Add a master key. Return its id."""
-        added = self._place.add_key()
+        added = self._stored.add_key()
         self._record(AuditKind.KEY_ADDED, key=added)
         self._say_derivation()
-        print(f"{self._place.name}: master key {added} was added, not primary", flush=True)
+        print(f"{self._stored.name}: master key {added} was added, not primary", flush=True)
         return added
 
     def promote(self, key_id: KeyId) -> None:
@@ -88,15 +85,15 @@ class KeyRotation:
             SettingsError: the keyring lacks the key.
             IotError: a process has not loaded the key, even after the time of `--wait`.
         """
-        with_primary(self._place.text(), key_id)
+        with_primary(self._stored.text(), key_id)
         if self.keyring().primary_id == key_id:
-            print(f"{self._place.name}: master key {key_id} is primary already; nothing changed")
+            print(f"{self._stored.name}: master key {key_id} is primary already; nothing changed")
             return
         self._wait_for(lambda: self.loading_problems(key_id), f"master key {key_id} stays unused")
         self._record(AuditKind.KEY_PROMOTED, key=key_id)  # first: no change without a trace
-        self._place.change(lambda text: with_primary(text, key_id))
+        self._stored.change(lambda text: with_primary(text, key_id))
         self._say_derivation()
-        print(f"{self._place.name}: master key {key_id} is primary", flush=True)
+        print(f"{self._stored.name}: master key {key_id} is primary", flush=True)
 
     def rewrap(self) -> None:
         """Rewrap all vaults, and encrypt the audit log again, with the primary key.
@@ -145,20 +142,20 @@ class KeyRotation:
             SettingsError: the keyring lacks the key, or the key is primary.
             IotError: data still needs the key, or a process may still use it.
         """
-        require_removable(self._place.text(), key_id)
+        require_removable(self._stored.text(), key_id)
         kept = f"master key {key_id} is kept"
         self._wait_for(lambda: self._settling_problems(key_id), kept)
         self._wait_for(lambda: self._use_problems(key_id), kept)
         sequence, link = current_head(self.connection) or (0, BEFORE_FIRST)
         self._record(AuditKind.KEY_RETIRED, key=key_id)  # first: no change without a trace
-        self._place.change(lambda text: without_key(text, key_id, sequence=sequence, link=link))
+        self._stored.change(lambda text: without_key(text, key_id, sequence=sequence, link=link))
         self._say_derivation()
-        print(f"{self._place.name}: master key {key_id} was retired", flush=True)
+        print(f"{self._stored.name}: master key {key_id} was retired", flush=True)
 
     def rotate(self) -> None:
         """Replace the primary key by a new one, or finish a rotation that was interrupted."""
-        half_retired = self._place.retired_key_of_writers()
-        self._place.derive_writer_keys()  # a killed rotation may not have derived them
+        half_retired = self._stored.retired_key_of_writers()
+        self._stored.derive_writer_keys()  # a killed rotation may not have derived them
         keyring = self.keyring()
         if half_retired is not None and len(keyring.key_ids) == 1:
             print(f"finished the rotation that retired master key {half_retired}")
@@ -178,10 +175,7 @@ class KeyRotation:
             self.retire(key_id)
 
     def loading_problems(self, *key_ids: KeyId) -> list[str]:
-        """Return a sentence for each reason why a process lacks one of these keys, or may lack it.
-
-        A process may lack a key if it does not report which keys it has loaded.
-        """
+        """Return a sentence for each process that lacks one of these keys, or does not report."""
         ours = fingerprints(self.keyring())
         reports = self._reports()
         problems = self._reporting_problems(reports)
@@ -261,8 +255,8 @@ class KeyRotation:
             time.sleep(_POLL_SECONDS)
 
     def _say_derivation(self) -> None:
-        if self._place.derivation:
-            print(self._place.derivation, flush=True)
+        if self._stored.derivation:
+            print(self._stored.derivation, flush=True)
 
     def _record(self, kind: AuditKind, **fields: int) -> None:
         self._audit_log.record(self.connection, audit_event(kind, **fields))

@@ -9,8 +9,8 @@ from iot_cipher.keyring import Keyring, create_keyring_file
 from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
 from iot_models.errors import SettingsError
 
-from .keyring_place import add_place, place_of
 from .option_types import Subparsers, positive_integer, seconds
+from .stored_keyring import add_keyring_options, stored_keyring
 
 _SETTLE_SECONDS = 60.0
 """A request stores what it seals at most this long after it has chosen the master key."""
@@ -104,7 +104,7 @@ def _add_action(
     changes: bool = False,
 ) -> argparse.ArgumentParser:
     action = actions.add_parser(name, help=meaning)
-    add_place(action, writer_keys=changes)
+    add_keyring_options(action, writer_keys=changes)
     action.set_defaults(command=command)
     return action
 
@@ -133,7 +133,7 @@ def _derive_writer_keys(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    print_keys(place_of(parsed).read())
+    print_keys(stored_keyring(parsed).read())
     return 0
 
 

@@ -64,7 +64,7 @@ def moment(text: str) -> str:
 
 
 def service_url(text: str) -> str:
-    """Return the URL of a service. Refuse the URL of a call, as a command of curl has it."""
+    """Return the URL of a service. Refuse the URL of a call, such as `http://host:5000/api/iot`."""
     if call := _CALL.search(text):
         raise argparse.ArgumentTypeError(f"leave out {call[0]}: the command adds it")
     return text

@@ -14,21 +14,21 @@ from iot_stores.loaded_keys import read_reports, silent_writers
 
 from .audit_trail import has_stores, record_if_configured
 from .key_rotation import KeyRotation
-from .keyring_place import place_of
 from .keys import print_keys
+from .stored_keyring import stored_keyring
 from .stores import open_stores
 
 
 def add(parsed: argparse.Namespace) -> int:
     """Add a master key to the keyring. The primary key stays primary."""
-    place = place_of(parsed)
+    stored = stored_keyring(parsed)
     with _lock(parsed):
-        added = place.add_key()
-    print(f"{place.name}: master key {added} was added, not primary")
+        added = stored.add_key()
+    print(f"{stored.name}: master key {added} was added, not primary")
     event = audit_event(AuditKind.KEY_ADDED, key=added)
-    record_if_configured("keys", event, lambda: derive_writer_keys(place.read()))
-    if place.derivation:
-        print(place.derivation)
+    record_if_configured("keys", event, lambda: derive_writer_keys(stored.read()))
+    if stored.derivation:
+        print(stored.derivation)
     print(
         f"Wait until `iot-sensor keys status` shows key {added} in all processes, then run "
         f"`iot-sensor keys promote {added}`."
@@ -101,9 +101,9 @@ def _lock(parsed: argparse.Namespace) -> Iterator[None]:
 
 @contextmanager
 def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
-    place = place_of(parsed)
+    stored = stored_keyring(parsed)
     with (
-        open_stores("keys", lambda: derive_writer_keys(place.read())) as stores,
+        open_stores("keys", lambda: derive_writer_keys(stored.read())) as stores,
         stores.connect() as connection,
     ):
         stores.watch.require_ownership()
@@ -111,7 +111,7 @@ def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
             yield KeyRotation(
                 stores,
                 connection,
-                place,
+                stored,
                 wait_seconds=getattr(parsed, "wait", 0.0),
                 settle_seconds=getattr(parsed, "settle", 0.0),
                 stopped=getattr(parsed, "stopped", False),

@@ -92,8 +92,8 @@ def _confirm() -> None:
 def _reason(error: ClientError, unknown: str) -> str:
     """Return why a request failed.
 
-    If no response came, append a second text: `unknown` if the request was sent, because it may
-    have succeeded; "nothing was changed" if it was not sent.
+    If no response came, append `unknown`, because the request may have succeeded. If the request
+    was not sent, append "nothing was changed".
     """
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"

@@ -4,8 +4,8 @@ Existing Secrets are not changed, with one exception: the Secret of the writer k
 they no longer match the keyring, from which they are derived.
 
 All existing Secrets are checked first, and nothing is created if one of them is invalid. If the
-command is interrupted, its next run creates what is missing. Two runs at the same time do no harm:
-if both create the same Secret, the slower run uses the Secret of the other run.
+command is interrupted, its next run creates what is missing. Two concurrent runs do no harm: if
+both create the same Secret, the slower run uses the Secret of the other run.
 """
 
 import logging
@@ -109,9 +109,8 @@ class SecretCreation:
     def _secrets_in_order(self, *, tokens_exist: bool) -> list[FirstSecret]:
         """Return the Secrets to create or check, in the order of their creation.
 
-        `tokens_exist` says that the cluster already has a tokens.json. In this case the Secrets
-        `token_values` and `probe` are left out: they would get new tokens, and the API accepts only
-        the tokens in the existing tokens.json.
+        If the cluster has a tokens.json already (`tokens_exist`), the Secrets `token_values` and
+        `probe` are left out: they would get new tokens, which the API would not accept.
         """
         request = self._request
         secrets: list[FirstSecret] = []
@@ -231,8 +230,8 @@ class SecretCreation:
         """Return an error message if the Secret `keyring` is missing, else None.
 
         Called only if the Secret with tokens.json exists. That Secret is created last, so there was
-        a keyring. It must not be replaced by a new one, because the stored readings can be
-        decrypted only with the keys in the old one.
+        a keyring. Stored readings can be decrypted only with this keyring, so a new one must not
+        replace it.
         """
         if self._content(keyring) is not None:
             return None

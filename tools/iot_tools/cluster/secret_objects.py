@@ -96,8 +96,7 @@ class SecretObjects:
         """Set these keys in the Secret `read`, and leave its other keys unchanged.
 
         Return False if the Secret was changed or deleted after it was read. Then read it again: it
-        may have the new values already, because an attempt of this call may have succeeded although
-        its response was lost.
+        has the new values already if an attempt of this call succeeded, but its response was lost.
         """
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
         name = read.name

@@ -28,10 +28,10 @@ class TextInSecret:
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by the result of the function `change`. Create the Secret if necessary.
+        """Replace the text by `change(text)`. Create the Secret if necessary.
 
-        The function gets the present text, or None if the Secret has no text yet. It is called
-        again, with the new text, if another client has changed the Secret in the meantime.
+        `text` is None if the Secret has no text yet. If another client has changed the Secret
+        meanwhile, `change` is called again with the new text.
         """
         written: str | None = None
         for _ in range(_ATTEMPTS):
@@ -57,26 +57,17 @@ class TextInSecret:
 
 
 def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
-    """Return an object that reads and changes the tokens.json in this Secret.
-
-    This function itself sends no request.
-    """
+    """Return an object that reads and changes the tokens.json in a Secret."""
     return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
 
 
 def keyring_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Return an object that reads and changes the keyring under this key of a Secret.
-
-    This function itself sends no request.
-    """
+    """Return an object that reads and changes the keyring under a key of a Secret."""
     return TextInSecret(_open(namespace), secret, key, keyring(secret, key).about)
 
 
 def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
-    """Return an object that reads and changes the writer keys under this key of a Secret.
-
-    This function itself sends no request.
-    """
+    """Return an object that reads and changes the writer keys under a key of a Secret."""
     return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
 
 

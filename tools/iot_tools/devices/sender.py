@@ -50,9 +50,8 @@ def send_through(
     acknowledged within `wait_seconds` stay in the file, and the next call sends them.
 
     Raises:
-        IotError: the outbox can't store the readings; or it has set some aside, and will not send
-            them again, because the service refused them for good, or because it is not known
-            whether the service has stored them.
+        IotError: the outbox can't store the readings. Or it has set some aside and does not send
+            them again: the service refused them for good, or may have stored them already.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:

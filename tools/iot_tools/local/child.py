@@ -69,8 +69,8 @@ class Child:
     def spawn(self) -> None:
         """Start the process without waiting until it is ready. Its output goes to `program.log`.
 
-        If the program does not exist, this method does not raise an error, but the process soon
-        ends with exit status 1.
+        If the program does not exist, no error is raised, and the process soon ends with exit
+        status 1.
 
         Raises:
             LaunchError: the operating system can't start a process, or the log can't be opened.
@@ -207,8 +207,7 @@ class Child:
     def clear_group(self) -> None:
         """End the processes that are left in the process group after its main process has ended.
 
-        For example, workers are left when the main process of gunicorn is killed. While the main
-        process runs, do nothing.
+        For example, a killed gunicorn leaves its workers. While the main process runs, do nothing.
         """
         if self._process is None or self.running:
             return

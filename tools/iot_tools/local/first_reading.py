@@ -34,8 +34,8 @@ class FirstReading:
     def is_back(self) -> bool:
         """Return whether a reading taken at `since` or later can be read back.
 
-        With `send`, first send the reading, if no earlier call has sent it. Return False also if a
-        request fails. In this case `refused` says whether the token was refused or missing.
+        With `send`, first send the reading, if no earlier call has sent it. If a request fails,
+        return False; `refused` then says whether the token was refused or missing.
         """
         try:
             self._send()
@@ -49,8 +49,7 @@ class FirstReading:
         """Repeat `is_back` until it returns True.
 
         Return False after `patience` seconds, or at once if the token is refused or missing.
-        Between two attempts, `pause` is called with the seconds to sleep. If it raises an
-        exception, this method raises the same exception.
+        Between two attempts, call `pause` with the seconds to sleep; its exceptions pass through.
         """
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

@@ -50,8 +50,8 @@ def _reserve(port: int) -> int | None:
     """Reserve a port by a UDP socket. Return its descriptor, None if the port is reserved already.
 
     Without reservations, two servers could get the same port, and clients of both would reach the
-    one that listens first. A UDP socket serves as the reservation because a server can still listen
-    on the port by TCP, and because the kernel closes the socket when the process ends.
+    one that listens first. With a UDP socket, a server can still listen on the port by TCP, and the
+    kernel ends the reservation when the process ends.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
         try:

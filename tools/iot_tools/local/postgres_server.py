@@ -72,10 +72,10 @@ def server_user() -> int:
 class PostgresServer(Server):
     """PostgreSQL with its data in `directory`.
 
-    By default it listens on a Unix socket in `directory`, which only the owner can use. With
-    `port`, or if the path of the socket would be too long or have special characters, it listens on
-    127.0.0.1 instead, with a random password. `settings` override the default server settings. If
-    they set `fsync` to "off", initdb does not sync either.
+    It listens on a Unix socket in `directory`, which only the owner can use. With `port`, or if the
+    path of the socket would be too long or have special characters, it listens on 127.0.0.1, with a
+    random password. `settings` override the default server settings. With `fsync` "off", initdb
+    does not sync either.
     """
 
     name = "postgres"

@@ -84,7 +84,7 @@ class NdjsonWriter:
     def write(self, reading: Reading) -> None:
         """Add a line with the reading as the API returns it.
 
-        With flattened columns, the line is instead an object with all columns that have a value.
+        With flattened columns, the line is an object with all columns that have a value.
         """
         row: object = reading
         if self._columns.members:

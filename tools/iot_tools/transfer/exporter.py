@@ -80,8 +80,8 @@ class Exporter:
     def check(self, path: Path, form: ExportForm) -> None:
         """Check that the files can be written. Raises like `ExportForm.check`.
 
-        If an earlier run of this export was killed while it renamed the complete files, nothing is
-        checked, because some of them may have their final names already.
+        Check nothing if an earlier run was killed while it renamed the complete files: some of them
+        may have their final names already.
         """
         if not self._spool.renames(repr(form)):
             form.check(path)
@@ -156,9 +156,9 @@ class Exporter:
     def _check_password(self) -> None:
         """Raise `IotError` if the readings of a complete spool were fetched with another password.
 
-        The spool holds nothing that helps to guess its password. So the service must check the
-        password: it accepts a cursor only with the password for which it returned the cursor. A
-        complete spool of a single page has no cursor; its readings are deleted, and fetched again.
+        The service checks the password, because the spool holds nothing that helps to guess it: the
+        service accepts a cursor only with the password for which it returned the cursor. A complete
+        spool of a single page has no cursor; its readings are deleted, and fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()

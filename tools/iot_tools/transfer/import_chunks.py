@@ -8,12 +8,12 @@ from .import_row import ImportRow
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Limits of a chunk. A chunk must become one entry, which a writer stores completely or not at all:
-so its size is limited, and all its readings are of one day."""
+"""Limits of a chunk. A chunk must become one entry, which a writer stores completely or not at all.
+So its size is limited, and all its readings are of one day."""
 _DAY = len("2026-11-23")
 
 Chunk = list[tuple[int, ImportRow]]
-"""Places in the file, and rows."""
+"""Positions in the file, and rows."""
 
 
 class Chunks:
@@ -52,9 +52,9 @@ class Chunks:
         self.taken -= len(rows)
 
     def _fits(self, first: tuple[int, ImportRow], size: int) -> bool:
-        place, row = self._next[0]
+        position, row = self._next[0]
         return (
-            place // CHUNK_READINGS == first[0] // CHUNK_READINGS
+            position // CHUNK_READINGS == first[0] // CHUNK_READINGS
             and size + len(row.freeform) <= CHUNK_BYTES
             and row.received[:_DAY] == first[1].received[:_DAY]
         )

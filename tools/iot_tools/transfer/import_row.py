@@ -87,7 +87,7 @@ def reading_digest(reading: Reading) -> bytes:
 def canonical_json(freeform: str) -> str:
     """Return the same JSON with standard white space and escapes.
 
-    Texts that differ only in these have the same canonical text, and so have 1.10 and 1.1.
+    Texts that differ only in these have the same canonical text. So do 1.10 and 1.1.
 
     Raises:
         ValueError, RecursionError: the text is not JSON.

@@ -6,12 +6,12 @@
    wait until they are stored.
 
 If a run is killed, each chunk is stored completely or not at all, so the next run continues with
-the missing chunks. If the last chunks were accepted but are not stored yet, the next run sends them
-again, with the same keys, so the service does not store them twice.
+the missing chunks. Chunks that were accepted but are not stored yet are sent again with the same
+keys, so the service does not store them twice.
 
 The service remembers an Idempotency-Key for a day. If it knows the key of a chunk, it repeats its
-first answer and stores nothing, even if the readings have been erased since then. So after such an
-answer, the import reads the vault again, and sends readings that are still absent with new keys.
+first answer and stores nothing, even if the readings were erased since. So after a repeated answer,
+the import reads the vault again, and sends absent readings with new keys.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ class ImportReport:
 class _Limits:
     """The oldest and the latest time of receipt that the service accepts.
 
-    They are not known until the service refuses a row and names them. Until then, all are allowed.
+    All times are allowed until the service refuses a row and names its limits.
     """
 
     oldest: str = ""
@@ -157,8 +157,8 @@ class Importer:
             self._allowed([row])
 
     def _import(self) -> None:
-        for number in range(1, _MAX_ROUNDS + 1):
-            if not self._send_absent(number):
+        for round_number in range(1, _MAX_ROUNDS + 1):
+            if not self._send_absent(round_number):
                 return
             self._compare()
             absent = self._plan.absent()
@@ -171,28 +171,28 @@ class Importer:
         )
 
     def _digests(self) -> Iterator[tuple[int, bytes]]:
-        """Check all rows, and yield the place and the digest of each reading."""
+        """Check all rows, and yield the position and the digest of each reading."""
         total = self._source.count()
-        for place, row in enumerate(self._source.rows()):
-            if place % 1000 == 0:
-                self._progress("checking", place, total)
+        for position, row in enumerate(self._source.rows()):
+            if position % 1000 == 0:
+                self._progress("checking", position, total)
             if isinstance(row, OtherPasswordError):
                 self.report.other_password += 1
             elif isinstance(row, RowError):
-                self.report.refuse(place + 1, str(row))
+                self.report.refuse(position + 1, str(row))
             else:
                 self.report.readings += 1
                 self._low = min(self._low, row.relative)
                 self._high = max(self._high, row.relative)
-                yield place, row.digest()
+                yield position, row.digest()
 
     def _compare(self) -> None:
         """Read the vault, and mark the readings in the plan that the service has.
 
-        While the vault is read, a writer may store a chunk of an earlier, killed run. The read then
-        finds only a part of the chunk. The rest would be sent as another chunk, with another key,
-        and so be stored twice. Therefore the vault is read until two successive reads find the same
-        number of the file's readings, or a read finds all of them, or the first read finds none.
+        While the vault is read, a writer may store a chunk of an earlier, killed run. If the read
+        finds only a part of the chunk, the rest would be sent with another key, and be stored
+        twice. So read the vault until two successive reads find the same number of the file's
+        readings. One read is enough if it finds all or none of them.
         """
         before = self.report.readings
         while True:
@@ -210,12 +210,11 @@ class Importer:
             yield from map(reading_digest, page.readings)
             done += len(page.readings)
 
-    def _send_absent(self, number: int) -> bool:
+    def _send_absent(self, round_number: int) -> bool:
         """Send the readings that the last `_compare` did not find in the vault.
 
-        Return True if the service answered that it knew the key of a chunk, or did not say whether
-        it did: then it may have stored nothing. `number` is the number of the round, from 1. As a
-        part of each Idempotency-Key, it makes the keys of a new round different.
+        Return True if the service may have stored nothing of a chunk (see `_send`). `round_number`,
+        from 1, is a part of each Idempotency-Key, so that each round has other keys.
         """
         repeated, count, total = False, 0, self._plan.absent()
         chunks = Chunks(self._absent_rows())
@@ -223,40 +222,39 @@ class Importer:
             self._progress("importing", chunks.taken, total)
             chunk, count = chunks.take(), count + 1
             wait = not chunks.left() or count % _UNSTORED_CHUNKS == 0
-            repeated |= self._send(chunk, chunks, number, wait=wait)
+            repeated |= self._send(chunk, chunks, round_number, wait=wait)
         return repeated
 
     def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
-        """Yield the places and the rows of the absent readings."""
-        absent = self._plan.absent_places()
+        """Yield the positions and the rows of the absent readings."""
+        absent = self._plan.absent_positions()
         wanted = next(absent, None)
-        for place, row in enumerate(self._source.rows()):
+        for position, row in enumerate(self._source.rows()):
             if wanted is None:
                 break
-            if place != wanted:
+            if position != wanted:
                 continue
             wanted = next(absent, None)
             if isinstance(row, RowError):
                 raise IotError("the file was changed during the import; run the import again")
-            yield place, row
+            yield position, row
 
-    def _send(self, rows: Chunk, chunks: Chunks, number: int, *, wait: bool) -> bool:
-        """Send a chunk, without the rows that the service refuses. If the chunk is too large, put
-        the second half back into `chunks`, and so on.
+    def _send(self, rows: Chunk, chunks: Chunks, round_number: int, *, wait: bool) -> bool:
+        """Send a chunk, without the rows that the service refuses.
 
-        Return True if the service answered that it knew the key, or did not say whether it did:
-        then it may have stored nothing. `number`, the number of the round, is a part of the key.
+        While the chunk is too large, put its second half back into `chunks`. Return True if the
+        service may have stored nothing, because it knew the key, or did not say whether it did.
         With `wait`, return only when the chunk is stored.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
-            # With the place, because other readings of the file may be equal.
+            # With the position, because other readings of the file may be equal.
             parts = [rows[0][0].to_bytes(8), *(row.digest() for _, row in rows)]
             key = hashlib.sha256(b"".join(parts)).hexdigest()
             body = b"\n".join(row.body(self._password) for _, row in rows)
             headers = {
                 "Content-Type": "application/x-ndjson",
-                "Idempotency-Key": f"import-{key[:32]}-{number}",
+                "Idempotency-Key": f"import-{key[:32]}-{round_number}",
             }
             try:
                 response = self._client.request("PUT", path, body, headers)
@@ -285,21 +283,21 @@ class Importer:
     def _allowed(self, rows: Chunk) -> Chunk:
         """Return the rows within the limits of the service. Count the other rows as refused."""
         allowed = []
-        for place, row in rows:
+        for position, row in rows:
             if self._limits.allow(row):
-                allowed.append((place, row))
+                allowed.append((position, row))
             else:
                 limits = f"{self._limits.oldest} to {self._limits.latest}"
                 self._refuse(
-                    place, f"the service accepts times of receipt from {limits}: {row.received}"
+                    position, f"the service accepts times of receipt from {limits}: {row.received}"
                 )
         return allowed
 
     def _without_refused(self, rows: Chunk, error: RejectedError) -> Chunk:
         """Return the rows to send after the service has refused one of them.
 
-        If it refused the time of receipt, note the limits that it names, and return all rows: then
-        `_allowed` removes all rows beyond the limits at once. Else remove the refused row: the one
+        If it refused the time of receipt, note the limits that it names, and return all rows:
+        `_allowed` then removes all rows beyond the limits. Else remove the refused row: the row
         that the response names, or a single row that is too large.
         """
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -311,18 +309,18 @@ class Importer:
                 rows[number]
             except (ValueError, KeyError, TypeError, IndexError):
                 raise IotError(error.reason) from None
-        place, row = rows[number]
+        position, row = rows[number]
         limits = _limits_in(error.response)
         if limits is not None and not limits.allow(row):
             self._limits = limits
             return rows
-        self._refuse(place, f"refused by the service: {error.reason}")
+        self._refuse(position, f"refused by the service: {error.reason}")
         return rows[:number] + rows[number + 1 :]
 
-    def _refuse(self, place: int, reason: str) -> None:
-        self._plan.remove(place)
+    def _refuse(self, position: int, reason: str) -> None:
+        self._plan.remove(position)
         self.report.readings -= 1
-        self.report.refuse(place + 1, reason)
+        self.report.refuse(position + 1, reason)
 
     def _wait_until_stored(self, response: Response) -> None:
         until = time.monotonic() + _STORED_SECONDS

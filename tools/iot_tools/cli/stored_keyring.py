@@ -1,4 +1,4 @@
-"""The place of a keyring and of the writers' keys derived from it: files or Secrets."""
+"""A keyring, and the writers' keys derived from it, in files or in Secrets."""
 
 import argparse
 import os
@@ -15,12 +15,12 @@ from .file_on_disk import FileOnDisk, StoredText
 VARIABLE = "IOT_KEYRING_FILE"
 
 
-class KeyringPlace:
+class StoredKeyring:
     """A keyring that commands change, and the writers' keys, which are derived from it."""
 
     def __init__(self, keyring: StoredText, writer_keys: StoredText | None) -> None:
         self.name = keyring.name
-        self._stored = keyring
+        self._source = keyring
         self._writer_keys = writer_keys
 
     def read(self) -> Keyring:
@@ -33,15 +33,12 @@ class KeyringPlace:
 
     def text(self) -> str:
         """Return the text of the keyring. Raises `SettingsError` if there is none."""
-        return self._required(self._stored.read())
+        return self._required(self._source.read())
 
     def change(self, change: Callable[[str], str]) -> None:
-        """Replace the text of the keyring by `change(text)`.
-
-        Then derive the writers' keys, if their place is known.
-        """
-        self.derive_writer_keys()  # refuses a wrong place before anything is changed
-        self._stored.change(lambda text: change(self._required(text)))
+        """Replace the text of the keyring by `change(text)`, and derive the writers' keys again."""
+        self.derive_writer_keys()  # refuses a wrong file before anything is changed
+        self._source.change(lambda text: change(self._required(text)))
         self.derive_writer_keys()
 
     def add_key(self) -> KeyId:
@@ -61,7 +58,7 @@ class KeyringPlace:
         """Text that tells the user to derive the writers' keys; "" if `change` derives them."""
         if self._writer_keys is not None:
             return ""
-        source = f"--keyring {self.name}" if isinstance(self._stored, FileOnDisk) else ""
+        source = f"--keyring {self.name}" if isinstance(self._source, FileOnDisk) else ""
         how = (
             f"`iot-sensor keys writer {source} --file FILE`"
             if source
@@ -70,7 +67,7 @@ class KeyringPlace:
         return f"Derive the writers' keys again: {how}."
 
     def derive_writer_keys(self) -> None:
-        """Derive the writers' keys again if their place is known and the keyring has changed."""
+        """Derive the writers' keys again, if an option names them and the keyring has changed."""
         if self._writer_keys is None:
             return
 
@@ -88,11 +85,9 @@ class KeyringPlace:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the id of a retired master key: the newest one from which a key of the writers is
-        derived.
+        """Return the id of the newest retired master key that the writers' keys still contain.
 
-        Return None if no key of the writers is derived from a retired master key, or if no file of
-        the writers' keys is known or there.
+        Return None if they contain none, or if no option names them or they do not exist.
         """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):
@@ -108,7 +103,7 @@ class KeyringPlace:
         return text
 
 
-def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
+def add_keyring_options(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
     """Add the options that name the keyring, and with `writer_keys` also the writers' keys."""
     where = action.add_mutually_exclusive_group()
     where.add_argument("--keyring", type=Path, help=f"keyring file; default: {VARIABLE}")
@@ -143,13 +138,13 @@ def add_place(action: argparse.ArgumentParser, *, writer_keys: bool) -> None:
     )
 
 
-def place_of(parsed: argparse.Namespace) -> KeyringPlace:
-    """Return the place that the options name.
+def stored_keyring(parsed: argparse.Namespace) -> StoredKeyring:
+    """Return the keyring and the writers' keys that the options name.
 
     Raises:
         SettingsError: neither an option nor IOT_KEYRING_FILE names the keyring.
     """
-    return KeyringPlace(_keyring(parsed), _writer_keys(parsed))
+    return StoredKeyring(_keyring(parsed), _writer_keys(parsed))
 
 
 def _keyring(parsed: argparse.Namespace) -> StoredText:

@@ -99,8 +99,8 @@ class ConnectionPool:
         self._connect_timeout = connect_timeout
         self._tls_context = tls_context
         self._keep_alive = keep_alive
-        # A list: append and pop are atomic, and the connection used last is the least likely one
-        # to have reached the keep-alive timeout of the server.
+        # A list: append and pop are atomic, and the last used connection is least likely to have
+        # reached the keep-alive timeout of the server.
         self._idle: list[tuple[int, http.client.HTTPConnection]] = []
         """Each connection with the id of the process that opened it. If two processes used a
         connection, each could receive responses to requests of the other.

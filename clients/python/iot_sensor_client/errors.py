@@ -103,8 +103,8 @@ def answer_of(
 ) -> Any:
     """Return the value of `member` in the JSON body of a successful response.
 
-    Raises the errors of `raise_for_status`, and `RetryableError` if the body has no such member:
-    a response without it comes from a proxy, a login page or another server.
+    Raises the errors of `raise_for_status`. Raises `RetryableError` if the body lacks the member:
+    the response comes from a proxy, a login page or another server.
     """
     raise_for_status(response, rejected=rejected)
     try:

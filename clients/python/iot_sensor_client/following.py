@@ -25,9 +25,9 @@ class Follower:
     """Polls for new readings.
 
     Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour after its receipt: the service
-    stores the readings of one password in the order of receipt. While the late reading is not
-    stored, no later one is, so each poll begins before it.
+    known ids. This finds even a reading that is stored an hour after its receipt. The service
+    stores the readings of one password in the order of receipt: until the late reading is stored,
+    no later one is, so each poll begins before it.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class Follower:
     def run(self) -> Iterator[list[dict[str, Any]]]:
         """Poll until `stop` is set. Yield the new readings of each poll that finds any, by id."""
         # Readings that exist now are not new. The iterator begins at the newest of them, or at the
-        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`, so
-        # this poll does, too: an older reading that only a later poll returned would seem new.
+        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`. So
+        # does this poll: a reading that only a later poll returned would seem new.
         for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
             self._learn(row)
         begin = self._date
@@ -88,8 +88,8 @@ class Follower:
     def _now(self) -> datetime:
         """Return the time by the service's clock, or up to a second later.
 
-        The header `Date` leaves out the fraction of a second, so a second is added: with a time
-        that is too early, a poll would not reach back far enough.
+        A second is added, because the header `Date` leaves out the fraction: with too early a time,
+        a poll would not reach back far enough.
         """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 

@@ -64,17 +64,17 @@ class Outbox:
     """Sends readings, and keeps them on the disk until the service has acknowledged them.
 
     `send` returns when the readings are on the disk, whether or not the service is available. A
-    thread sends them in their order, and continues after any error. Each reading that `send` has
-    accepted is stored exactly once by the service, or is set aside with a reason, even if the
-    process is killed or the power fails.
+    thread sends them in their order, and continues after any error. Each accepted reading is stored
+    exactly once by the service, or is set aside with a reason, even if the process is killed or the
+    power fails.
 
     Readings that the service refuses for good are set aside, one by one; the other readings of
     their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
 
     A whole batch is set aside in two cases:
 
-    - It is not known for 23 hours whether the service has stored the batch: after 24 hours the
-      service forgets the Idempotency-Key of the batch, and could store the batch twice. With
+    - It is not known for 23 hours whether the service has stored the batch. After 24 hours, the
+      service forgets the batch's Idempotency-Key, and could store the batch twice. With
       `in_doubt="send"`, such a batch is sent again.
     - The service has other readings under the Idempotency-Key of the batch
       (`idempotency_key_reused`). This happens if the file was copied, and both copies have sent.

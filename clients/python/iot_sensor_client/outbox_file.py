@@ -298,7 +298,7 @@ class OutboxFile:
             return self._db.execute(query).fetchall()
 
     def take_back(self, ids: Sequence[int], *, send: bool) -> int:
-        """Remove rejected readings, and append them to the waiting ones if `send`.
+        """Remove rejected readings. With `send`, append them to the waiting readings.
 
         Returns:
             How many of `ids` were ids of rejected readings.

@@ -42,11 +42,11 @@ class _Pages:
 
 
 class OutboxSpace:
-    """Keeps some space on the disk free, because SQLite needs some to remove readings. Returns the
-    space of removed readings to the disk.
+    """Keeps some space on the disk free, which SQLite needs to remove readings. Returns the space
+    of removed readings to the disk.
 
-    SQLite keeps the pages of deleted rows. So without this class, an outbox that has filled its
-    disk would stay full after all its readings are acknowledged.
+    SQLite itself keeps the pages of deleted rows: an outbox that has filled its disk would stay
+    full after all its readings are acknowledged.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:
@@ -111,8 +111,8 @@ class OutboxSpace:
         """Return the file's free pages to the disk, so that others can use the space.
 
         A VACUUM copies all pages in use. So do nothing if few pages are free: at most `kept_pages`,
-        or at most `free_per_used` for each page in use. Also do nothing if more than
-        `_VACUUM_PAGES` are in use, or if the disk has no room for two copies of the pages in use.
+        or at most `free_per_used` for each page in use. Do nothing, too, if more than
+        `_VACUUM_PAGES` are in use, or the disk has no room for two copies of them.
         """
         # A failure leaves the file as it was. It must not fail the caller, who has just removed
         # readings.

@@ -4,9 +4,8 @@ The chain keys of retired master keys stay in the keyring, to check the links ma
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
-`sequence` and `link` belong to the record that was the last in the chain when the key was retired.
-Links made with the key are valid only up to this record, so a thief of the key can't extend the
-chain.
+`sequence` and `link` belong to the last record of the chain when the key was retired. Links made
+with the key are valid only up to this record, so a thief of the key can't extend the chain.
 """
 
 import base64
@@ -29,8 +28,8 @@ class RetiredKey(SecretHolder):
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link` belong to the record that was the last in the chain when the key
-        was retired. They are 0 and `BEFORE_FIRST` if the chain was empty."""
+        """`sequence` and `link` belong to the last record of the chain when the key was retired.
+        They are 0 and `BEFORE_FIRST` if the chain was empty."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link

@@ -69,8 +69,8 @@ class Keyring(SecretHolder):
     def scrypt_salt(self) -> bytes:
         """Return the 32-byte salt of scrypt for vaults of format 2, the same for all passwords.
 
-        The salt is derived from the pepper. Without the pepper nobody can test a password, and with
-        the pepper each test costs a scrypt.
+        The salt is derived from the pepper: without the pepper nobody can test a password, and with
+        it each test costs a scrypt.
         """
         return derive(self._pepper, salt=b"", info=_SCRYPT_SALT)
 

@@ -1,8 +1,7 @@
 """Sealed orders of API processes to writers.
 
-A compaction order gives a writer the keys of the segments to merge. A dead letter order tells a
-writer to replay or drop a dead letter. A sealed order has these fields, with their lengths in
-bytes:
+A compaction order has the keys of the segments to merge. A dead letter order asks to replay or drop
+a dead letter. A sealed order has these fields, with their lengths in bytes:
 
     version (1) | key id (4) | salt (16) | nonce (12) | ciphertext and tag
 
@@ -41,8 +40,8 @@ def open_order(
     """Open a sealed order and return the encoded order.
 
     Raises:
-        DecryptionError: the bytes were changed or cut, are not an order of this kind, or were
-            sealed with a transit key that is not in `keyring`.
+        DecryptionError: the bytes were changed or cut, are not an order of this kind, or need a
+            transit key that `keyring` lacks.
     """
     header = sealed[: _HEADER.size]
     if len(header) < _HEADER.size or header[0] != FORMAT:

@@ -7,8 +7,8 @@ from typing import NoReturn
 def disable_core_dumps() -> None:
     """Turn off core dumps of this process and its children: a dump would contain keys.
 
-    The limit is 1 byte and not 0: Linux ignores 0 when core dumps go to a program, such as
-    systemd-coredump, and treats 1 as "none" there (fs/coredump.c).
+    The limit is 1 byte, not 0. If core dumps go to a program, such as systemd-coredump, Linux
+    ignores 0, and treats 1 as "none" (fs/coredump.c).
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)

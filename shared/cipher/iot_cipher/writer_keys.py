@@ -214,8 +214,8 @@ class WriterKeysFile(FollowedFile[WriterKeys]):
 def write_writer_keys_file(keyring: Path, path: Path) -> bool:
     """Derive the writer's keys from a keyring file and write them to `path` (mode 0600).
 
-    Return whether `path` was written: False if it holds these keys already. An existing file is
-    overwritten only if it holds a writer's keys, because any other file may be the keyring.
+    Return False if `path` holds these keys already. An existing file is overwritten only if it
+    holds a writer's keys: any other file may be the keyring.
 
     Raises:
         SettingsError: the keyring can't be read or is invalid, or `path` holds something other than

@@ -11,9 +11,8 @@ _UNIX_SOCKET_OR_FD = re.compile(r"unix:.+|fd://\d+")
 def parse_bind(text: str) -> tuple[str, int] | None:
     """Check addresses separated by commas. Return the host and the port of the first address.
 
-    An IPv6 host is returned without brackets. Return None if the first address is a Unix socket
-    or a file descriptor. Every TCP address must have a port: without it, gunicorn would listen on
-    port 8000.
+    An IPv6 host is returned without brackets. Return None for a Unix socket or a file descriptor.
+    Every TCP address must have a port: without it, gunicorn would listen on port 8000.
 
     Raises:
         SettingsError: an address is invalid.

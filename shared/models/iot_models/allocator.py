@@ -15,9 +15,9 @@ def hand_back_large_blocks() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # By default, the threshold rises to the size of each freed block, up to 32 MiB (mallopt(3),
-        # M_MMAP_THRESHOLD), and glibc keeps freed blocks below the threshold. With a threshold of
-        # 8 MiB, compressed segments of 7.5 MiB fragmented the heap.
+        # glibc keeps freed blocks below the threshold. By default, the threshold rises to the size
+        # of each freed block, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). With a threshold of 8
+        # MiB, compressed segments of 7.5 MiB fragmented the heap.
         mallopt(_M_MMAP_THRESHOLD, LARGE)
         # Reads and drains use smaller blocks all the time. With new pages each time, the writer
         # would take twice as long to encode a segment of 10,000 readings.

@@ -25,8 +25,7 @@ class ErrorCode(StrEnum):
 class Refusal(StrEnum):
     """The limit that refused a request. A 429 answer contains this name, and clients rely on it.
 
-    `READS` is only used inside the API: if too many reads are under way, the answer is a 503,
-    which contains no name of a limit.
+    `READS` is only used inside the API: its answer is a 503, without a name.
     """
 
     GUESSES = "guesses"
@@ -155,8 +154,8 @@ class UnavailableError(IotError):
 class DecryptionError(IotError):
     """A ciphertext was changed, truncated or copied from another place, or its key is unknown.
 
-    All decryption failures raise this error. If the ciphertext is not authentic, the message does
-    not say why, so that it reveals nothing about the key.
+    All decryption failures raise this error. Its message does not say why a ciphertext is not
+    authentic, so it reveals nothing about the key.
     """
 
     code = ErrorCode.DAMAGED

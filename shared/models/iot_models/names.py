@@ -161,9 +161,9 @@ class KeyNames:
         return f"{self.prefix}iot:hot:segment:{vault_id.hex()}:{first_id}"
 
     def hot_hidden(self, vault_id: bytes) -> str:
-        """Return the key that keeps reads of a vault from using the hot window while it exists.
+        """Return the key that, while it exists, makes reads of a vault use Postgres.
 
-        An erasure of readings sets the key, because the window may still hold erased readings.
+        An erasure of readings sets the key, because the hot window may hold erased readings.
         """
         return f"{self.prefix}iot:hot:hidden:{vault_id.hex()}"
 
@@ -237,8 +237,8 @@ class KeyNames:
 def parse_key_prefix(text: str) -> KeyNames:
     """Check a prefix, such as `berlin:`, and return the names of all Redis keys with this prefix.
 
-    In every key, `iot` or `rq` follows the prefix. No part of a prefix (between colons) is `iot` or
-    `rq`, so releases with different prefixes never share a key.
+    In every key, `iot` or `rq` follows the prefix, and no part of a prefix is `iot` or `rq`. So
+    releases with different prefixes never share a key.
 
     Raises:
         SettingsError: the prefix is invalid.

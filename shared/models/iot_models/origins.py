@@ -57,8 +57,8 @@ def parse_origins(text: str) -> Origins:
     """Parse a list of origins, separated by commas.
 
     Each is `*`, `null`, an origin such as `https://app.example.org:8443`, or a wildcard such as
-    `https://*.example.org`. This wildcard allows `https://app.example.org`, and allows neither
-    `https://example.org` nor `https://a.app.example.org`.
+    `https://*.example.org`. This wildcard allows `https://app.example.org`, but not
+    `https://example.org` or `https://a.app.example.org`.
 
     Raises:
         SettingsError: an origin is malformed. The message quotes it.

@@ -8,8 +8,8 @@ The readings are ordered by (interrogator timestamp, id). The columns are:
 - the `freeform` texts
 
 In the order of receipt, the ids in a drain's segment are `ID_STRIDE` apart, so they are not stored.
-In another order, the segment also stores each reading's position in the order of receipt, or, as a
-merged segment does, two more columns: ids and times of receipt.
+In another order, the segment also stores each reading's position in the order of receipt. Or it has
+two more columns, as a merged segment: ids and times of receipt.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -180,9 +180,9 @@ def _interleaved(planes: Sequence[bytes], code: str) -> "array[int]":
 class Texts(Sequence[str]):
     """The `freeform` texts of a segment, decoded on access.
 
-    Until then the texts stay in the segment's content: a copy as `str` would double the memory of
-    a large segment. Texts are decoded in runs of about `RUN_CHARACTERS`, which fit the CPU's cache:
-    decoding all texts at once takes twice the time. Slices must have a step of 1.
+    A copy of all texts as `str` would double the memory of a large segment. Texts are decoded in
+    runs of about `RUN_CHARACTERS`, which fit the CPU's cache: decoding all at once takes twice the
+    time. Slices must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int, count: int) -> None:
@@ -367,8 +367,8 @@ def _check_order(
 ) -> None:
     """Raise `FormatError` if the readings are not in order, or not within the bounds.
 
-    A read continues behind the reading that it sent last. If a segment were out of order, the read
-    would send some of its readings again, and might never end.
+    A read continues behind the reading that it sent last. With a segment out of order, it would
+    send some readings again, and might never end.
     """
     is_sorted = times.ascends() and (ids_ascend or not times.repeats())
     first, last = (times[0], ids[0]), (times[-1], ids[-1])

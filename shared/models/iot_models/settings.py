@@ -380,10 +380,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 def drop_stray_libpq_variables(environ: MutableMapping[str, str] = os.environ) -> None:
     """Remove the libpq variables that would change the meaning of IOT_POSTGRES_URL.
 
-    For example, PGHOSTADDR leads to another server than the URL names, and PGSERVICE and PGOPTIONS
-    add parameters that the URL does not have. Variables for credentials and TLS (PGPASSWORD,
-    PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, ...) stay, because they name no server, and a connection
-    without them would be less safe.
+    For example, PGHOSTADDR leads to another server, and PGSERVICE and PGOPTIONS add parameters.
+    Variables for credentials and TLS (PGPASSWORD, PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, ...) stay:
+    they name no server, and a connection without them would be less safe.
     """
     for name in _STRAY_LIBPQ_VARIABLES:
         environ.pop(name, None)

@@ -76,8 +76,8 @@ def is_unicode(text: str) -> bool:
 def create_file(path: Path, text: str) -> bool:
     """Write a new file as a whole, readable by its owner only.
 
-    Return False if the file exists already; it is not changed. If two processes call this at once,
-    one of them gets True.
+    If the file exists already, do not change it, and return False. Of two concurrent calls, one
+    returns True.
 
     Raises:
         OSError: the file can't be written.

@@ -56,7 +56,7 @@ def parse_time_or_date(value: int | float | str) -> int:
 
     Dates are RFC 3339, or `3/18/2014 10:59:19.123456 AM` (UTC), the form of old clients. Digits
     beyond microseconds are cut off. A leap second (`23:59:60`) is the first second of the next day,
-    as in POSIX time, which does not count leap seconds.
+    as in POSIX time.
 
     Raises:
         ValueError: neither a number nor a date, or beyond 64 bits.

@@ -1,8 +1,8 @@
 """The hash chain of the audit log: writers append a link for each new record.
 
-A record is inserted without a link, in the transaction of the change that it records. A trigger
-notes the record's id in `audit_pending`. A writer makes the link later, in another transaction, so
-that transactions that insert records do not wait for one another.
+A record is inserted without a link, and a trigger notes its id in `audit_pending`. A writer makes
+the link later, in another transaction, so that transactions that insert records do not wait for one
+another.
 """
 
 from collections.abc import Callable, Iterator

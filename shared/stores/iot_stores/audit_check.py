@@ -64,11 +64,9 @@ def check_audit(
 ) -> CheckedAudit:
     """Check every record and link, and that the chain has the published head.
 
-    Return the head of the chain, and the number of records without a link.
 
-    `published`: the published head, read before the call; None if no head is published.
-    `connection` must have no open transaction: the check sets its isolation level, and makes it
-    read-only.
+    `published`: the published head, read before the call; None: none is published. `connection`
+    must have no open transaction: the check sets its isolation level, and makes it read-only.
 
     Raises:
         AuditFaultError: the first fault.

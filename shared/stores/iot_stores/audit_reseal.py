@@ -53,8 +53,8 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
     """Replace all links from the first link of version 1 on with links of the newest version.
 
     Then publish the new head, if the published head was replaced. Return the number of replaced
-    links. If the process is killed or Redis fails before the new head is published, `audit verify`
-    reports that the chain lacks the published head; `audit accept` then accepts the chain.
+    links. If the new head is not published, because the process is killed or Redis fails, `audit
+    verify` reports that the chain lacks the published head. `audit accept` then accepts the chain.
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.

@@ -73,9 +73,8 @@ class DrainPositions:
     positions: dict[int, str]
     """`Offset.position` of each shard whose position is known."""
     moved_at: int
-    """When a drain last removed entries that the cover of their vault's shard says nothing about
-    (see `hot_window`): their vaults belong to another shard, or the hot window may lack them. In
-    Unix milliseconds; 0: never."""
+    """When a drain last removed uncovered entries (`Removal.is_uncovered`), in Unix milliseconds;
+    0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +142,8 @@ class Backlog(BacklogAppender):
         self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
-        """Check that Redis accepts XTRIM, which `remove` needs. Nothing is trimmed.
-
-        Raises:
-            RedisError: Redis refused the command, or is away.
+        """Check that Redis accepts XTRIM, which `remove` needs. Nothing is trimmed. Raises
+        `RedisError`.
         """
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
@@ -162,9 +159,8 @@ class Backlog(BacklogAppender):
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to `ends` have left the streams.
 
-        `ends`: for each shard, the bytes ever added up to an entry, from `Backlog.ends` or
-        `AppendResult.ends`. An entry that has left its stream is stored in Postgres, is a dead
-        letter, or is held.
+        `ends`: for each shard, the bytes ever added up to an entry (`Backlog.ends`,
+        `AppendResult.ends`). An entry that has left its stream is stored, a dead letter, or held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)
@@ -180,10 +176,9 @@ class Backlog(BacklogAppender):
         waiting entries is returned with at least one entry. The number of round trips is constant.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
-        have the entries. If Redis refuses WAIT or WAITAOF (no permission), do not wait. The reason
-        for the wait: after Postgres has stored an entry, a failover could lose the entry and the
-        `Idempotency-Key` of its request. A repeat of the request would then be stored as new
-        readings.
+        have the entries. If Redis refuses WAIT or WAITAOF, for example without permission, do not
+        wait. Without the wait, a failover could lose a stored entry together with its
+        `Idempotency-Key`, and a repeated request would be stored as new readings.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -225,11 +220,8 @@ class Backlog(BacklogAppender):
     def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
         """Run commands that read entries, and wait until replicas and disks have these entries.
 
-        Return the answers. If Redis refuses WAIT or WAITAOF, do not wait.
-
-        Raises:
-            UnconfirmedError: replicas or disks did not confirm the entries in time.
-            RedisError: Redis can't serve.
+        Return the answers. If Redis refuses WAIT or WAITAOF, do not wait. Raises like
+        `read_shards`.
         """
         # All over one connection: after a failover, another server would confirm other data.
         write: Call = [self._names.backlog_counters], []
@@ -258,8 +250,8 @@ class Backlog(BacklogAppender):
         """Remove drained entries from their streams. Return whether each stream has entries left.
 
         The entries in `Removal.held` move to `HeldEntries` in the same step. Nothing is removed
-        from a stream that lacks `Removal.last`: another drain has removed this entry, or a failover
-        has lost it and the stream may have new entries with lower ids.
+        from a stream that lacks `Removal.last`. Another drain has removed this entry. Or a failover
+        has lost it, and the stream may have new entries with lower ids.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []

@@ -6,8 +6,7 @@ its request at once. Requests that arrive during this round trip are queued; aft
 queued callers sends all queued requests together. So an idle service adds no delay, and under load
 many requests share a round trip, its system calls and Redis's write to the AOF.
 
-There is no background thread to shut down: a caller is the sender while it waits for its own
-answer.
+A caller is the sender while it waits for its own answer: there is no background thread to stop.
 """
 
 import logging
@@ -113,8 +112,8 @@ _Answer = tuple[Any, _GroupAnswer]
 class AppendScript:
     """Runs `backlog_append.lua` for groups of requests, and then WAIT or WAITAOF if configured.
 
-    Only one caller may send at a time. The connection is not returned to the pool between groups,
-    because taking a connection from the pool and checking it costs as much as a group.
+    Only one caller may send at a time. The connection stays out of the pool between groups: taking
+    it from the pool and checking it costs as much as a group.
     """
 
     def __init__(self, client: "Redis", names: KeyNames, max_bytes: int, wait_command: Any) -> None:
@@ -134,7 +133,7 @@ class AppendScript:
         An error in the result means that Redis refused a command of this request.
 
         Raises:
-            RedisError: Redis refused the script, or is away; whether the script ran is unknown.
+            RedisError: Redis refused the script, or is away. The script may have run.
         """
         shards = {shard: None for request in group for shard in request.shards}
         keys = [*self._keys, *map(self._stream, shards)]
@@ -238,10 +237,10 @@ class BacklogAppender:
     ) -> AppendResult:
         """Add sealed entries, given as (shard, sealed), and queue the drains of their shards.
 
-        The script adds all entries or none. Once `append` returns, the entries are acknowledged.
-        A caller that got no answer may append the same bytes again: the writer stores an entry
-        once, even if the stream has several copies. If Redis already remembers the Idempotency-Key
-        of `request`, nothing is added, and the answer to its first attempt is returned.
+        All entries are added or none. Once `append` returns, they are acknowledged. A caller that
+        got no answer may append the same bytes again: the writer stores an entry once, even if the
+        stream has several copies. If Redis remembers the Idempotency-Key of `request`, nothing is
+        added, and the answer to the first attempt is returned.
 
         Raises:
             TooLargeError: the entries exceed `max_bytes`, the limit of the whole backlog.
@@ -251,8 +250,7 @@ class BacklogAppender:
                 remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
                 but fewer replicas or disks than `confirmation` requires confirmed them in time: a
                 failover may lose them.
-            RedisError: Redis refused a command, or is away; whether the entries were added is
-                unknown.
+            RedisError: Redis refused a command, or is away. The entries may have been added.
         """
         arguments: list[Any]
         if request is None and not guards:
@@ -270,8 +268,8 @@ class BacklogAppender:
             arguments.insert(0, traceparent)
         outcome, group = self._groups.run(_PendingRequest(shards, arguments, size))
         kind, *more = (AppendOutcome.ADDED, outcome) if type(outcome) is int else outcome
-        # A repeated request waits too: its first attempt may have failed because replicas were
-        # missing, and the repeat must not be answered 201 before they have the entries.
+        # A repeated request waits, too: its first attempt may have failed because replicas were
+        # missing. The repeat must not be answered 201 before replicas have the entries.
         if self._waits and kind in {AppendOutcome.ADDED, AppendOutcome.REMEMBERED}:
             self._check_wait_answer(group.wait_answer)
         if kind == AppendOutcome.REMEMBERED:
@@ -292,9 +290,8 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Check that Redis accepts XADD, which `append` needs. Nothing is added.
-
-        Raises `RedisError` if Redis refuses the command, or is away.
+        """Check that Redis accepts XADD, which `append` needs. Nothing is added. Raises
+        `RedisError`.
         """
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
@@ -357,8 +354,7 @@ class GroupCommit:
         safe.
 
         Raises:
-            RedisError: Redis refused the request; or Redis is away, and it is unknown whether the
-                script ran.
+            RedisError: Redis refused the request, or is away. The script may have run.
         """
         if not self._idle.pop(True, False):
             self._wait(pending)

@@ -1,7 +1,6 @@
 -- Remove the entries of drains from the streams of their shards, and move some of them to the held entries. Skips a
--- shard whose stream lacks the last entry to remove. So a repeated call is harmless. So is a call that reaches a new
--- master which lacks the entry: if its clock is behind, its stream has new entries with lower ids, which no drain has
--- read.
+-- shard whose stream lacks the last entry to remove. So a repeated call is harmless. After a failover, a new master may
+-- lack this entry. If its clock is behind, its stream then has new entries with lower ids, which no drain has read.
 --
 -- KEYS: counters, hash of the vaults with held entries, then the stream of each shard.
 -- ARGV, for each shard: id of the last entry to remove, beginning of its sealed bytes, shard, the shard's bytes up to
@@ -13,8 +12,8 @@
 
 local counters, vaults = KEYS[1], KEYS[2]
 
--- A damaged counter must not stop this script halfway: Redis does not undo a script that fails, and entries
--- that are trimmed but not held yet would be lost. backlog_recount.lua repairs the counter.
+-- A damaged counter must not stop this script halfway. Redis does not undo a script that fails: entries that are
+-- trimmed but not held yet would be lost. The script backlog_recount.lua repairs the counter.
 local function increment(key, field, by)
   local answer = redis.pcall('HINCRBY', key, field, by)
   if type(answer) == 'table'

@@ -79,10 +79,7 @@ def former_vaults(
     vault lost it.
 
     A vault loses a lookup when it is erased or gets another password. If several vaults lost the
-    lookup, the last one counts.
-
-    Raises:
-        RedisError: Redis can't serve.
+    lookup, the last one counts. Raises `RedisError`.
     """
     return cast("list[bytes | None]", client.mget(map(names.changed_lookup, lookups)))
 

@@ -85,8 +85,8 @@ class ClockSkew:
     def fault(self, max_seconds: float) -> str | None:
         """Return a text that names the wrong clock; None if no skew exceeds `max_seconds`.
 
-        If two clocks agree, the third one is wrong. If no two agree, the text says so. If the
-        clock of Postgres is unknown, the text compares only the clocks of Redis and this machine.
+        If two clocks agree, the third one is wrong. If no two agree, the text says so. Without the
+        clock of Postgres, the text compares the other two.
         """
         redis, postgres = describe(self.redis), describe(self.postgres or 0.0)
         if abs(self.redis) <= max_seconds:

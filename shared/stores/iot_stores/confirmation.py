@@ -33,9 +33,8 @@ class Confirmation:
     def missing(self, answer: Any, client: "Redis") -> str:
         """Return a sentence on the replicas or disks that lack the entries; empty if none does.
 
-        `answer` is Redis's answer to `command`. If replicas lack the entries, the connections of
-        `client` are closed, because they may lead to an old master that is cut off from its
-        replicas. New connections resolve the host name in the URL again.
+        `answer` is Redis's answer to `command`. If replicas lack the entries, close the connections
+        of `client`: they may lead to an old master that is cut off from its replicas.
         """
         local, replicas = answer if self.fsync else (1, answer)
         if replicas < self.replicas:

@@ -62,8 +62,8 @@ class DeadLetters:
     def add(self, shard: int, waiting: WaitingEntry, reason: str) -> bool:
         """Copy an entry to the dead letters. Return False if the entry is a dead letter already.
 
-        The entry stays in its stream until `Backlog.remove`. If the process is killed in between,
-        the next drain adds the entry again, which changes nothing.
+        The entry stays in its stream until `Backlog.remove`. If the process is killed before, the
+        next drain adds the entry again, which changes nothing.
 
         Raises:
             UnfitRedisError: Redis belongs to another installation.

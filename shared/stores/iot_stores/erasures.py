@@ -108,9 +108,8 @@ class Erasures:
     def clean_redis(self) -> int:
         """Remove the records of erased vaults from Redis. Return the number of these vaults.
 
-        A process that read a vault's record before the erasure may cache it in Redis afterwards.
-        So each call removes the records of a vault again, until `SETTLING_SECONDS` have passed
-        since the erasure.
+        Each call removes the records again, until `SETTLING_SECONDS` after the erasure: a process
+        that read a record before the erasure may cache it afterwards.
 
         Raises:
             RedisError, POSTGRES_UNAVAILABLE: a store is away.
@@ -157,8 +156,8 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
     """Return up to `limit` erased vaults whose segments and dead letters must be deleted now.
 
-    Segments and dead letters of a vault are deleted twice: as soon as the vault is erased (see
-    `note`), and again `SETTLING_SECONDS` after the erasure (see `finish`).
+    They are deleted twice: as soon as the vault is erased (see `note`), and again
+    `SETTLING_SECONDS` after the erasure (see `finish`).
     """
     if not _has_tombstones(connection):
         return []

@@ -49,8 +49,8 @@ def find_forgotten(
     """Return the entries that are older than `TOO_OLD_MS` and whose session the ledger lacks.
 
     `now` is the time by Redis's clock. Entries that are too old by this clock are checked with
-    Postgres's clock too, because Redis's clock may be ahead. Usually no entry is too old, and
-    Postgres gets no query.
+    Postgres's clock, too: Redis's clock may be ahead. If no entry is too old, Postgres gets no
+    query.
     """
     old = [entry for entry in entries if entry.is_older_than(now - TOO_OLD_MS)]
     if not old:

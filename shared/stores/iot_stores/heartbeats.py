@@ -1,8 +1,7 @@
 """Heartbeats: the counters and the loaded keys of each running process, in a stream of Redis.
 
-API processes and writers add a heartbeat every few seconds (`process_reports`). The stream keeps
-the last seconds only. `GET /api/status` computes rates from it, so any API process can report on
-all processes.
+Each process adds a heartbeat every few seconds (`process_reports`). The stream keeps only the last
+seconds. `GET /api/status` computes rates from it, so any API process can report on all processes.
 """
 
 import json
@@ -121,8 +120,8 @@ class Heartbeats:
     def rate(self, total: str, process: str | None = None) -> float:
         """Return how much a total (a name in `TOTALS`) rises per second.
 
-        The rate is that of `process`, or the sum over all running processes. A process that has
-        sent only one heartbeat counts as 0.
+        Without `process`, add up the rates of all running processes. A process that has sent only
+        one heartbeat counts as 0.
         """
         rate = 0.0
         for (_, name), beats in self.by_process.items():

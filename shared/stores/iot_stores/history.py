@@ -227,8 +227,8 @@ def select(
 
     The start of a segment is (interrogator_min, first_id); if the order is descending, it is
     (interrogator_max, last_id). Segments that contain `page_range.after` come first, in any order.
-    All segments are read from one snapshot and fetched in steps; a large payload is fetched by
-    `StoredSegment.fetch`. A transaction stays open until the generator is exhausted or closed.
+    All segments are read from one snapshot, in steps; `StoredSegment.fetch` fetches a large
+    payload. A transaction stays open until the generator is exhausted or closed.
     """
     page_range = read_filter.narrow(page_range)
     condition, parameters = _condition(read_filter)
@@ -254,8 +254,8 @@ def _first_matching(
     """Yield matching segments in order, in two steps.
 
     First, Postgres tests the next few hundred segments in order. If the caller needs more, Postgres
-    selects and sorts all other matching segments. Each step alone has a bad case: if nothing
-    matches, the first would read the whole vault for each page; if everything matches, the second
+    selects and sorts all other matching segments. Each step alone has a bad case. If nothing
+    matches, the first would read the whole vault for each page. If everything matches, the second
     would sort the whole vault.
     """
     position = page_range.after or _LAST[not page_range.descending]
@@ -390,8 +390,8 @@ def _try_in_order(condition: LiteralString, *, descending: bool) -> LiteralStrin
     """Return the statement for the segments that contain the start of the page, then for the next
     segments in the order of the read.
 
-    The SQL parameter `look` is the maximum number of next segments. They need not match the
-    condition: a next segment that does not match has NULL as `size`.
+    The SQL parameter `look` is the maximum number of next segments. A next segment that does not
+    match the condition has NULL as `size`.
     """
     behind: LiteralString = f"{_SELECT} AND {_BEHIND[descending]} AND {_UP_TO[descending]}"
     order = _ORDER[descending]
@@ -411,9 +411,9 @@ def _stream(
 ) -> Generator["StoredSegment", None, None]:
     """Yield the segments that a statement selects. `select` closes the cursor."""
     vault_id = cast("uuid.UUID", parameters["vault_id"])
-    # A server-side cursor of psycopg would cost two more round trips: a description of the rows
-    # before the first row, and CLOSE although the transaction ends. Under load, each round trip of
-    # a read waits for its turn among all requests of the process.
+    # A server-side cursor of psycopg costs two more round trips: a description of the rows before
+    # the first row, and CLOSE although the transaction ends. Under load, each round trip of a read
+    # waits for its turn among all requests of the process.
     connection.execute(f"DECLARE {cursor} NO SCROLL CURSOR FOR {statement}", parameters)
     ahead = _FIRST_FETCH
     while rows := _fetch(connection, cursor, ahead):

@@ -1,14 +1,14 @@
 """The hot window: encrypted segments of the last minutes, in Redis.
 
 Each vault has an index of its segments by time of receipt. Each shard has a *cover* with a time
-`since`: the indexes have every stored reading that the shard received since then, except for
-readings that are too old for the window. A read within the cover needs no query of Postgres.
+`since`. The indexes have every stored reading that the shard received since then and that is not
+too old for the window. A read within the cover needs no query of Postgres.
 
 The cover must never claim a segment that the window lacks:
 
 - The cover holds the position of the last drain in the window. If a writer is killed between its
-  commit in Postgres and its write here, the next drain begins after the cover's position, so it
-  moves `since` forward. `since` never moves back: a slow writer may write after later drains did.
+  commit in Postgres and its write here, the next drain begins after this position, and moves
+  `since` forward. `since` never moves back: a slow writer may write after later drains did.
 - If Postgres was restored and lacks drains that the window has, `since` moves past these drains.
   Their entries may be stored again, in other segments. Postgres may even reach the cover's position
   again, with other ids: to detect this, the cover also holds the next id after the last drain.
@@ -16,10 +16,10 @@ The cover must never claim a segment that the window lacks:
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
-- After a change of `IOT_SHARDS`, entries of a vault may wait in the vault's earlier shard, and the
-  cover of its new shard says nothing about them. So each drain of such entries, or of entries that
-  the window may lack, records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads
-  use the window only for readings received after this time.
+- After a change of `IOT_SHARDS`, entries of a vault may wait in the vault's earlier shard. The
+  cover of the new shard says nothing about them. So a drain of such entries, or of entries that the
+  window may lack, records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use
+  the window only for readings received after this time.
 - Redis may restart with older data, in which erased segments are back. If the backlog is in the
   same Redis, its position is as old as the cover and reveals nothing. So a cover also holds Redis's
   replication id, and is valid only under this id: Redis takes another id at each start and
@@ -125,8 +125,7 @@ class Cover:
     def seconds_held(self, now: int) -> float:
         """Return for how many seconds before `now` (Unix milliseconds) the window has no gap.
 
-        In this time, it holds every reading of the shard, up to the entry at `position`, the last
-        drained entry.
+        In this time, it holds every reading of the shard, up to the entry at `position`.
         """
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
@@ -136,8 +135,8 @@ class RecentSegments:
     """The latest segments of vaults, and the covers of shards, read before and after the segments.
 
     A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if the
-    shard has both covers, no drain is skipped: where `bounds` has segments of a drain, it also has
-    the segments of all earlier drains within the two covers.
+    shard has both covers, no drain is skipped. If `bounds` has segments of a drain, it also has the
+    segments of all earlier drains within the two covers.
     """
 
     before: Mapping[int, Cover]
@@ -171,19 +170,18 @@ class HotWindow:
         """Add the segments of a drain to the window, and update the covers of its shards. Return
         False, and do nothing, if no segments are kept or this Redis may not be used.
 
-        Must be called after each drain, with all of its shards, including shards without new
-        segments.
+        Must be called after each drain, with all of its shards, also those without new segments.
 
         - A cover that ends where the drain began (`DrainedShard.before`) is extended, unless
           `seconds` was changed, or Redis was restarted or failed over.
         - A cover that a later drain has begun is not changed.
         - Otherwise, a new cover begins, because the window may lack earlier drains: a writer was
-          killed, Redis was away or emptied, or Redis or Postgres was restored. The new cover leaves
-          out all readings that were stored before the drain.
+          killed, Redis was away or emptied, or a store was restored. The new cover leaves out all
+          readings that were stored before the drain.
 
         Raises:
-            RedisError: whether the segments were added is unknown. The caller may ignore this: the
-                cover does not claim segments that are missing.
+            RedisError: the segments may have been added. The caller may ignore the error: the cover
+                does not claim missing segments.
         """
         if not (self._seconds and self._usable()):
             return False
@@ -310,9 +308,9 @@ class HotWindow:
     ) -> RecentSegments:
         """Return the latest segments of vaults, and the covers of shards. Takes one round trip.
 
-        `vaults`: for each vault its id, and a time in Unix milliseconds; only segments that have
-        readings received since this time are returned. Raises `RedisError`, and `FormatError` or
-        `ValueError` for data that no writer has written.
+        `vaults`: for each vault its id and a time in Unix milliseconds. Return only segments with
+        readings received since this time. Raises `RedisError`, and `FormatError` or `ValueError`
+        for data that no writer has written.
         """
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})
@@ -396,8 +394,8 @@ def _covers(
 ) -> dict[int, Cover]:
     """Return the valid covers of shards. `own_id`: the replication id of Redis; empty: unknown.
 
-    A cover without an id counts as valid: writers of earlier versions write no id into the cover,
-    and writers without permission for INFO do not know the id.
+    A cover without an id counts as valid: earlier versions write none, and writers without
+    permission for INFO do not know it.
     """
     covers = {}
     for shard, (position, since, seconds, noted_id) in zip(shards, found, strict=True):

@@ -1,8 +1,7 @@
 """The installation that a database belongs to. Redis is marked with the same id.
 
-Both stores also hold a mark of the keyring. An API process with the pepper of another keyring would
-find no vault, and would create vaults that no other process finds. The mark is derived from the
-pepper one-way, so it reveals nothing about the pepper.
+Both stores also hold a mark of the keyring, derived one-way from its pepper. An API process with
+another pepper would find no vault, and would create vaults that no other process finds.
 """
 
 import logging
@@ -49,8 +48,8 @@ class Installation:
         """Return the id that was read last. If none was read yet, read it now.
 
         Raises:
-            SettingsError: the database has no id, the database role of this process has no right
-                to read the id, or the database has the mark of another keyring.
+            SettingsError: the database has no id, does not let this process read the id, or has the
+                mark of another keyring.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         if self._id is not None:

@@ -2,10 +2,9 @@
 
 A reading has the position (interrogator timestamp, id). A segment is an interval of positions, and
 segments may overlap in any way, since device clocks jump and differ. With an index by start or by
-end alone, a search for the segments that contain a position reads half of the vault. Segments are
-therefore indexed by the class of their length (`_STEPS`), and within a class by start. A segment
-shorter than 2**16 that contains a position begins less than 2**16 before that position, and so on
-for each class.
+end alone, a search for the segments that contain a position reads half of the vault. So segments
+are indexed by the class of their length (`_STEPS`), and within a class by start. For example, a
+segment shorter than 2**16 begins less than 2**16 before each position that it contains.
 """
 
 from typing import LiteralString
@@ -30,10 +29,10 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return where the segments that contain `position` can begin, for each length class.
+    """Return where the segments that contain `position` can begin at the earliest.
 
-    Return three lists with one item for each class: the number of the class, and the time and the
-    id of the earliest position at which a segment of the class can begin.
+    Return three lists with one item for each length class: the number of the class, and the time
+    and the id of this earliest position.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

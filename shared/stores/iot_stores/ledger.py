@@ -67,7 +67,7 @@ _SESSIONS: LiteralString = """
     FROM unnest(%(vaults)s::uuid[]) AS wanted (vault_id)
     WHERE wanted.vault_id NOT IN (SELECT vault_id FROM existing)
 """
-# Each statement of a message has its own snapshot (READ COMMITTED), so the sessions are read after
+# Each statement of a message has its own snapshot (READ COMMITTED). So the sessions are read after
 # the locks are taken, and include the drains that held the locks before. A single statement would
 # read the sessions without these drains.
 _BEGIN: LiteralString = f"BEGIN; {_LOCK}; {_SESSIONS}"
@@ -147,8 +147,8 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries are marked in this way: without the mark, a held entry could count as stored,
-        because `mark_stored` adds at most `MAX_MISSING` of the skipped numbers to `missing`.
+        Held entries are marked in this way. `mark_stored` adds at most `MAX_MISSING` skipped
+        numbers to `missing`, so without the mark a held entry could count as stored.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -205,8 +205,8 @@ def begin_drain(
     that the shard's cover in the hot window begins after the readings of all shards.
 
     To detect a change, the row of each shard has the number of shards at the shard's last drain.
-    The first drain after a change sets this number to 0 in the rows of all other shards, so that
-    they notice the change even if `IOT_SHARDS` is changed back before their next drain.
+    The first drain after a change sets this number to 0 in the rows of all other shards. So these
+    shards notice the change even if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
         MissingPartitionError: one of `partitions` does not exist. The transaction is open.
@@ -288,12 +288,12 @@ def save(
 ) -> None:
     """Write which entries of each session are stored, and the offset of each shard; then commit.
 
-    With `commit=False`, roll back instead: the caller wants to know only whether Postgres accepts
-    the rows. Takes one round trip.
+    With `commit=False`, roll back: the call only shows whether Postgres accepts the rows. Takes one
+    round trip.
 
-    `received` is the time of receipt of the latest entry, in Unix milliseconds. The column
-    `seen_at` of a session gets the later of this time and Postgres's time, so that no session is
-    deleted early if Postgres's clock is behind.
+    `received` is the time of receipt of the latest entry, in Unix milliseconds. `seen_at` of a
+    session becomes the later of this time and Postgres's time, so that no session is deleted early
+    if Postgres's clock is behind.
     """
     values = (
         received,

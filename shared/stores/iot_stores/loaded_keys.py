@@ -115,8 +115,8 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:
     """Return the running writers that have not reported their loaded keys.
 
-    A writer is running if its heartbeat in RQ is recent. A running writer that does not report has
-    an earlier version, or its Redis user has no permission to write the report.
+    A writer is running if its heartbeat in RQ is recent. A writer that does not report has an
+    earlier version, or its Redis user may not write the report.
     """
     known = {each.process for each in reports}
     silent = []

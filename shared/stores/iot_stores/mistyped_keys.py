@@ -4,8 +4,8 @@ Redis refuses each command on such a key (WRONGTYPE). Another program wrote the 
 operator by mistake. What the service had stored in the key is lost already, so deleting the key
 loses nothing more.
 
-A later version must not change the type of one of these keys under the same name: during a rolling
-update, writers of this version would delete the key.
+A later version must not change the type of such a key under the same name: during a rolling update,
+writers of this version would delete the key.
 
 The code that uses the other keys repairs them itself, for example `backlog_recount.lua`,
 `hot_window_write.lua` and the scripts of held entries.

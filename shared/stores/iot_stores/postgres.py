@@ -246,8 +246,8 @@ def short_query(
 ) -> psycopg.Cursor[tuple[object, ...]]:
     """Execute one statement with a timeout of `SHORT_QUERY_SECONDS`, in one round trip.
 
-    SET LOCAL sets the timeout, in the same message as the statement. In autocommit mode, Postgres
-    runs both as one transaction, so the timeout does not apply to later statements.
+    In autocommit mode, Postgres runs SET LOCAL and the statement as one transaction, so the timeout
+    does not apply to later statements.
     """
     cursor = psycopg.ClientCursor(connection)
     cursor.execute(
@@ -261,9 +261,9 @@ def short_query(
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
     """Run the block in a transaction, which Postgres ends if this process hangs.
 
-    So other processes do not wait for its locks. If the block uses COPY, set `copies`: the idle
-    limit does not apply in the middle of a COPY, so Postgres also limits the time of each
-    statement.
+    So other processes do not wait for its locks. If the block uses COPY, set `copies`: Postgres
+    then also limits the time of each statement, because the idle limit does not apply during a
+    COPY.
     """
     with connection.transaction():
         connection.execute(TIMEOUTS if copies else IDLE_LIMIT)
@@ -286,8 +286,8 @@ def rolled_back_if_open(connection: Connection) -> Iterator[None]:
 def url_parts(url: str) -> dict[str, Any]:
     """Return the connection parameters in `IOT_POSTGRES_URL`.
 
-    With an unescaped @ or / in the password, libpq takes a part of the password for a host, a port
-    or a database, and repeats that part in errors. Such a URL is refused here.
+    If the password has an unescaped @ or /, libpq takes a part of it for a host, a port or a
+    database, and repeats this part in errors. Such a URL is refused here.
 
     Raises:
         SettingsError: the URL is invalid.
@@ -341,9 +341,9 @@ def postgres_pool(
 ) -> Pool:
     """Return a pool of at most `size` connections, which are opened when needed.
 
-    The pool calls `check` on each connection before use. `check` raises if the connection is
-    unusable. `check_timeout()` returns a context manager that raises `NoAnswerError` if `check`
-    takes too long.
+    The pool calls `check` before it uses a connection; `check` raises if the connection is
+    unusable. `check_timeout()` is a context manager that raises `NoAnswerError` if `check` takes
+    too long.
 
     Raises:
         SettingsError: the URL is invalid.

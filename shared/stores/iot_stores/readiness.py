@@ -43,9 +43,8 @@ class Readiness:
 
         `connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within a few seconds.
 
-        `hot_window` watches the hot window's own Redis, if it has one. Its state is reported, but
-        does not affect readiness. With `ask_once`, Postgres is not queried again after the schema
-        was found to be right.
+        `hot_window` watches the hot window's own Redis, whose state is reported, but does not
+        affect readiness. With `ask_once`, Postgres is not queried again once the schema was right.
         """
         self._hot_window = hot_window
         self._redis = redis

@@ -25,8 +25,8 @@ _INSERT: LiteralString = f"""
 def _recorded(statement: LiteralString) -> LiteralString:
     """Return `statement`, extended to append a record to the audit log if it changes a row.
 
-    The extended statement has one more parameter at the end, the sealed record. `statement` must
-    not change more than one row: each changed row would append the record.
+    The extended statement has one more parameter, the sealed record. `statement` must change at
+    most one row: each changed row appends the record.
     """
     return f"WITH changed AS ({statement} RETURNING 1) SELECT record_audit_event(%s) FROM changed"  # noqa: S608 - composed of constants
 
@@ -44,8 +44,7 @@ def insert_vault(
     lookup.
 
     Without `audit`, nothing is appended. If the database can't append to the audit log, for example
-    before the migration, the vault is inserted all the same: readings matter more than the audit
-    log.
+    before the migration, insert the vault nevertheless: readings matter more than the audit log.
     """
     if audit is None:
         return connection.execute(_INSERT, values).rowcount > 0

@@ -37,8 +37,8 @@ def connect_redis(settings: Settings) -> "Redis":
     Sentinels (`?sentinel_username=...&sentinel_password=...`).
 
     If the connection breaks, the client sends the command again, up to twice within a second. So
-    every command of this project must be safe to repeat: see `backlog.Backlog.append`. A command
-    that times out is not sent again, because its caller has waited long enough.
+    every command of this project must be safe to repeat. A command that times out is not sent
+    again, because its caller has waited long enough.
 
     Raises:
         SettingsError: the URL has another form.

@@ -1,9 +1,9 @@
 """Connection pools for Redis that reconnect after a failover.
 
 After a failover the host name in the URL resolves to the new master, but open connections lead to
-the old one, which answers with an error such as READONLY. An error that concerns the server and not
-the command (see `store_states`) closes all connections: idle ones at once, those in use when they
-are returned. The next command opens a new connection, which resolves the name again.
+the old master, which answers with an error such as READONLY. An error that concerns the server, not
+the command (see `store_states`), closes idle connections at once, and connections in use when they
+are returned. New connections resolve the name again.
 """
 
 import time
@@ -25,8 +25,8 @@ RENEW_SECONDS = 1.0
 class RefusalParser(_HiredisParser):
     """A parser that calls `on_refusal` when an error reply shows that the server can't serve now.
 
-    Only errors are examined, so parsing other replies takes no more time than in redis-py. redis-py
-    calls `parse_error` for every error, also for errors inside arrays and pipelines.
+    Only errors are examined, so other replies take no more time. redis-py calls `parse_error` for
+    every error, also inside arrays and pipelines.
     """
 
     # `_HiredisParser` is private in redis-py: test_library_parts checks that the names used here

@@ -256,8 +256,8 @@ class RedisWatch:
         """Return `info`; if the server was loading its data, return a newer INFO.
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes (Redis
-        6.2, 7.0; Valkey 9). The server has usually finished by now: redis-py repeats the script
-        that marks Redis while Redis answers LOADING.
+        6.2, 7.0; Valkey 9). The server may have finished by now: redis-py repeats the script that
+        marks Redis while Redis answers LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.

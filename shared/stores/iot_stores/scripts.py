@@ -28,8 +28,7 @@ def run_all(
     does not stop the next ones.
 
     Raises:
-        RedisError: the first error among the answers; or Redis is away, and which calls ran is
-            unknown.
+        RedisError: the first error among the answers; or Redis is away: some calls may have run.
     """
     answers = round_trip(client, [*before, *(evalsha(script, call) for call in calls)])
     first, answers = answers[: len(before)], answers[len(before) :]
@@ -63,8 +62,7 @@ def load_and_repeat(
     repeated in order, but not in a transaction.
 
     Raises:
-        RedisError: Redis refused to load the script; or Redis is away, and which calls ran is
-            unknown.
+        RedisError: Redis refused to load the script, or is away: some calls may have run.
     """
     # redis-py's own way, `Script` in a pipeline, sends SCRIPT EXISTS before each execution, which
     # costs a round trip.
@@ -74,7 +72,7 @@ def load_and_repeat(
         if not forgotten:
             break
         # Not in a transaction: while the memory is full, Redis 6.2 and 7.0 refuse (OOM) every
-        # command within MULTI, also the removal of entries, which makes room.
+        # command within MULTI, even one that frees memory.
         repeated = [evalsha(script, calls[at]) for at in forgotten]
         loaded, *others = round_trip(
             client, [("SCRIPT LOAD", script.script), *before, *repeated, *after]
@@ -98,11 +96,10 @@ def round_trip(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
     Redis runs the commands one by one. A command that fails does not stop the next ones: its error
     is its answer. If the connection breaks, the commands are sent again, as in a pipeline.
 
-    redis-py's own pipeline takes several times the CPU, for features that are not used here:
-    transactions, WATCH, conversion of answers, measurements.
+    redis-py's own pipeline takes several times the CPU, for features that are not used here.
 
     Raises:
-        RedisError: Redis is away; which commands ran is unknown.
+        RedisError: Redis is away; some commands may have run.
     """
     pool: Any = client.connection_pool
     connection = pool.get_connection()

@@ -22,11 +22,8 @@ SENTINEL_PORT = 26379
 def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) -> "Redis":
     """Return a client for the master that the Sentinels in `url` name.
 
-    `options` are keyword arguments of redis-py. `variable` is the setting that has the URL: error
-    messages name it.
-
-    The credentials in front of the hosts are for the master. The credentials for the Sentinels are
-    `sentinel_username` and `sentinel_password` in the query.
+    `options` are keyword arguments of redis-py. Error messages name `variable`, the setting of the
+    URL.
 
     Raises:
         SettingsError: the URL does not have the form that `connect_redis` describes.

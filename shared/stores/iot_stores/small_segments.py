@@ -70,8 +70,7 @@ def find_small(
 ) -> list[SmallSegment]:
     """Return up to `limit` small segments of a vault, the oldest first.
 
-    Return only segments whose readings were all received at or after the time `since` and earlier
-    than the time `before`, in Unix milliseconds.
+    All their readings were received at or after `since` and before `before`, in Unix milliseconds.
     """
     parameters = {
         "vault_id": vault_id, "since": since, "before": before, "bytes": SMALL_BYTES,
@@ -94,8 +93,8 @@ def lock_segments(
 ) -> list[SealedSegment]:
     """Lock the sources of an order until the transaction ends, and return their segments.
 
-    Sources that are gone or locked by others are left out. No segment is returned if the vault is
-    gone or is being erased. Does not wait for locks.
+    Do not wait for locks: sources that are gone or locked by others are left out. Return nothing if
+    the vault is gone or is being erased.
     """
     if not connection.execute(_LOCK_VAULT, (vault_id,)).rowcount:
         return []

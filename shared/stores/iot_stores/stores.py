@@ -29,7 +29,7 @@ from .redis_watch import RedisRequirements, RedisWatch, RedisWatchThread
 class Stores:
     """The stores that a process uses. Each store is opened at its first use.
 
-    Opening a store sends nothing. The first command connects to Redis or Postgres.
+    Opening a store sends nothing: the first command connects.
 
     Every property that needs a Redis client raises `SettingsError` when the URL is invalid.
     """

@@ -61,8 +61,7 @@ class Removal:
 
     shard: int
     last: WaitingEntry
-    """All entries up to and including this entry are removed. If it is not in the stream, none
-    is."""
+    """All entries up to and including this one are removed; none if it is not in the stream."""
     position: str
     """The shard's position in the ledger after the drain (`ledger.Offset.position`)."""
     next_id: int

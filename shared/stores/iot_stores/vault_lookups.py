@@ -64,8 +64,7 @@ class LookupPolicy:
     def is_transitional(self) -> bool:
         """Whether the upgrade from version 0.1 is incomplete.
 
-        Until it is complete, writers may change the policy in Postgres, so callers read the policy
-        again before each use.
+        Until then, writers may change the policy in Postgres, so callers read it before each use.
         """
         return self.fast_lookups is not FastLookups.GONE
 

@@ -48,8 +48,8 @@ _BATCH = 500
 
 _log = logging.getLogger(__name__)
 
-# One statement sees one snapshot. A vault that is moved meanwhile is found under its old or its new
-# lookup, and the policy of that snapshot says which other lookups a vault may have.
+# One statement sees one snapshot: a vault that is moved meanwhile is found under its old or its new
+# lookup. The policy of this snapshot says which other lookups a vault may have.
 _FIND: LiteralString = f"""
     SELECT {POLICY_COLUMNS}, {COLUMNS}
     FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
@@ -116,8 +116,8 @@ class VaultRecords:
         (`hide`). The caller must open the record to know whether it is authentic.
 
         Raises:
-            RedisError: Redis can't serve. Then it is unknown whether the password has a vault, even
-                if Postgres has no record: Redis may hold the only copy.
+            RedisError: Redis can't serve. The password may have a vault, even if Postgres has no
+                record: Redis may hold the only copy.
         """
         names = [self._names.vault_record(lookup) for lookup in lookups]
         names += [self._names.changed_lookup(lookup) for lookup in lookups]
@@ -148,10 +148,9 @@ class VaultRecords:
     def add(self, record: VaultRecord, event: AuditEvent) -> VaultRecord:
         """Store a new vault in Postgres, and return the stored record.
 
-        If new vaults are audited, `event` is stored in the audit log.
-
-        If another process created a vault of the same password first, that vault's record is
-        returned. This method does not cache the record in Redis; `cache` does.
+        If new vaults are audited, add `event` to the audit log. If another process created a vault
+        of the same password first, return the record of that vault. The record is not cached in
+        Redis (see `cache`).
 
         Raises:
             PolicyChangedError: the policy for lookups now requires another format or cost.
@@ -173,10 +172,10 @@ class VaultRecords:
         Postgres lacks vaults after it was restored from a backup, or after a failover to a replica
         that lagged behind. The stored record differs from `record` in two cases:
 
-        - It is another record of this vault, if Postgres has a newer one (with a new lookup, a new
-          password or a new outer wrap), or an older one from a backup.
-        - It is the record of another vault, if one was created for the password while this vault
-          was missing. Then `record` is kept in Redis without expiry, because it is the only copy.
+        - It is another record of this vault: a newer one (with a new lookup, password or outer
+          wrap), or an older one from a backup.
+        - It is the record of another vault, which was created for the password while this vault was
+          missing. Then `record` is kept in Redis without expiry, because it is the only copy.
 
         `record` must have been opened with its password, or be authentic
         (`iot_cipher.vault.is_authentic`).
@@ -352,7 +351,7 @@ class VaultRecords:
         the lookup, change nothing and return False: that record may be the only copy.
 
         Raises:
-            RedisError: Redis can't serve. Redis may have cached the record or not.
+            RedisError: the record may have been cached or not.
         """
         (other,) = run_all(self._client, self._cache_script, [self._cache_call(record)])
         return other is None

@@ -33,8 +33,8 @@ class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
     After a restart, or with two canaries at once, a number may be sent again. The service stores it
-    only once, because the key is the same. Relative times as small as n µs do not change the answer
-    of `GET /api/iot/maxtime`, the greatest relative time of all vaults.
+    once, because the key is the same. So small relative times do not change the answer of `GET
+    /api/iot/maxtime`, the greatest relative time of all vaults.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Find the last stored number: `send` continues with the next number.
+        """Find the last stored number, so that `send` continues with the next. Return False if a
+        request failed.
 
-        Also watch the numbers that were stored last: as many as are sent in an hour, but at least 2
-        and at most 5000. Return False if a request failed.
+        Also watch the last stored numbers: as many as are sent in an hour, from 2 to 5000.
         """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])

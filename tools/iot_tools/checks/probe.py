@@ -96,8 +96,8 @@ class Probe:
         `action` says in error messages what the request does, such as "read".
 
         Raises:
-            ProbeError: the service refused the request for good (for example because of the token),
-                or the last attempt before the deadline failed, too.
+            ProbeError: the service refused the request for good, for example because of the token,
+                or all attempts before the deadline failed.
         """
         while True:
             try:

@@ -67,8 +67,8 @@ class WatchedReadings:
         """Continue the work of an earlier process.
 
         Watch all numbers from the smallest to the largest in `found`, which the service has stored.
-        `counted` are the numbers that the earlier process reported as lost or doubled: they are not
-        reported again.
+        Do not report the numbers `counted` again, which the earlier process reported as lost or
+        doubled.
         """
         numbers, known = set(found), set(counted)
         for number in range(min(numbers), max(numbers) + 1):

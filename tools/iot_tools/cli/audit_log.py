@@ -119,7 +119,7 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
     Return "(damaged)" if the head in Redis can't be parsed.
 
     Raises:
-        IotError: no head is lost: Redis has no head, or Postgres has the same head in its chain.
+        IotError: no head is lost: Redis has no head, or Postgres has this head in its chain.
     """
     try:
         published = stores.audit_head.read()

@@ -76,9 +76,9 @@ def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
 def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
     """Wait up to 5 seconds until the letter's entry has left the backlog. Return whether it has.
 
-    A drain first adds the dead letter, then removes the entry from the backlog. If the letter were
-    replayed or dropped in between, the next drain would add it again. So if the entry is still in
-    the backlog, print that the letter stays unchanged.
+    A drain adds the dead letter before it removes the entry from the backlog. If the letter were
+    replayed or dropped in between, the next drain would add it again. If the entry is not removed
+    in time, print that the letter stays unchanged.
     """
     until = time.monotonic() + _DRAIN_SECONDS
     while stores.backlog.holds(letter.shard, letter.entry_id):

@@ -82,8 +82,8 @@ def _add_options(
 def _rotating(action: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that runs the function `action` of the module `rotating_keys`.
 
-    The module is imported only when the command runs, because it imports the drivers of Redis and
-    Postgres. This takes three times as long as the whole of `keys create`.
+    The module is imported only when the command runs: importing the drivers of Redis and Postgres
+    takes three times as long as the whole of `keys create`.
     """
 
     def run(parsed: argparse.Namespace) -> int:

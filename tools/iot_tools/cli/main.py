@@ -31,10 +31,10 @@ def main(
 ) -> int:
     """Run one subcommand. Return its exit status.
 
-    An `IotError` is printed on stderr without a traceback. The status is then 2 if a setting or an
-    option is wrong, else 1. The status is 130 after Ctrl-C, as in a shell, and 141 (as after
-    SIGPIPE) if the output is a pipe whose reader has exited, such as `head`. `imported` is called
-    after the imports and before the subcommand runs.
+    An `IotError` is printed on stderr without a traceback: the status is 2 if a setting or an
+    option is wrong, else 1. After Ctrl-C it is 130, as in a shell. If the output is a pipe whose
+    reader has exited, such as `head`, it is 141, as after SIGPIPE. `imported` is called after the
+    imports and before the subcommand runs.
     """
     with _output_errors():
         return _run_command(arguments, imported)
@@ -82,9 +82,8 @@ def _run_command(arguments: Sequence[str] | None, imported: Callable[[], None]) 
 def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
     """Parse the command line. Return a function that runs the subcommand with its arguments.
 
-    Before that, prepare this process: start the log, disable core dumps, keep OpenTelemetry from
-    being imported, and remove the environment variables of libpq that would change the meaning of
-    IOT_POSTGRES_URL.
+    First prepare this process: start the log, disable core dumps, keep OpenTelemetry out, and
+    remove libpq's variables that would change the meaning of IOT_POSTGRES_URL.
     """
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:
@@ -104,9 +103,8 @@ def _parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
 
     If `arguments` begins with the name of a command, the parser has only this command. If
     `arguments` is empty, or begins with `-h` or `--help`, the parser lists all commands without
-    their options, because the imports for the options would take four times as long as the rest of
-    `iot-sensor --help`. Otherwise, or if `arguments` is None, the parser has all commands with
-    their options.
+    their options: the imports for the options would take four times as long as the rest. Otherwise,
+    or if `arguments` is None, the parser has all commands with their options.
     """
     parser = CommandParser(
         prog=PROGRAM,

@@ -222,7 +222,7 @@ def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 
     """Add the first `rows` of `lines` to the table, or all if `rows` is None. Return the table.
 
     A line below the table says how many lines are left out. Pass `total`, the number of all lines,
-    if `lines` has only some of them. With `rows`, long lines are cut; without, they may wrap.
+    if `lines` lacks some. Long lines are cut with `rows`, and may wrap without.
     """
     shown = lines[:rows]
     for line in shown:

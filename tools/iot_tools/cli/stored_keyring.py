@@ -87,7 +87,7 @@ class StoredKeyring:
     def retired_key_of_writers(self) -> KeyId | None:
         """Return the id of the newest retired master key that the writers' keys still contain.
 
-        Return None if they contain none, or if no option names them or they do not exist.
+        Return None if there is no such key, or if the writers' keys are not found.
         """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):

@@ -52,8 +52,7 @@ def open_stores(
 ) -> Iterator[CommandStores]:
     """Open the stores for a command, and close them afterwards. `keys`: see `CommandStores`.
 
-    If the block raises an error that means that Redis or Postgres can't serve, raise
-    `UnavailableError` instead. Other errors pass unchanged.
+    Turn an error of the block that means that a store can't serve into an `UnavailableError`.
 
     Raises:
         SettingsError: a setting is wrong, or the file with the keys can't be read.

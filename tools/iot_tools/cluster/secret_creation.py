@@ -1,7 +1,7 @@
 """`iot-sensor secrets create`: create missing Secrets.
 
-Existing Secrets are not changed, with one exception: the Secret of the writer keys is updated if
-they no longer match the keyring, from which they are derived.
+Existing Secrets are not changed. Only the Secret of the writer keys is updated, if they do not
+match the keyring from which they are derived.
 
 All existing Secrets are checked first, and nothing is created if one of them is invalid. If the
 command is interrupted, its next run creates what is missing. Two concurrent runs do no harm: if
@@ -69,8 +69,8 @@ class SecretCreation:
         """Create the missing Secrets.
 
         Raises:
-            ClusterError: an existing Secret is invalid, a required Secret is missing, the network
-                policies do not open the port of a URL, or the API server refused a request.
+            ClusterError: an existing Secret is invalid, a required Secret is missing, no network
+                policy opens the port of a URL, or the API server refused a request.
         """
         request = self._request
         for name, key in request.required:
@@ -109,8 +109,8 @@ class SecretCreation:
     def _secrets_in_order(self, *, tokens_exist: bool) -> list[FirstSecret]:
         """Return the Secrets to create or check, in the order of their creation.
 
-        If the cluster has a tokens.json already (`tokens_exist`), the Secrets `token_values` and
-        `probe` are left out: they would get new tokens, which the API would not accept.
+        If the cluster has a tokens.json (`tokens_exist`), the Secrets `token_values` and `probe`
+        are left out: they would get new tokens, which the API would not accept.
         """
         request = self._request
         secrets: list[FirstSecret] = []
@@ -229,9 +229,9 @@ class SecretCreation:
     def _lost_keyring(self, keyring: str) -> str | None:
         """Return an error message if the Secret `keyring` is missing, else None.
 
-        Called only if the Secret with tokens.json exists. That Secret is created last, so there was
-        a keyring. Stored readings can be decrypted only with this keyring, so a new one must not
-        replace it.
+        Called only if the Secret with tokens.json exists. This Secret is created last, so there was
+        a keyring. A new keyring must not replace it, because it could not decrypt the stored
+        readings.
         """
         if self._content(keyring) is not None:
             return None

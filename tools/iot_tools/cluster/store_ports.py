@@ -23,8 +23,8 @@ def ports_value(url: str) -> str:
 def closed_ports(url: str, opened: frozenset[int]) -> list[int]:
     """Return the ports of a URL that are not in `opened`; [] for an invalid URL.
 
-    If the URL names Redis Sentinels, only the ports of the Sentinels are checked, because the URL
-    does not contain the port of the Redis master.
+    If the URL names Redis Sentinels, only their ports are checked: the URL does not contain the
+    port of the Redis master.
     """
     ports = _ports(url.strip("\ufeff\r\n\t "))
     return sorted({int(port) for port in ports.split(",") if port.isdecimal()} - opened)

@@ -42,8 +42,8 @@ class Counts:
 class Device:
     """Sends the readings of one sensor, in order, and keeps them until they are acknowledged.
 
-    So a restart of the service loses no reading. The memory of a device is bounded: if the service
-    stays away, the device drops the oldest readings and logs that.
+    So a restart of the service loses no reading. If the service stays away, the device drops and
+    logs the oldest readings, because its memory is bounded.
     """
 
     def __init__(

@@ -41,8 +41,8 @@ class Program:
 class Child:
     """A process that runs `program`, in its own session: Ctrl-C reaches the parent only.
 
-    Start the child from a thread that lives as long as the child should: on Linux, the kernel sends
-    `death_signal` when that thread ends, even if the parent process lives on.
+    Start the child from a thread that lives as long as the child should. On Linux, the kernel sends
+    `death_signal` when this thread ends, even if the parent process lives on.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Runs a program that, on Linux, receives a signal from the kernel when its parent dies.
 
-This is a script, run as `python -I -S launch.py ...`, and not a `preexec_fn`: between fork and
-exec, a process whose parent has threads can't safely run Python.
+This is a script (`python -I -S launch.py ...`), not a `preexec_fn`: if the parent has threads, the
+child can't safely run Python between fork and exec.
 
 Arguments: the pid of the parent, the signal to receive when the parent dies, the uid to run as
 (-1: unchanged), the program and its arguments. The script execs the program, so the program has the
@@ -29,10 +29,9 @@ def _checked(result: int, what: str) -> None:
 def become(uid: int, libc: ctypes.CDLL) -> None:
     """Change from root to `uid` and keep only the capability to access any file.
 
-    PostgreSQL refuses to run as root, so it runs as another user. If program and data are below
-    root's home directory (mode 0700), this user can't access them without a capability, and a wider
-    mode would let all users in. The process therefore keeps CAP_DAC_OVERRIDE, as an ambient
-    capability, which child processes inherit.
+    PostgreSQL refuses to run as root, so it runs as another user. This user may need access to
+    program and data below root's home directory (mode 0700); a wider mode would let all users in.
+    So the process keeps CAP_DAC_OVERRIDE, as an ambient capability, which child processes inherit.
     """
     _checked(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keeping capabilities")
     os.setgroups([])

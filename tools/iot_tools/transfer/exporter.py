@@ -156,9 +156,9 @@ class Exporter:
     def _check_password(self) -> None:
         """Raise `IotError` if the readings of a complete spool were fetched with another password.
 
-        The service checks the password, because the spool holds nothing that helps to guess it: the
-        service accepts a cursor only with the password for which it returned the cursor. A complete
-        spool of a single page has no cursor; its readings are deleted, and fetched again.
+        The spool holds nothing that helps to guess its password, so the service checks the
+        password: it accepts a cursor only with the cursor's password. A complete spool of a single
+        page has no cursor; its readings are deleted, and fetched again.
         """
         if self._spool.cursor is None:
             self._spool.clear()

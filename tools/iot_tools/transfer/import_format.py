@@ -104,8 +104,8 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     """Check the names of the columns of a CSV or Parquet file.
 
     Raises:
-        ImportFileError: a required column is missing, or a column has two names or spaces in its
-            name.
+        ImportFileError: a required column is missing, two names mean the same column, or a name has
+            spaces around it.
     """
     for name in names:
         if name not in CSV_NAMES and name.strip() in CSV_NAMES:

@@ -161,7 +161,7 @@ def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
     """Return the row of a CSV file of the old program or of `iot-sensor export`.
 
     If the column `freeform` is missing or empty, `freeform` is made from the columns other than id
-    and times, with numbers and JSON as they are written. Raises `RowError` if a value is invalid.
+    and times. Numbers and JSON stay as they are written. Raises `RowError` if a value is invalid.
     """
     return _row_of_columns({name: text for name, text in fields.items() if text}, _member)
 

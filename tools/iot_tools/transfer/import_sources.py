@@ -298,8 +298,8 @@ def _checked_row(text: bytes, password: str) -> ImportRow:
 
 
 def _written_freeform(row: bytes) -> str | None:
-    """Return the JSON text of the member `freeform` of a row; None if the row has none, or has NaN
-    or another value that is not in the JSON standard."""
+    """Return the JSON text of a row's member `freeform`. Return None if there is none, or if the
+    row has a value that is not in the JSON standard, such as NaN."""
     with suppress(msgspec.DecodeError, KeyError):
         members = _members.decode(row.removeprefix(codecs.BOM_UTF8))
         if "data" in members:

@@ -51,10 +51,15 @@ def test_paths_in_documents_exist(document: str) -> None:
 
 def test_the_security_document_names_tests_that_exist() -> None:
     text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    table = text.partition("## Who can read what")[2].partition("\n## ")[0]
-    rows = [line.split("|")[3] for line in table.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) > 8
-    for row in rows:
+    section = text.partition("## Who can read what")[2].partition("\n## ")[0]
+    tables = [
+        [line.split("|")[1:3] for line in part.splitlines() if line.startswith("| ")][1:]
+        for part in section.split("### Tests of this table")
+    ]
+    statements, tests = tables
+    assert len(statements) > 8
+    assert [name for name, _ in tests] == [name for name, _ in statements]
+    for _, row in tests:
         found = re.findall(r"`(tests/[\w/]+\.py)`: ((?:`test_\w+`(?:, )?)+)", row)
         assert found, f"no test: {row}"
         for path, names in found:

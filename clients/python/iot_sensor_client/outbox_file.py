@@ -50,8 +50,8 @@ class Batch:
     rows: Sequence[str]
     created: float
     tried: float | None
-    """Unix time of the first attempt whose result is unknown, or an earlier time. None: no such
-    attempt."""
+    """Unix time of the first attempt whose result is unknown, or an earlier time. None: all are
+    known."""
 
 
 @dataclass(slots=True)

@@ -315,8 +315,8 @@ class Sealer:
         self._abandoned = 0
 
     def seal(self, shard: int, entry: bytes) -> bytes:
-        """Seal an entry for the stream of `shard`, with the next number that the session has for
-        this shard."""
+        """Seal an entry for the stream of `shard`, with the session's next number for this
+        shard."""
         keys = self._keys
         keyring = keys.loaded if time.monotonic() < keys.check_at else keys.current()
         session = self._session

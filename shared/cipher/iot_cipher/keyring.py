@@ -79,24 +79,21 @@ class Keyring(SecretHolder):
         return derive(self._pepper, salt=installation.bytes, info=_MARK)
 
     def transit_key(self, key_id: KeyId) -> bytes:
-        """Return the key that seals entries and orders. Raises `DecryptionError` for an unknown
-        id."""
+        """Return the key of entries and orders. Raises `DecryptionError` for an unknown id."""
         return self._derived(key_id, _TRANSIT)
 
     def wrap_key(self, key_id: KeyId) -> bytes:
-        """Return the key of the outer wrap of data keys. Raises `DecryptionError` for an unknown
-        id.
-        """
+        """Return the key of the outer wrap. Raises `DecryptionError` for an unknown id."""
         return self._derived(key_id, _WRAP)
 
     def audit_key(self, key_id: KeyId) -> bytes:
-        """Return the key that encrypts the audit log. Raises `DecryptionError` for an unknown
-        id."""
+        """Return the key of the audit log. Raises `DecryptionError` for an unknown id."""
         return self._derived(key_id, _AUDIT)
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
-        an unknown id."""
+        """Return the chain key of a master key, also of a retired one.
+
+        Raises `DecryptionError` for an unknown id."""
         if key_id in self.retired:
             return self.retired[key_id].chain_key
         return derive_chain_key(self.audit_key(key_id))

@@ -88,9 +88,7 @@ class PasswordSecret(SecretHolder):
         log2_n: int,
         inner_key: Callable[[bytes, int], bytes],
     ) -> None:
-        """`inner_key` computes the key of the inner wrap from a vault's salt and log2 of scrypt's
-        N.
-        """
+        """`inner_key` computes the key of the inner wrap from a vault's salt and `log2_n`."""
         self.format = vault_format
         self.lookup = lookup
         self.log2_n = log2_n

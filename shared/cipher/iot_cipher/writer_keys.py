@@ -43,8 +43,9 @@ class AuditKeys(Protocol):
         """Return the key with this id. Raises `DecryptionError` for an unknown id."""
 
     def chain_key(self, key_id: KeyId) -> bytes:
-        """Return the chain key of a master key, which may be retired. Raises `DecryptionError` for
-        an unknown id."""
+        """Return the chain key of a master key, also of a retired one.
+
+        Raises `DecryptionError` for an unknown id."""
 
 
 class KeySet(TransitKeys, Protocol):

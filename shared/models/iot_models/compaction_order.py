@@ -10,8 +10,8 @@ ONE_KEY_FORMAT = 1
 """The format of orders from an older version: all merged segments share one key."""
 
 SMALL_READINGS = 512
-"""A segment with fewer readings is small: it may be merged. The index `segments_small` has the same
-number."""
+"""Segments with fewer readings are small: they may be merged. The index `segments_small` has this
+number, too."""
 
 _HEADER = struct.Struct("<B16sII")
 _ONE_KEY_HEADER = struct.Struct("<B16s16s32sI")

@@ -185,8 +185,7 @@ def _values(attributes: Mapping[str, object]) -> Attributes:
 
 
 def _resource(service: str) -> Resource:
-    """Return the resource that OpenTelemetry's variables describe, by default with the name
-    `service`."""
+    """Return the resource that OpenTelemetry's variables describe. Default name: `service`."""
     instance = f"{socket.gethostname()}:{os.getpid()}"
     ours = Resource({SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance})
     # Not `Resource.create`: its thread pool waits for itself under gevent, because `queue` is not

@@ -64,8 +64,7 @@ def check_audit(
 ) -> CheckedAudit:
     """Check every record and link, and that the chain has the published head.
 
-
-    `published`: the published head, read before the call; None: none is published. `connection`
+    `published`: the published head, read before the call; None: no head is published. `connection`
     must have no open transaction: the check sets its isolation level, and makes it read-only.
 
     Raises:

@@ -73,8 +73,8 @@ class DrainPositions:
     positions: dict[int, str]
     """`Offset.position` of each shard whose position is known."""
     moved_at: int
-    """When a drain last removed uncovered entries (`Removal.is_uncovered`), in Unix milliseconds;
-    0: never."""
+    """When a drain last removed entries with `Removal.is_uncovered`, in Unix milliseconds; 0:
+    never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,7 @@ class Backlog(BacklogAppender):
         self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
-        """Check that Redis accepts XTRIM, which `remove` needs. Nothing is trimmed. Raises
-        `RedisError`.
-        """
+        """Raise `RedisError` if Redis refuses XTRIM, which `remove` needs. Nothing is trimmed."""
         self._client.xtrim(self._names.unused_stream, minid="0", approximate=False)
 
     def ends(self) -> dict[int, int]:

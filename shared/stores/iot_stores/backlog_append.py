@@ -290,9 +290,7 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Check that Redis accepts XADD, which `append` needs. Nothing is added. Raises
-        `RedisError`.
-        """
+        """Raise `RedisError` if Redis refuses XADD, which `append` needs. Nothing is added."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:

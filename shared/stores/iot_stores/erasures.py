@@ -82,11 +82,10 @@ class Erasures:
         self._changes.announce(change, list(lookups))
 
     def erase(self, vault_id: uuid.UUID, lookups: Collection[bytes], event: AuditEvent) -> bool:
-        """Delete the record of a vault, write its tombstone, and add `event` to the audit log, in
-        one transaction.
+        """Delete a vault's record, write its tombstone and add `event` to the audit log.
 
-        Return whether this or an earlier call erased the vault; False if Postgres has no such vault
-        under any of the lookups.
+        All of this is one transaction. Return whether this or an earlier call erased the vault;
+        False if Postgres has no such vault under any of the lookups.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve; the vault may have been erased or not. Or

@@ -17,7 +17,7 @@ from .ledger import SessionKey
 from .postgres import Connection
 
 TOO_OLD_MS = 60 * 86_400_000
-"""Age above which an entry may be forgotten: less than the time for which the ledger keeps sessions
+"""Age above which an entry may be forgotten. The ledger keeps sessions for longer
 (`retention.SESSION_DAYS`)."""
 REASON = (
     "sealed more than 60 days ago, and the ledger does not know its session: it is unknown "

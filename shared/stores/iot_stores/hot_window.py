@@ -52,15 +52,13 @@ _FIRST_FETCH, _MAX_FETCH = 4, 64
 _FETCH_BYTES = 4 * 2**20
 """Approximate size of the payloads in one round trip."""
 _LATE_SECONDS = 120
-"""The longest time between storing segments and adding them to the window: the timeout of the
-writer's job."""
+"""Longest time between storing segments and adding them to the window: the timeout of a drain."""
 MAX_PAYLOAD_BYTES = 2 * 2**20
-"""A larger payload is not kept, because several payloads are fetched at a time. Reads fetch it from
-Postgres."""
+"""Larger payloads are not kept, because several are fetched at a time. Reads then use Postgres."""
 _SET_BEFORE_BYTES = 4096
-"""A larger payload is written with SET before the script runs. Lua hashes every byte of its
-arguments, so Redis would take twice the time (34 KB: 93 µs instead of 51). Small payloads cost less
-as arguments."""
+"""Larger payloads are written with SET before the script runs. Lua hashes every byte of its
+arguments, so Redis would take twice the time (34 KB: 93 µs, not 51). Smaller ones cost less as
+arguments."""
 _COVER = ("position", "since", "seconds", "replication_id")
 _OVERWRITTEN = (None, None, None, b"overwritten")
 """A cover that is not valid, in place of a value of another type that another program wrote."""
@@ -113,8 +111,7 @@ class Cover:
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds all readings that the shard received from `since` to
-        `now`.
+        """Return whether the window holds all readings that the shard received since `since`.
 
         Times are Unix milliseconds. Readings of drains after `self.position` do not count (see
         `reaches`). Segments expire, so return False if `since` is `self.seconds` or more before

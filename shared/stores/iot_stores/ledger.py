@@ -241,8 +241,10 @@ def begin_drain(
 def _locked_offsets(
     connection: Connection, rows: Sequence[tuple[object, ...]], parameters: Mapping[str, object]
 ) -> dict[int, Offset]:
-    """Return the offsets of the locked shards. If the number of shards was changed, also set it to
-    0 in the rows of the other shards (see `begin_drain`)."""
+    """Return the offsets of the locked shards.
+
+    If the number of shards was changed, also write 0 into the rows of the other shards (see
+    `begin_drain`)."""
     shards = parameters["shards"]
     locked = {}
     for row in rows:

@@ -39,8 +39,8 @@ class ProcessReport(ABC):
         *,
         require_ownership: Callable[[], None],
     ) -> None:
-        """`service`: `api` or `writer`. `require_ownership` raises if Redis belongs to another
-        installation."""
+        """`service`: `api` or `writer`. `require_ownership` raises if Redis is not ours
+        (`RedisWatch`)."""
         self._client = client
         self._names = names
         self._service = service

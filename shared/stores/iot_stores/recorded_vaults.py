@@ -40,8 +40,7 @@ _log = logging.getLogger(__name__)
 def insert_vault(
     connection: Connection, audit: AuditLog | None, values: Sequence[object], event: AuditEvent
 ) -> bool:
-    """Insert a vault, and append `event` to the audit log. Return False if another vault has the
-    lookup.
+    """Insert a vault, and append `event` to the audit log. Return False if its lookup is taken.
 
     Without `audit`, nothing is appended. If the database can't append to the audit log, for example
     before the migration, insert the vault nevertheless: readings matter more than the audit log.

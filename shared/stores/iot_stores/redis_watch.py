@@ -111,7 +111,7 @@ class RedisWatch:
         self._verdict: Verdict | None = None
         """The verdict of the check `_verdict_number`; None: unknown."""
         self.safe = False
-        """Whether the last check found that Redis may get readings. If it is False, a PUT calls
+        """Whether the last check found that Redis may get readings; if not, PUTs call
         `require_safe`.
         """
         self._verdict_number = 0

@@ -13,7 +13,7 @@ from . import history
 from .postgres import Connection
 
 SMALL_BYTES = 65_536
-"""A segment with this many bytes or more is not small: merging would save only a row and index
+"""Segments with this many bytes are not small: merging them would save only a row and index
 entries."""
 
 _FIND: LiteralString = """

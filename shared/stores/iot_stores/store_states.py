@@ -50,8 +50,8 @@ REDIS_STATES: Mapping[str, str] = {
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
 }
-"""Meaning of each state of Redis, by code word. Redis sends no code word for some of the states:
-see `_REDIS_SENTENCES`."""
+"""Meaning of each state of Redis, by code word. `_REDIS_SENTENCES` has states without a code
+word."""
 
 _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "MAXCLIENTS": re.compile("max number of clients"),

@@ -81,8 +81,7 @@ def measure(connection: Connection, search: StoredAfter) -> FoundSize:
 def stored_after(
     connection: Connection, search: StoredAfter, behind_id: int = 0
 ) -> Generator[StoredSegment, None, None]:
-    """Yield the segments of a search that have ids above `behind_id`, in the order of their first
-    ids.
+    """Yield the segments of a search with ids above `behind_id`, in the order of their first ids.
 
     A segment may also have lower ids: a compaction may have merged segments that the caller has
     read with later ones. Needs an open transaction.

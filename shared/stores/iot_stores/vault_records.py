@@ -109,8 +109,7 @@ class VaultRecords:
         self._cache_script = load_script(client, "vault_record_cache.lua")
 
     def find_cached(self, lookups: Sequence[bytes]) -> VaultRecord | None:
-        """Return the first record cached in Redis under one of a password's lookups; None if there
-        is none.
+        """Return the first record cached in Redis under one of a password's lookups, or None.
 
         Skip records that can't be decoded, and records whose vault has another password now
         (`hide`). The caller must open the record to know whether it is authentic.

@@ -94,8 +94,8 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Find the last stored number, so that `send` continues with the next. Return False if a
-        request failed.
+        """Find the last stored number, so that `send` continues after it. Return False after a
+        failure.
 
         Also watch the last stored numbers: as many as are sent in an hour, from 2 to 5000.
         """

@@ -36,6 +36,12 @@ def test_no_block_is_only_indented() -> None:
         assert re.findall(r"(?<=\n\n) {4}(?![ -]|\d).*", text) == [], path.name
 
 
+def test_no_block_is_in_a_list() -> None:
+    """On the web site of `make docs-site`, the block would end a numbered list."""
+    for path in {path for pattern in DOCUMENTS for path in ROOT.glob(pattern)}:
+        assert re.findall(r"^ +```.*", path.read_text("utf-8"), re.MULTILINE) == [], path.name
+
+
 @pytest.mark.parametrize("block", code_blocks("sh", "console"), ids=place)
 def test_commands_are_valid_shell(block: CodeBlock) -> None:
     done = subprocess.run(

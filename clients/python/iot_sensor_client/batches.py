@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_READINGS = 1000
@@ -34,6 +34,25 @@ def encode_reading(reading: Mapping[str, Any], number: int) -> str:
         return json.dumps(dict(reading), separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"reading {number} can't be written as JSON: {error}") from None
+
+
+def encode_readings(
+    readings: Iterable[Mapping[str, Any]],
+    encode: Callable[[Mapping[str, Any], int], str] = encode_reading,
+) -> Iterator[str]:
+    """Return an iterator over readings as JSON texts.
+
+    Raises:
+        TypeError: `readings` is not iterable.
+        ValueError: `readings` is a single reading or a text. Or, from the iterator, as for
+            `encode_reading`.
+    """
+    kind = type(readings).__name__
+    if not isinstance(readings, Iterable):
+        raise TypeError(f"readings must be a list of mappings, not {kind}")
+    if isinstance(readings, Mapping | str | bytes):
+        raise ValueError(f"readings must be a list of mappings, not a {kind}")  # noqa: TRY004 -- as for its contents
+    return (encode(reading, number) for number, reading in enumerate(readings))
 
 
 def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:

@@ -14,7 +14,8 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .batches import MAX_READINGS, batch_body, compressed, encode_reading, in_batches
+from .arguments import checked_retry, checked_text, checked_token
+from .batches import MAX_READINGS, batch_body, compressed, encode_readings, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
 from .following import Follower
@@ -73,11 +74,12 @@ class Client:
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: `url` is invalid. Or `key_file` is given without `cert_file`. Or one of the
-                two is given with an http URL or with `tls_context`.
+            ValueError: `url` or a timeout is invalid. Or `key_file` is given without `cert_file`.
+                Or one of the two is given with an http URL or with `tls_context`.
+            TypeError: an argument has another type than declared.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
-        if tls_context is None and url.startswith("https:"):
+        if tls_context is None and checked_text("url", url).startswith("https:"):
             tls_context = make_tls_context(ca_file, cert_file, key_file)
         elif cert_file is not None or key_file is not None:
             raise ValueError(
@@ -90,9 +92,9 @@ class Client:
             tls_context=tls_context,
             keep_alive=keep_alive,
         )
-        self._password = password
-        self._token = token
-        self._retry = retry or RetryPolicy()
+        self._password = None if password is None else checked_text("password", password)
+        self._token = checked_token(token)
+        self._retry = checked_retry(retry or RetryPolicy())
         self._gzip = gzip
         self._headers = {} if keep_alive else {"Connection": "close"}
 
@@ -182,9 +184,8 @@ class Client:
                 Also raised if another server, such as a proxy, answered with a 2xx status.
             ValueError: a reading can't be written as JSON, or has other members.
         """
-        rows = [encode_reading(reading, number) for number, reading in enumerate(readings)]
-        key = idempotency_key or str(uuid.uuid4())
-        return self._put(batch_body(rows, self._password), {"Idempotency-Key": key})
+        body = batch_body(list(encode_readings(readings)), self._password)
+        return self._put(body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
 
     def send(
         self,
@@ -214,9 +215,8 @@ class Client:
                 `put_readings`. The earlier batches are stored.
         """
         key = idempotency_key or str(uuid.uuid4())
-        rows = (encode_reading(reading, number) for number, reading in enumerate(readings))
         acknowledged = 0
-        for number, batch in enumerate(in_batches(rows, batch_size)):
+        for number, batch in enumerate(in_batches(encode_readings(readings), batch_size)):
             try:
                 self.send_batch(batch, idempotency_key=f"{key}-{number}")
             except ClientError as error:
@@ -353,10 +353,9 @@ class Client:
             RejectedError: the password is unknown, the new one is in use, or both are the same.
             RetryableError: the password was not changed, or it is not known whether it was.
         """
-        passwords = {"db_password": self._password or "", "new_password": new_password}
-        response = self.request(
-            "POST", "/api/vault/password", json={"data": passwords}, repeatable=False
-        )
+        new = checked_text("new_password", new_password)
+        body = {"data": {"db_password": self._password or "", "new_password": new}}
+        response = self.request("POST", "/api/vault/password", json=body, repeatable=False)
         answer_of(response, "changed", rejected=_PASSWORD_REFUSED)
         self._password = new_password
 
@@ -445,5 +444,5 @@ class Client:
         token = self._token() if callable(self._token) else self._token
         headers = dict(request.headers)
         if token and "authorization" not in map(str.lower, headers):
-            headers["Authorization"] = f"Bearer {token.strip()}"
+            headers["Authorization"] = f"Bearer {checked_text('token', token).strip()}"
         return replace(request, headers=headers)

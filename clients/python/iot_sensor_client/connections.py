@@ -11,6 +11,7 @@ from http import HTTPStatus
 from selectors import EVENT_READ, DefaultSelector
 from urllib.parse import SplitResult, urlsplit
 
+from .arguments import checked_timeout
 from .errors import NoResponseError
 from .response import Response
 
@@ -83,20 +84,20 @@ class ConnectionPool:
         self,
         url: str,
         *,
-        timeout: float,
-        connect_timeout: float,
+        timeout: float | None,
+        connect_timeout: float | None,
         tls_context: ssl.SSLContext | None,
         keep_alive: bool,
     ) -> None:
-        """Raises `ValueError` if the URL is not an http or https URL."""
+        """Raises `ValueError` if the URL or a timeout is invalid, `TypeError` for a wrong type."""
         parts = _parse(url)
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         default_port = http.client.HTTPS_PORT if self._tls else http.client.HTTP_PORT
         self._port = parts.port or default_port
         self._base_path = parts.path.rstrip("/")
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        self._timeout = checked_timeout("timeout", timeout)
+        self._connect_timeout = checked_timeout("connect_timeout", connect_timeout)
         self._tls_context = tls_context
         self._keep_alive = keep_alive
         # A list: append and pop are atomic, and the last used connection is least likely to have
@@ -221,12 +222,12 @@ class ConnectionPool:
 
 
 def _parse(url: str) -> SplitResult:
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # raised by `port`
+    except ValueError:  # raised by `port`, and by `urlsplit` for half an IPv6 address
         valid = False
-    if not valid or "@" in parts.netloc or parts.query or parts.fragment:
+    if not valid or set(parts.netloc) & set("@ \t") or parts.query or parts.fragment:
         raise ValueError("the URL must have the form http(s)://host[:port][/path]")
     return parts
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .batches import MAX_READINGS, encode_reading
+from .arguments import checked_retry
+from .batches import MAX_READINGS, encode_reading, encode_readings
 from .client import Client
 from .errors import NoResponseError, OutboxError, RejectedError
 from .outbox_file import Batch, OutboxFile
@@ -117,7 +118,7 @@ class Outbox:
         self._client = client
         self._max_bytes = max_bytes
         self._linger = linger
-        self._retry = retry
+        self._retry = checked_retry(retry)
         self._in_doubt = in_doubt
         self._path = Path(path)
         self._process = os.getpid()
@@ -156,7 +157,7 @@ class Outbox:
             ValueError: a reading can't be written as JSON, or has a password. Nothing was stored.
         """
         several = [readings] if isinstance(readings, Mapping) else readings
-        rows = [_encode(reading, number) for number, reading in enumerate(several)]
+        rows = list(encode_readings(several, _encode))
         if not rows:
             return
         with self._opened():

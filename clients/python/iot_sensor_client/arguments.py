@@ -1,0 +1,45 @@
+"""Checks of arguments, so that a wrong one fails at the call that names it."""
+
+import threading
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+from .retry import RetryPolicy
+
+
+def checked_text(name: str, value: str) -> str:
+    """Return `value`. Raises `TypeError` if it is not a `str`."""
+    return checked(name, value, str, "a str")
+
+
+def checked_token(token: str | Callable[[], str] | None) -> str | Callable[[], str] | None:
+    """Return `token`. Raises `TypeError` if it is neither a `str`, nor a function, nor None."""
+    return token if token is None or callable(token) else checked_text("token", token)
+
+
+def checked_retry(retry: RetryPolicy) -> RetryPolicy:
+    """Return `retry`. Raises `TypeError` if it is not a `RetryPolicy`."""
+    return checked("retry", retry, RetryPolicy, "a RetryPolicy")
+
+
+def checked_timeout(name: str, seconds: float | None) -> float | None:
+    """Return a timeout of a socket in seconds. None: no timeout.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: a socket can't have this timeout.
+    """
+    if seconds is None:
+        return None
+    number = float(checked(name, seconds, Real, "a number"))
+    if not 0 < number <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name} must be a number of seconds greater than 0, not {number:g}")
+    return number
+
+
+def checked(name: str, value: Any, kind: type, description: str) -> Any:
+    """Return `value`. Raises `TypeError` if it is not a `kind`, which is called `description`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {description}, not {type(value).__name__}")
+    return value

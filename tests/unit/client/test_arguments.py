@@ -1,0 +1,97 @@
+"""Wrong arguments fail at the call, with an error that names them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iot_sensor_client import Client, Outbox
+from unit.client.conftest import Server
+
+URL = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": None}, "url must be a str, not NoneType"),
+        ({"url": URL.encode()}, "url must be a str, not bytes"),
+        ({"password": b"secret"}, "password must be a str, not bytes"),
+        ({"password": 5}, "password must be a str, not int"),
+        ({"token": b"token"}, "token must be a str, not bytes"),
+        ({"retry": 3}, "retry must be a RetryPolicy, not int"),
+        ({"timeout": "5"}, "timeout must be a number, not str"),
+        ({"connect_timeout": "5"}, "connect_timeout must be a number, not str"),
+    ],
+)
+def test_a_wrong_type(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        Client(**{"url": URL, **arguments})
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 1e300])
+@pytest.mark.parametrize("name", ["timeout", "connect_timeout"])
+def test_a_timeout_that_a_socket_can_t_have(name: str, seconds: float) -> None:
+    options: dict[str, Any] = {name: seconds}
+    message = f"^{name} must be a number of seconds greater than 0, not "
+    with pytest.raises(ValueError, match=message):
+        Client(URL, **options)
+
+
+@pytest.mark.parametrize("url", ["http://a b/", "http://[::1", "http://host:99999", "host:80"])
+def test_an_invalid_url(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^the URL must have the form http"):
+        Client(url)
+
+
+def test_a_function_that_returns_no_text(server: Server) -> None:
+    token: Callable[[], Any] = lambda: b"token"  # noqa: E731 -- as a program would pass it
+    with (
+        Client(server.url, token=token) as client,
+        pytest.raises(TypeError, match=r"^token must be a str, not bytes$"),
+    ):
+        client.read()
+    assert server.received == []
+
+
+def test_a_new_password_that_is_no_text(server: Server) -> None:
+    new: Any = b"new"
+    with (
+        Client(server.url, "old") as client,
+        pytest.raises(TypeError, match=r"^new_password must be a str, not bytes$"),
+    ):
+        client.change_password(new)
+    assert server.received == []
+
+
+@pytest.mark.parametrize(
+    ("readings", "error", "kind"),
+    [
+        (5, TypeError, "int"),
+        (None, TypeError, "NoneType"),
+        ({"relative_time": 1}, ValueError, "a dict"),
+        ("text", ValueError, "a str"),
+        (b"text", ValueError, "a bytes"),
+    ],
+)
+def test_readings_that_are_no_list(
+    server: Server, tmp_path: Path, readings: Any, error: type[Exception], kind: str
+) -> None:
+    message = f"^readings must be a list of mappings, not {kind}$"
+    with Client(server.url, "p") as client, Outbox(client, tmp_path / "outbox") as outbox:
+        calls: list[Callable[[Any], object]] = [client.put_readings, client.send]
+        for call in calls if isinstance(readings, dict) else [*calls, outbox.send]:
+            with pytest.raises(error, match=message):
+                call(readings)
+    assert server.received == []
+
+
+def test_an_outbox_with_a_wrong_retry_policy(tmp_path: Path) -> None:
+    retry: Any = 3
+    with (
+        Client(URL) as client,
+        pytest.raises(TypeError, match=r"^retry must be a RetryPolicy, not int$"),
+    ):
+        Outbox(client, tmp_path / "outbox", retry=retry)

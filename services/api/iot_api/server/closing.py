@@ -81,10 +81,10 @@ class Closable:
         self.request = None
         self.phase = Phase.LINGERING
         self.since = time.monotonic()
-        self._send_close_notify()
+        self.send_close_notify()
         self._shut_down(socket.SHUT_WR)
 
-    def _send_close_notify(self) -> None:
+    def send_close_notify(self) -> None:
         """With TLS, tell the client that nothing was cut off (RFC 8446, 6.1).
 
         Do not wait for the close_notify of the client.

@@ -159,6 +159,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             # The client, a deadline or a shutdown has ended the connection.
             if not (self.alive or connection.closing or connection.phase is Phase.LINGERING):
                 half_close(connection, shuts_down=True)
+            elif connection.phase is not Phase.LINGERING:
+                connection.send_close_notify()
         except OSError:
             pass  # either side has ended the connection
         except ParseException as error:

@@ -1,6 +1,7 @@
 """An erasure of a window waits until the readings acknowledged before it are stored."""
 
 import threading
+from typing import Any
 
 import psycopg
 import pytest
@@ -149,5 +150,58 @@ def test_readings_that_are_held_and_released_between_two_looks_stop_an_erasure(
     release_held(writer.held, writer.postgres)
     drain_all(writer)
     assert erased(api, 1, 1) == 2
+    drain_all(writer)
+    assert api.read("/1/1") == []
+
+
+@pytest.mark.parametrize("patched", ["ends", "all_removed"])
+def test_readings_that_a_drain_began_to_hold_before_the_request_do_not_escape(
+    api: Api,
+    writer: Writer,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    patched: str,
+) -> None:
+    """The drain saw that Postgres lacks the vault, and holds the readings only during the erasure.
+
+    A sweep releases the readings before the erasure looks again. Then they are in the backlog, but
+    behind the end for which the erasure waits.
+    """
+    store(api, writer, [1])
+    restorer = api.service.vault_restorer
+    restorer.close()
+    (record,) = api.service.vaults.cache.records()
+    assert api.put(row(relative_time=1)).status_code == 201
+    drained, continues = threading.Event(), threading.Event()
+    remove = writer.backlog.remove
+
+    def paused(*arguments: Any) -> Any:
+        drained.set()
+        assert continues.wait(60)
+        return remove(*arguments)
+
+    backlog = api.service.stores.backlog
+    method = getattr(backlog, patched)
+
+    def hold_and_release(*arguments: Any) -> Any:
+        if not continues.is_set():
+            continues.set()
+            drain.join()
+            assert writer.held.vaults()
+            found = method(*arguments) if patched == "ends" else None
+            release_held(writer.held, writer.postgres)
+            return found or method(*arguments)
+        drain_all(writer)
+        return method(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.backlog, "remove", paused)
+        patch.setattr(backlog, patched, hold_and_release)
+        postgres.execute("DELETE FROM vaults")
+        drain = threading.Thread(target=drain_all, args=[writer])
+        drain.start()
+        assert drained.wait(60)
+        restorer.records.restore(record)
+        assert erased(api, 1, 1) == 2
     drain_all(writer)
     assert api.read("/1/1") == []

@@ -127,7 +127,9 @@ def build_service(settings: Settings) -> Service:
     rates = _rate_limit(settings, stores)
     compaction = _compaction_planner(settings, keyring, pool, stores)
 
-    cache = VaultCache(size=settings.vault_cache_size, seconds=settings.vault_cache_seconds)
+    # A request needs all its vaults open at once, to open them and to find its earlier attempt.
+    size = max(settings.vault_cache_size, settings.max_passwords)
+    cache = VaultCache(size=size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis
     changes = PasswordChanges(redis, names)
     records = VaultRecords(redis, names, pool, audit, audits_new_vaults=bool(settings.audit_vaults))

@@ -188,6 +188,18 @@ def test_a_repeat_after_a_change_of_one_vault_stores_only_the_readings_of_its_ne
     assert [reading["freeform"] for reading in api.read(password="other")] == ["2"]
 
 
+def test_a_repeat_after_a_change_with_a_cache_for_fewer_vaults_than_it_has(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    api = make_api(vault_cache_size=1)
+    rows, key = [row("other", freeform=2), row("kept", freeform=1)], {"Idempotency-Key": "k"}
+    assert api.put(rows, key).status_code == 201
+    assert ask(api, *CHANGE).status_code == 200
+    assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    assert [len(api.read(password=password)) for password in ("kept", "other")] == [1, 1]
+
+
 def test_the_new_vault_of_a_password_may_have_had_another_password(
     api: Api, writer: Writer
 ) -> None:

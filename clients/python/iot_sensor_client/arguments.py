@@ -3,9 +3,11 @@
 import threading
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import TypeVar
 
 from .retry import RetryPolicy
+
+T = TypeVar("T")
 
 
 def checked_text(name: str, value: str) -> str:
@@ -32,13 +34,14 @@ def checked_timeout(name: str, seconds: float | None) -> float | None:
     """
     if seconds is None:
         return None
-    number = float(checked(name, seconds, Real, "a number"))
+    checked(name, seconds, Real, "a number")
+    number = float(seconds)
     if not 0 < number <= threading.TIMEOUT_MAX:
         raise ValueError(f"{name} must be a number of seconds greater than 0, not {number:g}")
     return number
 
 
-def checked(name: str, value: Any, kind: type, description: str) -> Any:
+def checked(name: str, value: T, kind: type, description: str) -> T:
     """Return `value`. Raises `TypeError` if it is not a `kind`, which is called `description`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {description}, not {type(value).__name__}")

@@ -43,16 +43,15 @@ class Follower:
         self._date = datetime.now(UTC)
         """The clock of the service at the last answer."""
         self._asked = time.monotonic()
+        self._began = False
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
-        """Poll until `stop` is set. Yield the new readings of each poll that finds any, by id."""
-        # Readings that exist now are not new. The iterator begins at the newest of them, or at the
-        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`. So
-        # does this poll: a reading that only a later poll returned would seem new.
-        for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
-            self._learn(row)
-        begin = self._date
-        self._newest = max(self._newest, begin - self._overlap)
+        """Poll until `stop` is set. Yield the new readings of each poll, by id, maybe none.
+
+        A second call continues after the first.
+        """
+        if not self._began:
+            self._begin()
         while not self._stop.wait(self._interval):
             since = self._now() - self._newest + self._overlap
             try:
@@ -68,8 +67,16 @@ class Follower:
             for row in rows:
                 self._learn(row)
             self._forget()
-            if new:
-                yield new
+            yield new
+
+    def _begin(self) -> None:
+        # Readings that exist now are not new. The iterator begins at the newest of them, or at the
+        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`. So
+        # does this poll: a reading that only a later poll returned would seem new.
+        for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
+            self._learn(row)
+        self._newest = max(self._newest, self._date - self._overlap)
+        self._began = True
 
     def _poll(self, seconds: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

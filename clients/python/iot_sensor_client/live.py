@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from math import ceil
@@ -30,6 +31,8 @@ _STOP_SECONDS = 0.2
 _MAX_VAULT_SECONDS = 10.0
 """Longest pause while no vault has the password. The next stream begins with the readings since the
 first attempt, as far as the hot window holds them (300 s by default)."""
+_POLLING_SECONDS = 30.0
+"""While the follower polls, it asks for a stream this often."""
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 _log = logging.getLogger("iot_sensor_client")
@@ -47,7 +50,7 @@ class LiveFollower:
         retry: RetryPolicy,
         stop: threading.Event | None,
     ) -> None:
-        """`polling` replaces the stream if the service has no live streams, or no free one."""
+        """`polling` replaces the stream while the service has no live streams, or no free one."""
         self._client = client
         self._polling = polling
         self._interval = interval
@@ -76,9 +79,40 @@ class LiveFollower:
                 continue
             stream.close()
             if self._must_poll(stream.response):
-                yield from self._polling.run()
-                return
+                yield from self._polled()
+                continue
             self._use_refusal(stream.response)
+
+    def _polled(self) -> Iterator[_Rows]:
+        """Poll until the service has a stream for this follower, and follow the stream.
+
+        The last poll comes after the stream was opened, so it finds what was stored before.
+        """
+        ask_at = time.monotonic() + _POLLING_SECONDS
+        stream: Stream | None = None
+        try:
+            for rows in self._polling.run():
+                yield self._new(rows)
+                if stream is not None:
+                    yield from self._followed(stream)
+                    return
+                if time.monotonic() >= ask_at:
+                    ask_at = time.monotonic() + _POLLING_SECONDS
+                    stream = self._free_stream()
+        finally:
+            if stream is not None:
+                stream.close()
+
+    def _free_stream(self) -> Stream | None:
+        """Return a stream of the readings that are stored from now on; None if none is free."""
+        with suppress(NoResponseError):
+            began = time.monotonic()
+            stream = self._client.open_stream(_PATH, {"data": {**self._client.credentials}}, {})
+            if stream.response.status == HTTPStatus.OK:
+                self._began = began
+                return stream
+            stream.close()
+        return None
 
     def _body(self) -> dict[str, Any]:
         data: dict[str, Any] = {**self._client.credentials}

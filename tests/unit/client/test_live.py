@@ -120,6 +120,41 @@ def test_a_service_without_a_live_stream_is_polled(answer: tuple[int, bytes]) ->
         assert service.requests[1][0].startswith("/api/iot/seconds/")
 
 
+def test_polling_ends_when_a_stream_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iot_sensor_client.live._POLLING_SECONDS", 0)
+    full = (429, b'{"error": "too many", "reason": "live_streams"}')
+    polls = [
+        (200, json.dumps({"data": [reading(n + 1) for n in range(m)]}).encode()) for m in range(4)
+    ]
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [
+            full, polls[0],
+            polls[1], full,
+            polls[2], (200, OPEN + event("readings", {"data": [reading(3), reading(4)]}, "p4")),
+            polls[3],
+            (200, OPEN + event("readings", {"data": [reading(5)]}, "p5")),
+        ]  # fmt: skip
+        service.holds = False
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(5)] == [1, 2, 3, 4, 5]
+        streams = [(last, data) for path, last, data in service.requests if path == "/api/iot/live"]
+        assert streams == [("", {"db_password": "p"})] * 3 + [("p4", {"db_password": "p"})]
+
+
+def test_a_stream_that_ends_before_its_first_event_is_polled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("iot_sensor_client.live._POLLING_SECONDS", 0)
+    full = (429, b'{"error": "too many", "reason": "live_streams"}')
+    polls = [
+        (200, json.dumps({"data": [reading(n + 1) for n in range(m)]}).encode()) for m in range(3)
+    ]
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [full, polls[0], polls[0], (200, b"event:"), polls[1], full, polls[2]]
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(2)] == [1, 2]
+
+
 def test_a_password_without_a_vault_is_waited_for() -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')

@@ -25,9 +25,9 @@ class Follower:
     """Polls for new readings.
 
     Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour after its receipt. The service
-    stores the readings of one password in the order of receipt: until the late reading is stored,
-    no later one is, so each poll begins before it.
+    known ids. This finds even a reading that is stored an hour late. The service stores the
+    readings of one password in the order of receipt. So every known reading was received before the
+    late reading, and each poll begins before it.
     """
 
     def __init__(

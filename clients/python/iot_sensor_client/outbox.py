@@ -311,10 +311,10 @@ class Outbox:
     def _attempt(self, batch: Batch) -> Callable[[], None]:
         """Send a batch once. Return a function that records the result in the file.
 
-        The batch was acknowledged, must be set aside, or must be split. A batch in doubt is set
-        aside without an attempt (see `in_doubt`). If the returned function raises an error, call it
-        again, and do not send the batch again. If this method raises an error, send the batch
-        again.
+        The result: the batch was acknowledged, must be set aside, or must be split. A batch in
+        doubt is set aside without an attempt (see `in_doubt`). If the returned function raises an
+        error, call it again, and do not send the batch again. If this method raises an error, send
+        the batch again.
         """
         if batch.tried is not None and self._is_in_doubt(batch.tried):
             reason = (

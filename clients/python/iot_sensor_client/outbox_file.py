@@ -134,7 +134,7 @@ class OutboxFile:
         `close` removes this record. If the file has the record already, the last process ended
         without `close`. It may have sent the oldest batch: record an attempt for this batch, too.
 
-        This is not done when the file is opened, because it writes to the disk, which may be full.
+        Opening the file does not write the record, because the disk may be full.
         """
         if self._attempts:
             return

@@ -62,9 +62,9 @@ class Readings:
     def to_pandas(self, *, flatten: bool = False) -> Any:
         """Return a `pandas.DataFrame` with the columns of `to_arrow`. It needs the extra `pandas`.
 
-        pandas chooses the types of the columns for members of `freeform`. Exception: for a column
-        of integers that lacks some values, pandas would choose float64, which rounds integers
-        beyond 2**53. With such an integer, the column is Int64.
+        pandas chooses the types of the columns for members of `freeform`. Exception: a column is
+        Int64 if it lacks some values and has an integer beyond 2**53. pandas would choose float64,
+        which rounds this integer.
 
         Raises:
             ImportError: pandas is not installed.

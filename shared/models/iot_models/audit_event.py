@@ -113,8 +113,8 @@ def describe(line: str) -> str:
     """Return an audit record as text for people. `line` is the decrypted record.
 
     Some kinds of events have a sentence. For other kinds, or if a field of the sentence is missing,
-    return the kind and the fields, such as `vault_created vault=<uuid>`. Return a sentence that an
-    earlier version stored unchanged.
+    return the kind and the fields, such as `vault_created vault=<uuid>`. If `line` is a sentence of
+    an earlier version, return `line`.
     """
     content = parse_event(line)
     if content is None:

@@ -1,15 +1,14 @@
 """The segment: readings of one vault as compressed columns, the unit that is encrypted and stored.
 
-The readings are ordered by (interrogator timestamp, id). The columns are:
+The readings are ordered by (interrogator timestamp, id). Each segment has these columns:
 
-- times of receipt, as runs, because the readings of a request share their time of receipt
 - relative and interrogator timestamps, as differences with transposed bytes, because zstd
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-In the order of receipt, the ids in a drain's segment are `ID_STRIDE` apart, so they are not stored.
-In another order, the segment also stores each reading's position in the order of receipt. Or it has
-two more columns, as a merged segment: ids and times of receipt.
+Forms `ARRIVAL` and `SORTED` have times of receipt as runs, because the readings of a request share
+their time. They have no ids: in the order of receipt, ids are `ID_STRIDE` apart. `SORTED` has each
+reading's position in this order. The other forms have columns of ids and of times of receipt.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -40,8 +39,8 @@ COUNTS = struct.Struct("<BII")
 RUN = struct.Struct("<qI")
 RAW, DELTA = b"\0", b"\1"
 ARRIVAL, SORTED, MERGED, MERGED_ALONE = 0, 1, 2, 3
-"""Forms of the content: in the order of receipt; sorted; merged, and the key may open other
-segments; merged, with its own key."""
+"""Forms of the content. `ARRIVAL`: in the order of receipt. `SORTED`: in another order. `MERGED`:
+with ids; the key may open other segments. `MERGED_ALONE`: with ids and a key of its own."""
 _CHECKED_BYTES = 2**16
 _FEW = 32  # Looking for unused bytes of so few numbers takes longer than unpacking all bytes.
 

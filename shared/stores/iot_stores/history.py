@@ -254,9 +254,9 @@ def _first_matching(
     """Yield matching segments in order, in two steps.
 
     First, Postgres tests the next few hundred segments in order. If the caller needs more, Postgres
-    selects and sorts all other matching segments. Each step alone has a bad case. If nothing
-    matches, the first would read the whole vault for each page. If everything matches, the second
-    would sort the whole vault.
+    selects and sorts all other matching segments. If nothing matches, the first step alone would
+    read the whole vault for each page. If everything matches, the second step alone would sort the
+    whole vault.
     """
     position = page_range.after or _LAST[not page_range.descending]
     look = min(max(_LOOK, 2 * (page_range.limit or 0)), _MAX_LOOK)

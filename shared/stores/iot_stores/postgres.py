@@ -152,7 +152,7 @@ class Pool(ConnectionPool[Connection]):
             return self._run_idempotent(work)
 
     def _run_idempotent(self, work: Callable[[Connection], Result]) -> Result:
-        # An administrator, or a restart of PgBouncer, ends sessions one after the other: the second
+        # An administrator, or a restart of PgBouncer, ends one session after another: the next
         # session may end too, although its check succeeded.
         for _ in range(MAX_SESSIONS - 1):
             with self.connection() as connection:
@@ -354,8 +354,8 @@ def postgres_pool(
         max_size=size,
         timeout=WAIT_SECONDS,
         max_idle=300,
-        # Two attempts in a row, then no backoff: psycopg_pool would wait seconds between attempts,
-        # longer than a restart of PgBouncer takes. `_take_unchecked` tries again instead.
+        # psycopg_pool gives up after two attempts in a row. Its pause before another attempt would
+        # be seconds, longer than a restart of PgBouncer takes. `_take_unchecked` tries again.
         reconnect_timeout=0,
         configure=_configure,
         check=check,

@@ -75,7 +75,7 @@ class Verdict:
     foreign: str = ""
     """Why the process must neither write to this Redis nor read from it."""
     unsafe: str = ""
-    """Why Redis must not get readings. Its entries may be drained."""
+    """Why Redis must not get readings. Waiting entries may be drained."""
     unchecked: str = ""
     """What could not be checked."""
     evicts: bool = False

@@ -33,8 +33,8 @@ class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
     After a restart, or with two canaries at once, a number may be sent again. The service stores it
-    once, because the key is the same. So small relative times do not change the answer of `GET
-    /api/iot/maxtime`, the greatest relative time of all vaults.
+    once, because the key is the same. A relative time as small as n does not change the answer of
+    `GET /api/iot/maxtime`, the greatest relative time of all vaults.
     """
 
     def __init__(
@@ -94,8 +94,7 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Find the last stored number, so that `send` continues after it. Return False after a
-        failure.
+        """Find the last stored number; `send` continues after it. Return False after a failure.
 
         Also watch the last stored numbers: as many as are sent in an hour, from 2 to 5000.
         """

@@ -52,7 +52,7 @@ def open_stores(
 ) -> Iterator[CommandStores]:
     """Open the stores for a command, and close them afterwards. `keys`: see `CommandStores`.
 
-    Turn an error of the block that means that a store can't serve into an `UnavailableError`.
+    If the block fails because a store can't serve, raise an `UnavailableError`.
 
     Raises:
         SettingsError: a setting is wrong, or the file with the keys can't be read.

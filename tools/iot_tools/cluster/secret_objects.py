@@ -95,8 +95,8 @@ class SecretObjects:
     def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
         """Set these keys in the Secret `read`, and leave its other keys unchanged.
 
-        Return False if the Secret was changed or deleted after it was read. Then read it again: it
-        has the new values already if an attempt of this call succeeded, but its response was lost.
+        Return False if the Secret was changed or deleted after it was read. Then read the Secret
+        again: it has the new values already if the change was made, but the response was lost.
         """
         read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
         name = read.name

@@ -243,7 +243,7 @@ class Importer:
         """Send a chunk, without the rows that the service refuses.
 
         While the chunk is too large, put its second half back into `chunks`. Return True if the
-        service may have stored nothing, because it knew the key, or did not say whether it did.
+        service may have stored nothing: it knew the key, or did not say whether it knew the key.
         With `wait`, return only when the chunk is stored.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH

@@ -1,5 +1,4 @@
 """The HTTP API: accepts readings and returns them. It keeps no state.
 
-The modules `app`, `wsgi`, `gunicorn_conf` and `service` only wire the parts together. All behaviour
-is in the packages.
+The modules `app`, `wsgi`, `gunicorn_conf` and `service` only wire the packages together.
 """

@@ -1,6 +1,6 @@
 """The Flask app, and the ingest endpoint, which answers PUTs before they reach Flask.
 
-This module only wires the parts together. It has no behaviour of its own.
+This module only wires the parts together.
 """
 
 import logging

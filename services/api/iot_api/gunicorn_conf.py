@@ -50,12 +50,11 @@ except SettingsError as error:
     shutil.rmtree(_metrics_folder, ignore_errors=True)
     refuse(error)
 
-# The master imports the app, and the workers inherit its modules: they start faster and share the
-# memory. gevent patches the standard library before this import, because drivers bind some of the
-# library's functions when they are imported. `os`, `queue`, `signal` and `subprocess` stay
-# unpatched: with them, the master forks its workers and waits for them. The workers use none of the
-# four. Without the next line, gevent would search the metadata of all packages for plugins, once
-# for each module that it patches.
+# The master imports the app, so that workers start faster and share its memory. gevent patches the
+# standard library first, because drivers bind some of its functions when they are imported. `os`,
+# `queue`, `signal` and `subprocess` stay unpatched: the master forks its workers and waits for them
+# with these modules, and workers use none of them. The next line keeps gevent from searching the
+# metadata of all packages for plugins, once for each module that it patches.
 events.notify_and_call_entry_points = events.notify
 gc.disable()  # imports make no garbage, and collections would take an eighth of the import time
 monkey.patch_all(os=False, queue=False, signal=False, subprocess=False)

@@ -57,8 +57,8 @@ CHECK_SECONDS = 2
 CONNECT_SECONDS = 1
 """Longest wait for a connection to Postgres in checks of readiness, clocks and marks."""
 HOT_WINDOW_SECONDS = 0.5
-"""Timeout of the readiness check of the hot window's Redis. It is short, because `/readyz` only
-reports this Redis: the process is ready without it."""
+"""Timeout of the readiness check of the hot window's Redis. It is short, because the process is
+ready without this Redis: `/readyz` only reports it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,1 @@
-"""Events that API processes add to the audit log: refused access, reached limits, reads, and
-changes of tokens.
-"""
+"""Events that API processes add to the audit log: refused access, limits, reads, token changes."""

@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 class AccessAudit(threading.Thread):
     """A thread that adds counts of refused requests and changes of tokens to the audit log.
 
-    A request is counted by a call of `refused` or `limited`. Requests never wait for the thread.
-    While Postgres is away, counts and changes are kept in memory, and recorded later. A process
-    that is killed loses what it has not recorded yet, for example the counts of the last minute.
+    `refused` and `limited` count a request; requests never wait for the thread. While Postgres is
+    away, counts and changes stay in memory and are recorded later. A killed process loses what it
+    has not recorded, for example the counts of the last minute.
     """
 
     def __init__(self, events: AuditEvents) -> None:
@@ -46,13 +46,13 @@ class AccessAudit(threading.Thread):
     def follow(self, tokens: Callable[[], Tokens] | None) -> None:
         """Record each change of the tokens that `tokens` returns, from now on.
 
-        If `tokens` is None, the service has no file of tokens, and nothing is recorded.
+        `tokens` is None if the service has no file of tokens: then nothing is recorded.
         """
         self._tokens = tokens
         self._known = {} if tokens is None else _by_name(tokens())
 
     def refused(self, error: IotError, scope: str, token: str | None, client: Client) -> None:
-        """Count a request that was answered 401 or 403 by the access checks. Returns at once."""
+        """Count a request that the access checks answered 401 or 403. Returns at once."""
         address = client.fields["client"]
         refusal = Refusal(_reason(error), scope, token, str(address))
         self._refusals.count(refusal)

@@ -17,10 +17,12 @@ _log = logging.getLogger(__name__)
 class ReadRecord:
     """The records of one read in the audit log.
 
-    A response that is not streamed has one record, `read`, with the number of its readings. A
-    streamed response has two. `read` is recorded before the first byte, when the number is not
-    known yet. `read_ended`, with the number, is recorded before the last byte, or when the response
-    ends early, for example because the client closes the connection.
+    A response that is not streamed has one record, `read`, with the number of readings. A streamed
+    response has two records:
+
+    - `read`, before the first byte, without the number of readings.
+    - `read_ended`, with this number, before the last byte or when the response ends early, for
+      example because the client closes the connection.
     """
 
     def __init__(self, events: AuditEvents, vault_id: uuid.UUID, name: str, client: Client) -> None:
@@ -56,7 +58,10 @@ class ReadRecord:
             self._record(AuditKind.READ, readings=readings)
 
     def abort(self, readings: int) -> None:
-        """If possible, record that a streamed response was cut off after `readings` readings."""
+        """Record that a streamed response was cut off after `readings` readings.
+
+        A failure is only counted and logged.
+        """
         if not self._begun:
             return
         self._begun = False

@@ -46,7 +46,7 @@ Counted = TypeVar("Counted", Refusal, ReachedLimit)
 
 
 class RefusalCounter(Generic[Counted]):
-    """Counts refusals until they are recorded. Any number of threads may count."""
+    """Counts refused requests until they are recorded. Any number of threads may count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,7 +68,7 @@ class RefusalCounter(Generic[Counted]):
         """Remove and return the counts that are due, each with its refusal.
 
         A count is due if its refusal was not recorded in the last `PERIOD_SECONDS`. With
-        `all_waiting`, which is for the end of the process, all counts are due.
+        `all_waiting`, for the end of the process, all counts are due.
         """
         now = self._clock()
         with self._lock:

@@ -23,18 +23,17 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Access:
     """Checks the token of a request against the scope that a route needs.
 
-    A client certificate takes the place of a token: the certificate's DNS name is the name of a
-    token, and the Authorization header is not read. Nor is this header read if the scope is
-    anonymous (`IOT_ANONYMOUS_SCOPES`), so an old client may send any Authorization header. Without
-    a file of tokens, every request is allowed.
+    Without a file of tokens, every request is allowed. Anonymous scopes (`IOT_ANONYMOUS_SCOPES`)
+    need no token: the Authorization header is not read, so an old client may send any. A client
+    certificate replaces the Authorization header: its DNS name is the name of a token.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
         self.tokens = tokens
         self._anonymous = anonymous
         self.on_refusal: Refused = lambda *_: None
-        """Called with the error, the scope, the name of the token and the environ of each request
-        that is refused. Must return at once."""
+        """Called with the error, the scope, the token's name and the environ of each refused
+        request. Must return at once."""
 
     @property
     def is_open(self) -> bool:
@@ -46,10 +45,7 @@ class Access:
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Call `check` for a WSGI request, and return its result.
-
-        If it refuses the request, call `on_refusal` and raise the error of `check`.
-        """
+        """Check a WSGI request like `check`. Call `on_refusal` before an error is raised."""
         authorization = environ.get("HTTP_AUTHORIZATION")
         certificate = environ.get(CLIENT_CERTIFICATE)
         try:
@@ -64,7 +60,7 @@ class Access:
     def token_name(self, scope: Scope, environ: Mapping[str, Any]) -> str:
         """Return the name of a WSGI request's token.
 
-        Return "" if the request has no valid token for the scope, or if the scope needs none.
+        Return "" if no token is valid for the scope, or if the scope needs none.
         """
         try:
             return self.check(
@@ -167,8 +163,7 @@ def declared_scope(view: Callable[..., Any]) -> Scope | None:
 def scope_of_request(app: Flask) -> Scope | None:
     """Return the scope that the current request needs, None if it needs no token.
 
-    A request to an unknown path needs no token. OPTIONS needs none, because browsers send
-    preflights without a token.
+    Unknown paths need no token. OPTIONS needs none, because browsers send preflights without one.
     """
     rule = request.url_rule
     if rule is None or request.method == "OPTIONS":

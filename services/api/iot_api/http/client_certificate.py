@@ -1,4 +1,4 @@
-"""The certificate with which a client identified itself in the TLS handshake of its connection."""
+"""The client certificate of a TLS connection."""
 
 import ssl
 import time
@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 CLIENT_CERTIFICATE = "iot_api.client_certificate"
-"""Key in the WSGI environ: the `ClientCertificate` of the connection, if it has one.
-
-Only the worker sets this key. A client can't: the keys of its headers begin with `HTTP_`.
-"""
+"""Key in the WSGI environ: the `ClientCertificate` of the connection, if it has one. Only the
+worker can set this key, because the keys of a client's headers begin with `HTTP_`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A certificate that OpenSSL has verified: an authority of `IOT_TLS_CLIENT_CA_FILE` issued it
-    for clients, and it was valid at the handshake.
+    """A client certificate that OpenSSL verified at the handshake.
+
+    It was valid then, and an authority of `IOT_TLS_CLIENT_CA_FILE` had issued it for clients.
     """
 
     name: str

@@ -34,8 +34,8 @@ _CODINGS: dict[str, tuple[Callable[[], _Compressor], int]] = {
     # 2**18 bytes are the state of zlib (zconf.h).
     "gzip": (lambda: cast("_Compressor", zlib.compressobj(1, wbits=31)), 2**18 + 2**16),
 }
-"""For each coding: a function that returns a compressor, and the bytes of memory that a compressor
-takes. The preferred coding comes first."""
+"""For each coding: a function that returns a compressor, and the compressor's memory in bytes. The
+preferred coding comes first."""
 
 
 def accepted_coding(header: str) -> str | None:
@@ -55,8 +55,8 @@ def accepted_coding(header: str) -> str | None:
 def compress_response(response: Response, environ: Mapping[str, Any]) -> Response:
     """Compress the body of a response, if the request allows it. A stream stays a stream.
 
-    The state of a stream's compressor counts as memory of the request. If the process is short of
-    memory, the stream is not compressed.
+    The memory of a stream's compressor is charged to the request. If the process is short of
+    memory, the stream is sent uncompressed.
     """
     response.headers["Vary"] = VARY
     coding = accepted_coding(environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -80,8 +80,9 @@ def compress_response(response: Response, environ: Mapping[str, Any]) -> Respons
 
 
 def _compressed(pieces: Iterator[bytes], compressor: _Compressor) -> Iterator[bytes]:
-    """Compress a stream. If the stream fails, the last bytes are missing, and the client sees that
-    the response is cut off.
+    """Compress a stream.
+
+    If the stream fails, the last bytes are missing, so the client sees that it is cut off.
     """
     with closing(cast("Any", pieces)):
         for piece in pieces:

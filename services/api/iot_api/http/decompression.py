@@ -50,8 +50,8 @@ class Codec:
     slice_bytes: int
     """Number of compressed bytes that are decompressed at a time."""
     first_slice_bytes: int
-    """Like `slice_bytes`, until the result has `_FIRST_BYTES` bytes: a large body must be reported
-    to `grow` early."""
+    """Value of `slice_bytes` until the result has `_FIRST_BYTES` bytes, so that `grow` learns early
+    that a body is large."""
     padding: re.Pattern[bytes]
     """Bytes that may follow a member."""
     begin: Callable[[], tuple[_Member, _Decompress]]
@@ -59,8 +59,7 @@ class Codec:
     def decompress(self, body: bytes, limit: int, grow: Grow = lambda _: None) -> bytes:
         """Decompress all gzip members or zstd frames of a body; return their joined contents.
 
-        `grow` is called repeatedly, with the decompressed size so far in bytes. It may wait, or
-        raise an error to refuse the body.
+        `grow` is called again and again as the result grows (see `Grow`).
 
         Raises:
             InvalidRequestError: the body has another format, is cut short, has more than
@@ -155,8 +154,7 @@ def decompress_body(
 ) -> bytes:
     """Decompress a received body by its Content-Encoding.
 
-    `grow` is called repeatedly, with the decompressed size so far and the size of `body` in bytes.
-    It may wait, or raise an error to refuse the body.
+    `grow` is called again and again as the result grows (see `GrowFrom`).
 
     Raises:
         TooLargeError: the body decompresses to more than `limit` bytes.

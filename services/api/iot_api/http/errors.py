@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorResponder:
-    """Answers errors, delays the answers to a client that gets many, and reports each 429."""
+    """Answers errors, delays the answers to a client that causes many, and reports each 429."""
 
     def __init__(
         self,

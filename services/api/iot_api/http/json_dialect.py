@@ -1,4 +1,4 @@
-"""The JSON dialect of old clients: all that Python's `json` accepts. The old server used `json`.
+"""The JSON dialect of old clients: all that the old server's decoder, Python's `json`, accepts.
 
 Besides the JSON of RFC 8259, the dialect has `NaN`, `Infinity`, `-Infinity`, half a surrogate pair
 as an escape (`\\ud800`), UTF-16 and UTF-32. A body goes to the strict decoder first. Only a body
@@ -30,8 +30,8 @@ _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
 _MAX_DIGITS = 9
 _SHORTER_DIGITS = (1, 6)
-"""Numbers of digits to try for a mark before `_MAX_DIGITS`: a short mark makes a body grow little,
-but the body may hold it."""
+"""Numbers of digits to try for a prefix before `_MAX_DIGITS`. A short prefix makes a body grow
+less, but is more likely to be in the body already."""
 _PAIR = b"\xff\xff"
 """Stands for a pair of backslashes while `hide` searches for escapes. UTF-8 has no byte 0xff."""
 _TO_BACKSLASH = bytes.maketrans(b"\xff", b"\\")
@@ -43,41 +43,40 @@ _TAILS = {
     rb"\ud": rb"u]\u0",
     rb"\uD": rb"U]\u0",
 }
-"""The parts of a body that are replaced (originals), and what follows the mark in the stand-in of
-each (see `StandIns`)."""
+"""For each original: what follows the prefix in its stand-in (see `StandIns`)."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
-"""Where a piece may end: before a byte that no original contains, or before an original."""
+"""Where a piece may end: before a byte that is in no original, or before an original."""
 _NEAR = 16
 """More bytes than the longest original."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """Replaces each part of a body that the decoder refuses (an original) by strict JSON (its
-    stand-in).
+    """Replaces what the strict decoder refuses in a body, such as `NaN`, by valid JSON.
 
-    For example, the stand-in of `NaN` is `[7]`. Each stand-in begins with a `mark`, here `[7`. The
-    digits are chosen so that the body does not hold the mark. A decoded string may hold the mark
-    nevertheless, if the sender wrote it with an escape (`[\\u0037`).
+    A replaced part is an *original*, its replacement a *stand-in*. All stand-ins begin with the
+    same `prefix`. With the prefix `[7`, the stand-in of `NaN` is `[7]`. The digits are chosen so
+    that the body does not contain the prefix. A decoded string may contain the prefix nevertheless,
+    if the sender wrote it with an escape (`[\\u0037`).
 
-    The stand-in of `NaN` or `Infinity` is an array with a number in it, so it can't join with its
-    neighbours: `-NaN` and `NaN1` stay errors. A string such as `"NaN"` has stand-ins, too. It stays
-    one string, because no stand-in contains a quote.
+    The stand-in of `NaN` or `Infinity` is an array, so it can't join with its neighbours: `-NaN`
+    and `NaN1` stay errors. Originals inside a string such as `"NaN"` are replaced, too. The string
+    stays one string, because no stand-in contains a quote.
     """
 
-    mark: bytes
+    prefix: bytes
     originals: tuple[bytes, ...]
-    """The replaced parts, in the order of replacement. The rarest come first, because the stand-ins
-    of frequent parts make the body long for later searches. `restore` uses the reverse order."""
+    """The originals in the order of replacement. The rarest come first, because the stand-ins of
+    frequent originals make the body long for later searches. `restore` uses the reverse order."""
     passes_pairs: bool
     """Whether pairs of backslashes must be skipped: `\\\\ud800` holds no escape."""
 
     @classmethod
-    def absent_from(cls, body: bytes) -> "StandIns | None":
-        """Return the stand-ins for a body, with a mark that does not occur in the body.
+    def for_body(cls, body: bytes) -> "StandIns | None":
+        """Return the stand-ins for a body, with a prefix that the body does not contain.
 
-        Return None if the body holds no originals, such as `NaN`, and so needs no stand-ins.
+        Return None if the body contains no originals.
         """
         # A search for one byte costs a tenth of a search for several.
         first_bytes = [first for first in b"IN\\" if first in body]
@@ -92,11 +91,11 @@ class StandIns:
         sample = _sample(body)
         # `-Infinity` stays before `Infinity`: each `-Infinity` counts as an `Infinity` too.
         originals.sort(key=sample.count)
-        return cls(_mark_absent_from(body), tuple(originals), passes_pairs)
+        return cls(_prefix_absent_from(body), tuple(originals), passes_pairs)
 
     def hide(self, body: bytes) -> bytes:
-        """Replace each original in a body, such as `NaN`, with its stand-in, such as `[7]`."""
-        pairs = [(original, self.mark + _TAILS[original]) for original in self.originals]
+        """Replace each original in a body by its stand-in."""
+        pairs = [(original, self.prefix + _TAILS[original]) for original in self.originals]
         pieces = []
         start = 0
         while start < len(body):
@@ -113,13 +112,12 @@ class StandIns:
         return b"".join(pieces)
 
     def restore(self, text: bytes) -> bytes:
-        """Replace each stand-in, such as `[7]`, with its original, such as `NaN`.
-
-        `text` is the result of `hide`, or a part of it.
-        """
-        if self.mark not in text:
+        """Replace each stand-in by its original, in the result of `hide` or a part of it."""
+        if self.prefix not in text:
             return text
-        pairs = [(self.mark + _TAILS[original], original) for original in reversed(self.originals)]
+        pairs = [
+            (self.prefix + _TAILS[original], original) for original in reversed(self.originals)
+        ]
         longest = max(len(stand_in) for stand_in, _ in pairs)
         pieces = []
         start = 0
@@ -137,11 +135,11 @@ class StandIns:
         return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
-        """Return whether a decoded string holds the mark, with which every stand-in begins.
+        """Return whether a decoded string contains the prefix.
 
-        If it does, it holds stand-ins, or its sender wrote the mark with an escape.
+        It then contains stand-ins, or its sender wrote the prefix with an escape.
         """
-        return self.mark.decode() in string
+        return self.prefix.decode() in string
 
     def strings(self, texts: Iterable[bytes]) -> list[str]:
         """Decode JSON strings that may hold stand-ins. Each stand-in becomes its original again.
@@ -155,8 +153,8 @@ class StandIns:
 def end_of_piece(body: bytes, start: int) -> int:
     """Return the end of the piece of about `_AT_ONCE` bytes that begins at `start`.
 
-    The piece never ends inside a text that `StandIns.hide` replaces, such as `NaN`, nor between two
-    backslashes that are one escaped backslash.
+    A piece never ends inside an original of `StandIns`, nor between the two backslashes of an
+    escaped backslash.
     """
     end = start + _AT_ONCE
     found = _BORDER.search(body, end, end + 2 * _NEAR)
@@ -172,28 +170,28 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return parts of a body, so that the caller need not count texts such as `NaN` in all of it.
+    """Return random parts of a body. Counting originals in them is faster than in the whole body.
 
-    The places of the parts are random, so that a sender can't keep frequent texts out of them.
+    The parts are random, so that a sender can't keep frequent originals out of them.
     """
     last = max(1, len(body) - _SAMPLE)
     begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret
     return b"".join([body[begin : begin + _SAMPLE] for begin in begins])
 
 
-def _mark_absent_from(body: bytes) -> bytes:
+def _prefix_absent_from(body: bytes) -> bytes:
     for digits in chain(_SHORTER_DIGITS, repeat(_MAX_DIGITS)):
-        mark = b"[%d" % random.randrange(10 ** (digits - 1), 10**digits)  # noqa: S311 - no secret
-        if mark not in body:
+        prefix = b"[%d" % random.randrange(10 ** (digits - 1), 10**digits)  # noqa: S311 - no secret
+        if prefix not in body:
             break
-    return mark
+    return prefix
 
 
 class NotJsonError(ValueError):
     """A body that Python's `json` would refuse too."""
 
     def __init__(self, error: Exception, strict: bytes, byte: int | None) -> None:
-        """The decoder raised `error`; `strict` is the body as the decoder received it.
+        """`error` is the decoder's error, `strict` the body that the decoder received.
 
         `byte` is the position of the error in the body that was sent, None if it is unknown.
         """
@@ -231,7 +229,7 @@ def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]
     except (msgspec.DecodeError, ValueError) as error:
         refused: Exception = error
     text = _to_utf8(body)
-    stand_ins = StandIns.absent_from(text)
+    stand_ins = StandIns.for_body(text)
     if stand_ins is None and text is body:
         raise NotJsonError(refused, body, _byte(refused)) from None
     strict = stand_ins.hide(text) if stand_ins else text

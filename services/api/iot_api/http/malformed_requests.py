@@ -1,7 +1,7 @@
 """Responses of the worker itself: to invalid HTTP, and to defects outside the application.
 
-gunicorn's messages quote what it could not parse, which may be a token or a part of a body. So
-neither the log nor the response uses them.
+Neither the responses nor the log use gunicorn's messages, because these quote what could not be
+parsed. This may be a token or a part of a body.
 """
 
 from collections.abc import Mapping
@@ -55,9 +55,7 @@ def refusal_of(error: ParseException, headers: Headers) -> bytes:
 
 
 def defect_response(headers: Headers) -> bytes:
-    """Return the response to a request that met a defect outside the application, with `headers`
-    added.
-    """
+    """Return the response to a defect outside the application, with `headers` added."""
     sentence = "this is a defect of the server; it has been logged"
     body = problem_body(500, ErrorCode.INTERNAL, sentence)
     return _closing_response(500, "Internal Server Error", body, headers)

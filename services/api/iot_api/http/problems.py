@@ -58,8 +58,8 @@ def problem_body(
 def problem_media_type(accept: str) -> str:
     """Return the media type of an error for a request with this `Accept` header.
 
-    It is `application/problem+json` if the header names that type, and does not prefer
-    `application/json`. A wildcard does not count, because old clients send `*/*`.
+    It is `application/problem+json` if the header names that type and does not prefer
+    `application/json`. Wildcards do not count, because old clients send `*/*`.
     """
     if PROBLEM_JSON not in accept.lower():
         return JSON

@@ -13,7 +13,7 @@ def register_rate_limit(app: Flask, rates: RateLimit, settings: Settings) -> Non
     """Count each request that needs a scope, and add the rate-limit headers to its response.
 
     Health checks and unknown paths need no scope. Call this after `register_access`, which finds
-    the token for which a request is counted.
+    the token whose requests are counted.
     """
 
     @app.before_request

@@ -1,7 +1,7 @@
 """The pace of error answers: they are delayed for a client whose requests fail often.
 
 An error costs the server as much CPU as an acknowledged reading. Without a pace, one client that
-ignores `Retry-After` would take the time of all others.
+ignores `Retry-After` would take the CPU time of all others.
 """
 
 import time
@@ -11,11 +11,11 @@ from typing import Any
 from .request import client_of
 
 PER_SECOND = 50
-"""Errors per second that a process sends to one address without a delay. The first errors, up to
-this number, may all come at once."""
+"""Errors per second that a process sends to one address without a delay. A burst of as many errors
+is not delayed either."""
 LIMITED_PER_SECOND = 10
-"""The same limit for answers 429. A client that gets more of them does not wait for `Retry-After`.
-Each answer 429 costs as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
+"""`PER_SECOND` for 429 answers. A client that gets more of them ignores `Retry-After`. A 429 costs
+as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
 MAX_DELAY_SECONDS = 5.0
 
 DELAY = "iot_api.delay"

@@ -1,7 +1,7 @@
 """A request, from its arrival to the ingest endpoint or a Flask view, and back.
 
-This module dispatches a request, gives it an id, counts it and adds CORS headers. It finds the
-client, and receives the body: media types, size limits, decompression, passwords.
+This module dispatches requests, gives them ids, counts them and adds CORS headers. It finds the
+client of a request and receives the body: media type, size limit, decompression, passwords.
 """
 
 import json
@@ -41,13 +41,12 @@ The worker sets this key.
 CONNECTION = "iot_api.connection"
 """Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
 REPEATED = "iot_api.repeated"
-"""Key in the WSGI environ: the names of the headers that the request has more than once, in
-capitals. The worker sets it if there are any, and joins the values of such a header with commas."""
+"""Key in the WSGI environ: the names, in capitals, of the headers that the request has more than
+once. The worker sets it if there are any, and joins the values of such a header with commas."""
 Proven = set[bytes]
 _MAX_PROVEN = 64
 _CHECKED_PATH = "/healthz"
-"""`OPTIONS *`, about the server as a whole (RFC 9110, 9.3.7), is answered like OPTIONS of this
-path, which always exists."""
+"""`OPTIONS *` (RFC 9110, 9.3.7) gets the answer to OPTIONS of this path, which always exists."""
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
@@ -76,8 +75,8 @@ JSON_TYPES = {
     "application/x-www-form-urlencoded",
 }
 _MAX_FORM_BYTES = 64 * 1024
-"""Size limit of the body of a `PasswordsForm`, not counting its passwords. The limit is low because
-such a request takes no turn in `LargeRequests`."""
+"""Size limit of the body of a `PasswordsForm` without its passwords. It is low, because these
+requests take no turn in `LargeRequests`."""
 _MAX_ESCAPE_BYTES = 6
 """JSON may escape one byte of a password as six."""
 
@@ -103,7 +102,7 @@ class RequestDispatcher:
             answer = self.ingest(environ, start_response)
             if answer is not None:
                 return answer
-        # Werkzeug would answer several slashes with a redirect, which clients do not follow for a
+        # Werkzeug would answer several slashes with a redirect. Clients do not follow it for a
         # POST.
         if "//" in environ["PATH_INFO"]:
             environ["PATH_INFO"] = single_slashes(environ["PATH_INFO"])
@@ -149,10 +148,7 @@ class AnswerLog(Protocol):
     """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or that took at least `self.logged_from` seconds.
-
-        Do not call this for other requests.
-        """
+        """Log a request; call this only as `RequestLog.add` allows."""
 
 
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
@@ -182,7 +178,7 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
 def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
     """Refuse a request that has a header more than once.
 
-    The worker joins the values of such a header to one that the client has not sent.
+    The worker joins the values of such a header to a value that the client has not sent.
 
     Raises:
         InvalidRequestError: the request has several headers with this name.
@@ -194,8 +190,8 @@ def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
     """Return the client of a WSGI request.
 
-    If there are trusted proxies, its address is the one that they put into `X-Forwarded-For`.
-    `environ` must be gunicorn's, with the address of the peer in `REMOTE_ADDR`.
+    Behind trusted proxies, the client's address is the one that the proxies put into
+    `X-Forwarded-For`. `REMOTE_ADDR` must be the address of the peer, as gunicorn sets it.
     """
     forwarded = environ.get("HTTP_X_FORWARDED_FOR", "")
     find = _client if len(forwarded) <= _CACHED_CHARACTERS else _client.__wrapped__
@@ -215,12 +211,11 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 
 
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
-    """Return the passwords that this connection's client has proven to know, as cache keys
-    (`VaultCache.key`).
+    """Return the cache keys of the passwords that this connection's client has proven to know.
 
-    The guess limit does not apply to these passwords. So return None if the request came through a
-    proxy: it sends requests of many clients over one connection, and one client could then guess
-    the passwords of the others without a limit.
+    The guess limit does not apply to these passwords. So return None for a request that came
+    through a proxy. Many clients share the proxy's connection, and one of them could guess the
+    passwords of the others without a limit.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):
         return None
@@ -229,7 +224,7 @@ def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | 
 
 
 def prove(proven: Proven, known: Iterable[bytes]) -> None:
-    """Record in `proven` that a client knows passwords. `known` holds their cache keys.
+    """Record in `proven` the cache keys of passwords that the client knows.
 
     If `proven` already has more than `_MAX_PROVEN` keys, remove all of them first, to bound the
     memory of a connection.
@@ -374,7 +369,7 @@ def refuse_row(row: int, field: str, problem: str) -> NoReturn:
 def password_bytes(
     password: str, limit: int, *, row: int | None = None, field: str = "db_password"
 ) -> bytes:
-    """Return a password in UTF-8. An error names `row` and `db_password`; without `row`, `field`.
+    """Return a password in UTF-8. An error names `row` if it is given, or else `field`.
 
     Raises:
         InvalidRequestError: the password has more than `limit` bytes, or half a surrogate pair.

@@ -1,6 +1,6 @@
-"""The log of requests: errors, refusals and slow requests, or all requests (IOT_LOG_REQUESTS).
+"""The log of requests: errors, refusals and slow requests, or all requests (`IOT_LOG_REQUESTS`).
 
-An event names the route and never the path, because a path may hold a password.
+An event names the route, never the path: a path may contain a password.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Logged(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoggedRead:
-    """Holds which vault a request read, so that the log event of the request can name the vault."""
+    """The vault that a request reads, for the log event of the request."""
 
     vault_id: uuid.UUID
 
@@ -62,10 +62,7 @@ class RequestLog:
         self._limit = EventLimit(EVENTS, EVENTS_SECONDS)
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request that failed, or that took at least `self.logged_from` seconds.
-
-        Do not call this for other requests. If all requests are logged, `logged_from` is 0.
-        """
+        """Log a request. Call this only if it failed or took at least `logged_from` seconds."""
         status, seconds = answered.status, answered.seconds
         is_slow = seconds is not None and seconds >= self._slow_from
         level = logging.WARNING if status >= 500 or is_slow else logging.INFO
@@ -105,7 +102,7 @@ def _known(environ: Mapping[str, Any]) -> dict[str, object]:
 def note_error(environ: dict[str, Any], error: IotError) -> None:
     """Keep the code of an error for the log event of its request.
 
-    The error itself is not kept: its traceback holds the frames of the request, and so the body.
+    The error itself is not kept, because its traceback holds the request's frames, and so the body.
     """
     environ[REFUSED] = {"code": str(error.code)}
     if isinstance(error, TooManyRequestsError):

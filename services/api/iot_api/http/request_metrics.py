@@ -8,8 +8,8 @@ from iot_models import metrics
 class RequestMetrics:
     """The counters of requests and their durations.
 
-    prometheus_client takes a lock and writes to a memory-mapped file for each change of a metric,
-    so requests are summed up here until the next flush of the metrics.
+    Requests are summed up here until the next flush of the metrics, because prometheus_client takes
+    a lock and writes to a memory-mapped file for each change.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Headers that tell browsers neither to cache a response nor to run scripts in it.
 
-They go on every response of the worker and of the application, except a 201. Its body is a
-constant sentence with a number, and no browser caches or renders the answer to a PUT. A device on a
-metered connection would pay for the 160 bytes with every reading.
+Every response of the worker and of the application has them, except a 201. Its body is a constant
+sentence with a number, and no browser caches or renders the answer to a PUT. A device on a metered
+connection would pay for the 160 bytes with every reading.
 """
 
 from functools import cache
@@ -29,10 +29,7 @@ def security_headers(*, tls: bool) -> Headers:
 
 @cache
 def security_lines(*, tls: bool, replaced: frozenset[str]) -> str:
-    """Return the security headers as lines of an HTTP response.
-
-    Leave out the headers named in `replaced`, which the response sets itself.
-    """
+    """Return the security headers as lines of an HTTP response. Leave out those in `replaced`."""
     return "".join(
         f"{name}: {value}\r\n" for name, value in security_headers(tls=tls) if name not in replaced
     )

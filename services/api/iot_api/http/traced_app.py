@@ -21,8 +21,8 @@ class TracedApp:
     """A WSGI app whose requests are spans."""
 
     def __init__(self, app: Wsgi, ingest_route: Callable[[str], str | None]) -> None:
-        """`ingest_route` returns the route of a path if the ingest endpoint answers PUTs to it, and
-        None otherwise.
+        """`ingest_route` returns the route of a path if the ingest endpoint answers PUTs to it,
+        else None.
         """
         self._app = app
         self._ingest_route = ingest_route
@@ -55,7 +55,7 @@ class TracedApp:
             raise
         is_stream = getattr(environ.get(CONNECTION), "is_stream", False)
         if is_stream or isinstance(body, tuple):  # the whole answer of the ingest endpoint
-            span.end()  # a live stream may take hours
+            span.end()
             return body
         return _TracedBody(body, span)
 

@@ -177,8 +177,8 @@ def test_a_surrogate_pair_written_in_two_ways_is_one_password() -> None:
 
 @pytest.mark.parametrize("digit", range(10))
 @pytest.mark.parametrize("other", ["NaN", '"\\ud800"'])
-def test_an_escape_does_not_make_a_mark(digit: int, other: str) -> None:
-    """A string that decodes to a mark is not restored: it would name another vault."""
+def test_an_escape_does_not_make_a_prefix(digit: int, other: str) -> None:
+    """A string that decodes to a prefix is not restored: it would name another vault."""
     for tail in ("]", " ]", "u]😀", "U]a"):
         password = f"[{digit}{tail}"
         for begin in (rf"\u005b{digit}", rf"\u005B{digit}", rf"[\u003{digit}", rf"[\u003{digit}\\"):
@@ -187,7 +187,7 @@ def test_an_escape_does_not_make_a_mark(digit: int, other: str) -> None:
             assert batch.password.decode().replace("\\", "") == password
 
 
-def test_a_mark_is_not_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_is_not_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = "".join(f"[{n}" for n in range(10))
     for _ in range(20):
         assert freeform(f'{{"data": {{"freeform": ["{taken}", NaN]}}}}') == [f'["{taken}", NaN]']
@@ -196,9 +196,9 @@ def test_a_mark_is_not_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
         random, "randrange", lambda low, high=0: low + next(more) if high == 10**9 else low
     )
     monkeypatch.setattr(json_dialect, "_sample", lambda body: body)
-    stand_ins = StandIns.absent_from(b"[1 [100000 [100000000 [100000001 NaN")
+    stand_ins = StandIns.for_body(b"[1 [100000 [100000000 [100000001 NaN")
     assert stand_ins is not None
-    assert stand_ins.mark == b"[100000002"
+    assert stand_ins.prefix == b"[100000002"
 
 
 @given(
@@ -213,7 +213,7 @@ def test_a_mark_is_not_in_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_pieces_do_not_cut_an_original_in_two(pieces: list[str], at_once: int) -> None:
     body = "".join(pieces).encode()
-    stand_ins = StandIns.absent_from(body)
+    stand_ins = StandIns.for_body(body)
     if stand_ins is None:
         return
     whole = stand_ins.hide(body)
@@ -271,7 +271,7 @@ ONE_OF_EACH = TAKEN + '"NaN-Infinity\\ud800\\uD800\\\\'
 
 
 def in_one_string(unit: str) -> bytes:
-    """Return a body with one long string, one original of each kind, and all short marks."""
+    """Return a body with one long string, one original of each kind, and all short prefixes."""
     begin, end = f'{{"data": {{"freeform": [{ONE_OF_EACH}', '"]}}'
     return (begin + unit * ((SIZE - 1000) // len(unit.encode())) + end).encode()
 
@@ -284,13 +284,13 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "halves": lambda: filled('"' + "\\ud800" * 1000 + '",'),
     "halves in many strings": lambda: filled('"\\uDFFF",'),
     "backslashes": lambda: filled('"' + "\\\\" * 1000 + '",NaN,'),
-    "short marks are taken": lambda: filled("NaN,", size=SIZE - len(TAKEN)).replace(
+    "short prefixes are taken": lambda: filled("NaN,", size=SIZE - len(TAKEN)).replace(
         b"[NaN", b"[" + TAKEN.encode() + b"NaN"
     ),
     "brackets are escaped": lambda: filled("NaN,").replace(b"[NaN,NaN,NaN", rb'["\u005b",NaN'),
-    "UTF-8 with a mark": lambda: filled("1,", "utf-8-sig"),
+    "UTF-8 with a byte order mark": lambda: filled("1,", "utf-8-sig"),
     "UTF-16": lambda: filled('"aaaaaaaaaaaa",', "utf-16"),
-    "UTF-16 without a mark": lambda: filled('"aaaaaaaaaaaa",', "utf-16-be"),
+    "UTF-16 without a byte order mark": lambda: filled('"aaaaaaaaaaaa",', "utf-16-be"),
     "UTF-32": lambda: filled('"aaaaaaaaaaaa",', "utf-32"),
     "UTF-16 with NaN": lambda: filled("NaN,", "utf-16"),
     "NaN in one string": lambda: in_one_string("NaN"),
@@ -350,7 +350,7 @@ def test_no_python_code_runs_per_character(body: bytes) -> None:
 
 def test_text_is_searched_in_pieces(body: bytes) -> None:
     """CPython searches long text at half the speed, and other greenlets wait meanwhile."""
-    stand_ins = StandIns.absent_from(body)
+    stand_ins = StandIns.for_body(body)
     if stand_ins is None:
         return
     ends, end = [0], 0

@@ -1,4 +1,1 @@
-"""The path of a PUT: endpoint, body parser, intake into the backlog, receipts.
-
-Everything that happens to a reading between the socket and the 201 belongs here.
-"""
+"""The path of a PUT, from the socket to the 201: endpoint, body parser, intake, receipts."""

@@ -13,10 +13,10 @@ SLICE = 64 * 1024
 """Bytes that are escaped at once: bounds the memory and the time until other greenlets run."""
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
-"""Escapes of `json.dumps` that must be undone, in this order. The texts hold no other control
-characters: JSON has line feeds, tabs and carriage returns, and byte 0 separates texts. The
-backslash is undone first, while each backslash begins an escape: so a search for two backslashes
-from left to right never finds halves of two escapes."""
+"""Escapes of `json.dumps` that must be undone, in this order. The texts contain no other control
+characters: JSON allows line feeds, tabs and carriage returns, and byte 0 separates texts. The
+backslash comes first. While every backslash begins an escape, a search for two backslashes from
+left to right never finds halves of two escapes."""
 _STAND_INS = bytes(
     ord(character)
     for character in string.printable[:94]
@@ -25,15 +25,14 @@ _STAND_INS = bytes(
 """Characters that `json.dumps` does not escape and that do not occur in `\\uXXXX`."""
 _SAMPLED = 16
 """One byte in 16 is counted."""
-_MARKS = bytes(range(0x80, 0x80 + len(_ESCAPES)))
+_SPARE_BYTES = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 """Bytes that do not occur in escaped text."""
 
 
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     """Escape each character above 0x7e in JSON text.
 
-    `text` must be valid UTF-8. `used` is the size, after escaping, of the texts of the same request
-    that were escaped before.
+    `text` must be valid UTF-8. `used` is the escaped size of the request's earlier texts.
 
     Raises:
         TooLargeError: the escaped texts of the request together exceed `limit` bytes.
@@ -70,33 +69,32 @@ def _slices(text: bytes) -> Iterator[bytes]:
 def _escape(piece: bytes) -> bytes:
     """Escape with `json.dumps`, the fastest escaping that Python has (2 ms/MiB).
 
-    Quotes and backslashes must stay, but `json.dumps` would escape them. So before the call, they
-    are swapped with stand-ins (`_rarest`), and swapped back after the call. Undoing the escapes of
-    `json.dumps` instead would take ten times as long.
+    Quotes and backslashes must stay as they are. So they are swapped with stand-ins (`_rarest`)
+    before the call of `json.dumps`, and swapped back after it. Undoing their escapes would take ten
+    times as long.
     """
     time.sleep(0)  # other greenlets get a turn
     kept = bytes(byte for byte in _ESCAPES if byte in piece)
     stand_ins = _rarest(piece, len(kept))
     exchanged = piece.translate(bytes.maketrans(kept + stand_ins, stand_ins + kept))
     escaped = json.dumps(exchanged.decode())[1:-1].encode()
-    marks = _MARKS[: len(kept)]
-    for byte, stand_in, mark in zip(kept, stand_ins, marks, strict=True):
+    spares = _SPARE_BYTES[: len(kept)]
+    for byte, stand_in, spare in zip(kept, stand_ins, spares, strict=True):
         if stand_in in piece:
-            escaped = escaped.replace(_ESCAPES[byte], bytes([mark]))
-    return escaped.translate(bytes.maketrans(stand_ins + marks, kept + stand_ins))
+            escaped = escaped.replace(_ESCAPES[byte], bytes([spare]))
+    return escaped.translate(bytes.maketrans(stand_ins + spares, kept + stand_ins))
 
 
 def _rarest(piece: bytes, number: int) -> bytes:
     """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
 
-    `_escape` swaps quotes, for example, with a stand-in. Wherever the stand-in is in the piece, it
-    becomes a quote, which `json.dumps` escapes, and `_escape` must undo each such escape. So rare
-    stand-ins save time.
+    Rare stand-ins save time: where the piece contains the stand-in of a quote, `json.dumps` gets a
+    quote, escapes it, and `_escape` must undo the escape.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:
         return absent
-    # To count 76 characters in the whole piece would take longer than all the rest. The sample
-    # begins at a random place, so that a sender can't hide a frequent character from it.
+    # Counting 76 characters in the whole piece would take longer than all the rest. The sample
+    # begins at a random position, so that a sender can't hide a frequent character from it.
     sample = piece[random.randrange(_SAMPLED) :: _SAMPLED]  # noqa: S311 - nothing is kept secret
     return bytes(sorted(_STAND_INS, key=sample.count)[:number])

@@ -28,8 +28,8 @@ _seen = count()
 
 
 class _CountedRow(Row, gc=False):
-    # msgspec calls `__post_init__` with each row, so `next(_seen, row)` counts the row. `next` only
-    # takes the row as a default value: no Python code runs.
+    # msgspec calls `__post_init__` with each row, so `next(_seen, row)` counts the row. `next`
+    # takes the row as a default value, so no Python code runs.
     __post_init__ = staticmethod(partial(next, _seen))  # type: ignore[misc] # takes the row, too
 
 
@@ -58,8 +58,10 @@ def refuse_content(problem: str) -> NoReturn:
 
 
 def refuse_json(error: NotJsonError, *, lines: bool) -> NoReturn:
-    """Raise an InvalidRequestError for a body that is not JSON. The error names the first invalid
-    row, if the body is a list or NDJSON (`lines`)."""
+    """Raise an InvalidRequestError for a body that is not JSON.
+
+    It names the first invalid row of a list or of NDJSON (`lines`).
+    """
     body, problem = error.strict, f"is not JSON: {error}"
     if lines:
         refuse_row(_bad_line(body), "data", problem)
@@ -91,8 +93,9 @@ def _bad_row(body: bytes) -> int | None:
 
 
 def _holds_lines(body: bytes) -> bool:
-    """Return whether an invalid JSON body looks like NDJSON: the first line is a whole value, and
-    another value begins behind the line.
+    """Return whether an invalid JSON body looks like NDJSON.
+
+    Then its first line is a whole value, and another value begins behind the line.
     """
     body = body.lstrip()
     end = body.find(b"\n")

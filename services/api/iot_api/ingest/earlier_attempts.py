@@ -1,8 +1,9 @@
 """Earlier attempts of a request whose passwords have other vaults by now.
 
-A request with an Idempotency-Key is remembered by its vaults. Between two attempts, one of its
-vaults may be erased or get another password; the next attempt creates a new vault. Redis names the
-former vault of a password for a day (`cached_records.hide_records`), so the first attempt is found.
+A request with an Idempotency-Key is remembered by its vaults. Between two attempts, a vault may be
+erased or get another password; then the next attempt creates a new vault. The first attempt is
+found nevertheless, because Redis names the former vault of a password for a day
+(`cached_records.hide_records`).
 """
 
 from collections import Counter
@@ -29,12 +30,12 @@ MAX_COMBINATIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class EarlierAttempt:
-    """An accepted attempt to send a request, under other vaults."""
+    """An accepted attempt to send the same request, with at least one other vault."""
 
     entries: tuple[EntryName, ...]
     """The last entry of each shard."""
     vaults: frozenset[bytes]
-    """The vaults that both attempts have. The earlier attempt stored their readings."""
+    """The vaults that the current attempt has, too. Their readings are acknowledged already."""
     count: int
     """The number of readings of these vaults."""
     name: str = ""
@@ -63,8 +64,7 @@ class EarlierAttempts:
     ) -> EarlierAttempt:
         """Return an earlier attempt that has a vault in common with this attempt, or `NO_ATTEMPT`.
 
-        `cache_keys`, `vaults` and `batches` have the same order: `batches[n]` has the readings for
-        `vaults[n]`, and `cache_keys[n]` is the key of this vault in the cache.
+        `batches[n]` has the readings for `vaults[n]`, whose key in the cache is `cache_keys[n]`.
 
         Raises:
             IdempotencyKeyReusedError: the earlier attempt has other readings for a common vault.
@@ -103,7 +103,7 @@ class EarlierAttempts:
         former = former_vaults(self._client, self.policy.names, lookups)
         ids = [vault.id_bytes for vault in vaults]
         choices = [{was or now: None, now: None} for now, was in zip(ids, former, strict=True)]
-        # The first has all former vaults. This is the likely one.
+        # The first combination has all former vaults, and is the most likely.
         combinations = islice(product(*choices), MAX_COMBINATIONS)
         return {
             name: combination

@@ -1,8 +1,8 @@
 """The ingest endpoint: answers every PUT of readings, in front of the Flask app.
 
-Flask costs more than everything that is done with a reading (docs/adr/0015), so a PUT does not pass
-through Flask. The endpoint uses the same access checks, errors, request ids, metrics and CORS
-headers as the Flask views do.
+A PUT does not pass through Flask, because Flask costs more than everything else that a reading
+needs (docs/adr/0015). The endpoint uses the same access checks, errors, request ids, metrics and
+CORS headers as the Flask views.
 """
 
 import time
@@ -99,8 +99,10 @@ class IngestEndpoint:
         return route_of(path)
 
     def answer(self, environ: dict[str, Any], route: str) -> PlainResponse:
-        """Answer a PUT. The worker calls this directly, not through WSGI. `environ` then has only
-        the body, and the variables for headers, path, query and client.
+        """Answer a PUT.
+
+        The worker calls this without WSGI: then `environ` has only the body, and the variables for
+        headers, path, query and client.
         """
         started = time.perf_counter()
         request_id = request_id_of(environ)
@@ -124,7 +126,7 @@ class IngestEndpoint:
         return response
 
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
-        """Accept the readings of a request. Return the response, or raise an error to refuse."""
+        """Accept the readings of a request and return the response. Raise an error to refuse."""
         token_name = ""
         query = environ["QUERY_STRING"]
         keeps_received = bool(query) and _keeps_received(query)
@@ -191,8 +193,8 @@ def _count_rejected(status: int) -> None:
 def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> PlainResponse:
     """Return the response to a request whose readings are acknowledged and not stored yet.
 
-    `ask` in the body is the path of the receipt on this server. `Location` is the path for the
-    client: it begins with `prefix`, which proxies remove before the request reaches this server.
+    `ask` in the body is the path of the receipt on this server. `Location` has the path for the
+    client: it begins with `prefix`, which proxies remove from the path of a request.
     """
     ask = f"/api/iot/stored/{receipt}"
     body = json_body({**content, "stored": False, "ask": ask})
@@ -216,15 +218,12 @@ def _waits_until_stored(query: str) -> bool:
 
 
 def _keeps_received(query: str) -> bool:
-    """Return whether the query has `received=original`: the request imports readings, and each
-    brings its original time of receipt.
-    """
+    """Return whether the query has `received=original`: each row brings its time of receipt."""
     return _choice(query, "received", "now", "original")
 
 
 def _choice(query: str, parameter: str, default: str, other: str) -> bool:
-    """Return True if the query sets `parameter` to `other`. Return False if the query sets it to
-    `default`, or does not set it.
+    """Return whether the query sets `parameter` to `other`, not to its default `default`.
 
     Raises:
         InvalidRequestError: the parameter has another value.

@@ -1,9 +1,9 @@
 """Requests with an Idempotency-Key: their keys in Redis, their fingerprints and their answers.
 
-A request is remembered by its Idempotency-Key together with its vaults, so clients with different
-passwords may use the same Idempotency-Key, and do not learn of each other. The request's
-fingerprint covers the readings as they are stored, and not the bytes of the body: a client may
-repeat a request with another compression, as NDJSON, or with its members in another order.
+A request is remembered by its Idempotency-Key and its vaults. So clients with different passwords
+may use the same Idempotency-Key, and do not learn of each other. The fingerprint covers the
+readings as they are stored, not the bytes of the body: a client may repeat a request with another
+compression, as NDJSON, or with its members in another order.
 
 The fingerprint has an HMAC for each vault, under the vault's data key: a copy of Redis, even
 together with the keyring, does not suffice to test a guess of a reading.
@@ -26,16 +26,15 @@ from .parser import Batch
 from .receipts import decode_receipt, encode_list
 
 CLIENTS_SHARE = 4
-"""One client may have at most a quarter of the remembered requests. All clients behind an
-untrusted proxy count as one client: a client that invents addresses could otherwise use up the
-whole limit."""
+"""One client may have at most a quarter of the remembered requests. All clients behind an untrusted
+proxy count as one, because a client that invents addresses could use up the whole limit."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
 _ANSWER = re.compile(r"(\d{1,18}) ([\w=-]+)(?: ([\w-]+))?", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "2"
-"""First character of a fingerprint. A change to what the parser stores needs a new version:
+"""First character of a fingerprint. A change to what the parser stores needs a new version, because
 fingerprints of different versions are not compared."""
 _PART_BYTES = 12
 """Length of a vault's part of a fingerprint. A multiple of 3: base64 without padding."""
@@ -82,8 +81,10 @@ class KeyedRequest:
         return "".join([_VERSION, *(part for _, part in sorted(self.parts.items()))])
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
-        """Return what Redis remembers of the request: the number of its readings, the last entry of
-        each shard (for a receipt), and its fingerprint.
+        """Return what Redis remembers of the request.
+
+        This is the number of its readings, the last entry of each shard (for a receipt), and its
+        fingerprint.
         """
         answer = f"{count} {encode_list(entries)}"
         return (f"{answer} {self.fingerprint}" if self.parts else answer).encode()
@@ -98,12 +99,11 @@ class KeyedRequest:
         return self.decode_attempt(answer, self.parts)
 
     def decode_attempt(self, answer: bytes, vault_ids: Iterable[bytes]) -> FirstAnswer:
-        """Return the answer to an attempt to send this request under the vaults `vault_ids`. Some
-        of them may be other vaults than those of this attempt.
+        """Return the answer to an earlier attempt at this request, under the vaults `vault_ids`.
 
         Raises:
-            IdempotencyKeyReusedError: the attempt had other readings for a vault that both attempts
-                have. This is detected only if both have fingerprints of the current version.
+            IdempotencyKeyReusedError: the earlier attempt had other readings for a vault of this
+                request. This is detected only if both have fingerprints of the current version.
             DamagedAnswerError: another program has overwritten the answer.
         """
         first, fingerprint = _decoded(answer)
@@ -137,8 +137,8 @@ class IdempotencyPolicy:
     ) -> KeyedRequest:
         """Return the `KeyedRequest` for the readings of `batches`. Batch n belongs to vault n.
 
-        While API processes of version 0.1 may run (`old_processes_may_run`), the request is stored
-        under the Redis key that those processes look for, and without a fingerprint.
+        If `old_processes_may_run`, API processes of version 0.1 may run: the request is stored
+        under the Redis key that they look for, and without a fingerprint.
         """
         *names, first = self.names_of(key, [vault.id_bytes for vault in vaults])
         if old_processes_may_run:
@@ -151,8 +151,7 @@ class IdempotencyPolicy:
         return KeyedRequest((*names, first), parts)
 
     def names_of(self, key: IdempotencyKey, vault_ids: Sequence[bytes]) -> list[str]:
-        """Return the names of the Redis keys that may hold a request. The last is the name that
-        version 0.1 uses."""
+        """Return the names of the Redis keys that may hold a request, that of version 0.1 last."""
         digests = [request_digest(text, vault_ids) for text in dict.fromkeys(key)]
         digests.append(_first_request_digest(key.as_sent, vault_ids))
         return list(map(self.names.remembered_request, digests))
@@ -160,10 +159,10 @@ class IdempotencyPolicy:
     def remembered(
         self, request: KeyedRequest, answer: bytes, client: Client, *, earlier: str = ""
     ) -> RememberedRequest:
-        """Return what to store in Redis to remember a request and its encoded answer. `earlier` is
-        as in `RememberedRequest`.
+        """Return what Redis must store to remember a request and its encoded answer.
 
         Redis also counts the request for `client`, whose remembered requests have a limit.
+        `earlier` is as in `RememberedRequest`.
         """
         return RememberedRequest(
             request.names,
@@ -221,10 +220,9 @@ def _first_request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
 
 
 def _hash(key: IdempotencyKey, vault: OpenVault, batch: Batch) -> bytes:
-    """Return an HMAC of the readings of one vault.
+    """Return an HMAC of the readings of one vault, under the vault's data key.
 
-    The Idempotency-Key goes into it: the same readings have different fingerprints if they are sent
-    under different keys.
+    It covers the Idempotency-Key, so the same readings under two keys have different fingerprints.
     """
     columns = batch.readings
     times = [columns.relative, columns.interrogator]

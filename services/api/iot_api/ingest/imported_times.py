@@ -1,7 +1,4 @@
-"""The original times of receipt of imported readings: `absolute_timestamp` of each row.
-
-See docs/adr/0025.
-"""
+"""Original times of receipt of imported readings: `absolute_timestamp` in rows (docs/adr/0025)."""
 
 import time
 from array import array
@@ -31,8 +28,8 @@ class ImportedTimes:
 
     def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
         """A time is too old if it is more than `retention_days` ago, or before 1970 if
-        `retention_days` is 0. A time may be up to `clock_skew_seconds` in the future, because the
-        clock of the server that received the reading first may have been ahead.
+        `retention_days` is 0. A time may be up to `clock_skew_seconds` in the future: the clock of
+        the server that first received the reading may have been ahead.
         """
         self._retention_days = retention_days
         self._clock_skew_seconds = clock_skew_seconds
@@ -45,16 +42,15 @@ class ImportedTimes:
         Raises:
             TooLargeError: the times fall on more than `MAX_DAYS` different days.
             InvalidRequestError: a row has no valid time of receipt, or its time is too old or in
-                the future. The members `oldest` and `latest` of the error say which times of
-                receipt are accepted.
+                the future. The error's members `oldest` and `latest` say which times are accepted.
         """
         days: set[int] = set()
         now = int(time.time())
         oldest = now - self._retention_days * _DAY_SECONDS if self._retention_days else 0
         latest = now + self._clock_skew_seconds
         column = int64s()
-        for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
-            if place % _ROWS_PER_TURN == 0:
+        for position, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            if position % _ROWS_PER_TURN == 0:
                 time.sleep(0)
             moment = _milliseconds(bytes(text))
             if moment is None:

@@ -52,21 +52,20 @@ class Accepted:
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
     """The last entry of the request in each shard: when these are stored, all entries are. Empty
-    unless requested (`with_entries`), or the request has an Idempotency-Key."""
+    without `with_entries` and without an Idempotency-Key."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """By shard: where the request's entries end in the backlog (`AppendResult.ends`). Empty for a
     repeated request."""
     repeated: bool = False
-    """Whether the request repeats an accepted one with the same Idempotency-Key. If so, nothing was
+    """Whether an earlier request with the same Idempotency-Key was accepted. Then nothing was
     appended now."""
     vaults: Sequence[uuid.UUID] = ()
     """The vaults of the readings. Empty for a repeated request."""
     names: Sequence[EntryName] = ()
-    """The names of all entries. Empty unless requested (`with_entries`); always empty for a
-    repeated request."""
+    """The names of all entries. Empty without `with_entries`, and for a repeated request."""
 
     def log_fields(self) -> Mapping[str, object]:
-        """Return the fields that the log line of the request shows (`http.request_log.Logged`)."""
+        """Return fields for the log event of the request (`http.request_log.Logged`)."""
         return {
             "readings": self.count,
             "vault": listed(self.vaults),
@@ -78,7 +77,7 @@ class Accepted:
 class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
     """Lets a greenlet wait until another greenlet wakes it up (`backlog_append.Wakeup`).
 
-    This takes a third of the time that a lock patched by gevent takes.
+    It takes a third of the time of a lock that gevent has patched.
     """
 
     __slots__ = ()
@@ -129,29 +128,28 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        If `with_entries` is true, the result has the names of the entries: `Accepted.entries` and
-        `Accepted.names`.
+        With `with_entries`, the result has `Accepted.entries` and `Accepted.names`.
 
-        `proven` holds the cache keys of the passwords under which earlier requests of the same
-        connection have stored readings. Once this request has, the keys of its passwords are added.
-        The guess limit does not apply to proven passwords: the client learns nothing new, and a
-        device can send while another client at its address guesses passwords.
+        `proven` holds the cache keys of the passwords under which earlier requests of the
+        connection stored readings. If this request is accepted, the keys of its passwords are
+        added. The guess limit does not apply to proven passwords: the client learns nothing new,
+        and a device can send while another client at its address guesses passwords.
 
-        While an earlier request with the same Idempotency-Key and passwords is remembered, this
-        request appends nothing, and returns the earlier result if its readings are the same. If one
-        of its passwords got another vault since the earlier request, this request appends only the
-        readings of the vaults that the earlier request did not have.
+        While an earlier request with the same Idempotency-Key and passwords is remembered, a
+        request with the same readings appends nothing and returns the earlier result. If a password
+        got another vault since the earlier request, only the readings of new vaults are appended.
 
         Raises:
             IdempotencyKeyReusedError: the earlier request with this key has other readings.
             TooManyRequestsError: nothing was appended. The client is over the guess limit or the
                 limit of new vaults, or has too many remembered requests. Or too many requests wait
                 for a scrypt. Or too many vaults of this request are not open.
-            UnavailableError: the backlog is full, too many requests are remembered, or Redis is not
-                safe to use; nothing was appended. Or the readings were appended, but too few
-                replicas or disks confirmed it in time; then the readings may still be stored.
-            RedisError, psycopg.Error: a store is unavailable. The readings may have been appended
-                if the connection to Redis broke after they were sent; then they are stored once.
+            UnavailableError: nothing was appended: the backlog is full, too many requests are
+                remembered, or Redis is not safe to use. Or the readings were appended, but too few
+                replicas or disks confirmed them in time; then they may still be stored.
+            RedisError, psycopg.Error: a store is unavailable. If the connection to Redis broke
+                after the readings were sent, they may have been appended; then they are stored
+                once.
         """
         if not self._watch.safe:
             self._watch.require_safe()
@@ -205,8 +203,11 @@ class Intake:
         )
 
     def _repeated(self, request: KeyedRequest, answer: bytes) -> Accepted:
-        """Return the first answer to a request. If the answer is damaged, forget it, and raise
-        `DamagedAnswerError`: the next attempt counts as new."""
+        """Return the first answer to a request.
+
+        If the answer is damaged, forget it and raise `DamagedAnswerError`: the next attempt counts
+        as new.
+        """
         try:
             first = request.decode_answer(answer)
         except DamagedAnswerError:
@@ -223,17 +224,17 @@ class Intake:
     def _note_used(self, client: Client, keys: Sequence[bytes], proven: Proven | None) -> None:
         """Remember that the client has used the vaults of its passwords.
 
-        `keys` are the cache keys of these passwords. Unless `proven` is None, add the keys to it.
+        `keys` are the cache keys of these passwords. They are added to `proven`.
         """
         self._vaults.tried.note_found(client, keys)
         if proven is not None:
             prove(proven, keys)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
-        """Do what writers ask for in `appended`, the answer of Redis to an append.
+        """Do what writers ask for in Redis's answer to an append.
 
         If writers hold entries, look for the vaults that are missing in Postgres. If writers have
-        asked for new sessions, begin a new session.
+        asked for new sessions, begin one.
         """
         if appended.held:
             self._vaults.note_held_entries(appended.held)
@@ -252,12 +253,12 @@ class Intake:
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
-        If the client has used all vaults before and they are open, the script that appends the
-        readings checks the limits in the same round trip. For proven passwords, it has no limits to
-        check. Otherwise the limits are checked here, before it matters whether a vault is open.
+        If all vaults are open and the client has used all of them before, the script that appends
+        the readings checks the limits in the same round trip. Proven passwords have no limits. In
+        all other cases, the limits are checked here, before it matters whether a vault is open.
 
-        Opening or renewing a vault may take long. If a vault was erased or got another password
-        meanwhile, all vaults are looked up again.
+        If a vault was erased or got another password while a vault was opened or renewed, all
+        vaults are looked up again.
         """
         if not is_proven:
             self._guesses.check_noted(client)
@@ -268,7 +269,7 @@ class Intake:
                 cache.writable(key) or self._vaults.open_vault(batch.password, client)
                 for key, batch in zip(keys, batches, strict=True)
             ]
-            # One of the vaults may have waited for a store, to be renewed.
+            # Renewing a vault may have waited for a store.
             if None not in vaults_if_open and cache.changes_noted == noted:
                 guards = () if is_proven else self._guesses.guards(client)
                 return cast("list[OpenVault]", vaults_if_open), guards
@@ -293,8 +294,11 @@ def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, li
 
 
 def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
-    """Cut readings into entries. All imported times of receipt in an entry are of the same day: an
-    entry becomes one segment, and retention deletes a segment as a whole."""
+    """Cut readings into entries.
+
+    Imported readings in an entry were all received on the same day: an entry becomes one segment,
+    which retention deletes as a whole.
+    """
     if readings.received is None:
         return (readings,) if _fits(readings) else _cut(readings)
     return _split_by_day(readings, readings.received)
@@ -302,10 +306,10 @@ def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
 
 def _split_by_day(readings: ReadingColumns, received: "array[int]") -> Iterator[ReadingColumns]:
     days: dict[int, list[int]] = {}
-    for place, moment in enumerate(received):
-        days.setdefault(moment // DAY_MS, []).append(place)
-    for places in days.values():
-        yield from _cut(readings.cut(places))
+    for position, moment in enumerate(received):
+        days.setdefault(moment // DAY_MS, []).append(position)
+    for positions in days.values():
+        yield from _cut(readings.cut(positions))
 
 
 def _fits(readings: ReadingColumns) -> bool:

@@ -1,7 +1,7 @@
 """The parser of PUT bodies: JSON of one or many `{"data": {...}}`, parsed into columns.
 
-A body is accepted or refused as a whole. Between the JSON decoder and the columns, no Python code
-runs per reading, except for times that are not plain integers.
+A body is accepted or refused as a whole. From the JSON decoder to the columns, no Python code runs
+per reading, except for times that are not plain integers.
 """
 
 import time
@@ -83,8 +83,8 @@ def parse_put(
     With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
 
     The caller has checked that the body has at most `max_body_bytes`. All `freeform` texts together
-    may have twice as many bytes, because they are stored as ASCII: a Japanese character of three
-    bytes becomes a JSON escape of six.
+    may have twice as many bytes when stored as ASCII: a Japanese character of three bytes becomes a
+    JSON escape of six.
 
     Raises:
         InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
@@ -146,8 +146,8 @@ def _restore_passwords(
 ) -> None:
     """Put the password as the client sent it into each `db_password` of `rows`.
 
-    `json_dialect` has replaced the parts of the body that the decoder refuses, such as half a
-    surrogate pair, by stand-ins. A decoded password may hold such stand-ins.
+    A decoded password may contain stand-ins, by which `json_dialect` has replaced what the decoder
+    refuses, such as half a surrogate pair.
     """
     if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
         return
@@ -175,7 +175,7 @@ def _by_password(rows: list[Data], max_passwords: int) -> Iterable[_Group]:
 
 def _decode(body: bytes, *, lines: bool) -> Decoded[list[Row]]:
     # Most bodies are ASCII, and valid for the strict decoder. `json_dialect` decodes all others: it
-    # checks UTF-8, which msgspec does not check everywhere, and accepts what old clients send.
+    # checks UTF-8, which msgspec does not check everywhere, and accepts the JSON of old clients.
     if body.isascii():
         try:
             return Decoded(_rows(body, lines=lines), body)

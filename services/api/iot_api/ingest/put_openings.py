@@ -13,7 +13,7 @@ _MAX_ATTEMPTS = 3
 
 
 class PutOpenings:
-    """Opens the vaults of PUTs, unless all are open and the client has used all of them before."""
+    """Opens the vaults of PUTs. Called if a vault is not open, or not yet used by the client."""
 
     def __init__(self, vaults: Vaults, max_openings: int) -> None:
         """One request may open at most `max_openings` vaults."""
@@ -25,8 +25,7 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Return the vaults of a request. `keys` are the cache keys of the passwords.
 
-        Opening a vault may take long. If a vault was erased or got another password meanwhile, all
-        vaults are looked up again.
+        If a vault was erased or got another password meanwhile, all vaults are looked up again.
 
         Raises:
             TooManyRequestsError: the request may open no more vaults; or like
@@ -48,9 +47,9 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Open the vaults that are not open, one after the other, and return all.
 
-        A request may open `max_openings` vaults. After these, the request is refused if the next
-        vault is not open, or if the client has not used all remaining vaults before. Without the
-        second condition, the answer would tell the client which of these vaults are open.
+        After `max_openings` openings, the request is refused if the next vault is not open, or if
+        the client has not used all remaining vaults before. Without the second condition, the
+        answer would tell the client which of these vaults are open.
         """
         vaults, opened, left = list[OpenVault](), 0, 0
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found
@@ -77,9 +76,9 @@ def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
     """Return the error for a request that may open no more vaults.
 
     `opened` is the number of vaults that the request has opened. They stay open, so the next
-    attempt gets further. `left` is the number of passwords that follow the last opened vault in the
-    request. It includes passwords whose vaults were open before: otherwise the number would tell
-    the client how many of these vaults are open.
+    attempt gets further. `left` is the number of passwords behind the last opened vault. It
+    includes passwords whose vaults were open before, because it would otherwise tell the client how
+    many of these vaults are open.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

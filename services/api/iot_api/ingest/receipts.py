@@ -17,14 +17,14 @@ from iot_stores.postgres import Pool
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 _NAME = struct.Struct(">H16sQ")
-"""An entry name in a list of names. Its first byte is 0, because a shard is below 256."""
+"""An entry name in a list of names. The first byte is 0, because a shard is below 256."""
 _GROUPED = 2
 """First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
 """Session, number of names minus one, bytes per number. The shards and the numbers follow."""
 _MAX_LISTED = 64
 """Maximum number of names in a plain list; more names are grouped by session. Proxies and gunicorn
-accept a request line of about 4 KiB, which holds 114 names in a list. In groups, the names of 256
+accept a request line of about 4 KiB, which holds a list of 114 names. In groups, the names of 256
 shards take 3.1 KiB."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 0.2
 """Seconds between two queries while a request waits."""
@@ -35,8 +35,8 @@ _log = logging.getLogger(__name__)
 class Receipts:
     """Checks whether entries are stored.
 
-    Only the ledger in Postgres knows this. To query it less often, `wait` first waits until the
-    entries have left the backlog, because a query to Redis costs less.
+    Only the ledger in Postgres knows this. A query to Redis costs less, so `wait` first waits until
+    the entries have left the backlog.
     """
 
     def __init__(self, pool: Pool, backlog: Backlog) -> None:
@@ -52,8 +52,8 @@ class Receipts:
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
         """Wait until all entries are in Postgres; return whether they are.
 
-        Return False if they are not stored within `seconds`, if they leave the backlog without
-        being stored (as dead letters, for example), or if a store is away.
+        Return False if the entries are not stored within `seconds`, if they leave the backlog
+        without being stored (for example as dead letters), or if a store is away.
 
         `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It is
         empty for a repeated request, whose entries were appended by the first request.
@@ -97,7 +97,7 @@ def encode_receipt(entries: Sequence[EntryName]) -> str:
 
 
 def encode_list(entries: Sequence[EntryName]) -> str:
-    """Encode the names of entries as a plain list, whatever its length.
+    """Encode the names of entries as a plain list of any length.
 
     Version 0.1 of the service reads no other form of a receipt.
     """
@@ -125,8 +125,9 @@ def decode_receipt(text: str) -> list[EntryName]:
 
 
 def _grouped(receipt: bytes) -> Iterator[EntryName]:
-    """Yield the names in a receipt that groups them by session. Raises `ValueError` or
-    `struct.error` if the receipt is malformed.
+    """Yield the names in a receipt that groups them by session.
+
+    Raises `ValueError` or `struct.error` if the receipt is malformed.
     """
     at = 1
     while at < len(receipt):
@@ -136,7 +137,7 @@ def _grouped(receipt: bytes) -> Iterator[EntryName]:
         at = numbers + width * (last + 1)
         if not 1 <= width <= 8 or at > len(receipt):
             raise ValueError("malformed")
-        for place in range(last + 1):
-            begin = numbers + place * width
+        for position in range(last + 1):
+            begin = numbers + position * width
             number = int.from_bytes(receipt[begin : begin + width])
-            yield EntryName(receipt[shards + place], session, number)
+            yield EntryName(receipt[shards + position], session, number)

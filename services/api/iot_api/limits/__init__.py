@@ -1,5 +1,4 @@
 """Limits on what one client may use: slots, memory, requests a minute, guesses.
 
-This package identifies clients by address and token name. It uses neither `iot_api.vaults` nor
-Flask.
+Here, a client is an address and a token name. This package uses neither `iot_api.vaults` nor Flask.
 """

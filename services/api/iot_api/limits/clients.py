@@ -19,8 +19,8 @@ class Client:
     name: str
     """`<token name>@<address>`, or the address if the request has no token."""
     proxy: str = ""
-    """The address of an untrusted proxy, if it named the client's address; otherwise "". Each
-    client behind the proxy has its own limits, and all of them share a wider limit."""
+    """The address of an untrusted proxy that named the client's address; otherwise "". Each client
+    behind the proxy has its own limits, and all of them share a wider limit."""
     token: str = ""
     """The name of the request's token, "" if it has none."""
 
@@ -32,8 +32,7 @@ class Client:
 
     @property
     def sender(self) -> str:
-        """The sender, as far as the service can know it: the untrusted proxy if there is one, or
-        else `name` (token and address).
+        """The sender, as far as the service can know it: the untrusted proxy, or else `name`.
 
         A client behind an untrusted proxy may have invented the address in `name`.
         """
@@ -61,8 +60,8 @@ class Client:
     def group(self) -> str:
         """The name of the client's one group in fair queues, which serve the groups in turn.
 
-        The group is all clients behind the untrusted proxy, if there is one; or else all clients
-        with the token, if there is one; or else the client alone.
+        The group is all clients behind the untrusted proxy; without one, all clients with the
+        token; without a token, the client alone.
         """
         return self.proxy or self.token or self.name
 
@@ -70,8 +69,8 @@ class Client:
 def network_of(text: str) -> str:
     """Return the network of an address: an IPv4 address itself, or the /64 of an IPv6 address.
 
-    `text` is the address, maybe with a port or brackets, as proxies write addresses. Return
-    "unknown" for any other text.
+    The address may have a port or brackets, as proxies write it. Return "unknown" for any other
+    text.
     """
     text = text.strip('"')
     if text.startswith("["):

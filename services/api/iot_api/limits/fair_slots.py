@@ -43,10 +43,10 @@ class Place:
     def __init__(self, give_back: Callable[[], None] | None = None) -> None:
         self._give_back = give_back
         self.was_kept = give_back is not None
-        """Whether the queue had room for the caller, and kept a place."""
+        """Whether the queue had room for the caller."""
 
     def leave(self) -> bool:
-        """Give the place back. Return False if none was kept, or if that was done before."""
+        """Give the place back. Return False if none was kept, or if it was given back before."""
         give_back, self._give_back = self._give_back, None
         if give_back is None:
             return False
@@ -55,7 +55,7 @@ class Place:
 
 
 NO_PLACE = Place()
-"""Stands for a place that was not kept."""
+"""A place that was not kept."""
 
 
 class _Waiter:
@@ -121,7 +121,6 @@ class _FairQueue:
         _add(self._kept, client.name, 1)
 
     def give_back(self, client: Client, priority: Priority) -> None:
-        """Give a kept place back."""
         self._count(client, priority, -1)
         _add(self._kept, client.name, -1)
 
@@ -133,7 +132,6 @@ class _FairQueue:
         self._count(client, waiter.priority, 1)
 
     def remove(self, waiter: _Waiter) -> None:
-        """Remove a waiting caller."""
         groups, client = self._groups[waiter.priority], waiter.client
         group = groups[client.group]
         group[client.name].remove(waiter)
@@ -181,13 +179,12 @@ class FairSlots:
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group: a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue. Whether the whole queue is
-    full for a new caller depends only on waiting callers with the same or an earlier priority.
+    behind one untrusted proxy together get at most half of the queue. Callers with a later priority
+    do not count for the limit of the whole queue.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
-    refused at once if its estimated wait is longer than its timeout. The estimate assumes turns as
-    long as the latest turns. A call of `slot` with `always_queue` skips both checks, for work that
-    is half done.
+    refused at once if its estimated wait exceeds its timeout. The estimate assumes turns as long as
+    the latest turns. `always_queue` skips both checks, for work that is half done.
     """
 
     def __init__(
@@ -246,11 +243,11 @@ class FairSlots:
     def place(
         self, client: Client, *, seconds: float, priority: Priority = Priority.FIRST
     ) -> Place:
-        """Keep a place in the queue for a caller, which then calls `slot` only if it needs a slot.
+        """Keep a place in the queue for a caller that may need a slot.
 
-        Until the caller leaves the place, it counts as waiting. A caller is refused here before it
-        is known whether it needs a slot. So a client can't conclude from a refusal that its request
-        needs a slot.
+        Until `Place.leave`, the caller counts as waiting. It is refused here, before it is known
+        whether it needs a slot. So a client can't conclude from a refusal that its request needs a
+        slot.
 
         Raises:
             TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.
@@ -307,10 +304,7 @@ class FairSlots:
         self._turn_seconds += share * (seconds - self._turn_seconds)
 
     def _withdraw(self, waiter: _Waiter) -> bool:
-        """Remove a waiter from the queue and return True.
-
-        If the waiter has got a slot in the meantime, return False: the caller then holds the slot.
-        """
+        """Remove a waiter from the queue. Return False if it got a slot meanwhile, and holds it."""
         with self._guard:
             if waiter.granted:
                 return False

@@ -49,8 +49,10 @@ class GuessLimit(MinuteLimit):
         self._new_vaults.check(client)
 
     def count(self, client: Client, *, created: bool = False) -> None:
-        """Count an unknown password. `created`: a vault was created for it. The client becomes a
-        suspect."""
+        """Count an unknown password, and make the client a suspect.
+
+        `created`: a vault was created for the password.
+        """
         metrics.counter("iot_unknown_passwords_total").inc()
         note(self._suspects, client.sender, time.monotonic() + WINDOW_SECONDS)
         super().count(client)
@@ -58,12 +60,15 @@ class GuessLimit(MinuteLimit):
             self._new_vaults.count(client)
 
     def count_unanswered(self, client: Client) -> None:
-        """Count a refused or failed opening like an unknown password, because it tells the client
-        that no vault of the password is open. Unlike `count`, this makes no client a suspect."""
+        """Count a refused or failed opening like an unknown password, but make no client a suspect.
+
+        The client learns from the failure that no vault of the password is open.
+        """
         super().count(client)
 
     def suspects(self, client: Client) -> bool:
-        """Return whether the client is a suspect: it sent an unknown password to this process in
-        the last minute. All clients behind one untrusted proxy count as one (`Client.sender`).
+        """Return whether the client sent an unknown password to this process in the last minute.
+
+        All clients behind one untrusted proxy count as one (`Client.sender`).
         """
         return self._suspects.get(client.sender, -math.inf) > time.monotonic()

@@ -1,7 +1,7 @@
 """Large requests: a process decompresses and parses one at a time.
 
 While other requests are served or the CPU is contended, large requests get about a tenth of the
-time of the process.
+process's time.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from .pace import Pace
 
 LARGE_BYTES = 2**20
 """A request is large if its decompressed body has at least this many bytes. Parsing 16 MiB takes
-0.1 to 0.4 s. For a part of that time, no other request of the process is served."""
+0.1 to 0.4 s, and for a part of that time the process serves no other request."""
 DENSE_BYTES, DENSITY = 16 * 1024, 32
 """A body that decompresses to more than `DENSITY` times its received size is large from
 `DENSE_BYTES` decompressed bytes on. Otherwise a hundred received bytes could keep a worker as busy
@@ -31,8 +31,8 @@ class LargeBodyMemory:
     """The memory that the large bodies of a process take.
 
     The large bodies of a group of clients (`Client.group`) take at most half of the memory budget,
-    and all large bodies three quarters: the rest is for the bodies of other clients. If there is no
-    other large body, a body of any size is accepted.
+    and all large bodies three quarters: the rest is for other bodies. A large body of any size is
+    accepted if there is no other.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -62,9 +62,8 @@ class LargeRequests:
     """Limits decompression and parsing to one large body at a time.
 
     Small bodies never wait. They are counted, because large bodies are slowed down only if small
-    ones were served meanwhile or the CPU was contended.
-
-    A large body stays in memory while it waits (`LargeBodyMemory`).
+    ones were served meanwhile or the CPU was contended. A large body stays in memory while it waits
+    (`LargeBodyMemory`).
     """
 
     def __init__(self, memory_bytes: int, pace: Pace | None = None) -> None:
@@ -85,8 +84,10 @@ class LargeRequests:
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["BodyTurn"]:
-        """Yield the turn of a request, at once. The block decompresses and parses the body, and
-        reports the body's growth to `BodyTurn.grow`, which waits once the body is large.
+        """Yield the turn of a request, at once.
+
+        The block decompresses and parses the body, and reports the body's growth to
+        `BodyTurn.grow`, which waits once the body is large.
         """
         with ExitStack() as slot:
             turn = BodyTurn(self, client, slot)

@@ -1,8 +1,7 @@
-"""The memory budget of a process: for the bodies of all requests, and for responses that wait
-until their clients read them.
+"""The memory budget of a process: for bodies of requests, and for answers that clients read slowly.
 
-The bytes of a body are charged as they arrive, not by Content-Length: otherwise a few silent
-clients could reserve the whole budget.
+The bytes of a body are charged as they arrive. If Content-Length were charged, a few silent clients
+could reserve the whole budget.
 """
 
 import time
@@ -49,7 +48,7 @@ class _Account:
     bytes: int = 0
 
     def weight(self, now: float) -> float:
-        """Return the product of the charged bytes and the seconds since the first charge."""
+        """Return the charged bytes times the seconds since the first charge."""
         return self.bytes * (now - self.since)
 
     def is_slow(self, now: float) -> bool:
@@ -60,11 +59,11 @@ class _Account:
 class MemoryBudget:
     """Bytes of memory that all requests of a process share.
 
-    When the bytes are used up, the slow request with the largest product of bytes and seconds is
-    dropped, so that fast clients get its bytes. A request is slow if it was first charged at least
-    `SLOW_SECONDS` ago and holds less than `SLOW_BYTES_PER_SECOND` times its age. If no other
-    request is slow, the request that asks for bytes is refused. It is also refused if it is slow
-    itself and its own product is the largest.
+    A request is slow if it was first charged at least `SLOW_SECONDS` ago and holds less than
+    `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, the slow request with the
+    largest weight (bytes times age) is dropped, so that fast clients get its bytes. The request
+    that asks for bytes is refused if no other request is slow, or if it is slow itself and has the
+    largest weight.
     """
 
     def __init__(self, limit: int) -> None:
@@ -118,9 +117,7 @@ class MemoryBudget:
 
 
 def charge_request(environ: Mapping[str, Any], count: int) -> None:
-    """Charge a request for `count` bytes in addition to its body.
-
-    If `count` is at most `EXEMPT_BYTES`, charge nothing.
+    """Charge a request for `count` bytes in addition to its body, if they exceed `EXEMPT_BYTES`.
 
     Raises:
         UnavailableError: the budget of this process is used up.

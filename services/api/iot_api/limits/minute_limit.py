@@ -41,8 +41,8 @@ class MinuteLimit:
         sentence: str,
         reason: Refusal,
     ) -> None:
-        """`name_of` takes the name of a client or of a group of clients (`Client.wide_names`), and
-        returns the Redis key of its counter. A `limit` of 0 is no limit.
+        """`name_of` returns the Redis key of the counter for the name of a client or of a group of
+        clients (`Client.wide_names`). A `limit` of 0 is no limit.
 
         `sentence` and `reason` are the message and the reason of each refusal.
         """
@@ -54,8 +54,8 @@ class MinuteLimit:
         self._refused: dict[str, float] = {}
         """Clients that this process has refused, and until when they are over the limit."""
         self._reached: dict[str, tuple[float, float]] = {}
-        """Clients that reached the limit with an event in this process: the time of that event, and
-        until when they are over the limit."""
+        """Clients that reached the limit with an event in this process: when, and until when they
+        are over the limit."""
 
     @property
     def is_on(self) -> bool:
@@ -63,8 +63,7 @@ class MinuteLimit:
         return self._limit > 0
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
-        """Return the counters in Redis that count the client's events, each with its limit: the
-        client's own counter, and one for each of its groups. Empty if there is no limit."""
+        """Return the counters in Redis of the client and of its groups, each with its limit."""
         if not self.is_on:
             return ()
         own = Guard(self._name_of(client.name), self._limit)
@@ -105,9 +104,9 @@ class MinuteLimit:
     def check_waiting(self, client: Client, since: float) -> None:
         """Refuse a client that has reached the limit while its request waited.
 
-        `check` was called at the time `since`. Another request of the client may have reached the
-        limit since then. Unlike `check`, this does not ask Redis: it knows only the events and
-        refusals of this process.
+        The request passed `check` at the time `since`. Another request of the client may have
+        reached the limit after that. This does not ask Redis: it knows only the events and refusals
+        of this process.
 
         Raises:
             TooManyRequestsError: the client is over the limit.
@@ -118,12 +117,12 @@ class MinuteLimit:
             raise self._error(until - time.monotonic())
 
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
-        """Return the error for a client that stays over the limit for `seconds`. Until then, this
-        process refuses the client without a call to Redis.
+        """Return the error for a client that stays over the limit for `seconds`.
 
-        `seconds` is the remaining lifetime of a counter in Redis. If it is not from 0 to
-        `WINDOW_SECONDS`, the client is refused for 1 s only. Those of its counters that would live
-        longer are reset: another program has written them, or the clock of Redis was set back.
+        Until then, this process refuses the client without asking Redis. `seconds` is the remaining
+        lifetime of a counter in Redis. If it is negative or exceeds `WINDOW_SECONDS`, another
+        program has written the counter, or the clock of Redis was set back. Then the client's
+        counters that would live longer are reset, and the client is refused for 1 s only.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
@@ -151,10 +150,10 @@ class MinuteLimit:
             report(_log, "unknown passwords are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
-        """Return the value `count` of the counter at the Redis key `name`; 0 if it has none.
+        """Return `count`, the value of the counter at the Redis key `name`; 0 if it has none.
 
-        If the value is not a number, another program has written it. Then reset the counter to 0,
-        so that the value locks no client out.
+        A value that is not a number was written by another program. Reset it to 0, so that it locks
+        no client out.
         """
         number = parse_digits(b"0" if count is None else count)
         if number is None:
@@ -181,10 +180,10 @@ class MinuteLimit:
 
 
 def note(notes: dict[Name, Noted], name: Name, noted: Noted) -> None:
-    """Store `noted` under the name of a client, for example the time until which this process
-    refuses the client. If there are too many notes, drop all earlier notes first.
+    """Store `noted` under the name of a client. If there are too many notes, drop all others first.
 
-    No count of events is lost with the notes: the counters are in Redis.
+    For example, `noted` is the time until which this process refuses the client. No count is lost
+    with the notes, because the counters are in Redis.
     """
     if len(notes) >= _MAX_NOTED:
         notes.clear()

@@ -11,7 +11,7 @@ CONTENDED_REST = 9.0
 meanwhile or the CPU was contended."""
 MAX_REST_SECONDS = 4.0
 CONTENDED_SHARE = 0.05
-"""The CPU is contended when this process waited for it for more than this share of the time."""
+"""The CPU is contended if this process waited for it for more than this share of the time."""
 _SCHEDSTAT = Path("/proc/self/schedstat")
 
 
@@ -60,8 +60,11 @@ class Pace:
 
     @property
     def rest(self) -> float:
-        """Seconds until the next piece may begin: at most `MAX_REST_SECONDS`, even if a process
-        that shares `rest_until` has written a wrong time."""
+        """Seconds until the next piece may begin.
+
+        At most `MAX_REST_SECONDS`, even if a process that shares `rest_until` has written a wrong
+        time.
+        """
         return min(max(0.0, self._rest_until.time - self._clock()), MAX_REST_SECONDS)
 
     @contextmanager

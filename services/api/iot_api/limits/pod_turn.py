@@ -20,10 +20,10 @@ def share_turns(folder: Path) -> None:
 
 
 class PodTurn:
-    """A lock that one process of a pod holds at a time. A holder can store a time for later ones.
+    """A lock that one process of a pod holds at a time.
 
-    The kernel releases the lock of a process that is killed. Without `share_turns`, no process
-    shares the lock, and it is always free.
+    The holder can store a time for later holders. The kernel releases the lock of a killed process.
+    Without `share_turns`, the lock is not shared, and always free.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,7 +33,7 @@ class PodTurn:
 
     @contextmanager
     def hold(self, seconds: float) -> Iterator[bool]:
-        """Wait up to `seconds` for the turn; yield True if the block has the turn, else False."""
+        """Wait up to `seconds` for the lock; yield whether the block holds the lock."""
         end = time.monotonic() + seconds
         while not (held := self._take()) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
@@ -54,8 +54,8 @@ class PodTurn:
 
     @property
     def time(self) -> float:
-        """The time of the monotonic clock that a holder of the lock has set last, or 0.0. Only the
-        holder may set it.
+        """The time of the monotonic clock that a holder set last, or 0.0. Only the holder may set
+        it.
         """
         if self._file is None:
             return self._time

@@ -23,8 +23,8 @@ from .clients import Client
 
 WINDOW_SECONDS = 60
 SETTLE_SECONDS = 1.0
-"""Time between two exchanges with Redis. A client over its limit is refused by all processes after
-this time at the latest."""
+"""Time between two exchanges with Redis. After this time at the latest, all processes refuse a
+client over its limit."""
 STATES = "iot_api.rates"
 """Key in the WSGI environ: the states of the limits that the request counted for."""
 _LIFE_SECONDS = 2 * WINDOW_SECONDS
@@ -179,10 +179,7 @@ class RateLimit:
 
 
 class RateSettler(threading.Thread):
-    """A thread that adds the request counts of this process to those in Redis, and reads the sums.
-
-    While Redis is away, each process counts for itself.
-    """
+    """A thread that calls `RateLimit.settle`. While Redis is away, each process counts alone."""
 
     def __init__(self, rates: RateLimit) -> None:
         super().__init__(name="rates", daemon=True)

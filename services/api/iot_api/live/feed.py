@@ -13,8 +13,8 @@ from .position import LivePosition
 from .source import Watched
 
 OTHER_SHARDS_SECONDS = 1.0
-"""Other shards than the vault's own are read this often: while IOT_SHARDS is being changed, a vault
-has readings in two shards."""
+"""Interval at which other shards than the vault's own are read: while IOT_SHARDS is being changed,
+a vault has readings in two shards."""
 POSTGRES_SECONDS = 0.5
 """Shortest time between two reads of a vault in Postgres."""
 
@@ -37,8 +37,8 @@ class Feed(Watched):
     def is_due(self, drained: DrainedShards, now: float) -> bool:
         """Return whether to look for new readings now.
 
-        True if a shard was drained since the last check, unless that check is too recent: see
-        `POSTGRES_SECONDS` and `OTHER_SHARDS_SECONDS`.
+        True if a shard was drained since the last check, unless that check is too recent
+        (`POSTGRES_SECONDS`, `OTHER_SHARDS_SECONDS`).
         """
         moved = self.moved(drained)
         age = now - self.checked_at
@@ -49,8 +49,8 @@ class Feed(Watched):
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
         """Offer `rows`, the readings behind the position `before`, to `listeners` as events.
 
-        Each event is encoded once for all listeners. Only listeners that joined behind `before` get
-        events of their own, without the readings that they already have.
+        Each event is encoded once for all listeners. Only a listener that joined behind `before`
+        gets events of its own, without the readings that it already has.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes
@@ -77,9 +77,8 @@ class Joined:
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return the position that a heartbeat gives to the client.
 
-        `position` is the position after the last event that was sent. While events wait for the
-        client, return `position`. Otherwise the client has every reading up to the feed's
-        position: return `position`, advanced to the feed's position.
+        `position` is the position after the last sent event. If no event waits for the client, it
+        has every reading up to the feed's position: advance `position` to it.
         """
         offered = self.feed.offered
         if not self.listener.is_idle:

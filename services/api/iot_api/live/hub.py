@@ -32,12 +32,11 @@ from .source import LiveSource
 VERIFY_SECONDS = 300.0
 """Time between two comparisons of the vault's record with Postgres."""
 VERIFY_CHANGED_SECONDS = 2.0
-"""Time between two comparisons after a change of the password was announced: the change may still
-be pending."""
+"""Time between two comparisons after a change of the password was announced: it may be pending."""
 CHANGING_SECONDS = 3.0
 """For this long after a change of a password was announced, no stream is opened with the old
-password. Most changes are made by then. If a change is made later, a comparison after
-`VERIFY_CHANGED_SECONDS` ends the streams that were opened before the change."""
+password. Most changes are made by then. After a later change, a comparison
+(`VERIFY_CHANGED_SECONDS`) ends the streams that were opened before it."""
 REFUSED_SECONDS = 5
 """`Retry-After` of a stream beyond a limit."""
 
@@ -80,16 +79,16 @@ class LiveHub:
         still_allowed: Callable[[], object],
         is_gone: Callable[[], bool] = lambda: False,
     ) -> Joined:
-        """Add a listener to the feed of a vault, for the readings behind `position`. If `position`
-        is None, the listener gets the readings that are stored from now on. The feed offers only
-        the readings behind `Joined.until`; the caller reads the earlier ones.
+        """Add a listener to the feed of a vault, for the readings behind `position`.
 
+        If `position` is None, the listener gets the readings that are stored from now on. The feed
+        offers only the readings behind `Joined.until`; the caller reads the earlier ones.
         `still_allowed` and `is_gone` are as in `Listener`.
 
         Raises:
             TooManyRequestsError: the process or the client has its maximum of listeners.
-            UnavailableError: this process shuts down, the password is being changed, or the feed
-                of the vault ended during this call, because its last listener left.
+            UnavailableError: this process shuts down, the password is being changed, or the feed of
+                the vault ended during this call, because its last listener left.
             RedisError: the backlog's Redis is away.
         """
         self._check_limits(client)
@@ -134,8 +133,8 @@ class LiveHub:
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """End the streams of a vault, because its password is being changed or the vault erased.
 
-        `lookup` is the lookup of the new password. Streams that were opened with the new password
-        continue. For an erasure, `lookup` is `ERASING` or `ERASED`, and all streams end.
+        `lookup` is the lookup of the new password: streams that were opened with it continue. For
+        an erasure, `lookup` is `ERASING` or `ERASED`, and all streams end.
         """
         with self._lock:
             self._changes.note(vault_id, lookup)
@@ -153,7 +152,7 @@ class LiveHub:
             feed.verify_at = 0.0
 
     def stop(self) -> None:
-        """End all streams, and refuse new ones, because the process shuts down."""
+        """End all streams and refuse new ones, because the process shuts down."""
         self._stopping = True
         self.poller.stop()
         reason = UnavailableError("this server process shuts down; connect again")
@@ -188,8 +187,10 @@ class LiveHub:
             )
 
     def _drop_gone(self) -> None:
-        """Remove the listeners whose clients are gone. While there is no event to send, only this
-        check notices that a client is gone."""
+        """Remove the listeners whose clients are gone.
+
+        Sending would notice this, but there may be no event to send.
+        """
         listeners = [listener for feed in self.feeds() for listener in feed.listeners]
         for listener in listeners:
             if listener.is_gone():
@@ -199,8 +200,11 @@ class LiveHub:
         return VERIFY_SECONDS if self._changes.of(vault_id) is None else VERIFY_CHANGED_SECONDS
 
     def verify(self, feed: Feed) -> None:
-        """Compare the vault records of a feed's streams with Postgres. End the streams whose vault
-        was erased or whose record got a new lookup, even if nothing was announced."""
+        """Compare the vault records of a feed's streams with Postgres.
+
+        End the streams whose vault was erased or whose record got a new lookup, even if this was
+        not announced.
+        """
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}
         for record in records.values():

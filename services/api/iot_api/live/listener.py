@@ -40,7 +40,7 @@ class Listener:
         all_waiting: WaitingBytes,
     ) -> None:
         """The client has all readings up to `position`. `still_allowed` raises an `IotError` once
-        the client is no longer allowed to read. `is_gone` returns whether the client has closed the
+        the client may not read any more. `is_gone` returns whether the client has closed the
         connection.
         """
         self.client = client
@@ -82,8 +82,10 @@ class Listener:
             self._changed.notify_all()
 
     def end(self, reason: IotError) -> None:
-        """End the stream for `reason`. Drop the waiting events: when the client connects again, it
-        resumes behind the last event that it received."""
+        """End the stream for `reason`, and drop the waiting events.
+
+        A client that connects again resumes behind the last event that it received.
+        """
         with self._changed:
             self._ending = self._ending or reason
             self._drop()
@@ -112,8 +114,10 @@ class Listener:
                 self._changed.wait(left)
 
     def skipped_to(self) -> LivePosition | None:
-        """Return the position behind the events that were left out, and forget these events. Return
-        None if no event was left out."""
+        """Return the position behind the events that were left out; None if there are none.
+
+        Forget these events.
+        """
         with self._changed:
             position, self._skipped, self._skipped_to = self._skipped_to, None, None
             return position

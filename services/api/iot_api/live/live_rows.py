@@ -14,7 +14,7 @@ from .position import LivePosition
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Readings that a listener does not get: only a summary event gives their number and times.
+    """Readings that a listener does not get: a summary event gives their number and times.
 
     The listener is too slow or too far behind, or the segment of the readings is damaged.
     """
@@ -57,8 +57,8 @@ def rows_of_segment(
 ) -> LiveRows:
     """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
 
-    If the segment is damaged, return its readings as skipped. If the stream ended at this segment
-    instead, it would end there again at each attempt to resume.
+    If the segment is damaged, return its readings as skipped. An error would end the stream here
+    again at each attempt to resume.
     """
     bounds = segment.bounds
     payload: bytes | bytearray = segment.payload

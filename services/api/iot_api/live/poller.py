@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 
 
 class LivePoller:
-    """Two threads: one polls Redis, the other reads from Postgres, so that a slow Postgres delays
-    only the vaults that need it.
+    """Two threads: one polls Redis, the other reads from Postgres.
+
+    So a slow Postgres delays only the vaults that need it.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class LivePoller:
         self._has_work.set()
 
     def poll(self) -> None:
-        """Read the new readings of all vaults with live streams from the hot window. Queue the
-        vaults whose new readings the hot window may lack: they are read from Postgres.
+        """Read the new readings of all vaults with live streams from the hot window.
+
+        Queue the vaults whose new readings the hot window may lack. They are read from Postgres.
 
         Raises:
             RedisError: the backlog's Redis failed. The next poll tries again.

@@ -2,7 +2,7 @@
 
 New readings come from the hot window, in one round trip for all vaults. Readings that the hot
 window may lack come from Postgres. Both give all readings of a shard up to some id and none above,
-so a position stays exact when a stream changes from one to the other.
+so a position stays exact when a stream changes between them.
 """
 
 import logging
@@ -60,14 +60,16 @@ class Watched:
         ]
 
     def complete(self, drained: DrainedShards) -> None:
-        """Advance `position`, after a read, behind all readings of the drains up to `drained`."""
+        """After a read, advance `position` behind all readings of the drains up to `drained`."""
         self.position = self.position.advanced(_last_ids(drained), since=unseen_since(drained))
         self.checked = drained
 
 
 def unseen_since(drained: DrainedShards) -> int:
-    """Return a time in Unix milliseconds: all readings received before it are drained, except held
-    and imported ones. A listener that has all drained readings lacks only readings received since.
+    """Return a time in Unix milliseconds: all readings received before it are drained.
+
+    Held and imported readings are exceptions. So a listener with all drained readings lacks only
+    readings received since.
     """
     times = [drained.now - SLACK_MS]
     for shard in drained.next_ids:
@@ -117,11 +119,10 @@ class LiveSource:
     def recent_rows(
         self, watched: Sequence[WatchedVault], drained: DrainedShards
     ) -> Iterator[tuple[WatchedVault, LiveRows | None]]:
-        """Yield the new readings of vaults from the hot window. If the hot window may lack new
-        readings of a vault, yield the vault with None.
+        """Yield the new readings of vaults from the hot window.
 
-        Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
-        behind them before it takes the next ones.
+        If the hot window may lack new readings of a vault, yield the vault with None. The caller
+        must advance `Watched.position` behind each result before it takes the next.
         """
         moved = {each: each.moved(drained) for each in watched}
         shards = sorted(set(chain.from_iterable(moved.values())))
@@ -148,8 +149,7 @@ class LiveSource:
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
         """Yield the new readings of a vault from Postgres: those of the drains up to `drained`.
 
-        Whenever the caller gets readings, it must advance the vault's position (`Watched.position`)
-        behind them before it takes the next ones.
+        The caller must advance `Watched.position` behind each result before it takes the next.
 
         Raises:
             psycopg.Error: Postgres failed; the next call continues at the vault's position.
@@ -224,8 +224,7 @@ class LiveSource:
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, from segments of the hot window.
 
-        Segments of shards outside `covered` are left out: earlier segments of these shards may be
-        missing.
+        Segments of shards outside `covered` are left out, because earlier segments may be missing.
 
         Raises:
             SegmentEvictedError, RedisError: the hot window can't return a segment.
@@ -256,10 +255,10 @@ class LiveSource:
         after: LivePosition,
         until: LivePosition,
     ) -> Iterator[LiveRows]:
-        """Yield the readings in Postgres behind `after` and up to `until`, page by page. If there
-        are too many (`MAX_BEHIND_READINGS`, `MAX_BEHIND_BYTES`), yield only a summary.
+        """Yield the readings in Postgres behind `after` and up to `until`, page by page.
 
-        No connection is used while a page is sent.
+        If there are too many (`MAX_BEHIND_READINGS`, `MAX_BEHIND_BYTES`), yield only a summary.
+        While a page is sent, no connection is in use.
         """
         metrics.counter("iot_live_reads_of_postgres_total").inc()
         with turn, self._pool.connection() as connection, read_transaction(connection):
@@ -311,8 +310,10 @@ def _search(vault: OpenVault, after: LivePosition) -> StoredAfter:
 
 
 def _holds(recent: RecentSegments, wanted: Mapping[int, str], since: int, now: int) -> bool:
-    """Return whether the hot window covers each shard of `wanted` from the time `since`, and up to
-    the shard's stream position in `wanted`."""
+    """Return whether the hot window covers each shard of `wanted` from the time `since` on.
+
+    The cover must reach the shard's stream position in `wanted`.
+    """
     for shard, position in wanted.items():
         before, after = recent.before.get(shard), recent.after.get(shard)
         if before is None or after is None:

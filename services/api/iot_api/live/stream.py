@@ -18,7 +18,7 @@ from .hub import LiveHub
 from .position import LivePosition, encode_position
 
 RETRY_MS = 1000
-"""Shortest time after which a client should connect again; a random part is added, so that the
+"""Shortest time after which a client should connect again. A random time is added, so that the
 clients of a process that ended do not return at the same moment."""
 CHECK_SECONDS = 1.0
 """Before an event, the token is checked again if its last check is older than this."""
@@ -31,17 +31,16 @@ _log = logging.getLogger(__name__)
 class LiveStream:
     """The stream of one listener.
 
-    The server ends the stream, for example when the vault is erased or gets another password, when
+    The server ends the stream, for example, when the vault is erased or gets another password, when
     the client's token is no longer valid, or when the process shuts down.
 
-    Readings before the feed's position are read by this stream itself, at the pace of its client.
+    The stream itself reads the readings before the feed's position, at the pace of its client.
     """
 
     def __init__(
         self, hub: LiveHub, joined: Joined, record: ReadRecord | None, *, heartbeat_seconds: int
     ) -> None:
-        """`record` adds the end of the stream to the audit log. It is None if reads are not
-        audited."""
+        """`record` adds the end of the stream to the audit log; None: reads are not audited."""
         self._hub = hub
         self._joined = joined
         self._listener = joined.listener
@@ -131,9 +130,9 @@ class LiveStream:
         self._check_token()
 
     def _check_token(self) -> None:
-        """Raise an `IotError` if the client is no longer allowed to read.
+        """Raise an `IotError` if the client may not read any more.
 
-        Checks this only if the last check was at least `CHECK_SECONDS` ago.
+        Checked at most once in `CHECK_SECONDS`.
         """
         now = time.monotonic()
         if now - self._allowed_at >= CHECK_SECONDS:

@@ -61,7 +61,7 @@ def page_files() -> Mapping[str, PageFile]:
 def _uplot() -> dict[str, bytes]:
     """Return the files of uPlot, keyed by name, from the installed Python package `youplot`.
 
-    No code of this package runs: it is not imported.
+    The package is not imported, so none of its code runs.
     """
     spec = find_spec("youplot")
     if spec is None or not spec.submodule_search_locations:

@@ -1,5 +1,4 @@
-"""Reads of a vault: they find its segments, decrypt and merge them in bounded memory, and stream
-the readings.
+"""Reads of a vault: find segments, decrypt and merge them in bounded memory, stream the readings.
 
-The HTTP arguments are read in `routes`; the SQL is in `iot_stores.history`.
+`routes` parses the HTTP arguments; `iot_stores.history` has the SQL.
 """

@@ -39,7 +39,7 @@ class Readings(StoredReadings):
         slots: ReadSlots,
     ) -> None:
         """`postgres_now` returns the time of Postgres in Unix milliseconds. While Redis is away,
-        `last_seconds` counts back from this time instead of the time of Redis.
+        `last_seconds` counts back from this time.
         """
         super().__init__(pool, slots)
         self._hot_window = hot_window
@@ -56,11 +56,10 @@ class Readings(StoredReadings):
         within: ReadFilter = ALL,
         client: Client = NOBODY,
     ) -> PausableRead:
-        """Read the readings received in the last `seconds`, from the hot window if it covers them.
+        """Read the readings received in the last `seconds` that pass the filter `within`.
 
-        `within`: return only the readings that pass this filter.
-
-        Later pages count the seconds back from the time of the first page.
+        They come from the hot window if it covers them. Later pages count the seconds back from the
+        time of the first page.
         """
         return PausableRead(
             self._slots,
@@ -90,8 +89,7 @@ class Readings(StoredReadings):
         """Return a function that produces a page from the hot window, within one turn.
 
         The first turn reads the segments `found`. Each later turn looks for the segments again. If
-        the hot window then does not cover the rest of the page any more, the rest comes from
-        Postgres.
+        the hot window does not cover the rest of the page by then, the rest comes from Postgres.
         """
         of_first_turn = [found]
 
@@ -111,12 +109,11 @@ class Readings(StoredReadings):
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
     ) -> tuple[int, Sequence[SegmentBounds] | None]:
-        """Return the start of the last `seconds`, in Unix milliseconds, and the bounds of the
-        segments since then.
+        """Return the start of the last `seconds` (Unix milliseconds), and the segments since then.
 
-        `fixed_begin`: the start, if an earlier page or turn has fixed it. The bounds are None if
-        the hot window does not cover all of the seconds, if it is damaged, or if Redis is away.
-        Without `fixed_begin`, the start may then be 0: unknown.
+        `fixed_begin`: the start, if an earlier page or turn has fixed it. Return None in place of
+        the segments if the hot window does not cover all of the seconds, if it is damaged, or if
+        Redis is away. Then the start is `fixed_begin`, or may be 0: unknown.
         """
         begin, bounds = fixed_begin or 0, None
         try:
@@ -132,9 +129,7 @@ class Readings(StoredReadings):
     def _hot(
         self, selection: Selection, page_range: PageRange, found: Sequence[SegmentBounds]
     ) -> Generator[Sequence[Reading], None, None]:
-        """Read from the hot window up to the first segment that is missing or can't be opened, and
-        the rest from Postgres.
-        """
+        """Read the hot window up to a segment that is missing or can't be opened, then Postgres."""
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
         try:
@@ -146,9 +141,9 @@ class Readings(StoredReadings):
                     del batch  # free its memory before the next one is produced
         except (SegmentEvictedError, RedisError, DecryptionError, FormatError) as error:
             # Later segments come from Postgres, too: a compaction may have merged them with the
-            # missing one. A segment that can't be opened is damaged, or was overwritten after
-            # Postgres had lost a drain: the repeated drain writes a segment with the same first id,
-            # and the index still has the bounds of the lost segment.
+            # missing segment. A segment that can't be opened is damaged, or was overwritten after
+            # Postgres lost a drain: the repeated drain writes a segment with the same first id, and
+            # the index still has the bounds of the lost segment.
             _log.info("a read continues from Postgres: %s", error)
         else:
             return

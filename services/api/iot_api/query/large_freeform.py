@@ -1,7 +1,7 @@
 """The members of JSON texts of any size, in bounded memory.
 
-Python objects for all values of a text may take fifty times as many bytes as the text. So the
-members of a large text stay JSON texts, and only the members that are asked for are decoded.
+Python objects for all values of a text may take fifty times the memory of the text. So the members
+of a large text stay JSON texts, and only requested members are decoded.
 """
 
 import io
@@ -35,7 +35,7 @@ _SURROGATES = re.compile(
     rb"(?P<before>(?:[^\\]++|\\u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
     rb"|\\(?!u[Dd][89A-Fa-f]).){0,4096}+)(?P<odd>\\u[Dd][89A-Fa-f][0-9A-Fa-f]{2})?"
 )
-"""A pair of surrogates is one character; a lone surrogate is odd: UTF-8 can't encode it."""
+"""A pair of surrogates is one character; a lone surrogate is odd, because UTF-8 can't encode it."""
 
 
 def split_runs(texts: bytes) -> Iterator[bytes]:
@@ -84,8 +84,8 @@ class LargeFreeform:
 
     def __init__(self, paths: Mapping[str, Sequence[str]], charge: Callable[[int], None]) -> None:
         """`paths` has, for each field, a list of its name and the steps of its path, such as
-        `{"a.b": ["a.b", "a", "b"]}`. `charge` is called with each increase in memory, in bytes,
-        and may raise.
+        `{"a.b": ["a.b", "a", "b"]}`. `charge` is called with each increase in memory, in bytes, and
+        may raise.
         """
         self._charge = charge
         self._most = 0
@@ -95,8 +95,8 @@ class LargeFreeform:
         }
         steps: dict[tuple[str, ...], dict[str, type]] = {}
         for path in (path for ways in self._paths.values() for path in ways):
-            for place, step in enumerate(path):
-                steps.setdefault(path[:place], {})[step] = msgspec.Raw
+            for depth, step in enumerate(path):
+                steps.setdefault(path[:depth], {})[step] = msgspec.Raw
         self._decoders = [(parent, _decoder(steps[parent])) for parent in sorted(steps, key=len)]
 
     def values(self, text: bytes) -> dict[str, Any]:
@@ -125,8 +125,8 @@ class LargeFreeform:
     def _members(self, text: bytes) -> dict[tuple[str, ...], memoryview]:
         """Return the JSON texts of the fields, and of the objects that contain them, by path.
 
-        For the field `a.b`, the paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Paths that
-        do not exist are left out.
+        For the field `a.b`, the paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Missing
+        paths are left out.
         """
         try:
             return self._found(text)
@@ -152,7 +152,7 @@ class LargeFreeform:
 
 def _decoder(members: dict[str, type]) -> msgspec.json.Decoder[dict[str, msgspec.Raw]]:
     # Unlike a struct, a TypedDict takes names that JSON escapes. msgspec 0.22 finds a name that is
-    # not ASCII only if the string has cached its UTF-8 form. `encode` fills this cache.
+    # not ASCII only if the string has cached its UTF-8 form; `encode` fills this cache.
     for name in members:
         msgspec.json.encode(name)
     return msgspec.json.Decoder(TypedDict("Members", members, total=False))  # type: ignore[operator]
@@ -170,10 +170,9 @@ def _value(raw: memoryview) -> Any:
 
 
 def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
-    """In a JSON text, replace every match of the group `odd` of a pattern with `new`.
+    """Replace every match of the group `odd` in a JSON text. Other greenlets run meanwhile.
 
-    The patterns are `_CONSTANTS` and `_SURROGATES`: in them, `odd` matches what msgspec refuses.
-    Other greenlets run meanwhile.
+    `pattern` is `_CONSTANTS` or `_SURROGATES`: `odd` matches what msgspec refuses.
     """
     replaced, end = io.BytesIO(), 0
     for number in count(1):

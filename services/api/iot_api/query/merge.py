@@ -1,8 +1,8 @@
 """The merge of decrypted segments in the order of a read.
 
-`Order` gives keys that increase in the order of the read. `Rows` are rows of a decrypted segment;
-`Reading` objects are created only for rows that are returned. `merge` yields the rows of all
-segments in order and in bounded memory, even if the segments overlap.
+`Order` gives keys that increase in the order of the read. `merge` yields the readings of all
+segments in order and in bounded memory, even if the segments overlap. `Rows` are rows of a
+decrypted segment; they become `Reading` objects only when they are buffered or returned.
 """
 
 from bisect import bisect_left, bisect_right
@@ -38,15 +38,15 @@ position = attrgetter("interrogator_timestamp", "id")
 class Order:
     """The order of a read by position (interrogator timestamp, id): ascending or descending.
 
-    Along a read, keys increase: in ascending order, the key of a position is the position itself;
-    in descending order, it is the position with both numbers negated.
+    Keys increase along a read. In ascending order, the key of a position is the position itself; in
+    descending order, both numbers are negated.
     """
 
     descending: bool
     key: Callable[[Reading], Position]
 
     def key_of(self, at: Position) -> Position:
-        """Convert a position to its sort key. Called with a sort key, return its position."""
+        """Convert a position to its sort key, or a sort key to its position."""
         return (-at[0], -at[1]) if self.descending else at
 
     def just_before(self, key: Position) -> Position:
@@ -55,7 +55,7 @@ class Order:
         return at, number + 1 if self.descending else number - 1
 
     def begin(self, bounds: SegmentBounds) -> Position:
-        """Return a position in this order that is not after the first reading of a segment."""
+        """Return a key at or before the key of the first reading of a segment."""
         if self.descending:
             return -bounds.interrogator_max, -bounds.last_id
         return bounds.interrogator_min, bounds.first_id
@@ -149,8 +149,8 @@ class Rows:
 
     def readings(self) -> list[Reading]:
         """Return all rows as readings, in order."""
-        places = slice(self.begin, self.end)
-        readings = list(self._readings_at(places, self.columns.freeform[places]))
+        indices = slice(self.begin, self.end)
+        readings = list(self._readings_at(indices, self.columns.freeform[indices]))
         if self.order.descending:
             readings.reverse()
         return readings
@@ -162,15 +162,15 @@ class Rows:
             yield self.readings()
             return
         if not self.order.descending:
-            for places, part in texts.split(self.begin, self.end):
-                yield Run(self._readings_at(places, part))
+            for indices, part in texts.split(self.begin, self.end):
+                yield Run(self._readings_at(indices, part))
                 del part  # before the next texts are decoded: one may have 20 MiB
             return
-        for places, run in texts.runs(self.begin, self.end, descending=True):
-            yield Run(list(self._readings_at(places, split_texts(run)))[::-1])
+        for indices, run in texts.runs(self.begin, self.end, descending=True):
+            yield Run(list(self._readings_at(indices, split_texts(run)))[::-1])
 
-    def _readings_at(self, places: slice, texts: Iterable[str]) -> Iterator[Reading]:
-        return self.columns.readings_at(places, texts)
+    def _readings_at(self, indices: slice, texts: Iterable[str]) -> Iterator[Reading]:
+        return self.columns.readings_at(indices, texts)
 
     def _index(self, at: Position, *, behind: bool) -> int:
         """Count the rows before a position; with `behind`, count a row at the position, too."""
@@ -199,12 +199,12 @@ def merge(
     `segments` must be ordered by where they begin, so that all readings before the start of the
     next segment are known. The buffer holds the segments that overlap the current position: their
     encrypted payloads, and their decrypted readings up to `max_bytes`. If more than two segments
-    overlap and exceed `max_bytes`, the later half of the readings is removed from the buffer. The
-    segments of these readings are opened again when the merge reaches the readings.
+    overlap and exceed `max_bytes`, the later half of the readings is dropped. Their segments are
+    opened again when the merge reaches these readings.
 
     A reading that is in two segments is yielded once. Two different readings with the same id are
-    both yielded. `may_repeat` returns whether a segment may hold readings of earlier segments.
-    `report_overlap` is called with each id that two segments hold.
+    both yielded. `may_repeat` returns whether a segment may contain readings of earlier segments.
+    `report_overlap` is called with each id that two segments contain.
     """
     buffer = MergeBuffer(open_segment, order, batch or BATCH, max_bytes, report_overlap)
     for segment in segments:
@@ -231,12 +231,12 @@ class MergeBuffer:
 
     Two states make this more than a sorted list:
 
-    - The rows of the newest segment that are behind all other buffered readings wait in `_single`,
-      as columns, and are emitted from there. Columns need less memory than readings, and most
-      segments overlap others only at their ends or not at all.
+    - The rows of the newest segment that are behind all other buffered readings wait in `_single`
+      as columns, which need less memory than readings. Most segments overlap others only at their
+      ends or not at all.
     - When the buffer is full, `_spill` drops the later half of the readings and notes from which
-      key each segment must be opened again. `_cut` is the first of these keys: until the merge
-      reaches it, only readings before this key are buffered.
+      key each segment must be opened again. Until the merge reaches the first of these keys,
+      `_cut`, only readings before `_cut` are buffered.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class MergeBuffer:
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the readings before `begin`, the start of the next segment; None: all readings.
 
-        With `begin`, yields nothing while there are too few readings for a batch.
+        With `begin`, yield nothing while there are too few readings for a batch.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled
@@ -297,7 +297,7 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep as columns the rows that are behind all buffered readings, and buffer the others.
+        """Keep the rows behind all buffered readings as columns, and buffer the others.
 
         If too few rows would be kept as columns, or the others do not fit into the buffer, do
         nothing and return False.
@@ -342,8 +342,10 @@ class MergeBuffer:
         heappush(self._spilled, (key, id(buffered), buffered))
 
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """Return the next key from which a segment must be opened again, and the segment. Return
-        None if no segment must be opened again for readings up to `begin`."""
+        """Return the next key from which a segment must be opened again, and the segment.
+
+        Return None if the readings up to `begin` need no segment again.
+        """
         while self._spilled and (begin is None or self._spilled[0][0] <= begin):
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:

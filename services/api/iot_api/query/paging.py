@@ -4,7 +4,7 @@ A cursor is the position at which the next page continues:
 
     version | flags | position | last position | received from | checksum
 
-It names a position among the readings of a vault, not a row of a store, so it stays valid when
+It names a position among the readings of a vault, not a row of a store. So it stays valid when
 readings are stored, merged or deleted between two pages. The server keeps no state for it. A cursor
 is no secret: a client that may read a vault may read it from any position. The checksum binds the
 cursor to its context (call, range and vault), and detects a truncated cursor.
@@ -74,10 +74,9 @@ class Paging:
     cursor: str | None
 
     def refuse_cursor(self) -> None:
-        """Refuse a cursor in a request whose password no vault has.
+        """Refuse a cursor in a request whose password has no vault.
 
-        Without this error, the answer would be an empty page without a cursor. A client would take
-        this page for the end of a complete read.
+        An empty page without a cursor would look like the end of a complete read.
 
         Raises:
             InvalidRequestError: there is a cursor.

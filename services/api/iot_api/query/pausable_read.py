@@ -3,9 +3,9 @@
 A client may stop reading in the middle of a response, and continue at any later time. So a read
 produces its readings in turns. A turn holds a slot, a Postgres connection with its transaction, and
 the merge buffer. The turn ends when the client stops reading (`PausableRead.pause`), or after a
-time limit. The next turn opens a new transaction and continues behind the last reading that was
-sent, as the next page of a paged read does. Readings that are stored between two turns appear if
-their position is still ahead. Every other reading appears exactly once.
+time limit. The next turn opens a new transaction and continues behind the last sent reading, like
+the next page of a paged read. Readings that are stored between two turns appear if their position
+is still ahead. Every other reading appears exactly once.
 """
 
 import logging
@@ -34,9 +34,9 @@ NEXT_TURN_SECONDS = 60.0
 LARGE_SECONDS = 20.0
 """Longest wait of the first turn for the slot for large segments."""
 SLICE_SECONDS = 0.5
-"""A turn of this length ends if another read waits for a slot."""
+"""A turn that lasted this long ends if another read waits for a slot."""
 TURN_SECONDS = 3.0
-"""A turn of this length ends in any case, so that no transaction stays open for long."""
+"""A turn that lasted this long ends, so that no transaction stays open for long."""
 HOT_WINDOW_SLOTS = 4
 _MOST_WAITING, _MOST_WAITING_PER_CLIENT = 256, 64
 _REFUSAL = "too many reads are under way; try again"
@@ -66,8 +66,9 @@ class Page:
     cursor: Cursor | None = None
 
     def page_range(self) -> PageRange:
-        """Return the range to read from a store: one reading more than the limit, to know whether
-        another page follows.
+        """Return the range to read from a store.
+
+        It has one reading more than the limit, to know whether another page follows.
         """
         limit = None if self.limit is None else self.limit + 1
         if self.cursor is None:
@@ -89,8 +90,8 @@ Batches = Generator[Sequence[Reading], None, Cursor | None]
 Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
 FixEnd = Callable[[Page, Sequence[Reading], Batches], Page]
-"""May replace the limit of a page by the position of its last reading. Takes the page, its current
-batch and its remaining batches."""
+"""Replaces the limit of a page by the position of its last reading, if possible. Takes the page,
+its current batch and its remaining batches."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class LargeSegmentBusyError(Exception):
 
 
 class NothingFoundError(Exception):
-    """A turn has to end before it has found a reading. The next turn begins behind `position`."""
+    """A turn must end before it found a reading. The next turn begins behind `position`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__("nothing was found so far")
@@ -113,7 +114,7 @@ class ReadSlots:
     def __init__(self, pool_size: int) -> None:
         # One connection stays free for short queries: new passwords, the audit log, maxtime.
         self.postgres = _slots(max(1, pool_size - 1))
-        # Separate, so that the hot window still answers while reads wait for Postgres.
+        # Separate, so that the hot window answers while reads wait for Postgres.
         self.hot_window = _slots(HOT_WINDOW_SLOTS)
         self.large_segment = _slots(1)
         self.next_batch = tracing.wrap("produce a batch of readings", _next_batch)
@@ -136,7 +137,7 @@ def _slots(count: int) -> FairSlots:
 class PausableRead:
     """The readings of one response, as batches. Iterate over them once.
 
-    `pause` may be called between two batches, but not while a batch is produced.
+    Call `pause` only between two batches.
     """
 
     def __init__(
@@ -175,10 +176,10 @@ class PausableRead:
         return lasted > TURN_SECONDS or any(slots.waiting for slots in self._held)
 
     def pause(self, used: int | None = None) -> None:
-        """End the turn. The next turn continues behind the last used reading.
+        """End the turn. The next turn continues behind the last used reading. Idempotent.
 
-        `used` says how many readings of the last batch were used; None: all. Idempotent. Never
-        raises: a read that can't continue raises when the next batch is requested.
+        `used` says how many readings of the last batch were used; None: all. Never raises: a read
+        that can't continue raises when the next batch is requested.
         """
         try:
             self._pause(len(self._batch) if used is None else used)
@@ -189,7 +190,7 @@ class PausableRead:
         """Produce a page in as many turns as needed.
 
         Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`, which
-        may return the rest with another end: a fixed position instead of a number of readings.
+        may replace the limit of the rest by a position.
         """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
@@ -281,7 +282,7 @@ class PausableRead:
         """Hold the slot for large segments until the turn ends.
 
         Raises:
-            LargeSegmentBusyError: another read holds it.
+            LargeSegmentBusyError: another read holds the slot.
         """
         if self._slots.large_segment not in self._held:
             try:
@@ -303,20 +304,20 @@ class ColumnRun(Sequence[Reading]):
     """A batch that holds columns. A `Reading` is created only when it is accessed."""
 
     @abstractmethod
-    def position_of(self, place: int) -> Position:
-        """Return the position of the reading at index `place`."""
+    def position_of(self, index: int) -> Position:
+        """Return the position of the reading at `index`."""
 
 
 class SegmentBatch(Sequence[Reading]):
     """A batch of all wanted rows of one segment.
 
-    Such batches may overlap: the next batch may hold readings with positions before the last
-    position of this batch.
+    The next batch may have readings with positions before the last position of this batch.
     """
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """This batch and the earlier ones hold all readings up to the position `after`. A new turn
-        continues there, and leaves out the later readings that these batches also hold."""
+        """This batch and the earlier ones have all readings up to the position `after`. A new turn
+        continues there, and leaves out the later readings that these batches also have.
+        """
         self.rows = rows
         self.after = after
 
@@ -324,13 +325,13 @@ class SegmentBatch(Sequence[Reading]):
         return len(self.rows)
 
     @overload
-    def __getitem__(self, place: int) -> Reading: ...
+    def __getitem__(self, index: int) -> Reading: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Reading]: ...
+    def __getitem__(self, index: slice) -> list[Reading]: ...
 
-    def __getitem__(self, place: int | slice) -> Reading | list[Reading]:
-        return self.rows.readings()[place]
+    def __getitem__(self, index: int | slice) -> Reading | list[Reading]:
+        return self.rows.readings()[index]
 
 
 def _end_of(batch: Sequence[Reading], count: int) -> Position:
@@ -346,8 +347,8 @@ def _end_of(batch: Sequence[Reading], count: int) -> Position:
 class Scan:
     """A search within a turn. It ends the turn if it finds nothing for too long.
 
-    A pause ends a turn between two batches. A read that finds nothing has no batch: without a scan,
-    it would keep its slot and its transaction until it has opened the whole vault.
+    A pause ends a turn between two batches. Without a scan, a read that finds nothing, and so has
+    no batch, would keep its slot and its transaction until it has opened the whole vault.
     """
 
     def __init__(self, read: PausableRead, order: Order, page_range: PageRange) -> None:
@@ -356,15 +357,15 @@ class Scan:
         self._after = None if page_range.after is None else order.key_of(page_range.after)
         self._found = False
         self._reopened = self._new = 0
-        """`_reopened` counts the segments that begin before the start of this turn: an earlier turn
-        has opened them. `_new` counts all others."""
+        """`_reopened` counts the segments that begin before the start of this turn, which an
+        earlier turn has opened. `_new` counts all others."""
 
     def watched(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
         """Yield the segments.
 
         Raises:
             NothingFoundError: the turn should end, and no reading was found. Raised only if most
-                segments of the turn were new (no earlier turn had opened them), so that each turn
+                segments of the turn are new (no earlier turn has opened them), so that each turn
                 makes progress.
         """
         for segment in segments:
@@ -413,7 +414,7 @@ def first_readings(
 ) -> Generator[Sequence[Reading], None, None]:
     """Yield the first `count` readings.
 
-    `count` is 0 if the previous turn has yielded the last reading of the page.
+    `count` is 0 if the previous turn yielded the last reading of the page.
     """
     with closing(batches):
         while count > 0 and (batch := next(batches, None)) is not None:

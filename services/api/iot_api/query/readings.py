@@ -42,15 +42,15 @@ from .pausable_read import (
 )
 
 MAX_BUFFERED = 2_000
-"""`latest` keeps the last n readings in memory if n is at most this, and else streams them."""
+"""`latest` keeps the last n readings in memory if n is at most this, and streams more."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """Limit of the texts of the readings kept in memory, in characters."""
 MIN_BYTES = 4 * 2**20
-"""Merge buffer that every read gets, however many reads are under way."""
+"""Merge buffer that each read gets, even if many reads are under way."""
 
 MAX_RANGES = 2**16
-"""Maximum number of id ranges kept for each shard (1 MiB). If there are more, the half that is
-farther from the last added range is dropped."""
+"""Maximum number of id ranges kept for each shard (1 MiB). With more, the half that is farther from
+the last added range is dropped."""
 LARGE_BYTES = 8 * 2**20
 """A segment with more content is large. A process decrypts only one large segment at a time."""
 
@@ -62,8 +62,8 @@ _log = logging.getLogger(__name__)
 Combine = Callable[
     ["Selection", Iterable[SealedSegment], PageRange], Generator[Sequence[Reading], None, None]
 ]
-"""Produces the readings of segments within one turn. The segments are ordered by where they begin.
-"""
+"""Produces the readings of segments within one turn. The segments are ordered by where they
+begin."""
 
 
 @dataclass(slots=True)
@@ -149,8 +149,9 @@ class _Ranges:
 
 
 class StoredReadings:
-    """Reads of vaults from Postgres. A read yields batches of some thousands of readings, in the
-    order of (interrogator timestamp, id).
+    """Reads of vaults from Postgres.
+
+    A read yields batches of some thousands of readings, by interrogator timestamp, then id.
 
     Iterating over a read may raise:
         DecryptionError, FormatError: a segment is damaged; all readings yielded before are right.
@@ -174,8 +175,7 @@ class StoredReadings:
         rows: type[Rows] = Rows,
         combine: Combine | None = None,
     ) -> PausableRead:
-        """Read the readings that pass `within`, from Postgres. `rows` and `combine` are as in
-        `Selection`."""
+        """Read the readings that pass `within`. `rows` and `combine` are as in `Selection`."""
         return PausableRead(
             self._slots,
             client,
@@ -191,8 +191,7 @@ class StoredReadings:
         within: ReadFilter = ALL,
         client: Client = NOBODY,
     ) -> PausableRead:
-        """Read the last `count` of the readings that pass `within`, in the order of (interrogator
-        timestamp, id).
+        """Read the last `count` readings that pass `within`, by interrogator timestamp, then id.
 
         The first page fixes the positions of the first and the last of these readings. Later pages
         return all readings between the two positions, including readings stored since.
@@ -204,8 +203,10 @@ class StoredReadings:
         )
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """Return the greatest relative timestamp of a vault, or of all vaults if `vault` is None.
-        Return None if there are no readings."""
+        """Return the greatest relative timestamp of a vault; None if there are no readings.
+
+        If `vault` is None, return that of all vaults.
+        """
         vault_id = None if vault is None else vault.vault_id
         return self._pool.run_idempotent(
             lambda connection: history.max_relative_timestamp(connection, vault_id)
@@ -285,8 +286,10 @@ class StoredReadings:
 
     @contextmanager
     def _merge_buffer_share(self) -> Iterator[Callable[[], int]]:
-        """Yield a function that returns how many bytes this read may buffer: `BUFFER_BYTES`
-        divided by the number of running reads, but at least `MIN_BYTES`."""
+        """Yield a function that returns how many bytes this read may buffer.
+
+        These are `BUFFER_BYTES` divided by the number of running reads, but at least `MIN_BYTES`.
+        """
         self._running += 1
         try:
             yield lambda: max(MIN_BYTES, BUFFER_BYTES // max(1, self._running))
@@ -300,7 +303,6 @@ def opener(
     """Return a function that opens a segment and returns its wanted rows, up to `page_range.limit`.
 
     `page_range` must be limited to the filter's interrogator timestamps (`ReadFilter.narrow`).
-
     Before the function opens a large segment, it claims the slot for large segments until the turn
     ends. It raises LargeSegmentBusyError if another read holds this slot, and DecryptionError or
     FormatError if the segment is damaged.
@@ -353,7 +355,7 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 
 
 def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -> bool:
-    """Return whether a segment may repeat earlier readings. Log if it surely has their ids."""
+    """Return whether a segment may repeat earlier readings. Log if it certainly has their ids."""
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         selection.report_overlap(bounds.first_id)
@@ -361,8 +363,10 @@ def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return the page ending at the position of its last reading, found in `rest`, instead of at a
-    limit. If `rest` needs the slot for large segments and another read holds it, return `page`."""
+    """Replace the limit of a page by the position of its last reading, which is found in `rest`.
+
+    If `rest` needs the slot for large segments and another read holds it, return `page` unchanged.
+    """
     last = batch[-1]
     try:
         for later in rest:

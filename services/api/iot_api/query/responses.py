@@ -62,16 +62,16 @@ class ReadingForm(ABC):
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode one or more readings, with the text that precedes them in the response.
 
-        Return b"" if the form leaves all of them out: a series has only readings that pass its
+        Return b"" if the form leaves out all of them: a series has only readings that pass its
         conditions.
         """
 
     @abstractmethod
     def end(self, cursor: str | None, *, paged: bool) -> bytes:
-        """Encode the end of the response, with `cursor` if the form has a place for it.
+        """Encode the end of the response, with `cursor` if the form can have one.
 
-        `cursor` is None if there is no next page. Then a `paged` response has the cursor `null`,
-        and other responses have no cursor.
+        `cursor` is None if there is no next page: then a `paged` response has the cursor `null`,
+        and other responses have none.
         """
 
 
@@ -115,7 +115,7 @@ class JsonForm(_JsonReadings):
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings as items of the list. The first call also begins the list."""
-        # Into one buffer: each copy of a response costs a tenth of its encoding.
+        # Use one buffer: each copy of a response costs a tenth of its encoding.
         lead, buffer = self._next_lead(), self._buffer
         _encoder.encode_into(readings, buffer, len(lead) - 1)
         buffer[: len(lead)], buffer[-1:] = lead, b""
@@ -153,7 +153,7 @@ class NdjsonForm(_JsonReadings):
 
 
 class CsvForm(CuttingForm):
-    """RFC 4180, with a header line. There is no place for a cursor."""
+    """RFC 4180, with a header line. It has no cursor."""
 
     media_type = "text/csv"
 
@@ -199,7 +199,7 @@ _FORMS: dict[str, Callable[[], ReadingForm]] = {
 def accepted_type(environ: Mapping[str, Any]) -> str:
     """Return the media type that the `Accept` of a WSGI request prefers: JSON, NDJSON or CSV.
 
-    JSON if it names none of them, as in the old server.
+    It is JSON if `Accept` names none of them, as in the old server.
     """
     header = environ.get("HTTP_ACCEPT", "*/*")
     if header == "*/*":
@@ -216,8 +216,8 @@ def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
 class ReadingsStream:
     """Encodes the readings of a read, in pieces of about 256 KiB.
 
-    A longer reading is encoded in several pieces. The stream can be paused between two pieces. A
-    paused stream keeps its position, but no readings.
+    A longer reading has several pieces. The stream can be paused between two pieces: then it keeps
+    its position, but no readings.
     """
 
     def __init__(

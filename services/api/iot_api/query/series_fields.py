@@ -3,8 +3,8 @@
 A field is the name of a member of `freeform`, or the path to a member of an inner object:
 `engine.speed` is the member of this name, or else the member `speed` of the object `engine`.
 
-A value is a string, a number, true or false. An object or a list counts as a string: its JSON text.
-A member that is missing, null, NaN or too large for a double has no value. If `freeform` is not an
+A value is a string, a number, true or false. An object or a list becomes a string: its JSON text. A
+member that is missing, null, NaN or too large for a double has no value. If `freeform` is not an
 object, no field has a value.
 """
 
@@ -52,11 +52,11 @@ class Column:
     values: list[Any]
     """The values; None for a reading without the field."""
     types: set[type]
-    """The types of the values, possibly with types that no value has any more."""
+    """The types of the values, maybe with types that only removed values had."""
 
-    def cut(self, places: slice) -> "Column":
-        """Return the values at `places`."""
-        return Column(self.values[places], self.types)
+    def cut(self, indices: slice) -> "Column":
+        """Return the values at `indices`."""
+        return Column(self.values[indices], self.types)
 
     def selected(self, kept: Iterable[bool]) -> "Column":
         """Return the values for which `kept` is true."""
@@ -70,14 +70,13 @@ class FieldReader:
         self, fields: Sequence[str], charge: Callable[[int], None] = lambda _: None
     ) -> None:
         """`charge` is called with each increase in memory for large texts, in bytes, and may
-        raise.
-        """
+        raise."""
         self._charge = charge
         self._paths = {name: [name, *name.split(".")] for name in fields}
         members = {member for name, path in self._paths.items() for member in (name, path[1])}
         self._attributes = {member: f"f{number}" for number, member in enumerate(sorted(members))}
         attributes = [(attribute, Any, None) for attribute in self._attributes.values()]
-        # msgspec takes no names that JSON escapes: such fields are read by `json`.
+        # msgspec takes no names that JSON escapes; `json` reads such fields.
         self._escapes = any(_ESCAPED.search(member) for member in members)
         members_by_attribute = {attribute: member for member, attribute in self._attributes.items()}
         rename = None if self._escapes else members_by_attribute
@@ -183,7 +182,7 @@ def keys_of(column: Column) -> list[Any]:
     """Return a key for each value, by which values are grouped and compared.
 
     Equal values have equal keys. The keys of True and False are the strings `true` and `false`,
-    because Python takes True and 1 for equal.
+    because True equals 1 in Python.
     """
     if bool in column.types:
         return [str(value).lower() if isinstance(value, bool) else value for value in column.values]
@@ -193,7 +192,7 @@ def keys_of(column: Column) -> list[Any]:
 def numbers_of(column: Column) -> Column:
     """Return the numbers of a column, and None for all other values.
 
-    A string that holds a number counts as a number: some devices send all values as strings.
+    A string that contains a number counts as a number: some devices send all values as strings.
     """
     if column.types <= {int, float, NoneType}:
         return column
@@ -215,8 +214,8 @@ def _number(value: Value) -> int | float | None:
 def passing(conditions: Sequence[Condition], columns: Mapping[str, Column]) -> list[bool] | None:
     """Return for each row whether it passes all conditions; None if all rows do.
 
-    A value passes if it equals the string of the condition, or the number in that string. True and
-    false count as the strings `true` and `false`.
+    A value passes if it equals the condition's string, or the number in that string. True and false
+    count as the strings `true` and `false`.
     """
     passed: list[bool] | None = None
     for condition in conditions:

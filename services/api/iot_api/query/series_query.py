@@ -62,8 +62,7 @@ class SeriesQuery:
 
     @property
     def read_fields(self) -> tuple[str, ...]:
-        """The fields whose values are read: those to return, those to group by, and those of the
-        conditions."""
+        """The fields to read: those to return, those to group by, and those of the conditions."""
         return *self.fields, *self.groups, *(condition.field for condition in self.conditions)
 
     @property
@@ -77,8 +76,7 @@ def parse_series_query(arguments: "MultiDict[str, str]") -> SeriesQuery:
     """Parse the parameters of a URL.
 
     Raises:
-        InvalidRequestError: a parameter is unknown or malformed, or can't be combined with
-            another one.
+        InvalidRequestError: a parameter is unknown or malformed, or can't be combined with another.
     """
     asked = MultiDict((name, text) for name in _PARAMETERS for text in arguments.getlist(name))
     _refuse_unknown(arguments)

@@ -94,7 +94,7 @@ MEDIA_FORMS = {
 
 
 def window_pieces(rows: Iterator[Row], form: RowForm) -> Iterator[bytes]:
-    """Encode a series with windows: yield pieces of up to `ROWS` rows, then the response's end."""
+    """Encode a series with windows: yield pieces of up to `ROWS` rows, then the end."""
     while part := list(islice(rows, ROWS)):
         yield form.encode(part)
     yield form.end()
@@ -106,9 +106,8 @@ class SeriesForm(ReadingForm):
     def __init__(
         self, query: SeriesQuery, form: RowForm, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """When memory for large texts grows, `charge` is called with the number of added bytes. It
-        may raise UnavailableError, which ends the request.
-        """
+        """`charge` is as in `FieldReader`. It may raise UnavailableError, which ends the
+        request."""
         super().__init__()
         self.media_type = form.media_type
         self._query = query

@@ -1,7 +1,6 @@
 """Windows of a series: aggregates of the readings of each step and group.
 
-The values of some thousands of readings are collected first, and then added to their windows
-together.
+The values of some thousands of readings are collected, and then added to their windows together.
 """
 
 from bisect import bisect_left
@@ -30,8 +29,8 @@ _WINDOW_BYTES = 400
 _PENDING = 32_768
 """Number of values that are collected before they are added to their windows."""
 _PENDING_NUMBERS = 8 * _PENDING
-"""The same limit if there are many windows, for aggregates other than `first` and `last`. Their
-values take little memory, and each time values are added, every window costs a microsecond."""
+"""`_PENDING` for many windows, for aggregates other than `first` and `last`: their values take
+little memory, and each addition costs a microsecond per window."""
 
 _PENDING_BYTES = 32 * 2**20
 """Limit of the texts whose values are collected, in bytes. A text counts once for each field."""
@@ -53,9 +52,8 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`step` is in milliseconds. When memory for windows and large texts grows, `charge` is
-        called with the number of added bytes. It may raise UnavailableError, which ends the
-        request.
+        """`step` is in milliseconds. `charge` is as in `FieldReader`, also for the memory of
+        windows. It may raise UnavailableError, which ends the request.
         """
         self._charge = charge
         self._query = query
@@ -69,7 +67,7 @@ class SeriesWindows:
         self._most_waiting = _PENDING
         self._text_bytes = 0
         self.readings = 0
-        """Number of readings that were added, whether they pass the conditions or not."""
+        """Number of added readings, including readings that do not pass the conditions."""
 
     def add(self, readings: TimedColumns) -> None:
         """Add readings.
@@ -108,8 +106,7 @@ class SeriesWindows:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates.
 
-        Readings that `add` has only collected are added to their windows first, so this raises
-        the errors of `add` too.
+        Collected readings are added to their windows first, so this may raise the errors of `add`.
         """
         self._flush()
         try:
@@ -128,8 +125,10 @@ class SeriesWindows:
         ids: Sequence[int],
         columns: dict[str, Column],
     ) -> None:
-        """Add readings to the pending values. `numbers` is the step number that all these
-        readings have, or a list with the step number of each reading."""
+        """Add readings to the pending values.
+
+        `numbers` is the step number of all these readings, or a list with one for each reading.
+        """
         keys = [keys_of(columns[name]) for name in self._query.groups]
         groups = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True)) if keys else None
         aggregate = self._query.aggregate
@@ -161,7 +160,6 @@ class SeriesWindows:
         self._waiting += len(times) * len(self._windows)
 
     def _flush(self) -> None:
-        """Add the pending values to the windows."""
         self._waiting = self._waiting_bytes = 0
         new = self._without_value.union(*map(_keys_of, self._pending)) - self._keys
         self._without_value.clear()
@@ -207,18 +205,19 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """If all `times` are in one step, return a list of one pair: the number of the step, and a
-    slice of all times. Return None if they are in several steps, and [] if there are no times.
+    """Return the number of the only step that all `times` are in, and a slice of all, as a list.
 
-    This is fast for times of receipt, because few of them are distinct.
+    Return None if there are several steps, and [] if there are no times. This is fast for times of
+    receipt, because few of them are distinct.
     """
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number and slice of each step in ascending `times`. Return None if there are fewer
-    than `_FEW` times per step, on average.
+    """Return the number and slice of each step in ascending `times`.
+
+    Return None if there are fewer than `_FEW` times per step, on average.
     """
     if not times:
         return []

@@ -4,8 +4,8 @@ An unordered read opens each segment once, however many segments overlap. An ord
 readings of segments that overlap in time, and opens segments again if its buffer is too small.
 
 Each reading is produced once. If a compaction replaces segments between two turns, the later turn
-leaves out the readings that were produced before. If two segments of one turn hold readings with
-the same id, the read raises SharedReadingError, and an ordered read must be used instead.
+leaves out readings that were produced before. If two segments of one turn have readings with the
+same id, the read raises SharedReadingError: use an ordered read then.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -25,12 +25,14 @@ from .readings import IdRanges, Overlap, Selection, opener
 _ID_BYTES = 40
 """Memory of an id that is kept."""
 _KEPT = 64
-"""With this many kept segments, a read drops each segment that no later segment can overlap."""
+"""From this many kept segments on, a read drops each segment that no later segment can overlap."""
 
 
 class SharedReadingError(Exception):
-    """Two stored segments hold readings with the same id. Start again with an ordered read: it
-    compares these readings, and yields equal readings once."""
+    """Two stored segments have readings with the same id.
+
+    Start again with an ordered read: it compares these readings, and yields equal readings once.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class _Produced:
     end: Position
     """A position at or behind the last reading of the segment."""
     ids: Sequence[int]
-    """The ids of the segment's readings, perhaps without readings that the filter excludes."""
+    """The ids of the segment's readings, maybe without readings that the filter excludes."""
 
     @property
     def bytes(self) -> int:
@@ -53,8 +55,8 @@ class UnorderedRead:
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
-        """When memory for remembered ids grows, `charge` is called with the number of added bytes.
-        It may raise UnavailableError, which ends the read.
+        """`charge` is called with each increase in memory for remembered ids, in bytes. It may
+        raise UnavailableError, which ends the read.
         """
         self._charge = charge
         self._charged = 0
@@ -79,13 +81,13 @@ class UnorderedRead:
     def _batches(
         self, segments: Iterable[SealedSegment], open_segment: OpenSegment, after: Position | None
     ) -> Iterator[SegmentBatch]:
-        """Yield the rows of each segment. Rows that an earlier turn has yielded are left out.
+        """Yield the rows of each segment, without rows that an earlier turn has yielded.
 
         The turn continues behind position `after`. In `segments`, the segments that contain this
-        position must come first. All other segments must follow, ordered by their first position.
+        position come first. The other segments follow, ordered by their first position.
 
         Raises:
-            SharedReadingError: two segments hold readings with the same id.
+            SharedReadingError: two segments have readings with the same id.
             UnavailableError: the memory of this process is used up.
         """
         for segment in segments:
@@ -98,7 +100,7 @@ class UnorderedRead:
                 yield SegmentBatch(rows, begin if after is None else max(begin, after))
 
     def _begin_turn(self, after: Position | None) -> None:
-        """Begin a turn that continues behind position `after`. None: at the first reading."""
+        """Begin a turn that continues behind position `after`; None: at the first reading."""
         if after is not None:
             produced = (self._before | self._produced).items()
             self._before = {bounds: each for bounds, each in produced if each.end > after}
@@ -114,8 +116,10 @@ class UnorderedRead:
                 self._keep(segment.bounds, produced)
 
     def _keep(self, bounds: SegmentBounds, produced: _Produced) -> None:
-        """Remember the ids of a segment of this turn. Raise SharedReadingError if another segment
-        of this turn holds one of these ids.
+        """Remember the ids of a segment of this turn.
+
+        Raises:
+            SharedReadingError: another segment of this turn has one of these ids.
         """
         begin = ASCENDING.begin(bounds)
         if self._ranges.add(bounds) is not Overlap.NONE:

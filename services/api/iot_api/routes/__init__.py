@@ -1,4 +1,4 @@
 """Flask views: translate between HTTP and `query`, `ingest`, `vaults` and the stores.
 
-No logic: a view reads arguments, calls one function and encodes the result.
+A view has no logic: it reads arguments, calls one function and encodes the result.
 """

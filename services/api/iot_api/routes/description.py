@@ -18,7 +18,7 @@ from iot_api.service import Service
 def description_blueprint(service: Service) -> Blueprint:
     """Return the blueprint of `/openapi.json` and of `/docs`, a page without scripts."""
     blueprint = Blueprint("description", __name__)
-    # Made at the first request, so that they do not delay the start of the process.
+    # Rendered at the first request, to start the process faster.
     document = cache(lambda: describe_service(service.settings))
     page = cache(lambda: render(document(), "docs.html", style=_STYLE))
 
@@ -43,4 +43,4 @@ _POLICY = (
     f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""The browser loads no other files, runs no scripts, and applies no style but the page's own."""
+"""The browser loads no other files, runs no scripts, and applies only the page's own style."""

@@ -8,9 +8,7 @@ from iot_api.service import Service
 
 
 def health_blueprint(service: Service) -> Blueprint:
-    """Return the blueprint of `/healthz` (the process responds) and `/readyz` (it can acknowledge
-    readings).
-    """
+    """Return the blueprint of `/healthz` (the process responds) and `/readyz` (readiness)."""
     blueprint = Blueprint("health", __name__)
 
     @blueprint.get("/healthz")

@@ -71,9 +71,10 @@ def _live(service: Service, access: Access) -> Response:
 
 
 def _open(service: Service, password: bytes) -> CachedVault:
-    """Return the vault of a password, open, with its record. Open the vault if needed.
+    """Open the vault of a password if needed; return it with its record.
 
-    Raises `NotFoundError` if no vault has the password.
+    Raises:
+        NotFoundError: no vault has the password.
     """
     vault = find_vault(service, password)
     cached = None
@@ -88,8 +89,8 @@ def _open(service: Service, password: bytes) -> CachedVault:
 def _is_gone(connection: Connection) -> bool:
     """Return whether the client has closed the connection.
 
-    With TLS, this may return False although the client has closed the connection, because the
-    client's last record, close_notify, looks like received data.
+    With TLS, this may return False for a closed connection, because the client's last record,
+    close_notify, looks like received data.
     """
     try:
         with socket.socket(fileno=os.dup(connection.client.fileno())) as duplicate:

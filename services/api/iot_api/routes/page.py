@@ -33,8 +33,9 @@ def page_blueprint() -> Blueprint:
 
 
 def _respond(file: PageFile) -> Response:
-    """Return the file, or 304 if the browser has the same version. The browser asks each time it
-    opens the page, so that it never runs files of two versions.
+    """Return the file, or 304 if the browser has this version.
+
+    The browser asks each time it opens the page, so that it never runs files of two versions.
 
     Raises:
         PreconditionFailed: the request has an `If-Match` or `If-Unmodified-Since` that fails.

@@ -141,8 +141,9 @@ class _Views:
     def _read(self, name: str, choose: Choose, read_filter: ReadFilter = _ALL) -> Response:
         """Stream the readings that `choose` selects from the vault of the request's password.
 
-        `name` says which readings this call selects. It goes into the cursors, so that the cursor
-        of another selection is refused."""
+        `name` says which readings these are. Cursors contain it, so that a cursor of another
+        selection is refused.
+        """
         paging = None
         if request.args:
             paging = parse_paging(request.args)
@@ -178,9 +179,7 @@ def _requested_vault(service: Service) -> OpenVault | None:
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of the password.
-
-    If no vault has the password, count a guess, and return None.
+    """Return the vault of a password. If there is none, count a guess and return None.
 
     A client over its guess limit may still use a password that has found a vault on this
     connection, because the answer tells the client nothing new.
@@ -204,7 +203,7 @@ def _find_vault(service: Service, password: bytes) -> OpenVault | None:
 
 
 def record_of(service: Service, vault: OpenVault, name: str, client: Client) -> ReadRecord | None:
-    """Return the object that records this read in the audit log; None if `IOT_AUDIT_READS` is 0."""
+    """Return the record of this read for the audit log; None if `IOT_AUDIT_READS` is 0."""
     if not service.settings.audit_reads:
         return None
     return ReadRecord(service.audit_events, vault.vault_id, name, client)

@@ -86,8 +86,8 @@ def _windows(
 
 
 def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
-    # If a reading is refused, only `closing` ends the turn at once: references between the read and
-    # its batches form a cycle.
+    # References between the read and its batches form a cycle. So if a reading is refused, only
+    # `closing` ends the turn at once.
     with closing(iter(read)) as batches:
         for batch in batches:
             for columns in columns_of(batch):
@@ -98,9 +98,7 @@ def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
 
 
 def _password(service: Service) -> bytes:
-    """Return the password in the header `X-Iot-Password`, or else in the body of a POST. Return b""
-    if the request has neither.
-    """
+    """Return the password in the header `X-Iot-Password` or in the body of a POST; b"" if none."""
     refuse_repeated(request.environ, _HEADER)
     header = request.headers.get("X-Iot-Password")
     if header is None:

@@ -43,7 +43,7 @@ class LetterActions:
             ConflictError: writers already have an order for the other action, or it is unknown
                 whether the letter's readings are stored.
             UnavailableError: Redis belongs to another installation, or the writer refused.
-            RedisError, psycopg.Error: a store is away. The order may have been made.
+            RedisError, psycopg.Error: a store is away. The order may have been sent.
         """
         self._stores.watch.require_ownership()
         letter = self._letter(letter_id)

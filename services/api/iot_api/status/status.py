@@ -47,7 +47,7 @@ class Status:
             "time": int(now.timestamp() * 1000),
             "version": version("iot-api"),
             "stores": states,
-            # A store that is away would only delay the answer once more.
+            # Querying a store that is away would delay the answer again.
             **(self._of_redis(check_owner=has_postgres) if has_redis else {}),
             **(self._schema() if has_postgres else {}),
         }
@@ -55,7 +55,8 @@ class Status:
     def _of_redis(self, *, check_owner: bool) -> dict[str, Any]:
         """Return the figures from Redis; {} if Redis can't serve.
 
-        With `check_owner`, which needs Postgres, also {} if Redis belongs to another installation.
+        With `check_owner`, which needs Postgres, return {} if Redis belongs to another
+        installation.
         """
         stores = self._stores
         try:
@@ -108,8 +109,9 @@ class Status:
             }
 
     def _covers(self, shards: Sequence[int]) -> dict[int, float] | None:
-        """Return, for each shard, how many seconds back from now the hot window holds every
-        reading. Return None while the hot window's Redis is away.
+        """Return, by shard, for how many seconds back the hot window has every reading.
+
+        Return None while the hot window's Redis is away.
         """
         try:
             return self._stores.hot_window.covers(shards)
@@ -171,10 +173,11 @@ def _processes(beats: Heartbeats, service: str, rate: str) -> list[dict[str, Any
 
 
 def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
-    """Return each loaded master key: whether all API processes have it as `primary`, and whether
-    all API processes (`api`) and all writers (`writers`) have loaded it.
+    """Return the state of each loaded master key.
 
-    `primary` and `api` are None if no API process runs; `writers` is None if no writer runs.
+    `primary`: all API processes have it as their primary key. `api` and `writers`: all API
+    processes, or all writers, have loaded it. `primary` and `api` are None if no API process runs,
+    `writers` if no writer runs.
     """
     api, writers = beats.latest("api"), beats.latest("writer")
     return [

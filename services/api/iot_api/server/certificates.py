@@ -23,8 +23,7 @@ from .startup_errors import check_certificate, check_client_authorities
 CHECK_SECONDS = 5.0
 """Seconds between two checks of the files. A check compares their content, because a changed file
 may have the same time and size: kubelet replaces a symbolic link above the files, and other
-programs write in place.
-"""
+programs write in place."""
 _log = logging.getLogger(__name__)
 
 
@@ -52,12 +51,13 @@ class ServedCertificate:
         return context.wrap_socket(client, **options)
 
     def refresh(self, now: float) -> None:
-        """Load all files again if one of them has changed and all are valid.
+        """If a file has changed and all files are valid, load all of them again.
 
-        `now` is the time of the monotonic clock. The files are checked every `CHECK_SECONDS`: the
-        certificate, its key, the authorities of client certificates and their revocation lists. If
-        a file is invalid, the loaded content stays in use, and the reason is logged once. Each
-        check tries again: the files may be half written, or the certificate may become valid later.
+        The files are the certificate, its key, the authorities of client certificates and their
+        revocation lists. They are checked every `CHECK_SECONDS`; `now` is the time of the monotonic
+        clock. If a file is invalid, the loaded content stays in use, and the reason is logged once.
+        Each check tries again: the files may be half written, or the certificate may become valid
+        later.
         """
         if now < self._check_at:
             return
@@ -73,7 +73,7 @@ class ServedCertificate:
         found = self._fingerprint()
         if found == self._loaded:
             return
-        # Check with an empty passphrase first: gunicorn's context would ask the terminal for one.
+        # gunicorn's context would ask the terminal for a passphrase: check with an empty one first.
         check_certificate(self._config.certfile, self._config.keyfile)
         check_client_authorities(self._config.ca_certs or "")
         context = _context(self._config)
@@ -92,7 +92,6 @@ class ServedCertificate:
         self._note(validity)
 
     def _fingerprint(self) -> bytes:
-        """Return a hash of all files."""
         files = [self._config.certfile, self._config.keyfile, self._config.ca_certs]
         if self._revocations is not None:
             files.append(self._revocations.path)
@@ -121,8 +120,8 @@ class ServedCertificate:
 def _context(config: Any) -> ssl.SSLContext:
     """Return gunicorn's TLS context, for TLS 1.2 or later, with OP_IGNORE_UNEXPECTED_EOF.
 
-    `Connection.receive_no_more` ends the receiving side. Without the option, OpenSSL 3 would treat
-    this end as an error and report it to the client.
+    Without this option, OpenSSL 3 would report an error to the client when
+    `Connection.receive_no_more` ends the receiving side.
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -133,8 +132,8 @@ def _context(config: Any) -> ssl.SSLContext:
 def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
     """Return the start and the end of a certificate's validity.
 
-    Return None if OpenSSL can load the certificate but `cryptography` can't: for example, if the
-    certificate has OpenSSL's trust settings.
+    Return None if OpenSSL can load the certificate but `cryptography` can't, for example because it
+    has OpenSSL's trust settings.
     """
     try:
         first = x509.load_pem_x509_certificate(certificate.read_bytes())
@@ -146,8 +145,8 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
     """Raise SettingsError for a certificate that has expired or is not valid yet.
 
-    Only a reload calls this, so that the earlier certificate stays in use. At the start there is no
-    earlier certificate: even an expired one is used.
+    Only a reload calls this, so that the earlier certificate stays in use. At the start, even an
+    expired certificate is used.
     """
     if validity is None:
         return

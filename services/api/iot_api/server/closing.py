@@ -30,8 +30,9 @@ class Closable:
     failure: Exception | None = None
     """Raised by the next receive of the body."""
     missing_body: Exception | None = None
-    """Raised if a body does not arrive because the connection was closed before the head was read.
-    Otherwise the client would be told that its body is cut off (400), and might drop readings."""
+    """Raised if the connection was closed before the head was read, and so the body does not
+    arrive. Without it, the answer would be 400 (the body is cut off), and the client might drop
+    readings."""
     delay_ends: Event | None = None
     """Set when a delayed answer must not wait any longer."""
 
@@ -41,7 +42,7 @@ class Closable:
         return self.phase in (Phase.BODY, Phase.SENDING) and not self.closing
 
     def drop(self) -> None:
-        """Close the connection: other requests need the memory that its body or answer holds."""
+        """Close the connection, because other requests need the memory of its body or answer."""
         count_closed("memory")
         self.end(UnavailableError("this server is short of memory; send the request again"))
 
@@ -57,8 +58,10 @@ class Closable:
             self.end_idle(failure)
 
     def end_idle(self, failure: Exception) -> None:
-        """Close a connection that waits for a request. If the headers of a request have arrived
-        meanwhile, but not its whole body, the request is first answered with the error `failure`.
+        """Close a connection that waits for a request.
+
+        A request whose head has arrived meanwhile, but not its whole body, is answered with
+        `failure`.
         """
         self.missing_body = failure
         self.receive_no_more()
@@ -76,7 +79,7 @@ class Closable:
     def linger(self) -> None:
         """End the sending side after the last answer, and begin to wait for the client's FIN.
 
-        `unread_bodies.half_close` discards what the client still sends.
+        `unread_bodies.half_close` discards what the client sends until then.
         """
         self.request = None
         self.phase = Phase.LINGERING
@@ -96,30 +99,30 @@ class Closable:
                 client.unwrap()
 
     def receive_no_more(self) -> None:
-        """End the receiving side. A request that has arrived by then is still answered.
+        """End the receiving side. A request that has arrived by then is answered.
 
-        On Linux, a receive after SHUT_RD still returns the bytes that have arrived before, and then
-        the end of the stream.
+        On Linux, receives after SHUT_RD return the bytes that arrived before, and then the end of
+        the stream.
         """
         self._shut_down(socket.SHUT_RD)
 
     def abort(self) -> None:
-        """End both sides, also for a greenlet that sends. The close then resets the connection."""
+        """End both sides, even while a greenlet sends. The close then resets the connection."""
         self.reset_at_close()
         self._shut_down(socket.SHUT_RDWR)
 
     def reset_at_close(self) -> None:
         """Make the close of the connection send RST, and drop what is not sent yet.
 
-        The client then sees that its answer is cut off, even if the answer ends with the connection
+        So the client sees that its answer is cut off, even if the answer ends with the connection
         (HTTP/1.0).
         """
         with suppress(OSError), self._duplicate() as duplicate:
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _shut_down(self, how: int) -> None:
-        # On a duplicate of the descriptor: gevent (26.9) would raise in the greenlet that waits
-        # for `client`, and ssl's `shutdown` would drop the keys of TLS.
+        # Shut down a duplicate of the descriptor: on `client` itself, gevent (26.9) would raise in
+        # the greenlet that waits for it, and ssl's `shutdown` would drop the keys of TLS.
         with suppress(OSError), self._duplicate() as duplicate:
             duplicate.shutdown(how)
 

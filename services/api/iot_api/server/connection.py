@@ -26,15 +26,14 @@ from .phase import ClientGoneError, Phase
 from .slow_send import PAUSE, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Maximum size of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB.
-Heads and trailers are not charged to the memory budget. For every byte that arrives, gunicorn's
-parser copies or searches all bytes received before.
-"""
+"""Maximum size of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB,
+and its parser copies or searches all received bytes for each byte that arrives. Heads and trailers
+are not charged to the memory budget."""
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
 _SMALL_PART_BYTES = 4096
 """A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
-a time would take 60 times its size in memory, while the memory budget charges twice its size."""
+a time would take 60 times its size in memory, while twice its size is charged."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +49,7 @@ class Connection(Closable):
     reserved: bool = False
     """Whether the connection belongs to the reserve, which answers only health checks."""
     head_bytes: int = 0
-    """Received bytes of the head, or of several heads whose requests arrived together."""
+    """Received bytes of the head, or of several heads that arrived together."""
     body_began: float = 0.0
     """When the application began to wait for the body; 0.0 before."""
     body_bytes: int = 0
@@ -101,8 +100,8 @@ class Connection(Closable):
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types
     """Receives requests for the parser. Charges large bodies to the memory budget `memory`."""
 
-    # gunicorn 27 drops an unread body 1 KiB at a time, and each time copies all that it has
-    # received ahead. With gunicorn's own value, 1 MiB, that takes half a second.
+    # gunicorn 27 drops an unread body in pieces of 1 KiB, and copies all bytes received ahead for
+    # each piece. With its own value, 1 MiB, that takes half a second.
     max_body_chunk = 2**17
 
     def __init__(self, connection: Connection, memory: MemoryBudget) -> None:
@@ -116,14 +115,14 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         self.ahead = b""
         """Received bytes that no request has read yet."""
         self.send_continue: Callable[[], object] | None = None
-        """Sends `100 Continue`, before the body of a request is read for the first time. None if
-        the client does not wait for it."""
+        """Sends `100 Continue`, before the body is read for the first time. None if the client does
+        not wait for it."""
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
         """Return `size` bytes, or fewer at the end of the stream.
 
-        Without `size`, return the bytes that were received ahead; if there are none, receive some.
-        `read_ahead`: receive up to this many bytes, and keep those beyond `size` for later reads.
+        Without `size`, return the bytes that were received ahead, or receive some if there are
+        none. Up to `read_ahead` bytes are received, and those beyond `size` kept for later reads.
         """
         if self.send_continue is not None:
             send, self.send_continue = self.send_continue, None
@@ -186,8 +185,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             self.take_turns(time.monotonic())
             return self._body_chunk(size_hint)
         if self._waits_first:
-            # Clients seldom send a request before they get the last answer. To try a receive, fail
-            # and then wait would take twice the time.
+            # Wait first: clients seldom send a request before they get the last answer, and a
+            # receive that fails would double the time.
             self.sock._wait(self.sock._read_event)  # noqa: SLF001
             self._turn_began = time.monotonic()
         else:
@@ -226,7 +225,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a body whose rest will only be read and discarded."""
+        """Free the received part of a body whose rest will be discarded."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""
@@ -308,7 +307,7 @@ class ConnectionWriter:
         """WSGI environ of the request that is answered."""
 
     def sendall(self, data: bytes) -> None:
-        """Send everything. Raises `ClientGoneError` when that fails."""
+        """Send everything. Raises `ClientGoneError`."""
         sent = self.send_at_once(data)
         if sent < len(data):
             self._send_rest(memoryview(data)[sent:])
@@ -357,7 +356,7 @@ class ConnectionWriter:
 class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's response, but the headers and the first piece of the body go into one packet.
 
-    gunicorn 27 sends them separately: two system calls, and two packets that each wake the client
+    gunicorn 27 sends them in two packets, with two system calls, and each packet wakes the client
     up.
     """
 
@@ -381,7 +380,7 @@ class WsgiResponse(Response):  # type: ignore[misc] # gunicorn has no types
         self._send(data)
 
     def default_headers(self) -> list[str]:
-        """Return the status line, and the headers that stand before the application's headers."""
+        """Return the status line, and the headers before the application's headers."""
         head = [first_lines(self.req.version, self.status, closes=self.should_close())]
         if self.status_code != 201:  # `security_headers` says why
             replaced = REPLACEABLE.intersection(name for name, _ in self.headers)
@@ -416,7 +415,8 @@ def _first_lines(version: tuple[int, int], status: str, closes: bool, second: in
 def client_closes(version: tuple[int, int], headers: list[tuple[str, str]]) -> bool:
     """Return whether a request asks to close the connection after the answer (RFC 9112, 9.3).
 
-    `Connection` is a list, such as `TE, close`. gunicorn 27 compares its first header as a whole.
+    `Connection` is a list, such as `TE, close`; gunicorn 27 compares only the first such header, as
+    a whole.
     """
     values = [value for name, value in headers if name == "CONNECTION"]
     options = [option.strip(" \t").lower() for option in ",".join(values).split(",")]

@@ -15,8 +15,8 @@ STALLED_SECONDS = 1.0
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings of the silent connections while almost all are busy."""
 _SHARE = 16
-"""A ranking chooses at least 1/16 of all connections, if that many are silent. So a flood of new
-connections needs few rankings."""
+"""A ranking chooses at least 1/16 of all connections, if that many are silent, so that a flood of
+new connections needs few rankings."""
 
 
 class _Group:
@@ -32,14 +32,15 @@ class _Group:
         """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        If the list is empty, a call makes a new one, which takes time. So if the last list was
-        short, a call within `_RANK_SECONDS` does not look for silent connections.
+        When the list is empty, a call makes a new list, which takes time. After a short list, calls
+        within `_RANK_SECONDS` make none.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]
             silent.sort(key=rank)
-            # Choose only a share: others of a lower rank may fall silent before the next ranking.
+            # Choose only a share: connections of a lower rank may fall silent before the next
+            # ranking.
             of_first_phase = sum(member.phase is silent[0].phase for member in silent)
             chosen = silent[: max(of_first_phase, len(self.connections) // _SHARE)]
             self._ranked = chosen[::-1]
@@ -51,8 +52,8 @@ class _Group:
         return None
 
     def _may_rank(self, now: float) -> bool:
-        # Otherwise, while few connections are silent, a flood of new connections would rank all
-        # connections for each new one.
+        # Otherwise a flood of new connections would rank all connections for each new one, while
+        # few connections are silent.
         found_many = self._found >= len(self.connections) // _SHARE
         return found_many or now - self._ranked_at >= _RANK_SECONDS
 
@@ -61,8 +62,8 @@ class ConnectionTable:
     """All connections of a process. Their number is limited, in all and per network.
 
     A new connection is always accepted. If a limit is reached, a silent connection (`is_silent`) is
-    closed to make room. If none is silent, the new connection goes to a small reserve, where health
-    checks are answered and all other requests refused (503).
+    closed to make room. If none is silent, the new connection goes to a small reserve, in which
+    health checks are answered and all other requests refused (503).
     """
 
     def __init__(self, *, limit: int, per_network: int | None, reserve: int) -> None:
@@ -110,9 +111,10 @@ class ConnectionTable:
         self._uncount(connection)
 
     def close(self, connection: Connection, failure: Exception, *, reason: str) -> None:
-        """Close a connection, and count it under `reason`. If a body is incomplete, its request is
-        answered with `failure`. The connection's place is free at once; its greenlet ends a moment
-        later.
+        """Close a connection, and count it under `reason`.
+
+        If a body is incomplete, its request is answered with `failure`. The connection stops
+        counting against the limits at once; its greenlet ends a moment later.
         """
         if not connection.closing:
             count_closed(reason)
@@ -120,8 +122,9 @@ class ConnectionTable:
         connection.end(failure)
 
     def _makes_room(self, network: str) -> bool:
-        """Return whether a new connection has room. If a limit is reached, first make room: close a
-        silent connection. If none is silent, return False.
+        """Return whether a new connection has room.
+
+        If a limit is reached, close a silent connection. If none is silent, there is no room.
         """
         own = self._networks.get(network)
         if own is not None and len(own.connections) >= self._per_network:
@@ -136,10 +139,10 @@ class ConnectionTable:
         return True
 
     def _rank(self, connection: Connection) -> tuple[float, ...]:
-        """Return the sort key of a connection. The connection with the lowest key is closed first.
+        """Return the sort key of a connection: the connection with the lowest key is closed first.
 
-        The key is the phase, then the number of connections of the client's network (the largest
-        first), then the time since which it is silent (the earliest first).
+        The key is the phase, then the size of the client's network (most connections first), then
+        the time since which the connection is silent (earliest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since

@@ -26,7 +26,7 @@ def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
     """Return whether a connection has missed a deadline.
 
     `now` is the time of the monotonic clock. `keepalive` is the deadline of an idle connection, in
-    seconds. The deadlines for a first byte and for the headers are never longer than `keepalive`.
+    seconds. It also limits the deadlines for a first byte and for the headers.
     """
     age = now - connection.since
     match connection.phase:
@@ -52,8 +52,8 @@ def _is_body_overdue(connection: Connection, now: float) -> bool:
 
 
 def _is_send_overdue(connection: Connection, now: float) -> bool:
-    # Each piece has a deadline, and so has the whole answer: a client that reads a piece every few
-    # seconds would stay within the grace period of each piece.
+    # Each piece has a deadline, and so has the whole answer. Otherwise a client could read a piece
+    # every few seconds, within each piece's grace period.
     blocked = now - connection.send_began
     if connection.piece_bytes < (blocked - SEND_GRACE_SECONDS) * SEND_BYTES_PER_SECOND:
         return True

@@ -1,9 +1,8 @@
 """The requests of one connection: how bytes become requests, and how each is answered.
 
-A request has a head (the request line and the headers), and perhaps a body.
-
-A PUT of readings that has a Content-Length goes to the ingest endpoint, without WSGI. All other
-requests go to the WSGI app.
+A request has a head (the request line and the headers), and maybe a body. A PUT of readings that
+has a Content-Length goes to the ingest endpoint, without WSGI. All other requests go to the WSGI
+app.
 """
 
 import re
@@ -48,10 +47,9 @@ if TYPE_CHECKING:
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""A process remembers parsed heads of PUTs. These limits (the number of heads, the size of a head,
-the number of its headers) bound the memory that clients without a token can use: a head is
-remembered before its token is checked, and a parsed header takes 200 bytes or more.
-"""
+"""A process remembers parsed heads of PUTs. These limits (number of heads, size of a head, number
+of its headers) bound the memory that clients without a token can use: a head is remembered before
+its token is checked, and a parsed header takes 200 bytes or more."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
 _PLAIN_LINE = re.compile(_METHODS + rb"/[\x21-\x7e]*+ HTTP/1\.[01]\r\n")
@@ -105,9 +103,9 @@ def _parse(head: bytes) -> _Head | None:
 class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's `Request`, with a faster parser of the head.
 
-    llhttp parses a head (request line and headers) that matches `_HEAD`. All other heads, and those
-    that llhttp refuses, go to gunicorn's own parser. It accepts some of them, for example a head
-    with a rare method or after an empty line. gunicorn also decides how long the body is.
+    llhttp parses a head that matches `_HEAD`. All other heads, and heads that llhttp refuses, go to
+    gunicorn's own parser. It accepts some of them, for example a head with a rare method or after
+    an empty line. gunicorn also decides how long the body is.
     """
 
     body: Any
@@ -119,7 +117,7 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         super().__init__(*args)
         self.expects_continue: bool = self._expected_100_continue
         """Whether the client waits for `100 Continue`."""
-        # gunicorn's `create` would send it before the application has checked the head.
+        # gunicorn's `create` would send `100 Continue` before the application has checked the head.
         self._expected_100_continue = False
 
     def parse(self, unreader: Any) -> bytes:
@@ -160,8 +158,9 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
         return end < 0 or _PLAIN_LINE.match(data) is not None
 
     def _parse_head(self, head: bytes) -> bool:
-        """Parse a head with llhttp. Return False, and change nothing, if gunicorn's parser must
-        parse it instead.
+        """Parse a head with llhttp.
+
+        Return False, and change nothing, if gunicorn's parser must parse the head.
         """
         count = head.count(b"\r\n") - 2
         if count > self.limit_request_fields or not _HEAD.fullmatch(head):
@@ -203,8 +202,8 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     ) -> bool:
         """Return whether gunicorn's parser must parse a head, because of its target or headers.
 
-        gunicorn's parser has rules for unusual targets, headers that may occur only once, headers
-        of trusted proxies, and `Expect`.
+        It has rules for unusual targets, headers that may occur only once, headers of trusted
+        proxies, and `Expect`.
         """
         names = [name for name, _ in headers]
         if any(names.count(name) > 1 for name in RFC9110_5_3_SINGLETON_FIELDS):
@@ -238,7 +237,7 @@ class Exchange:
         return str(self._address[0]) if self._address else "a Unix socket"
 
     def run(self) -> None:
-        """Answer all requests. Never returns: it raises `StopIteration` or `OSError` at the end."""
+        """Answer all requests. Never returns: raises `StopIteration` or `OSError` at the end."""
         connection, reader = self.connection, self.reader
         while True:
             self.answer_next()
@@ -313,13 +312,15 @@ class Exchange:
     def _answer_by_app(self, request: ApiRequest) -> bool:
         """Answer a request by the WSGI app; return whether the connection ends.
 
-        Raises `ClientGoneError` if an answer is broken off that ends with the connection.
+        Raises:
+            ClientGoneError: an answer without a stated length is broken off. A normal close would
+                look like its end.
         """
         connection, writer, server = self.connection, self.writer, self._server
         answer, environ = create(
             request, writer, self._address, self._listener_name, server.cfg, WsgiResponse
         )
-        # As gunicorn's own asynchronous workers say: greenlets count as threads.
+        # Greenlets count as threads, as in gunicorn's own asynchronous workers.
         environ["wsgi.multithread"] = True
         environ.update(self._worker_variables())
         environ[CONNECTION] = connection
@@ -362,8 +363,8 @@ class Exchange:
     def _loses_next(self, body: Any) -> bool:
         """Return whether the connection ends because of a body that is not read completely.
 
-        The start of the next request is unknown, or too far away. After a final status instead of
-        `100 Continue`, clients may or may not send the body (RFC 9110, 10.1.1).
+        The start of the next request is then unknown, or too far away. After a final status in
+        place of `100 Continue`, clients may or may not send the body (RFC 9110, 10.1.1).
         """
         left = body.left if type(body) is SizedBody else getattr(body.reader, "length", 0)
         expected = self.reader.send_continue is not None
@@ -393,9 +394,7 @@ class Exchange:
 
 
 def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
-    """Return the head of a PUT that the ingest endpoint answers without WSGI. Return None if the
-    WSGI app must answer the request.
-    """
+    """Return the head of a PUT for the ingest endpoint, None for other requests."""
     body = request.body.reader
     if not request.is_plain or request.method != "PUT" or not isinstance(body, LengthReader):
         return None
@@ -428,7 +427,7 @@ def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
 
 
 def _repeated(headers: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the variable with the names of repeated headers, or nothing if there are none."""
+    """Return the variable with the names of repeated headers; {} if there are none."""
     counts = Counter([name for name, _ in headers])
     if len(counts) == len(headers):
         return {}
@@ -438,8 +437,8 @@ def _repeated(headers: list[tuple[str, str]]) -> dict[str, Any]:
 def _check_transfer_coding(request: Any) -> None:
     """Refuse a request with another transfer coding than `chunked`, and limit its trailers.
 
-    gunicorn 27 accepts `gzip, chunked`, and passes the compressed bytes on as the body. It accepts
-    trailers of 800 KiB.
+    gunicorn 27 would accept `gzip, chunked` and pass the compressed bytes on as the body. It would
+    accept trailers of 800 KiB.
     """
     if isinstance(request.body.reader, ChunkedReader):
         codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]

@@ -1,7 +1,7 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
 gunicorn's own gevent worker (27.0) accepts no connection while the limit `worker_connections` is
-reached, waits for silent clients without a deadline, logs the bytes that it can't parse, and at
+reached, waits for silent clients without a deadline, logs bytes that it can't parse, and at
 shutdown waits for idle clients until `graceful_timeout`.
 """
 
@@ -85,8 +85,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # gunicorn 27 looks a setting up and parses it at each use, many times per request. Settings
-        # that are plain attributes cost nothing.
+        # Make settings plain attributes: gunicorn 27 looks a setting up and parses it at each use,
+        # many times per request.
         values = {name: setting.get() for name, setting in self.cfg.settings.items()}
         self.cfg.__dict__.update(values)
         self.put_heads: dict[bytes, PutHead] = {}
@@ -100,8 +100,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     def patch(self) -> None:
         """Replace the listeners with sockets of gevent.
 
-        gunicorn's own method also patches all modules. `gunicorn_conf` has done that already, and
-        to do it again takes 0.1 s of CPU time in each worker.
+        gunicorn's own method also patches all modules. `gunicorn_conf` has done that, and doing it
+        again takes 0.1 s of CPU time in each worker.
         """
         self.sockets: list[Any] = [
             socket.socket(each.family, socket.SOCK_STREAM, fileno=each.detach())
@@ -181,15 +181,13 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     ) -> Iterable[bytes]:
         """Answer health checks, and refuse all other requests.
 
-        This is the WSGI app for connections beyond the limit (the reserve of `ConnectionTable`).
+        This is the WSGI app for connections in the reserve of `ConnectionTable`.
         """
         app = self.wsgi if _is_health_check(environ) else self._refuse
         return app(environ, start_response)
 
     def _added_headers(self, connection: Connection) -> Headers:
-        """Return the CORS and security headers of a response that does not come from the
-        application.
-        """
+        """Return the CORS and security headers of a response of the worker itself."""
         cors = self._cors.without_origin
         if connection.request is not None:  # the head could be parsed
             origins = [value for name, value in connection.request.headers if name == "ORIGIN"]
@@ -250,9 +248,9 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 
 
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer 503: the process has too many connections. This WSGI app takes little CPU time.
+    """Answer 503 as a WSGI app, with little CPU time: the process has too many connections.
 
-    A CORS preflight is answered 204, so that the browser sends the request itself. Browsers show
+    A CORS preflight is answered 204, so that the browser sends the request itself: browsers show
     why a request was refused, but not why a preflight was refused.
     """
     if is_preflight(environ):

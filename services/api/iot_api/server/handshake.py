@@ -26,12 +26,13 @@ def shake_hands(
 ) -> ClientCertificate | None:
     """Make the TLS handshake on a gevent SSLSocket. Other connections are served meanwhile.
 
-    Return the client's certificate; None if the client sent none, or was not asked for one. The
-    certificate's `is_revoked` asks `revocations` whether the certificate is revoked by now.
+    Return the client's certificate; None if the client sent none, or was not asked for one.
+    `is_revoked` of the certificate asks `revocations`. A refused client certificate is counted and
+    logged.
 
     Raises:
         OSError: the handshake failed; or the client resumed a TLS session, but the revocation list
-            for its certificate has expired. A refused client certificate is counted and logged.
+            for its certificate has expired.
     """
     try:
         client.do_handshake()
@@ -52,7 +53,7 @@ def shake_hands(
 
 
 def _report(error: ssl.SSLError, host: str) -> None:
-    """Count and log a failure that the client's certificate, or the lack of it, caused.
+    """Count and log a failure that the client's certificate, or its absence, caused.
 
     The client sees only a TLS alert.
     """

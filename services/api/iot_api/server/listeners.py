@@ -15,8 +15,7 @@ _UNSENT_BYTES = 2**18
 
 
 class Listener:
-    """The address of a listening socket. Connections can still ask for it after the socket is
-    closed."""
+    """The address of a listening socket, also after the socket is closed."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._name = listener.getsockname()
@@ -42,7 +41,7 @@ def start_server(
         # Every connection inherits the option. Without it, Linux buffers megabytes for a client
         # that pipelines requests and reads no answer (tcp(7), TCP_NOTSENT_LOWAT).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-    # A pool without a limit: `ConnectionTable` closes connections when there are too many.
+    # The pool has no limit, because `ConnectionTable` limits the connections.
     server = StreamServer(listener, handle=partial(handle, Listener(listener)), spawn=Pool(), **tls)
     # gevent (26.9) accepts up to 100 connections in a row, which the other workers then lack.
     server.max_accept = 1
@@ -51,7 +50,7 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Close a listener. First serve the connections that wait at it, or Linux would reset them."""
+    """Close a listener. First serve the connections in its queue, which Linux would reset."""
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

@@ -12,9 +12,7 @@ _OUR_LOGGERS = ("iot_api", "iot_cipher", "iot_models", "iot_stores")
 
 
 def libraries_level(level: str) -> str:
-    """Return the log level for libraries: INFO instead of DEBUG, because at DEBUG gunicorn and
-    others log parts of requests.
-    """
+    """Return the log level for libraries: never DEBUG, at which they log parts of requests."""
     return "INFO" if level == "DEBUG" else level
 
 

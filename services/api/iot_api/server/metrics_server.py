@@ -29,7 +29,7 @@ class _FilesCollector(MultiProcessCollector):
     """A collector that skips empty files.
 
     A worker creates a file and then sets its size. A scrape in between would fail. If the worker is
-    killed in between, all later scrapes would fail too.
+    killed in between, all later scrapes would fail.
     """
 
     @staticmethod
@@ -50,8 +50,8 @@ def _size(file: Path) -> int:
 class WorkersCollector(Collector):
     """A collector of the metrics of all workers.
 
-    It adds the units of the metrics, because the files of prometheus_client hold none. The files
-    hold no exemplars either (docs/metrics.md#exemplars).
+    It adds the units of the metrics, because the files of prometheus_client have none. They have no
+    exemplars either (docs/metrics.md#exemplars).
     """
 
     def __init__(self) -> None:
@@ -67,10 +67,9 @@ class WorkersCollector(Collector):
 class BacklogCollector(Collector):
     """A collector that queries the backlog, the hot window and the clock of Redis at each scrape.
 
-    While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0.
-
-    A scrape leaves no connection open. After a failover, an open connection would still reach the
-    old master, which is now a replica, and each scrape would show the replica's figures.
+    While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0. A scrape
+    leaves no connection open: after a failover, the connection would still reach the old master,
+    which is a replica then, and each scrape would show the replica's figures.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -78,7 +77,7 @@ class BacklogCollector(Collector):
         self._client = stores.redis
         self._hot_client = stores.hot_redis
         self._backlog = stores.backlog
-        # Without `usable`: a `RedisWatch` over this Redis would query Postgres at the first scrape.
+        # Without `usable`: a `RedisWatch` for this Redis would query Postgres at the first scrape.
         self._hot_window = HotWindow(
             self._hot_client, stores.names, stores.backlog, seconds=settings.hot_window_seconds
         )

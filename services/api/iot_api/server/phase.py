@@ -23,7 +23,7 @@ class Phase(IntEnum):
     SENDING = 6
     """A client that reads too slowly."""
     ANSWERING = 7
-    """The application. Such a connection is never closed to make room."""
+    """The application. A connection in this phase is never closed to make room."""
 
 
 class ClientGoneError(OSError):

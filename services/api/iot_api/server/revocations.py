@@ -26,8 +26,8 @@ class RevokedCertificates:
 
     identities: frozenset[Identity]
     expires: Mapping[bytes, dt.datetime]
-    """When each list expires, by issuer (DER). From then on, OpenSSL refuses all certificates of
-    this issuer in full handshakes."""
+    """When each list expires, by issuer (DER). Then OpenSSL refuses all certificates of this issuer
+    in full handshakes."""
 
 
 class Revocations:
@@ -52,16 +52,15 @@ class Revocations:
     def read(
         self, context: ssl.SSLContext, authorities: Path, *, first: bool
     ) -> RevokedCertificates:
-        """Read the file of revocation lists, and make `context` refuse the certificates that they
-        revoke. Return the content of the lists.
+        """Read the file of revocation lists, and return the content of the lists.
 
-        `first`: whether no lists are in use yet. The first load accepts lists that have expired,
-        are not valid yet, or are not signed by their issuer in the file `authorities`: OpenSSL then
-        refuses every certificate of this issuer. A later load raises an error for such a list, so
-        that the lists in use stay in use.
+        Make `context` refuse the certificates in the lists. If no lists are in use yet (`first`),
+        lists are accepted that have expired, are not valid yet, or are not signed by their issuer
+        in the file `authorities`: OpenSSL then refuses every certificate of this issuer. Later,
+        such a list is an error, so that the lists in use stay in use.
 
         Raises:
-            SettingsError: the file holds no list, or a list that can't be read or (in a later load)
+            SettingsError: the file has no list, or a list that can't be read or (in a later load)
                 can't be used.
         """
         check_revocation_lists(str(self.path))
@@ -120,8 +119,8 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
     """Return the certificates of a file that OpenSSL has loaded.
 
-    Return an empty list if `cryptography` can't read the file, for example because a certificate
-    has OpenSSL's trust settings.
+    Return [] if `cryptography` can't read the file, for example because a certificate has OpenSSL's
+    trust settings.
     """
     try:
         return x509.load_pem_x509_certificates(authorities.read_bytes())

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
-"""Key in the WSGI environ under which a view stores a function that pauses its work. The worker
-calls the function at most once for each piece of the answer, when the client has not taken all of
-the piece after `PAUSE_SECONDS`. A long read then frees its transaction and memory."""
+"""Key in the WSGI environ: a function of the view that pauses its work, so that a long read frees
+its transaction and memory. The worker calls the function at most once for each piece of the answer,
+if the client has not taken the whole piece after `PAUSE_SECONDS`."""
 _SPIN_SECONDS = 0.01
 
 
@@ -32,12 +32,11 @@ def send_rest(
     memory: MemoryBudget,
     pause: Callable[[], object] | None,
 ) -> None:
-    """Send `data`: the bytes of an answer's piece that the kernel did not take at once. Record in
-    `connection` how much the client takes.
+    """Send `data`, the bytes of an answer's piece that the kernel did not take at once.
 
-    `send_at_once` returns how many bytes the kernel took without waiting. After a wait of
-    `PAUSE_SECONDS`, the bytes that are not sent yet are charged to `memory`, and `pause` is called,
-    so that the application pauses its work on the answer.
+    Record in `connection` how much the client takes. `send_at_once` returns how many bytes the
+    kernel took without waiting. After a wait of `PAUSE_SECONDS`, the unsent bytes are charged to
+    `memory`, and `pause` is called.
 
     Raises:
         ClientGoneError: the client is gone or too slow, or the memory budget is used up.

@@ -1,5 +1,4 @@
-"""How the API ends when a setting is wrong: with an error on the last line of the log, and exit
-code 2.
+"""How the API ends when a setting is wrong: an error on the last line of the log, exit code 2.
 
 A worker that can't use the keyring or the tokens passes its error to the master through a file.
 Otherwise the master would start workers without end, or log a traceback.
@@ -18,7 +17,7 @@ from iot_models.settings import load_one
 
 EXIT_CODE = 2
 _ENDS_MASTER = 3
-"""gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends instead of starting another worker."""
+"""gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends, and starts no other worker."""
 _shared: list[Path] = []
 
 
@@ -79,9 +78,9 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. Without a master, raise the error."""
     if not _shared:
         raise error
-    # The first worker that fails leaves its error, holds the lock until it has exited, and so makes
-    # the master end. The other workers wait for the lock: the master would replace a worker that
-    # exits earlier, and a second failure would disturb the master's shutdown.
+    # The first worker that fails leaves its error, and holds the lock until it has exited, which
+    # makes the master end. The other workers wait for the lock: the master would replace a worker
+    # that exits earlier, and a second failure would disturb its shutdown.
     file = os.open(_file(), os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)
     if os.fstat(file).st_size:

@@ -1,8 +1,8 @@
 """Discarding what a client sends and the server does not read.
 
-When a socket with unread bytes is closed, or bytes arrive after the close, Linux sends RST instead
-of FIN (RFC 1122, 4.2.2.13) and drops the answers that the client has not received yet. So the
-server first ends its sending side, and waits until the client has ended its own (RFC 9112, 9.6).
+When a socket with unread bytes is closed, or bytes arrive after the close, Linux sends RST in place
+of FIN (RFC 1122, 4.2.2.13) and drops the answers that the client has not received. So the server
+first ends its sending side, and waits until the client has ended its own (RFC 9112, 9.6).
 """
 
 import os
@@ -24,8 +24,7 @@ from .connection import Connection
 
 DISCARDED_BYTES = 16 * 2**20
 """An unread body is discarded up to this size, the default of `IOT_MAX_BODY_BYTES`, so that the
-connection can take another request. If more of a body is unread, the answer says
-`Connection: close`."""
+connection can take another request. If more is unread, the answer says `Connection: close`."""
 _DISCARD_SECONDS = 2.0
 LINGER_SECONDS = 10.0
 """Longest time from the last answer to the close of the connection."""
@@ -44,7 +43,7 @@ def discard_body(connection: Connection, body: Any) -> bool:
     """
     connection.discards_body = True
     left = DISCARDED_BYTES
-    # IotError and RequestTimeout: the connection's `failure`. The request is answered already.
+    # IotError and RequestTimeout are the connection's `failure`. The request is answered already.
     ends = (OSError, ParseException, IotError, RequestTimeout)
     with gevent.Timeout(_DISCARD_SECONDS, False), suppress(*ends):
         while left > 0 and not body.failed:
@@ -58,11 +57,11 @@ def discard_body(connection: Connection, body: Any) -> bool:
 def half_close(connection: Connection, *, shuts_down: bool) -> None:
     """End the sending side, and give the client time to receive all answers.
 
-    Until the client ends its side, discard what it sends, within limits. Stop at once if another
-    connection needs the place of this one.
+    Until the client ends its side, discard what it sends, within limits. Stop at once if the
+    connection is closed to make room for another.
 
-    `shuts_down`: the process shuts down. Then also wait until the client's kernel has received all
-    answers. The kernel still sends the answers of a closed socket, but not after a pod has ended.
+    If the process shuts down (`shuts_down`), also wait until the client's kernel has received all
+    answers: the kernel sends the answers of a closed socket, but not after a pod has ended.
     """
     connection.linger()
     ends = time.monotonic() + LINGER_SECONDS
@@ -74,7 +73,7 @@ def half_close(connection: Connection, *, shuts_down: bool) -> None:
 def _discard_until_end(connection: Connection, ends: float) -> bool:
     """Discard what the client sends. Return whether it has ended its side within the limits.
 
-    With TLS, the encrypted bytes are discarded.
+    With TLS, the discarded bytes are the encrypted ones.
     """
     descriptor, left, unreceived = connection.client.fileno(), _LINGER_BYTES, 0
     while left > 0 and (seconds := ends - time.monotonic()) > 0:
@@ -93,7 +92,6 @@ def _discard_until_end(connection: Connection, ends: float) -> bool:
 
 
 def _wait_until_received(connection: Connection, ends: float) -> None:
-    """Wait until the client's kernel has received all answers."""
     descriptor = connection.client.fileno()
     progress, before = time.monotonic(), 0
     while (unreceived := _unreceived_bytes(descriptor)) and not connection.closing:
@@ -102,7 +100,7 @@ def _wait_until_received(connection: Connection, ends: float) -> None:
             progress, before = now, unreceived
         if now >= min(ends, progress + SILENT_SECONDS):
             return
-        # After SHUT_RD the socket is always readable, so this loop polls.
+        # Poll, because the socket is always readable after SHUT_RD.
         gevent.sleep(_POLL_SECONDS)
         os.read(descriptor, _STEP_BYTES)
 

@@ -21,8 +21,8 @@ RENEW_SECONDS = 300.0
 """The record of a vault in use is read again after this time, or after half of the cache time if
 that is shorter."""
 UNSETTLED_SECONDS = 0.5
-"""Until a change of a password has settled, a vault that is opened with the old password is kept
-this long."""
+"""Until a change of a password has settled, a vault opened with the old one is kept for this
+long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -38,20 +38,19 @@ class CachedVault:
     expires_at: float
     """After this time the vault is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
-    """Lookups of the password as it was sent, if only its normal form has a vault; else empty."""
+    """Lookups of the password as sent, if only its normal form has a vault; otherwise empty."""
     missing: bool = False
     """Whether Postgres lacks the record, and only a request with the password can restore it."""
     in_redis: bool = False
-    """Whether Redis has the record too. If not, the next PUT first stores the record there."""
+    """Whether Redis has the record, too. If not, the next PUT first stores the record there."""
 
 
 class VaultCache:
     """At most `size` open vaults, each for `seconds` after it was opened or renewed.
 
-    A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. A vault that is not used is
-    dropped after `seconds`, with its data key.
-
-    A cache key is a keyed hash (BLAKE2b) of a password under a random secret of this process.
+    A vault in use is renewed every `RENEW_SECONDS`, without a scrypt. An unused vault is dropped
+    after `seconds`, with its data key. A cache key is a keyed hash (BLAKE2b) of a password under a
+    random secret of this process.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class VaultCache:
         self.changes_noted = 0
         """Number of announced changes of passwords and erasures that this process has noted."""
         self.followed_until = math.inf
-        """Before this time, no change can be made whose announcement this process has not read."""
+        """This process has read the announcement of every change that is made before this time."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
@@ -94,10 +93,10 @@ class VaultCache:
         return cached.vault
 
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
-        """Return the open vault of a password that this connection's client has proven to know.
+        """Return the open vault of a password if `proven` has the password's cache key.
 
-        `proven` has the cache keys of such passwords. Return None if it lacks this password's key,
-        or for one of the reasons of `writable`, except that Redis may lack the record. The caller
+        `proven` has the cache keys of passwords that this connection's client has proven to know.
+        Return None in the cases of `writable`, except that Redis may lack the record. The caller
         then calls `Vaults.find`.
         """
         key = self.key(password)
@@ -136,10 +135,10 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault; return it with its record, as kept in the cache. If the cache is
-        full, drop the vault that expires first.
+        """Add an open vault, and return it as kept in the cache.
 
-        `missed` has the lookups of the password as sent, if only its normal form has a vault.
+        If the cache is full, drop the vault that expires first. `missed` has the lookups of the
+        password as sent, if only its normal form has a vault.
         """
         now, seconds = self._clock(), self._seconds
         change = self._changes.outdating(record)
@@ -161,13 +160,10 @@ class VaultCache:
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """Drop a vault whose password is being changed, or that is being erased.
 
-        An open vault that was opened with the new password is kept.
-
-        `lookup` is the lookup of the new password. For an erasure, it is `ERASING` or `ERASED`.
-
-        If the vault is opened from its old record within the next `SETTLING_SECONDS`, the cache
-        keeps it for only `UNSETTLED_SECONDS`. If `lookup` is `ERASED`, the vault opened in this
-        way has expired at once: no later request gets it from the cache.
+        A vault that was opened with the new password is kept. `lookup` is the lookup of the new
+        password; for an erasure, it is `ERASING` or `ERASED`. If the vault is opened from its old
+        record within the next `SETTLING_SECONDS`, the cache keeps it for only `UNSETTLED_SECONDS`,
+        and after `ERASED` not at all.
         """
         self.changes_noted += 1
         self._changes.note(vault_id, lookup)
@@ -221,7 +217,7 @@ class VaultCache:
         return dropped
 
     def close(self) -> None:
-        """Drop all vaults, and stop the thread that drops expired ones."""
+        """Drop all vaults, and stop the thread that drops expired vaults."""
         self._closing.set()
         self._vaults.clear()
         if self._dropper is not None:

@@ -22,8 +22,8 @@ ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
 answer. Meanwhile all processes drop the vault. A process that has not read the announcements for
 this long, for example because it hung, reads them before it uses an open vault."""
 LATEST_SECONDS = 20.0
-"""A change that is not made within this time after its announcement is given up. This is well below
-`unsettled_changes.SETTLING_SECONDS`."""
+"""A change that is not made within this time after its announcement is given up. This is much
+shorter than `unsettled_changes.SETTLING_SECONDS`."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ def wait_for_followers() -> None:
 
 
 def wait_before_change(change: str) -> None:
-    """Do the same as `wait_for_followers`, for an announcement of a change that is not made yet.
+    """Wait until every process has read the announcement of a change that is not made yet.
 
     Raises:
         UnavailableError: this took longer than `LATEST_SECONDS`, so the change must not be made.
-            `change` is the word for it in the message.
+            `change` names it in the message.
     """
     announced = time.monotonic()
     wait_for_followers()
@@ -92,7 +92,7 @@ class ChangeFollower(threading.Thread):
         self._cache.followed_until = until
 
     def catch_up(self, *, required: bool = True) -> None:
-        """Call `check` if the last successful one began at least `ANNOUNCED_SECONDS` ago.
+        """Call `check` if the last successful check began at least `ANNOUNCED_SECONDS` ago.
 
         With `required=False`, do nothing while Redis is away.
 
@@ -123,8 +123,10 @@ class ChangeFollower(threading.Thread):
         self._stopping.set()
 
     def _compare_all(self) -> None:
-        """Have the restorer compare the records of all open vaults with Postgres soon. The
-        restorer drops the vaults whose changes this process has missed."""
+        """Make the restorer compare the records of all open vaults with Postgres soon.
+
+        The restorer drops the vaults whose changes this process has missed.
+        """
         records: dict[uuid.UUID, VaultRecord] = {}
         for record in self._cache.records():
             if records.setdefault(record.vault_id, record) != record:

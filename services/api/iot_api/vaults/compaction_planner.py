@@ -1,7 +1,7 @@
 """Plan compaction: choose the small segments of an open vault that a writer should merge.
 
-Only a process that has the vault open can give a writer the keys of the vault's segments, so the
-API makes the orders.
+The API makes the orders, because only a process that has the vault open can give a writer the keys
+of the vault's segments.
 """
 
 import logging
@@ -36,7 +36,7 @@ MAX_FOUND = 2048
 """Maximum number of small segments that one scan of a vault considers."""
 MARGIN_MS = 60_000
 """Segments are merged no earlier than this time after the hot window has dropped them, so that
-reads of the last minutes find all segments in the hot window."""
+reads of the last minutes find all segments there."""
 MAX_VAULTS = 128
 """Length of the queue of vaults to plan."""
 _RECENT_MS = 2 * DAY_MS
@@ -51,12 +51,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
     merged reading at most a day late.
 
-    If a day has ended by `before` (Unix milliseconds), all its small segments are merged.
-
-    Of a later day, only the smallest segments are chosen: as many as possible, such that the
-    largest chosen segment has at most half of the readings of all chosen segments. If fewer than
-    `MIN_SEGMENTS` segments can be chosen, none is merged. These rules limit how often a reading is
-    rewritten.
+    If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of a
+    later day, only the smallest segments are merged: as many as possible, such that the largest of
+    them has at most half of their readings. Fewer than `MIN_SEGMENTS` segments are not merged.
+    These rules limit how often a reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:
@@ -109,8 +107,9 @@ class CompactionPlanner:
         hot_window_seconds: int,
         after_seconds: float = 0.0,
     ) -> None:
-        """`offer` ignores all vaults for `after_seconds` from now: during a rolling update,
-        processes of a version that can't read merged segments may still run."""
+        """`offer` ignores all vaults for `after_seconds` from now: in a rolling update, processes
+        of a version that can't read merged segments may still run.
+        """
         self._pool = pool
         self._orders = orders
         self._keyring = keyring
@@ -121,8 +120,7 @@ class CompactionPlanner:
         self._thread: threading.Thread | None = None
 
     def offer(self, vault: OpenVault) -> None:
-        """Queue a vault for planning. Never blocks and never fails: if the queue is full, the vault
-        is not queued."""
+        """Queue a vault for planning, if the queue has room. Never blocks and never fails."""
         if time.monotonic() < self._from:
             return
         try:
@@ -151,8 +149,9 @@ class CompactionPlanner:
                 _log.info("no compaction is planned now: %s", error)
 
     def look(self, vault: OpenVault) -> int:
-        """Make compaction orders for a vault. Return their number; 0 if the vault was scanned
-        recently.
+        """Make compaction orders for a vault, and return their number.
+
+        Do nothing if the vault was scanned recently.
 
         Raises:
             RedisError, psycopg.Error: a store is away.
@@ -185,7 +184,7 @@ class CompactionPlanner:
     def _verified_plan(
         self, vault: OpenVault, small: Sequence[SmallSegment], before: int
     ) -> tuple[list[list[SmallSegment]], dict[SegmentName, VerifiedSource]]:
-        """Return the groups of `plan`, and the decrypted segments of the groups by their names.
+        """Return the groups of `plan`, and their decrypted segments by name.
 
         If `verify_sources` leaves out a segment, plan the other segments again without it.
         """

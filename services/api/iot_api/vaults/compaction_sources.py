@@ -1,8 +1,8 @@
 """Verify the sources of a compaction order: small segments whose keys a writer may get.
 
-A row of the database proves nothing: an attacker with write access can plant a small row with the
-salt of a large segment, and wait for the large segment's key. So this process decrypts each segment
-before a writer gets the key, and derives the key from the salt in the decrypted payload.
+An attacker with write access to the database can plant a small row with the salt of a large
+segment, and wait for the large segment's key. So this process decrypts each segment before a writer
+gets the key, and derives the key from the salt in the decrypted payload.
 """
 
 import logging
@@ -23,7 +23,7 @@ BATCH = 32
 """Number of segments fetched at a time, with at most 2 MiB. Other greenlets run between batches."""
 MAX_DAYS = 4
 """A segment whose readings were received on more days is not merged, because an order has a key for
-each day. A segment spans several days if the writers were down for that long."""
+each day. Such a segment arises when writers were down for days."""
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,10 @@ class KnownPolicy:
         """The last policy that was read; None if the next use must read it."""
 
     def current(self) -> LookupPolicy:
-        """Return which lookups are in use. If that is unknown because Postgres is away, return both
-        formats of lookups, with the scrypt cost of this process.
+        """Return which lookups are in use.
+
+        If Postgres is away and nothing is known, return both formats of lookups, with the scrypt
+        cost of this process.
 
         Raises:
             UnavailableError: the policy in Postgres is invalid, or its scrypt cost could not be

@@ -41,7 +41,7 @@ class VaultRequest:
     """The password's cache key (`VaultCache.key`)."""
     client: Client
     place: Place = NO_PLACE
-    """Keeps room for the request in the scrypt queue, until its first scrypt waits there."""
+    """A place that is kept in the scrypt queue until the request's first scrypt waits there."""
 
 
 class Vaults:
@@ -94,7 +94,7 @@ class Vaults:
         return None if found is None else found.vault
 
     def find_record(self, password: bytes, client: Client) -> CachedVault | None:
-        """Do the same as `find`, but return the vault together with its record."""
+        """Like `find`, but return the vault together with its record."""
         self.catch_up(required=False)
         found = self._cached_or_opened(password, client, create=False)
         if found is None:
@@ -102,15 +102,19 @@ class Vaults:
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password for writing. Return None, and open nothing, if this
-        process does not have the vault open. Raises `RedisError` if Redis is away."""
+        """Return the vault of a password for writing, if this process has it open; otherwise None.
+
+        Raises:
+            RedisError: Redis is away.
+        """
         self.catch_up()
         cached = self._cached(VaultRequest(password, self.cache.key(password), client))
         return None if cached is None else self._writable(cached)
 
     def admit(self, client: Client, key: bytes) -> Place:
-        """Check whether a client may ask for the vault of a cache key, and keep a place in the
-        queue for scrypts. Call this before it matters whether the vault is open.
+        """Check whether a client may ask for a vault, and keep a place in the queue for scrypts.
+
+        `key` is the password's cache key. Call this before it matters whether the vault is open.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, or the queue has no room.
@@ -119,8 +123,7 @@ class Vaults:
         return self.queue.place(client, key)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
-        """Return the vault of a password for writing. If no vault has the password, create one and
-        count a guess.
+        """Return the vault of a password for writing. If it has none, create one and count a guess.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
@@ -136,11 +139,11 @@ class Vaults:
     def searches(
         self, password: bytes, client: Client, *, is_proven: bool
     ) -> tuple[PasswordSearch, ...]:
-        """Return a search for the password as sent, then one for its normal form. If both forms are
-        the same, return only one search. Vaults are created for the normal form.
+        """Return a search for the password as sent, and one for its normal form if that differs.
 
-        `is_proven`: the client has opened the password's vault, so it may learn whether this
-        process has opened the vault before: then the scrypts of the search go first.
+        Vaults are created for the normal form. `is_proven`: the client has opened the password's
+        vault. Then the scrypts go first if this process knows the password. For other clients, the
+        speed would tell them that.
         """
         key = self.cache.key(password) if is_proven else b""
         forms = dict.fromkeys((password, normal_form(password)))
@@ -208,11 +211,11 @@ class Vaults:
         return cached
 
     def _renew(self, request: VaultRequest, cached: CachedVault) -> CachedVault | None:
-        """Renew an open vault, and return it. Return None if the vault was erased, or if its record
-        has changed other than by a rewrap.
+        """Renew an open vault, and return it.
 
+        Return None if the vault was erased, or if its record has changed other than by a rewrap.
         While the record can't be read, the vault is used until it expires. A record that Postgres
-        lacks is restored: the vault was opened with it, so the record is known to be good.
+        lacks is restored: it is known to be good, because the vault was opened with it.
         """
         cached.in_redis = False  # the next PUT stores the record again, before it expires in Redis
         # A process of an earlier version may have created a vault for the password as sent.
@@ -250,8 +253,10 @@ class Vaults:
         return renewed
 
     def _moved_when_idle(self, request: VaultRequest, cached: CachedVault) -> VaultRecord:
-        """Do the same as `VaultOpener.move` if that needs no wait for another scrypt. Otherwise
-        return the present record: a later renewal then gives the vault the newest lookup."""
+        """Do the same as `VaultOpener.move`, if no other scrypt runs.
+
+        Otherwise return the present record: a later renewal moves the vault to the newest lookup.
+        """
         # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record
         try:
@@ -273,9 +278,8 @@ class Vaults:
     ) -> PasswordSearch:
         """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
 
-        If `missed` is empty, the search is for the password as sent. Otherwise the search is for
-        its normal form, and `missed` has the lookups of the password as sent, under which no vault
-        was found.
+        Without `missed`, the search is for the password as sent. Otherwise it is for the normal
+        form, and `missed` has the lookups of the password as sent, under which no vault was found.
         """
         key, client, place = request.key, request.client, request.place
 
@@ -291,16 +295,16 @@ class Vaults:
     def _open_shared(self, request: VaultRequest, *, create: bool) -> CachedVault | None:
         key, client = request.key, request.client
         # A suspect's opening waits longer and is refused more often, so only suspects share it. An
-        # opening from before an erasure may have read the vault's record before: no request from
-        # after the erasure may share it.
+        # opening that began before an erasure may have read the vault's record: no request after
+        # the erasure may share it.
         shared_by = (key, create, self.queue.is_urgent(key, client), self.cache.changes_noted)
         open_forms = partial(self._open_forms, request, create=create)
         return self._openings.run(shared_by, client, open_forms, request.place.leave)
 
     def _open_forms(self, request: VaultRequest, *, create: bool) -> CachedVault | None:
-        """Return the vault of a password as sent, else of its normal form.
+        """Return the vault of a password as sent, or else of its normal form.
 
-        If neither has a vault, create one for the normal form if `create` is true; else return
+        If neither has a vault, create one for the normal form if `create` is true; otherwise return
         None. Only old versions created vaults for passwords as sent.
         """
         search = self._search(request)

@@ -33,8 +33,9 @@ _log = logging.getLogger(__name__)
 
 
 class PasswordChanger:
-    """Changes passwords in four steps, so that after the answer no process has a vault open under
-    an old password.
+    """Changes passwords. After the answer, no process has a vault open under an old password.
+
+    A change has four steps:
 
     1. The change is announced in Redis (`PasswordChanges`). All processes drop the vault. If the
        old password opens the vault again, they keep it for only half a second
@@ -45,8 +46,8 @@ class PasswordChanger:
     4. The new record is cached in Redis, and the change is announced again. After
        `ANNOUNCED_SECONDS` no process has the vault open under the old password.
 
-    If the process is killed before step 3, the old password stays valid. If it is killed after
-    step 3, the new password is valid.
+    If the process is killed before step 3, the old password stays valid; after step 3, the new
+    password is valid.
     """
 
     def __init__(
@@ -57,8 +58,7 @@ class PasswordChanger:
         keyring: Callable[[], Keyring],
         require_safe: Callable[[], None],
     ) -> None:
-        """Each change first calls `require_safe`, which raises unless Redis belongs to this
-        installation."""
+        """`require_safe` raises unless Redis belongs to this installation."""
         self._vaults = vaults
         self._records = records
         self._changes = changes
@@ -69,7 +69,7 @@ class PasswordChanger:
         """Change the password of a vault.
 
         An unknown old password counts as a guess. So does a new password that no vault has, even if
-        the change fails later: any answer other than `ConflictError` tells the client this.
+        the change fails later: any answer but `ConflictError` tells the client this.
 
         Raises:
             InvalidRequestError: `old` and `new` are the same password.
@@ -84,7 +84,7 @@ class PasswordChanger:
             raise InvalidRequestError(
                 "new_password: is the same password as db_password", field="new_password"
             )
-        # Once, however many attempts the change takes.
+        # Count the guess once, even if the change takes several attempts.
         count_guess = cache(partial(self._vaults.guesses.count, client))
         for _ in range(_ATTEMPTS):
             self._require_safe()
@@ -113,8 +113,7 @@ class PasswordChanger:
         client: Client,
         count_guess: Callable[[], None],
     ) -> bool:
-        """Change the password, and return True. Return False if the record in Postgres is no longer
-        `record`."""
+        """Change the password. Return False if the record in Postgres is no longer `record`."""
         policy = self._vaults.policy.current()
         old_lookups = all_lookups(
             self._vaults.searches(old, client, is_proven=True), policy, record
@@ -142,8 +141,7 @@ class PasswordChanger:
     def _free_secret(
         self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client
     ) -> PasswordSecret:
-        """Check that no other vault has the new password. Return the password's newest lookup and
-        its inner key.
+        """Return the newest lookup of the new password, and its inner key.
 
         Raises:
             ConflictError: another vault has the new password.
@@ -163,7 +161,7 @@ class PasswordChanger:
         try:
             self._changes.finish(change, old_lookups)
             self._records.cache(record)
-            # If this process hung before this announcement, the password may be another one by now.
+            # If this process hung before this announcement, the password may have changed again.
             for _, standing in self._records.find_changed([record]):
                 if standing is not None and standing.lookup != record.lookup:
                     latest = PasswordChange(record.vault_id, standing.lookup)

@@ -7,11 +7,11 @@ MAX_BYTES = 4096
 
 
 def normal_form(password: bytes) -> bytes:
-    """Return the password as OpaqueString of RFC 8265: every Unicode space becomes an ASCII space,
-    then the text is normalized to NFC.
+    """Return the password as OpaqueString of RFC 8265.
 
-    No password is refused: characters that the RFC forbids are kept, and a password that is not
-    UTF-8 or is longer than `MAX_BYTES` is returned as it is.
+    Every Unicode space becomes an ASCII space, then the text is normalized to NFC. No password is
+    refused: characters that the RFC forbids are kept, and a password that is not UTF-8 or longer
+    than `MAX_BYTES` is returned unchanged.
     """
     if password.isascii() or len(password) > MAX_BYTES:
         return password

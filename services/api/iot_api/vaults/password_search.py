@@ -53,8 +53,10 @@ class PasswordSearch:
         self._made: dict[tuple[VaultFormat, int], PasswordSecret] = {}
 
     def secrets(self, policy: LookupPolicy) -> Iterator[PasswordSecret]:
-        """Yield the password's lookups in use, each with its inner key. The first is the newest:
-        new vaults get it."""
+        """Yield the password's lookups in use, each with its inner key.
+
+        The first lookup is the newest, which new vaults get.
+        """
         if not policy.creates_fast_lookups:
             for cost in reversed(policy.costs):
                 yield self._secret(VaultFormat.SCRYPT_LOOKUP, cost)
@@ -79,14 +81,12 @@ class PasswordSearch:
     def create(
         self, records: VaultRecords, policy: LookupPolicy
     ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
-        """Create a vault for the password. If new vaults are audited, add the vault's creation to
-        the audit log.
+        """Create a vault for the password. If new vaults are audited, add this to the audit log.
 
         Return the record of the created vault, the record that is stored for the password, and the
         created vault, open. If another process created a vault for the password first, its record
-        is the stored one, and the vault created here is not stored.
-
-        Raises the errors of `VaultRecords.add`.
+        is the stored one, and the vault created here is not stored. Raises the errors of
+        `VaultRecords.add`.
         """
         fresh, vault = create_vault(self.keyring, next(self.secrets(policy)))
         event = audit_event(
@@ -97,12 +97,11 @@ class PasswordSearch:
     def find(
         self, records: VaultRecords, policy: LookupPolicy, *, ask_both: bool = False
     ) -> tuple[FoundVault, bool]:
-        """Look for the password's record in Redis, then in Postgres. Return what was found, and
-        whether it comes from Redis.
+        """Look for the password's record in Redis, then in Postgres.
 
-        If several lookups are in use, the newest is tried alone first, because each lookup costs a
-        scrypt. `ask_both`: report that there is no record only if Redis and Postgres both have
-        none. Use it to make sure that no vault has the password.
+        Return what was found, and whether it comes from Redis. If several lookups are in use, the
+        newest is tried alone first, because each lookup costs a scrypt. With `ask_both`, the
+        absence of a record is certain: both stores were asked.
 
         Raises:
             RedisError: `ask_both` is true, Redis can't serve, and Postgres has no record. Redis may
@@ -161,8 +160,10 @@ def _find(
 def all_lookups(
     searches: Iterable[PasswordSearch], policy: LookupPolicy, record: VaultRecord
 ) -> list[bytes]:
-    """Return every lookup of a password, beginning with the lookup of `record`. Redis may have a
-    record under each of them."""
+    """Return every lookup of a password, beginning with the lookup of `record`.
+
+    Redis may have a record under each.
+    """
     lookups = {secret.lookup for search in searches for secret in search.secrets(policy)}
     return [record.lookup, *(lookups - {record.lookup})]
 

@@ -43,10 +43,11 @@ class RangeEraser:
 
     A request erases all readings of the window that were acknowledged before the request, and no
     reading outside of the window. It first waits until these readings have left the backlog.
+
     Segments within the window are deleted. A segment with readings inside and outside of the window
     is opened and replaced, in one transaction, by a segment with the readings outside. If
     compaction replaces a segment meanwhile, the window is searched again. If the process is killed,
-    a part of the window may be erased already; the request can be repeated.
+    a part of the window may be erased; the request can be repeated.
     """
 
     def __init__(
@@ -59,8 +60,7 @@ class RangeEraser:
         audit: AuditLog,
         require_safe: Callable[[], None],
     ) -> None:
-        """Each erasure first calls `require_safe`, which raises unless Redis belongs to this
-        installation."""
+        """`require_safe` raises unless Redis belongs to this installation."""
         self._vaults = vaults
         self._backlog = backlog
         self._held = held
@@ -69,11 +69,12 @@ class RangeEraser:
         self._audit = audit
         self._require_safe = require_safe
         self._lock = threading.Lock()
-        """Bounds the memory for segments that are opened, like the slots of reads."""
+        """Bounds the memory for opened segments, like the slots of reads."""
 
     def erase(self, password: bytes, low: int, high: int, client: Client) -> int:
-        """Erase the readings with a relative timestamp from `low` to `high`, both included. Return
-        their number. An unknown password counts as a guess.
+        """Erase the readings with a relative timestamp from `low` to `high`; return their number.
+
+        `low` and `high` are included. An unknown password counts as a guess.
 
         Raises:
             NotFoundError: there is no vault under the password.
@@ -82,8 +83,8 @@ class RangeEraser:
                 nothing was erased; or compaction kept replacing segments, and a part was erased.
             DecryptionError, FormatError: a segment that is only partly within the window is
                 damaged. The segment stays, and a part of the window may be erased.
-            RedisError, psycopg.Error: a store is away. A part may be erased already; repeat
-                the call.
+            RedisError, psycopg.Error: a store is away. A part may be erased already; repeat the
+                call.
         """
         self._require_safe()
         vault = self._vaults.find(password, client)
@@ -97,27 +98,27 @@ class RangeEraser:
             )  # fmt: skip
             with self._pool.connection() as connection:
                 self._audit.append(connection, event)
-            # This process may be killed before it evicts what it has erased.
+            # Hide first: this process may be killed before it evicts what it has erased.
             self._hot_window.hide(vault.vault_id)
             return self._erase(vault, low, high)
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
-        """Wait until all entries that are in the backlog at the call have left the backlog.
+        """Wait until all entries that are in the backlog now have left it.
 
         Raises:
             UnavailableError: this takes too long, or entries of the vault are or were held.
         """
         until = time.monotonic() + WAIT_SECONDS
         created_at = self._row_created_at(vault_id)
-        # Twice: a drain that saw no row before this call may hold entries of the vault during the
-        # first wait. If they are released between two looks, they are in the backlog again, behind
-        # the end of the first wait. Later drains see the row, so the second wait stores them.
+        # Wait twice: a drain that saw no row before this call may hold entries of the vault during
+        # the first wait. If they are released between two checks, they are in the backlog again,
+        # behind the end of the first wait. Later drains see the row and store them.
         for _ in range(2):
             self._refuse_held(vault_id)
             self._wait_until_removed(vault_id, until)
         self._refuse_held(vault_id)
-        # Entries are held only while Postgres lacks the row, and may be released between two looks.
-        # A restored row has another time.
+        # Entries are held only while Postgres lacks the row, and may be released between two
+        # checks. A restored row has another time.
         if self._row_created_at(vault_id) != created_at:
             raise _held_error()
 
@@ -131,12 +132,15 @@ class RangeEraser:
                     retry_after=10,
                 )
             time.sleep(_PAUSE_SECONDS)
-            # Held entries may be released before the end of the wait, and then be in the backlog.
+            # Held entries may be released to the backlog before the wait ends.
             self._refuse_held(vault_id)
 
     def _row_created_at(self, vault_id: uuid.UUID) -> datetime:
-        """Return when the row of the vault was created. If Postgres lacks the row, raise
-        `UnavailableError`, and let the next use of the vault restore the row."""
+        """Return when the row of the vault was created.
+
+        If Postgres lacks the row, raise `UnavailableError`; the next use of the vault restores the
+        row.
+        """
         with self._pool.connection() as connection:
             created_at = segment_erasure.vault_created_at(connection, vault_id)
         if created_at is None:
@@ -189,8 +193,10 @@ class RangeEraser:
     def _erase_part(
         self, vault: OpenVault, segment: NamedSegment, low: int, high: int
     ) -> int | None:
-        """Erase the readings of the window from a segment. Return their number; None if the
-        segment was replaced meanwhile."""
+        """Erase the readings of the window from a segment, and return their number.
+
+        Return None if the segment was replaced meanwhile.
+        """
         time.sleep(0)  # let other greenlets run
         with self._pool.connection() as connection:
             payload = segment_erasure.fetch(connection, vault.vault_id, segment)

@@ -43,7 +43,7 @@ class VaultRestorer:
     A vault is restored from a record that was opened with its password, or from a record in Redis
     that was made with this keyring and is unchanged (`is_authentic`). The data key stays the same,
     so the readings stay readable. While a vault is missing, writers hold its entries
-    (`HeldEntries`). As soon as the vault is restored, its held entries are released.
+    (`HeldEntries`). These are released as soon as the vault is restored.
     """
 
     def __init__(
@@ -100,9 +100,8 @@ class VaultRestorer:
 
         `known` is the record from which the vault was opened. `lookups` are the lookups under which
         the password may have a vault. Return the record in Redis if it is `known`, a rewrap of
-        `known`, or the record of another vault. Any other record in Redis may be outdated: then,
-        and if Redis has none or is away, return the record in Postgres. Return None if Postgres has
-        none either.
+        `known`, or the record of another vault. Any other record in Redis may be out of date. Then,
+        or if Redis has none or is away, return the record in Postgres, or None.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -112,7 +111,7 @@ class VaultRestorer:
         except RedisError as error:
             report(_log, "vaults are looked up in Postgres", error)
             record = None
-        # A record of another vault is not outdated: the first lookups take precedence over the
+        # The record of another vault is not out of date: the first lookups take precedence over the
         # lookup of `known`.
         if record is not None and (
             record == known or record.vault_id != known.vault_id or self.is_rewrapped(known, record)
@@ -147,16 +146,15 @@ class VaultRestorer:
                 del self._watched[vault_id]
 
     def entries_are_held(self) -> None:
-        """Make the thread search soon for the records of vaults whose entries are held."""
+        """Make the thread search soon for the vaults of held entries."""
         if not self._wake.is_set():
             self._wake_up()
 
     def master_keys_in_use(self) -> Counter[int]:
-        """Count the open vaults by the master key of their records. Return the counts by key id.
+        """Return the number of open vaults by the id of their record's master key.
 
-        Also make the thread compare the records under old master keys with Postgres soon, because a
-        rewrap may have replaced them there. So an old key goes out of use within seconds of a
-        rewrap.
+        Also make the thread compare the records under old master keys with Postgres soon. A rewrap
+        may have replaced them there, so an old key goes out of use within seconds of a rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]
@@ -255,9 +253,8 @@ class VaultRestorer:
     ) -> list[VaultRecord]:
         """Give open vaults their rewrapped records. Return the old records that were not rewrapped.
 
-        Each change is an old record, and the record in Postgres (None if Postgres has none). If the
-        record in Postgres is a rewrap of the old record, it replaces the old record of the open
-        vault. The vault stays open, because opening it again would cost a scrypt.
+        Each change is an old record, and the record in Postgres (None if there is none). The vaults
+        stay open, because opening them again would cost a scrypt each.
         """
         rewrapped, others = [], []
         for record, stored in changes:

@@ -18,17 +18,18 @@ from .tried_passwords import TriedPasswords
 WAIT_SECONDS = 10.0
 """A request is refused if its estimated wait for its scrypt is longer."""
 ADMITTED_SECONDS = 20.0
-"""Longest wait for its first scrypt of a request that was admitted to the queue: scrypts may take
-longer than estimated, and a refusal would count as a guess. A process that shuts down waits longer
-for its requests. A later scrypt may wait only for `WAIT_SECONDS`: the request may have read the
-vault's record, and must use it before `unsettled_changes.SETTLING_SECONDS` have passed."""
+"""Longest wait of an admitted request for its first scrypt. It exceeds `WAIT_SECONDS`: scrypts may
+take longer than estimated, and a refusal would count as a guess. A process that shuts down waits
+longer than this for its requests. A later scrypt may wait only for `WAIT_SECONDS`, because the
+request may have read the vault's record, and must use it within
+`unsettled_changes.SETTLING_SECONDS`."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
 last request of a full queue waits for about `WAIT_SECONDS`."""
 SUSPECTS_REST = 1.0
-"""After a scrypt for a suspect, a pod starts no other for suspects for this multiple of its
-duration. A scrypt fills the CPU caches of all cores with its 128 MiB, which delays other requests.
-"""
+"""After a scrypt for a suspect, a pod starts no scrypt for suspects for this multiple of the
+scrypt's duration. A scrypt fills the CPU caches of all cores with its 128 MiB, which delays other
+requests."""
 MAX_KNOWN = 50_000
 """Number of password keys remembered as known, 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
@@ -39,7 +40,7 @@ class ScryptQueue:
 
     Passwords that this process has opened before go first, then passwords of clients that are not
     suspects, then passwords of suspects. All processes of a pod together compute only one scrypt
-    for suspects at a time, and wait before the next one (`SUSPECTS_REST`).
+    for suspects at a time, and rest before the next one (`SUSPECTS_REST`).
     """
 
     def __init__(self, guesses: GuessLimit, tried: TriedPasswords) -> None:
@@ -60,11 +61,11 @@ class ScryptQueue:
     def turn(
         self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS, place: Place = NO_PLACE
     ) -> Iterator[None]:
-        """Wait for a turn. The `with` block may compute one scrypt, for the password with the cache
-        key `key`.
+        """Wait for a turn, in which the `with` block may compute one scrypt.
 
-        `place` is the result of the method `place`, if the request has called it. The kept place is
-        given back before the request waits, because the request would count twice otherwise.
+        `key` is the password's cache key. `place` is the result of the method `place`, if the
+        request has called it. The place is given back before the request waits, because the request
+        would count twice.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -81,14 +82,13 @@ class ScryptQueue:
                 yield
 
     def place(self, client: Client, key: bytes) -> Place:
-        """Keep a place in the queue for a request that may need a scrypt, for the password with the
-        cache key `key`.
+        """Keep a place in the queue for a request that may need a scrypt.
 
-        Call this before you look in the cache for the open vault. If only requests for vaults that
-        are not open were refused, a client that fills the queue could tell from each answer whether
-        a vault is open. A client that has used the vault before in this process can learn nothing
-        new. So it is not refused here, and no place is kept. The same applies without a guess
-        limit.
+        `key` is the password's cache key. Call this before you look in the cache for the open
+        vault. If only requests for vaults that are not open were refused, a client that fills the
+        queue could tell from each answer whether a vault is open. A client that has used the vault
+        in this process learns nothing new: it is not refused here, and keeps no place. The same
+        applies without a guess limit.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
@@ -100,8 +100,7 @@ class ScryptQueue:
         return self._slots.place(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
 
     def _take_turn(self, wait: "_Wait", key: bytes) -> str:
-        """Wait for a turn. Return the queue in which the request got its turn: "known", "first" or
-        "suspects"."""
+        """Wait for a turn. Return the queue that gave the turn: "known", "first" or "suspects"."""
         if key in self._known:
             wait.enter(self._slots)
             return "known"
@@ -118,7 +117,7 @@ class ScryptQueue:
             turn.was_used = False  # another request showed the client to be a suspect
             wait.held.close()
             if wait.is_admitted:
-                # In the suspects' queue, the request might be refused, and count as a guess.
+                # The suspects' queue might refuse the request, which would count as a guess.
                 wait.enter(self._slots, Priority.LAST)
                 return "suspects"
         self._take_as_suspect(wait)
@@ -134,8 +133,9 @@ class ScryptQueue:
         wait.enter(self._slots, Priority.LAST)
 
     def is_urgent(self, key: bytes, client: Client) -> bool:
-        """Return whether a request of `client` for the password with cache key `key` goes before
-        the requests of suspects.
+        """Return whether a request for a password goes before the requests of suspects.
+
+        `key` is the password's cache key.
         """
         return key in self._known or not self._guesses.suspects(client)
 
@@ -153,7 +153,8 @@ class _Wait:
         self, client: Client, seconds: float, held: ExitStack, *, is_admitted: bool
     ) -> None:
         """The request waits up to `seconds` in total. `held` releases the slots of the request
-        after its turn."""
+        after its turn.
+        """
         self.client = client
         self.held = held
         self.is_admitted = is_admitted
@@ -162,11 +163,9 @@ class _Wait:
 
     @property
     def left(self) -> float:
-        """The seconds that the request may still wait."""
         return max(0.0, self._end - time.monotonic())
 
     def enter(self, slots: FairSlots, priority: Priority = Priority.FIRST) -> Turn:
-        """Wait for a slot, and hold the slot."""
         slot = slots.slot(
             self.client, seconds=self.left, priority=priority, always_queue=self.is_admitted
         )

@@ -11,9 +11,9 @@ from gevent.threadpool import ThreadPool
 from iot_cipher.vault import PasswordKey, password_key
 
 NICE = 10
-"""How much niceness a scrypt thread has above its process. With 10 more, it gets a tenth of the CPU
-weight of the threads that serve requests, so a flood of new passwords leaves most of the CPU to
-requests. On an idle CPU, scrypt is as fast as without niceness."""
+"""Added niceness of a scrypt thread. With 10 more than its process, the thread gets a tenth of the
+CPU weight of the threads that serve requests, so a flood of new passwords leaves them most of the
+CPU. On an idle CPU, scrypt is as fast as without niceness."""
 
 _HIGHEST_NICENESS = 19
 
@@ -21,8 +21,8 @@ _HIGHEST_NICENESS = 19
 def slow_key() -> PasswordKey:
     """Return the function with which requests compute scrypt.
 
-    Under gevent, the function runs `password_key` in a thread, because a scrypt in the event loop
-    would stop all other requests. Without gevent, the function is `password_key` itself.
+    Under gevent, it runs `password_key` in a thread, because a scrypt in the event loop would stop
+    all other requests. Without gevent, it is `password_key` itself.
     """
     if not gevent.monkey.is_module_patched("socket"):
         return password_key

@@ -32,13 +32,13 @@ class SharedOpenings:
         look_up: Callable[[], CachedVault | None],
         before_waiting: Callable[[], object],
     ) -> CachedVault | None:
-        """Return the result of `look_up`. If another request runs the opening with the same key,
-        call `before_waiting`, then wait for that opening and return its result or raise its error.
+        """Return the result of `look_up`, or of a running opening with the same key.
 
-        If the other request was killed, start over. Do so too if it came from another client and
-        was refused (`TooManyRequestsError`), because this client has limits of its own. After
-        `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other request was
-        killed.
+        Before the wait for a running opening, call `before_waiting`. An error of the opening is
+        raised here, too. But start over if its request was killed, or if it was refused
+        (`TooManyRequestsError`) and came from another client: this client has limits of its own.
+        After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other
+        request was killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

@@ -12,8 +12,8 @@ from iot_models.errors import TooManyRequestsError
 MAX_FOUND = 20_000
 """Number of remembered pairs of a client and its password, about 400 bytes each."""
 MAX_FOUND_OF_SENDER = 5_000
-"""Number of these pairs for one sender (`Client.sender`): a sender that invents clients or creates
-many vaults displaces only a part of the others' pairs."""
+"""Number of these pairs for one sender (`Client.sender`). So a sender that invents clients or
+creates many vaults displaces only a part of the others' pairs."""
 
 _Pair = tuple[str, bytes]
 
@@ -23,13 +23,12 @@ class TriedPasswords:
 
     A refused opening (`TooManyRequestsError`) tells a client that the vault is not open. So the
     password counts as a guess, once a minute for each client and process. It does not count if the
-    client has used the password's vault before in this process, because the client then learns
-    nothing new.
+    client has used the vault in this process before, because the client learns nothing new.
 
     An opening that failed, for example because a store is away, tells the client the same, but
-    counts only if the client is a suspect. Otherwise, while a store is away, devices that share an
-    address but no password would use up the guess limit of this address. Requests from the address
-    would then be refused even for open vaults, and for up to a minute after the store is back.
+    counts only if the client is a suspect. Otherwise, while a store is away, devices with one
+    address and many passwords would use up the guess limit of the address. Their requests would
+    then be refused even for open vaults, and for up to a minute after the store is back.
     """
 
     def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +70,7 @@ class TriedPasswords:
         return all((client.name, key) in pairs for key in keys)
 
     def count_unanswered(self, client: Client, key: bytes, error: Exception) -> None:
-        """Count a password whose opening raised `error`, if it counts as a guess: see the class."""
+        """Count a password whose opening raised `error`, if that is a guess (see the class)."""
         pair, now = (client.name, key), self._clock()
         if self.has_found(client, [key]) or self._counted.get(pair, now) > now:
             return

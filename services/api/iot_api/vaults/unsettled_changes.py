@@ -22,30 +22,27 @@ class UnsettledChange:
 
 
 class UnsettledChanges:
-    """The changes and erasures that were noted in the last `SETTLING_SECONDS`: the last one of each
-    vault."""
+    """The last change or erasure of each vault that was noted in the last `SETTLING_SECONDS`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changes: dict[uuid.UUID, UnsettledChange] = {}
 
     def note(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Note a change that was announced. `lookup` is as in `UnsettledChange`."""
+        """Note an announced change. `lookup` is as in `UnsettledChange`."""
         changes = self._changes.items()
         self._changes = {each: change for each, change in changes if not self._is_settled(change)}
         self._changes[vault_id] = UnsettledChange(lookup, self._clock())
 
     def of(self, vault_id: uuid.UUID) -> UnsettledChange | None:
-        """Return the last change of a vault. Return None if no change was noted, or if the last
-        one has settled."""
+        """Return the last unsettled change of a vault, None if there is none."""
         change = self._changes.get(vault_id)
         return None if change is None or self._is_settled(change) else change
 
     def outdating(self, record: VaultRecord) -> UnsettledChange | None:
-        """Return the unsettled change that makes a record out of date.
+        """Return the unsettled change that makes a record out of date, None if there is none.
 
-        Return None if the record's vault has no unsettled change, or if the record has the lookup
-        that the change gave the vault.
+        A record is up to date if it has the lookup that the change gave the vault.
         """
         change = self.of(record.vault_id)
         return None if change is None or change.lookup == record.lookup else change

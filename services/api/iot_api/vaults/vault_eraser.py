@@ -85,14 +85,14 @@ class VaultEraser:
         raise UnavailableError("the vault is being changed by other requests; try again")
 
     def _try(self, record: VaultRecord, password: bytes, client: Client) -> bool:
-        """Erase the vault, and return True. Return False if the record in Postgres is no longer
-        `record`."""
+        """Erase the vault. Return False if the record in Postgres is no longer `record`."""
         policy = self._vaults.policy.current()
         searches = self._vaults.searches(password, client, is_proven=True)
         lookups = all_lookups(searches, policy, record)
         if self._records.find([record.lookup]).record != record:
             return False
-        # Only now: while Postgres is away, nothing is known of the processes, and `find` raises.
+        # Check this after `find`, which raises while Postgres is away: then nothing is known about
+        # old processes.
         if self._vaults.policy.old_processes_may_run:
             raise UnavailableError(
                 "the vault was not erased, because processes of version 0.1 may still run and "

@@ -48,8 +48,8 @@ class VaultOpener:
     def open(self, search: PasswordSearch, key: bytes, *, create: bool) -> CachedVault | None:
         """Open the vault of a search, and keep it open under a cache key.
 
-        If no vault has the password, create one if `create` is true; else return None. A created
-        vault counts as a guess.
+        If no vault has the password, create one if `create` is true; otherwise return None. A
+        created vault counts as a guess.
 
         Raises:
             TooManyRequestsError: the client has created too many vaults; or the search waited for a
@@ -103,8 +103,9 @@ class VaultOpener:
     def _confirmed(
         self, search: PasswordSearch, record: VaultRecord, vault: OpenVault
     ) -> tuple[VaultRecord, OpenVault]:
-        """Compare a record from Redis with Postgres, and restore it if Postgres has lost it. Return
-        the record to use, and its open vault.
+        """Compare a record from Redis with Postgres; return the record to use, and its open vault.
+
+        A record that Postgres lost is restored.
 
         Raises:
             OldRecordError: Postgres has the vault under another password, or the vault was erased.
@@ -147,7 +148,9 @@ class VaultOpener:
 
     def move(self, search: PasswordSearch, record: VaultRecord, vault: OpenVault) -> VaultRecord:
         """Give a vault the newest lookup if the policy requires it (`LookupPolicy.must_move`).
-        Return the vault's new record, or `record` if nothing changed."""
+
+        Return the vault's new record, or `record` if nothing changed.
+        """
         policy = self._policy.known
         if policy is None or not policy.must_move(record.format, record.scrypt_log2_n):
             return record

@@ -1,6 +1,5 @@
 """The writer: RQ jobs that encrypt the readings of the backlog and store them.
 
 The modules `rq_worker`, `jobs` and `ticker` run the jobs. The packages `drain`, `compaction` and
-`maintenance` do the work of the jobs.
-`schema` migrates the database.
+`maintenance` do their work. `schema` migrates the database.
 """

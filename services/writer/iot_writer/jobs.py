@@ -31,16 +31,16 @@ from .maintenance import lookup_upgrade, retention, sweep
 from .writer import Writer, current
 
 LINGER_SECONDS = 0.015
-"""Shortest time from the start of a drain to the start of the writer's next drain, so that a drain
-under load has many entries (docs/adr/0031)."""
+"""Shortest time between the starts of two drains of a writer, so that a drain under load has many
+entries (docs/adr/0031)."""
 BUSY_ENTRIES = 3000
 """Entries a second above which the linger grows, because the API needs the CPU for requests."""
 MAX_LINGER_SECONDS = 0.05
-"""The linger at twice `BUSY_ENTRIES` entries a second, or more."""
+"""The linger from twice `BUSY_ENTRIES` entries a second on."""
 PAUSE_SECONDS = 0.005
-"""Shortest pause after a drain, even after a long one, so that idle writers get work too."""
+"""Shortest pause after a drain, even after a long drain, so that idle writers get work, too."""
 JOB_SECONDS = 1.0
-"""Time for which one job continues with waiting drains. RQ's overhead for a job is as large as a
+"""Time for which a job continues with waiting drains. RQ's overhead for a job is as large as a
 drain, so a job for every drain would double the cost."""
 TIMEOUT_SECONDS = 120
 KEEP_FOREVER = -1
@@ -62,8 +62,8 @@ def _waiting_for_stores(
 ) -> Callable[[Callable[P, R]], Callable[P, R | str]]:
     """Return a decorator for jobs that need the stores.
 
-    If a store can't serve, or if the database has the wrong schema, the job logs `consequence` and
-    the reason, and ends without an error. The sweep or the ticker queues the job again.
+    If a store can't serve, or the database has the wrong schema, the job logs `consequence` and the
+    reason, and ends without an error. The sweep or the ticker queues the job again.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | str]:
@@ -71,7 +71,7 @@ def _waiting_for_stores(
         def run(*args: P.args, **kwargs: P.kwargs) -> R | str:
             try:
                 return function(*args, **kwargs)
-            # SettingsError: a database has no schema while it is being restored.
+            # SettingsError: a database that is being restored has no schema.
             except (SettingsError, *POSTGRES_UNAVAILABLE) as error:
                 current().drop_postgres()
                 report(_log, consequence, error)
@@ -108,8 +108,8 @@ def drain(shard: int) -> str:
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     """Drain shards once. Queue the drains of shards with entries left.
 
-    Return the outcome of each shard, or {} unless Redis is known to belong to this installation.
-    When a store can't serve, its error is raised, and the entries stay in the backlog.
+    Return the outcome of each shard, or {} unless Redis is known to belong to this installation. If
+    a store can't serve, raise its error; the entries stay in the backlog.
     """
     global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
     last, began = _drain_began, time.monotonic()
@@ -137,7 +137,7 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def _counting_failures(counter: str) -> Iterator[None]:
-    """Count an error of the `with` block in the metric `counter`, and raise the error again.
+    """Count an error of the `with` block in the metric `counter`, and raise it again.
 
     The metric's label is `postgres_away`, `redis_away` or `failed`.
     """
@@ -175,7 +175,7 @@ def _linger() -> None:
 def compact() -> str:
     """Execute one compaction order. Queue this job again if orders are left. Return the outcome.
 
-    Do nothing, and return "later", while an entry waits longer than `STALE_SECONDS` in the backlog:
+    Do nothing and return "later" while an entry waits longer than `STALE_SECONDS` in the backlog:
     drains come first.
     """
     writer = current()
@@ -197,7 +197,7 @@ def sweep_shards() -> int:
     records of the audit log, and delete what is left of erased vaults. No drain waits for a lock of
     this job.
 
-    A drain is lost when its writer dies, or when the number of shards changes.
+    A drain is lost if its writer dies, or if the number of shards changes.
     """
     writer = current()
     try:
@@ -227,7 +227,7 @@ def make_partitions() -> int:
 
 @_waiting_for_stores("no old readings are deleted")
 def enforce_retention() -> int:
-    """Delete readings older than the retention allows. Return the number of deleted segments."""
+    """Delete readings that are older than the retention. Return the number of deleted segments."""
     writer = current()
     days = writer.settings.retention_days
     deleted = retention.enforce(

@@ -34,12 +34,11 @@ _log = logging.getLogger(__name__)
 class DrainWorker(SimpleWorker):
     """The RQ worker of the only queue. After SIGTERM it finishes the current job and stops.
 
-    The worker forks no process for a job, because a drain takes milliseconds and reuses open
-    connections.
+    It forks no process for a job, because a drain takes milliseconds and reuses open connections.
 
-    The worker ignores RQ's control data in Redis: commands (`shutdown`, `stop-job`), suspension,
-    groups, rate limits, retries and dependent jobs. The writer uses none of them, and a program
-    with write access to Redis could stop all writers with them.
+    It ignores RQ's control data in Redis: commands (`shutdown`, `stop-job`), suspension, groups,
+    rate limits, retries and dependent jobs. The writer uses none of these, and with them, a program
+    with write access to Redis could stop all writers.
     """
 
     log_result_lifespan = False
@@ -49,7 +48,7 @@ class DrainWorker(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Longest blocking wait for a job, in seconds. It is short, to notice a lost Redis soon."""
+        """Longest blocking wait for a job, in seconds. Short, to notice the loss of Redis soon."""
         return 4
 
     @property
@@ -60,10 +59,11 @@ class DrainWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> "tuple[Job, Queue] | None":
-        """Take a job, and return the job and its queue. Return None if no job comes in time.
+        """Return the next job and its queue; None if no job comes in time.
 
-        If Redis belongs to another installation, or if this can't be decided, raise
-        `StopRequested`, which ends RQ's loop.
+        Raises:
+            StopRequested: Redis belongs to another installation, or this can't be decided. RQ's
+                loop ends.
         """
         try:
             self.watch.require_ownership()
@@ -88,8 +88,8 @@ class DrainWorker(SimpleWorker):
     def clean_registries(self) -> None:
         """Remove dead workers and their executions from Redis. The sweep queues their jobs again.
 
-        RQ's own cleanup would also queue dependent jobs. RQ would load them as `rq.job.Job`, which
-        trusts the content of their hashes.
+        RQ's own cleanup would also queue dependent jobs, which RQ would load as `rq.job.Job`: this
+        class trusts the content of their hashes.
         """
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)
@@ -103,13 +103,13 @@ class DrainWorker(SimpleWorker):
             _log.warning("a writer died while it ran the job %.80r", execution)
         with self.connection.pipeline() as pipeline:
             pipeline.zremrangebyscore(registry, 0, now)
-            # Jobs that a dead writer took from the queue but did not start. A job that a live
-            # writer is about to start may be removed too: the job still runs.
+            # Removes jobs that a dead writer took from the queue but did not start. A job that a
+            # live writer is about to start may be removed, too: the job runs nevertheless.
             pipeline.delete(queue.intermediate_queue_key)
             pipeline.execute()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Log why a job failed: in one line if Redis can't serve, else with a traceback."""
+        """Log why a job failed: in one line if Redis can't serve, otherwise with a traceback."""
         error = exc_info[1]
         if isinstance(error, RedisError) and state_of(error) is not None:
             report(_log, "the writer waits for Redis", error)
@@ -123,7 +123,7 @@ class DrainWorker(SimpleWorker):
 
 
 class _RedisStates(logging.Filter):
-    """A log filter: while Redis can't serve, one line replaces the tracebacks that RQ logs."""
+    """A log filter: while Redis can't serve, one line replaces RQ's tracebacks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return False if `record` reports that Redis can't serve, and log one line instead."""
@@ -172,8 +172,8 @@ def work(writer: Writer) -> None:
 def _hand_over(writer: Writer) -> None:
     """Queue the drains of all shards with waiting entries, for the other writers.
 
-    When RQ shuts down, it drops a job that it has taken from the queue and not started. Without
-    this function, only the sweep would queue that job again, up to 3 s later.
+    When RQ shuts down, it drops a job that it has taken from the queue and not started. The sweep
+    would queue this job again up to 3 s later.
     """
     try:
         writer.watch.require_ownership()
@@ -220,7 +220,7 @@ def _drain_directly(writer: Writer) -> None:
 
 @contextmanager
 def _like_a_job(writer: Writer) -> Iterator[None]:
-    """Give the `with` block the time limit of a job. Log its error, and do not raise it."""
+    """Give the `with` block the time limit of a job. Log its error instead of raising it."""
     try:
         with DrainWorker.death_penalty_class(jobs.TIMEOUT_SECONDS, JobTimeoutException):
             yield

@@ -1,7 +1,7 @@
 """The migrations: they bring the database's schema to the version that this code knows.
 
-Each revision is one file of SQL. The table `alembic_version` holds the revision of the database.
-Version 0.1 ran such files with Alembic (docs/adr/0019-migrations-without-alembic.md).
+Each revision is one SQL file. The table `alembic_version` holds the revision of the database,
+because version 0.1 ran such files with Alembic (docs/adr/0019-migrations-without-alembic.md).
 """
 
 import logging
@@ -29,8 +29,8 @@ _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
 """Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
 _PAUSE_SECONDS = 3.0
 LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the
-lock timeout: another transaction holds a table, and waits for one that the migration holds."""
+"""Errors of a migration that waited for a lock. If another transaction holds a table, and waits for
+a table that the migration holds, Postgres reports a deadlock after 1 s, before the lock timeout."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _PLANTED = _MIGRATIONS / "planted.sql"
@@ -44,14 +44,14 @@ _CREATE_REVISION = """
     )
 """
 
-# Restarts the waiting time of an upgrade from version 0.1, whose processes may run again after a
-# rollback.
+# Restarts the waiting time of an upgrade from version 0.1: after a rollback, its processes may run
+# again.
 _RESTART_UPGRADE = (
     "UPDATE vault_lookups SET changed_at = now() WHERE fast_lookups = 'created' RETURNING true"
 )
 
-# Not part of a revision: a database that stays at `OLDEST_REVISION` needs the id too, and processes
-# of earlier versions ignore the table.
+# Not part of a revision: a database that stays at `OLDEST_REVISION` needs the id, too. Processes of
+# earlier versions ignore the table.
 _MARK = """
     CREATE TABLE IF NOT EXISTS installation (
         only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -71,14 +71,14 @@ def migrate(
     and objects that an attacker with the writers' role may have left are logged. The first call
     creates the id of the installation.
 
-    A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, because processes
-    of version 0.1 work on this revision. Once they have had time to shut down, a writer does the
-    last step (`lookup_upgrade`). Each call of `migrate` restarts that time.
+    A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
+    of version 0.1 work. Once they have had time to shut down, a writer does the last step
+    (`lookup_upgrade`). Each call of `migrate` restarts that time.
 
-    If the schema is one revision newer than this code, it is not changed, because this code works
-    on it. So a rollback by one version is possible.
+    A schema that is one revision newer than this code is not changed, because this code works on
+    it. So a rollback by one version is possible.
 
-    If another migration runs, or another transaction, for example of pg_dump, locks a table that
+    While another migration runs, or another transaction (for example of pg_dump) locks a table that
     the migration changes, the migration is tried again for `wait` seconds.
 
     Raises:
@@ -104,7 +104,7 @@ def migrate(
 
 def _migrate(connection: Connection, revision: str | None, *, grant: bool) -> None:
     # While ALTER TABLE waits for a transaction that reads the table, all later statements on this
-    # table wait, too. So the migration gives up soon, and lets them pass before it tries again.
+    # table wait. So the migration gives up soon, and lets them pass before it tries again.
     connection.execute(_LOCK_LIMIT)
     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
     if _is_ahead(connection):
@@ -172,7 +172,7 @@ def _found(connection: Connection) -> int:
 
 
 def _is_ahead(connection: Connection) -> bool:
-    # Called with the lock held: a newer version may have migrated while this call waited.
+    # Called with the lock held, because a newer version may have migrated meanwhile.
     if _found(connection) <= int(SCHEMA_REVISION):
         return False
     check_schema(connection)

@@ -1,6 +1,6 @@
 """The shutdown flag of a writer process: SIGTERM sets it, and loops check it.
 
-This module imports little, because a writer installs the handlers before it imports anything else.
+This module imports little, because the writer installs its handlers before all other imports.
 """
 
 import signal
@@ -10,9 +10,10 @@ from queue import Empty, SimpleQueue
 class ShutdownFlag:
     """A flag that a signal handler sets and the main thread waits for.
 
-    Not a `threading.Event`: its lock is not reentrant, so `set` in a signal handler deadlocks if
-    the signal arrives while the main thread holds the lock in `wait`. `SimpleQueue.put` is
-    reentrant (https://docs.python.org/3/library/queue.html#simplequeue-objects).
+    `threading.Event` is no replacement: its lock is not reentrant, so `set` in a signal handler
+    deadlocks if the signal arrives while the main thread holds the lock in `wait`.
+    `SimpleQueue.put` is reentrant
+    (https://docs.python.org/3/library/queue.html#simplequeue-objects).
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ requested = ShutdownFlag()
 def install_signal_handlers() -> None:
     """Install handlers for SIGTERM and SIGINT that set the shutdown flag (`requested`).
 
-    RQ installs its own handlers while its loop runs. They set the flag too: see `DrainWorker`.
+    While RQ's loop runs, RQ's handlers are installed. They set the flag, too (`DrainWorker`).
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: requested.set())

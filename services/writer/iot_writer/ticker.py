@@ -67,15 +67,15 @@ class Ticker(threading.Thread):
         # A key of another type counts as a key without a time.
         (now, _), *queued = checked([b"" if is_wrong_type(each) else each for each in answers])
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
-            # A key expires at a point in time, so after Redis's clock was set back, the key lives
-            # too long. A job is therefore due if its key holds a time in the future, or no time,
-            # which only another program can have written.
+            # A key expires at a point in time, so it lives too long after Redis's clock was set
+            # back. So a job is also due if its key holds a time in the future, or no time: only
+            # another program can have written such a value.
             queued_at = parse_digits(at or b"")
             if queued_at is not None and queued_at <= now + 1:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=at is None):
                 if job == names.SWEEP_JOB:
-                    # Not in the job: RQ runs no job while a key of RQ is damaged.
+                    # Not a part of the job, because RQ runs no job while a key of RQ is damaged.
                     self._writer.repair_redis()
                 self._writer.backlog.enqueue_once([job])
 

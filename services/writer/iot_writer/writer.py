@@ -33,12 +33,13 @@ _log = logging.getLogger(__name__)
 
 
 class Writer:
-    """The parts of one process. Jobs share one connection to Postgres, which is opened again after
-    an error.
+    """The parts of one process.
+
+    Jobs share one connection to Postgres, which is opened again after an error.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `SettingsError` when a setting is wrong."""
+        """Raises `SettingsError` if a setting is wrong."""
         self.settings = settings
         url_parts(settings.postgres_url)  # fail at startup when the URL is invalid
         self.keys = WriterKeysFile(Path(settings.keyring_file))
@@ -85,9 +86,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:
-        """Yield two functions: one reports to Redis which encryption keys are loaded, one sends a
-        heartbeat.
-        """
+        """Yield two functions: one reports the loaded keys to Redis, one sends a heartbeat."""
         reported = self.redis, self.names, "writer", self.keys.current
         require_ownership, drained = self.watch.require_ownership, self._seconds_since_drains
         yield LoadedKeysReporter(*reported, require_ownership=require_ownership).report
@@ -100,10 +99,10 @@ class Writer:
         return {shard: now - at for shard, at in dict(self._drained_at).items()}
 
     def postgres(self) -> Connection:
-        """Return the connection to Postgres. Open it at the first call, and again if it is known to
-        be closed or broken.
+        """Return the connection to Postgres.
 
-        The connection is not tested. If it broke since its last use, the next statement fails.
+        It is opened at the first call, and again if it is known to be closed or broken. The
+        connection is not tested: if it broke since its last use, the next statement fails.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -122,7 +121,7 @@ class Writer:
         return self._connection
 
     def drop_postgres(self) -> None:
-        """Close the connection. To be called after an error that says that Postgres can't serve.
+        """Close the connection, after an error that says that Postgres can't serve.
 
         After a failover, the connected server may be a standby. The next connection resolves the
         name in the URL again and reaches the new primary.
@@ -132,8 +131,10 @@ class Writer:
             abandon(connection)
 
     def readiness(self) -> Readiness:
-        """Return the readiness check. It opens its own connections, because a drain may use the
-        connection of this object at the same time.
+        """Return the readiness check.
+
+        It opens its own connections, because a drain may use the writer's connection at the same
+        time.
         """
         return Readiness(
             self.watch,

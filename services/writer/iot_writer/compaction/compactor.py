@@ -1,7 +1,7 @@
 """Compactor: merges the small segments that an order names into fewer, larger segments.
 
-The order holds the chunk keys of these segments, and new chunk keys for the merged segments. The
-writer keeps none of these keys after the merge.
+The order has the chunk keys of these segments, and new chunk keys for the merged segments. The
+writer forgets all of these keys after the merge.
 """
 
 import logging
@@ -28,7 +28,8 @@ from iot_stores.postgres import Connection, transaction
 from .segment_merger import merge_segments
 
 CONTENT_BYTES = 16 * 2**20
-"""Maximum uncompressed bytes that an order merges. Bounds the memory of the writer and of reads."""
+"""Limit of the uncompressed bytes that an order merges. Bounds the memory of the writer and of
+reads."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class CompactionOutcome(StrEnum):
     DAMAGED = "damaged"
     """A segment could not be decrypted. It stays, and the others were merged."""
     GONE = "gone"
-    """Nothing was merged: a segment no longer exists, or merging would not save a segment."""
+    """Nothing was merged: a segment no longer exists, or the merge would not save a segment."""
     REFUSED = "refused"
     """The order could not be decrypted."""
     EMPTY = "empty"
@@ -57,10 +58,10 @@ class Compactor:
     def run(self, connection: Connection) -> tuple[CompactionOutcome, int]:
         """Execute the oldest order. Return its outcome, and the number of orders left.
 
-        One transaction replaces the small segments by merged ones, so a read sees either all
-        of the old or all of the new segments. All readings keep their ids and times. If the writer
-        is killed, no reading is lost or doubled, and an API process orders the merge again. A
-        segment that can't be decrypted stays as it is.
+        One transaction replaces the small segments by merged segments, so a read sees either all of
+        the old or all of the new segments. All readings keep their ids and times. If the writer is
+        killed, no reading is lost or doubled, and an API process orders the merge again. A segment
+        that can't be decrypted stays as it is.
 
         Raises:
             psycopg.Error: Postgres is away; the history is unchanged.
@@ -97,9 +98,11 @@ def _decrypt_all(
     """Decrypt the segments of an order, up to `CONTENT_BYTES` in total.
 
     Return the decrypted segments, their content, and the number of segments that can't be
-    decrypted. Return ([], [], 0) if a segment of the order no longer exists: a failover of Redis
-    may have brought back an order that was executed, and the order's keys for merged segments must
-    not be used twice. Also return ([], [], 0) if the vault was erased.
+    decrypted.
+
+    Return ([], [], 0) if a segment no longer exists: a failover of Redis may have brought back an
+    executed order, whose keys for merged segments must not be used twice. Return the same if the
+    vault was erased.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}
@@ -133,7 +136,7 @@ def _merge(
 ) -> list[SealedSegment]:
     """Merge `opened`, the content of the segments `old`. Return the merged segments, encrypted.
 
-    Return [] if the order has fewer keys for merged segments than there are merged segments.
+    Return [] if the order has fewer new keys than there are merged segments.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     pieces = list(merge_segments(opened))
@@ -143,8 +146,8 @@ def _merge(
         return []
     new = []
     for columns, target in zip(pieces, targets, strict=False):
-        # An API process of an older version sent an order with one key. Such a process can read
-        # only segments that share the key.
+        # An API process of an older version sent an order with one key. It can read only segments
+        # that share the key.
         bounds, content = encode_merged(columns, old[-1].bounds.shard, key_shared=order.one_key)
         payload = encrypt_segment(vault_id, target.salt, target.chunk_key, bounds, content)
         new.append(SealedSegment(vault_id, bounds, payload))

@@ -9,15 +9,15 @@ from iot_stores.months import DAY_MS
 
 MAX_READINGS = 8192
 """Maximum number of readings in a merged segment. A read that merges segments holds up to this many
-readings of each segment in memory."""
+readings of each in memory."""
 
 
 def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
     """Merge segments. Yield a segment for each day of receipt (UTC), or several for a large day.
 
     Readings are sorted by interrogator timestamp, then id. A day with more than `MAX_READINGS`
-    readings is cut into segments of equal size: none is so small that it would be merged again, and
-    their interrogator timestamps do not overlap.
+    readings is cut into segments of equal size: their interrogator timestamps do not overlap, and
+    none is so small that it would be merged again.
     """
     whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))

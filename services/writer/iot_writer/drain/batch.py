@@ -37,7 +37,7 @@ class Batch:
     opened: list[BatchEntry] = field(default_factory=list)
     """The entries to store, by time of receipt. Dead letters are left out."""
     progress: ShardProgress = field(default_factory=lambda: ShardProgress(None, 0))
-    """What Redis knew of the shard before the entries were read."""
+    """What Redis knew of the shard before its entries were read."""
     started_at: float = field(default_factory=time.monotonic)
 
     def sessions(self) -> set[ledger.SessionKey]:
@@ -45,10 +45,9 @@ class Batch:
         return {(self.shard, opened.session) for _, opened, _ in self.opened}
 
     def months(self) -> set[int]:
-        """Return the months in which the readings to store were received.
+        """Return the start (Unix ms) of each month in which the readings to store were received.
 
-        Each month is given by its start in Unix milliseconds. An entry with imported readings also
-        adds the month in which the entry itself arrived.
+        An entry with imported readings also adds the month in which it arrived itself.
         """
         if not self.opened:
             return set()
@@ -57,7 +56,7 @@ class Batch:
             for _, _, entry in self.opened
             if entry.readings.received
         }
-        # The entries are ordered by time of receipt, and nearly always all are of one month.
+        # The entries are ordered by time of receipt, and nearly always of one month.
         ends = {month_begin(self.opened[end].waiting.received) for end in (0, -1)}
         if len(ends) == 1:
             return ends | imported
@@ -91,8 +90,11 @@ class StoredBatch:
     """When the transaction was committed, by `time.monotonic`."""
 
     def removal(self, shards: int, *, kept: bool) -> Removal:
-        """Return what to remove from the stream. `shards`: the number of shards (`IOT_SHARDS`).
-        `kept`: whether the hot window has the segments."""
+        """Return what to remove from the stream.
+
+        `shards` is the number of shards (`IOT_SHARDS`), `kept` whether the hot window has the
+        segments.
+        """
         batch, after = self.batch, self.after
         vaults = {entry.vault_id for _, _, entry in batch.opened}
         is_moved = any(shard_of(vault_id, shards) != batch.shard for vault_id in vaults)
@@ -121,12 +123,12 @@ def build_batch(
     missing_vaults: set[uuid.UUID],
     erased_vaults: set[uuid.UUID],
 ) -> StoredBatch:
-    """Return what a drain must store for a batch. Nothing is written to Postgres yet.
+    """Return what a drain must store for a batch. This does not write to Postgres.
 
     `before` is the state of the shard in the ledger before this drain. `sessions` has the numbers
-    of stored entries; the numbers of the batch's new entries are added. An entry whose vault is
-    missing is held. An entry whose vault was erased is dropped, but the ledger counts it as stored,
-    so that clients do not wait for it.
+    of stored entries; the numbers of new entries are added. An entry whose vault is missing is
+    held. An entry whose vault was erased is dropped, but the ledger counts it as stored, so that
+    clients do not wait for it.
     """
     shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
     erased = {vault_id.bytes for vault_id in erased_vaults}
@@ -151,7 +153,7 @@ def build_batch(
         return StoredBatch(batch, before, before, [], repeated, [], 0)
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
     # A planted id beyond the year 9999 must not become the shard's position: ids rise within a
-    # stream, so all later positions would lie beyond that year too. Such ids are at the end of the
+    # stream, so all later positions would be beyond that year. Such ids are at the end of the
     # stream.
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
     # Imported readings may have later times of receipt than their entry.
@@ -166,9 +168,9 @@ def raise_next_ids(
 ) -> dict[int, Offset]:
     """Raise each shard's next reading id in `offsets` to the one in `progress`. Return `offsets`.
 
-    `offsets` comes from Postgres, `progress` from Redis. The next ids in Postgres are too low after
-    a restore, or after a failover to a replica without the newest transactions: new readings would
-    get ids of readings that clients have seen.
+    `offsets` comes from Postgres, `progress` from Redis. After a restore, or a failover to a
+    replica without the newest transactions, the next ids in Postgres are too low: new readings
+    would get ids of readings that clients have seen.
     """
     for shard, offset in offsets.items():
         position, next_id = progress[shard].position, progress[shard].next_id

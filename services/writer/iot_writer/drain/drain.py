@@ -9,14 +9,14 @@ A drain has four steps:
 3. Add the segments to the hot window.
 4. Remove the entries from their streams.
 
-If the writer is killed before step 4, the entries are still in the stream, and the next drain of
-the shard, by any writer, finishes the work. If the writer is killed before the commit of step 2,
-nothing is stored yet. After the commit, the next drain finds the entries in the ledger and does not
-store them again; it moves the start of the hot window's cover past segments that step 3 missed.
+A writer that is killed before step 4 leaves the entries in the stream, and the next drain of the
+shard, by any writer, finishes the work. Before the commit of step 2, nothing is stored yet. After
+the commit, the next drain finds the entries in the ledger and does not store them again; it moves
+the start of the hot window's cover past segments that step 3 missed.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
 wait of clients that sent `ack=stored`. And it records in Redis how far the shard is drained: reads
-use the hot window only if the window's cover reaches this position, so step 3 must come first.
+use the hot window only if its cover reaches this position, so step 3 must come first.
 """
 
 import logging
@@ -56,11 +56,11 @@ DRAIN_BYTES = 4 * 2**20
 DRAIN_CONTENT_BYTES = 16 * 2**20
 """Approximate maximum of a drain's entries, in decompressed bytes. Bounds the writer's memory."""
 HOT_WINDOW_PAUSE_SECONDS = 10.0
-"""Pause after an error of a hot window that has its own Redis. A Redis that does not answer costs a
-timeout of seconds each time, while the backlog grows."""
+"""Pause after an error of a hot window that has its own Redis. Each attempt may take a timeout of
+seconds, in which the backlog grows."""
 MANY_MISSING = 1000
-"""Number of missing entry numbers from which a session should end: each drain reads and writes all
-of these numbers."""
+"""Number of missing entry numbers from which a session should end, because each drain reads and
+writes all of them."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 
@@ -139,10 +139,9 @@ class Drain:
         """Store the oldest entries of shards, in one transaction. Return how the drain ended.
 
         Reads shard after shard until there is enough for one drain, and queues the drains of the
-        remaining shards again. Skips shards that another writer drains.
-
-        A bad entry does not stop the others: an entry that can't be opened, or that Postgres
-        refuses, becomes a dead letter. An entry whose vault Postgres lacks is held.
+        remaining shards again. Skips shards that another writer drains. An entry that can't be
+        opened, or that Postgres refuses, becomes a dead letter. An entry whose vault Postgres lacks
+        is held.
 
         Raises:
             psycopg.Error, RedisError: a store can't serve; entries that are not stored still wait.
@@ -152,7 +151,7 @@ class Drain:
         batches, untouched = self._take(connection, shards)
         phases.end("read and open entries")
         if untouched:
-            # Before anything is stored: another writer may be idle.
+            # Before the batches are stored, because another writer may be idle.
             self._backlog.enqueue_once([names.drain_job(shard) for shard in untouched])
         result = DrainResult({batch.shard: DrainOutcome.EMPTY for batch in batches})
         batches = [batch for batch in batches if batch.taken]
@@ -228,8 +227,8 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
-            # Released entries have kept their time of receipt, and may be older than the entries
-            # before them in the stream.
+            # Released entries keep their time of receipt, and may be older than the entries before
+            # them in the stream.
             batch.opened.sort(key=lambda entry: entry.waiting.received)
         for batch in batches:
             self._set_aside_forgotten(connection, batch)
@@ -295,8 +294,8 @@ class Drain:
         Skips shards that other writers have locked. `commit=False` only tries, and rolls back.
         """
         wanted = {batch.shard for batch in batches}
-        # The rows of shards and the partitions are created before the transaction. Within it, other
-        # writers that create the same rows or partitions would wait for its end.
+        # Create the rows of shards and the partitions before the transaction. Within it, other
+        # writers that create the same would wait for its end.
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         months = set().union(*(batch.months() for batch in batches))
@@ -317,11 +316,12 @@ class Drain:
     ) -> list[StoredBatch]:
         """Store batches, whose readings were all received in `months`.
 
-        Raises `MissingPartitionError`: a month is new, or retention has dropped its partition.
+        Raises:
+            MissingPartitionError: a month is new, or retention has dropped its partition.
         """
         partitions = [partition_name(month) for month in months]
         # Redis was read before Postgres: if another writer drains a shard in between, Postgres is
-        # ahead of Redis. In the other order, Postgres would look as if it had lost that drain.
+        # ahead of Redis. In the other order, Postgres would seem to have lost this drain.
         progress = {batch.shard: batch.progress for batch in batches}
         with rolled_back_if_open(connection):
             with timed_postgres("ledger"):
@@ -335,7 +335,7 @@ class Drain:
                 )
                 erased_vaults = erased_among(connection, locked.missing_vaults)
             offsets = raise_next_ids(locked.offsets, progress)
-            # Missing rows are created by the next drain, for example after a restore from backup.
+            # The next drain creates missing rows, for example after a restore from backup.
             self._created = self._created - progress.keys() | offsets.keys()
             stored_batches = [
                 build_batch(
@@ -396,11 +396,11 @@ class Drain:
         )
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> bool:
-        """Add the stored segments to the hot window, and return whether this was done. An error of
-        its Redis is logged, not raised.
+        """Add the stored segments to the hot window, and return whether this was done.
 
-        The drain goes on, because the entries must be removed to make room in a full backlog or a
-        full Redis. Reads use Postgres until a later drain writes to the hot window.
+        An error of its Redis is only logged, because the drain must remove the entries, to make
+        room in a full backlog or a full Redis. Reads use Postgres until a later drain writes to the
+        hot window.
         """
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
@@ -438,7 +438,7 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
 def _refuse_impossible_imports(received: Sequence[int]) -> None:
     """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
 
-    All readings of an entry go into one segment, so retention deletes them at the same time.
+    All readings of an entry go into one segment, which retention deletes as a whole.
     """
     first, last = min(received), max(received)
     if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:

@@ -28,7 +28,7 @@ timed_postgres = partial(_timed, "iot_drain_postgres_seconds")
 def count_stored(stored: StoredBatch) -> None:
     """Count a stored batch in the metrics.
 
-    Call this right after the batch's stream was trimmed. From then on, all reads find the readings
+    Call this right after the batch's stream was trimmed: from then on, all reads find the readings
     of the batch, so the time in `iot_readable_after_seconds` ends here.
     """
     sizes = [len(segment.payload) for segment in stored.segments]
@@ -53,7 +53,7 @@ def count_stored(stored: StoredBatch) -> None:
 def _observe_age(name: str, stored: StoredBatch, now: float) -> None:
     """Observe in the metric `name` how old the batch's oldest entry is at `now` (`time.monotonic`).
 
-    If the PUT of this entry was traced, the exemplar holds the id of the trace.
+    If the PUT of this entry was traced, the exemplar has the trace's id.
     """
     first = stored.batch.taken[0]
     age = (first.read_at - first.received) / 1000 + now - stored.batch.started_at

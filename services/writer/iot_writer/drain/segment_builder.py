@@ -49,8 +49,8 @@ def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
     vaults: dict[bytes | tuple[bytes, int], list[Arrival]] = {}
     for arrival in arrivals:
         entry = arrival.entry
-        # An entry without readings must not become a segment: a segment without bounds can't be
-        # encoded, and the error would stop the drains of the shard for good.
+        # An entry without readings must not become a segment: it would have no bounds, and the
+        # error would stop the drains of the shard for good.
         if entry.readings.relative:
             key: bytes | tuple[bytes, int] = entry.vault_id
             if entry.readings.received is not None:  # imported: all of one day

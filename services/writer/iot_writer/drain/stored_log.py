@@ -1,4 +1,4 @@
-"""The log of stored segments (`IOT_LOG_REQUESTS=1`): it tells in which segment an entry is."""
+"""The log of stored segments (`IOT_LOG_REQUESTS=1`): in which segment each entry is."""
 
 import logging
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from .batch import StoredBatch
 def trace_stored(stored: StoredBatch, phases: Sequence[Phase]) -> None:
     """Record the phases of the drain in the trace of each entry whose PUT was traced.
 
-    The attribute `iot.stored` tells whether this drain has stored the entry. If not, the entry is
+    The attribute `iot.stored` says whether this drain has stored the entry. If not, the entry is
     held, an earlier drain has stored it, or it was dropped because its vault was erased.
     """
     shard = stored.batch.shard

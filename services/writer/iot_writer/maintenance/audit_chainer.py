@@ -70,8 +70,8 @@ class AuditChainer:
         return chained
 
     def _publish(self, connection: Connection) -> None:
-        # The published head is read before the chain is searched for it: another writer may extend
-        # the chain and publish a newer head meanwhile.
+        # Read the published head before the chain is searched for it, because another writer may
+        # publish a newer head meanwhile.
         published, readable = self._read_published()
         # A head that the database lacks stays published, so that `audit verify` detects the loss.
         lost = not readable or (published is not None and not has_link(connection, published))
@@ -87,7 +87,7 @@ class AuditChainer:
     def _read_published(self) -> tuple[AuditHead | None, bool]:
         """Return the head that is published in Redis, and whether the value in Redis is valid.
 
-        (None, True): no head is published. (None, False): the value in Redis is not a head.
+        Return (None, True) if no head is published.
         """
         try:
             return self._published.read(), True

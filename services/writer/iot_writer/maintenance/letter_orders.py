@@ -28,9 +28,9 @@ class LetterOrders:
     """Carries out the orders, one letter at a time.
 
     Each order has four steps: replay the letter if ordered, add a record to the audit log, delete
-    the letter, delete the order. Each step can be repeated, so a writer may be killed at any
-    point: the ledger recognizes a second copy of a replayed entry, and the audit log may have the
-    record twice.
+    the letter, delete the order. Each step can be repeated, so a writer may be killed at any point:
+    the ledger recognises a second copy of a replayed entry, and the audit log may have the record
+    twice.
     """
 
     def __init__(

@@ -18,8 +18,7 @@ _log = logging.getLogger(__name__)
 class OutdatedCovers:
     """The covers that are not valid any more (`HotWindow.outdated`).
 
-    The next drain of a shard begins a new cover. This class begins new covers for shards that have
-    no new entries.
+    The next drain of a shard begins a new cover. This class does so for shards without new entries.
     """
 
     def __init__(

@@ -25,8 +25,8 @@ _LOCK_MONTH: LiteralString = "LOCK TABLE ONLY {table} IN SHARE MODE"
 _COUNT: LiteralString = "SELECT count(*) FROM {table}"
 _LOCK_ALL: LiteralString = "LOCK TABLE ONLY segments, {table}"
 _DROP: LiteralString = "DROP TABLE {table}"
-# `+ 0` makes the planner use the index over `received_min`, which is a few kB. Otherwise it scans
-# the whole index over vaults and `received_max`.
+# `+ 0` makes the planner use the index over `received_min`, which is a few kB. Without it, the
+# planner scans the whole index over vaults and `received_max`.
 _DELETE: LiteralString = """
     DELETE FROM ONLY {table} WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM ONLY {table}
@@ -38,9 +38,9 @@ _DELETE: LiteralString = """
 def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: int) -> int:
     """Delete segments whose readings were all received more than `days` days ago.
 
-    With 0 days, no segment is ever deleted. Return how many segments were deleted. Each transaction
-    records its deletions in the audit log, so the call may be interrupted and repeated. Also make
-    the ledger forget idle sessions, whatever `days` is.
+    Return their number. With 0 days, no segment is ever deleted. Each transaction records its
+    deletions in the audit log, so the call may be interrupted and repeated. For any `days`, the
+    ledger forgets idle sessions.
 
     `redis_now` is the time in Unix milliseconds by Redis's clock. The earliest of the clocks of
     Redis, Postgres and this process counts, so a clock that is ahead deletes nothing early.
@@ -68,9 +68,8 @@ Account = Callable[[int], None]
 def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
     """Drop the partitions of months that ended before `cutoff`. Return how many segments they had.
 
-    Stops at a partition that is being read, because waiting for its lock would block all other
-    reads. `_delete_rows` then deletes the rows, and a later call drops the partition. `account`
-    records the deleted segments in the audit log.
+    Stops at a partition that is being read, because the wait for its lock would block all other
+    reads. `_delete_rows` then deletes the rows, and a later call drops the partition.
     """
     deleted = 0
     for begin in partition_begins(connection):

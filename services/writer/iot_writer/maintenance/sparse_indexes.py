@@ -1,9 +1,8 @@
 """Rebuilds indexes that compaction has left sparse.
 
-Compaction replaces hundreds of small segments by one. The index page that held all their entries
-then holds one entry, and Postgres frees empty pages only. REINDEX CONCURRENTLY blocks neither
-drains nor reads, but waits for the end of all running reads. It therefore runs in a thread, on a
-connection of its own.
+Compaction replaces hundreds of small segments by one. An index page then keeps one of hundreds of
+entries, and Postgres frees only empty pages. REINDEX CONCURRENTLY blocks neither drains nor reads,
+but waits for the end of all running reads, so it runs in a thread with its own connection.
 """
 
 import logging
@@ -20,7 +19,7 @@ SPARSE_FROM_BYTES = 2**20
 ENTRY_BYTES = 64
 """Largest size of an entry in a new index, in bytes."""
 SPARSE_RATIO = 4
-"""An index is sparse when it is this many times as large as a new one."""
+"""An index is sparse if it is this many times as large as a new one."""
 
 _SPARSE = """
     SELECT indexes.oid::regclass::text

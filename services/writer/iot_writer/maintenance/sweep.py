@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 def sweep(backlog: Backlog) -> int:
-    """Queue a drain for each shard with an entry older than `STALE_SECONDS`.
+    """Queue a drain for each shard with an entry older than `STALE_SECONDS`; return their number.
 
-    Return the number of queued drains. An old entry suggests that a drain was lost, for example
-    because its writer died. A needless drain is harmless: it finds the shard empty or locked.
+    An old entry suggests that a drain was lost, for example because its writer died. A needless
+    drain is harmless: it finds the shard empty or locked.
     """
     # An age is negative if Redis's clock was set back: the entry may be stale.
     stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]
@@ -38,8 +38,8 @@ def sweep(backlog: Backlog) -> int:
 def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) -> None:
     """Repair what another program has damaged in Redis.
 
-    Recount the counters of the backlog if one of them is damaged. Delete the keys that hold a value
-    of another type. If another process deletes a key during the call, the next call repairs it.
+    If a counter of the backlog is damaged, recount the counters. Delete keys that hold a value of
+    another type. If another process deletes a key during the call, the next call repairs it.
     """
     try:
         damaged = counters.recount()

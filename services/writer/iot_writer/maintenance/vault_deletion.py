@@ -36,10 +36,8 @@ _log = logging.getLogger(__name__)
 class VaultDeletion:
     """Deletes the data of each erased vault twice.
 
-    The first deletion runs at once. A slow process may add data after it, so a second deletion runs
-    when no process can add data any more.
-
-    Both deletions can be repeated, so a writer may be killed at any point.
+    The first deletion runs at once. A slow process may add data after it, so the second runs when
+    no process can add data any more. Both can be repeated, so a writer may be killed at any point.
     """
 
     def __init__(self, hot_window: HotWindow, dead_letters: DeadLetters, opener: Opener) -> None:
@@ -60,7 +58,7 @@ class VaultDeletion:
         for erasure in due:
             if not self._delete_segments(connection, erasure.vault_id, until):
                 return True
-        # After all segments are deleted: the hot window's Redis may be away.
+        # After the segments, because the hot window's Redis may be away.
         for erasure in due:
             self._hot_window.forget(erasure.vault_id)
         self._drop_dead_letters({erasure.vault_id for erasure in due})

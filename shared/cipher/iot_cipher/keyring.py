@@ -139,7 +139,7 @@ def parse_keyring(text: str) -> Keyring:
     if both := set(masters) & set(retired):
         raise SettingsError(
             f"the keyring has the id {min(both)} both under keys and under retired: if the key was "
-            "restored, remove its entry under retired"
+            "restored, remove the id under retired"
         )
     return Keyring(primary, masters, _key_bytes("pepper", pepper), retired)
 

@@ -143,8 +143,9 @@ class ConnectionPool:
             raise _no_response(error) from error
 
     def open_stream(self, request: Request, timeout: float) -> Stream:
-        """Send a request on a new connection, without retries. Return a response of status 200 when
-        its headers have arrived, and any other response when it is complete.
+        """Send a request on a new connection, without retries. Return the response.
+
+        With status 200, return it when its headers have arrived, else when it is complete.
 
         Raises:
             NoResponseError: the connection failed earlier.

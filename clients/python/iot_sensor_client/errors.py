@@ -55,8 +55,8 @@ class RetryableError(ClientError):
 
 
 class NoResponseError(RetryableError, OSError):
-    """A request without a complete response. Unless `sent` is False, the service may have
-    processed the request.
+    """A request without a complete response. If `sent` is True, the service may have processed the
+    request.
 
     An `OSError`, like the errors of sockets and of `urllib`.
     """

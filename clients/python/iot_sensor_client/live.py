@@ -204,8 +204,11 @@ class LiveFollower:
                 self._wait(error)
 
     def _wait_for_vault(self) -> None:
-        """Wait before the next attempt, because no vault has the password yet: first 1 s, then
-        twice as long each time. Each attempt costs the service a scrypt, and counts as a guess."""
+        """Wait before the next attempt, because no vault has the password yet.
+
+        Wait 1 s first, then twice as long each time: each attempt costs the service a scrypt, and
+        counts as a guess.
+        """
         if not self._waits_for_vault:
             self._waits_for_vault = True
             _log.warning("no vault has this password: follow waits for its first reading")

@@ -69,8 +69,10 @@ class KeyNames:
 
     @property
     def unused_stream(self) -> str:
-        """A stream that never exists. Readiness checks use it to try whether Redis accepts XADD
-        (with NOMKSTREAM) and XTRIM: these commands do not create the stream.
+        """A stream that never exists.
+
+        Readiness checks use it to try whether Redis accepts XADD (with NOMKSTREAM) and XTRIM: these
+        commands do not create the stream.
         """
         return f"{self.prefix}iot:ingest:unused"
 

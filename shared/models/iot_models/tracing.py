@@ -88,8 +88,9 @@ class Phases:
 
 
 def start(service: str, processor: "SpanProcessor | None" = None) -> None:
-    """Start tracing in this process. Call it after a fork, not before: the thread that sends
-    the spans would not exist in the child.
+    """Start tracing in this process.
+
+    Call it after a fork, not before: the thread that sends spans would not exist in the child.
 
     `service` names the process, unless OTEL_SERVICE_NAME does. `processor` replaces the OTLP
     exporter.

@@ -40,10 +40,10 @@ _SELECT = """
 
 
 class AuditLog:
-    """The records of the audit log. A record is one line of text: an event as JSON, or a sentence
-    that an earlier version stored.
+    """The records of the audit log.
 
-    No record contains a password, a token or a reading.
+    A record is one line of text: an event as JSON, or a sentence that an earlier version stored. No
+    record contains a password, a token or a reading.
     """
 
     def __init__(self, keys: Callable[[], AuditKeys]) -> None:

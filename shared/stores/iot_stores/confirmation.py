@@ -13,8 +13,10 @@ WAIT_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Which replicas and disks must have entries before a drain stores them, and with `of_appends`
-    also before an append returns."""
+    """Which replicas and disks must have entries before a drain stores the entries.
+
+    With `of_appends`, they must have the entries even before an append returns.
+    """
 
     replicas: int = 0
     """Number of replicas that must have the entries."""

@@ -131,9 +131,9 @@ class Cover:
 class RecentSegments:
     """The latest segments of vaults, and the covers of shards, read before and after the segments.
 
-    A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if the
-    shard has both covers, no drain is skipped. If `bounds` has segments of a drain, it also has the
-    segments of all earlier drains within the two covers.
+    In one step, a writer adds a drain's segments of a shard and updates the shard's cover. So for a
+    shard in both `before` and `after`, no drain is skipped: with the segments of a drain, `bounds`
+    also has those of all earlier drains within the two covers.
     """
 
     before: Mapping[int, Cover]
@@ -164,10 +164,10 @@ class HotWindow:
         self._write = load_script(client, "hot_window_write.lua")
 
     def write(self, drains: Sequence[DrainedShard]) -> bool:
-        """Add the segments of a drain to the window, and update the covers of its shards. Return
-        False, and do nothing, if no segments are kept or this Redis may not be used.
+        """Add the segments of a drain to the window, and update the covers of its shards.
 
         Must be called after each drain, with all of its shards, also those without new segments.
+        Return False, and do nothing, if no segments are kept or this Redis may not be used.
 
         - A cover that ends where the drain began (`DrainedShard.before`) is extended, unless
           `seconds` was changed, or Redis was restarted or failed over.

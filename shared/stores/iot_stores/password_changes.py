@@ -62,8 +62,10 @@ class PasswordChanges:
         self._announce(change, old_lookups)
 
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change of password again after it was made, because a failover of Redis may
-        have lost the first announcement. Stop hiding the vault's record under the new lookup.
+        """Announce a change of password again, after it was made.
+
+        A failover of Redis may have lost the first announcement. From now on, the vault's record
+        under the new lookup is not hidden.
 
         Raises:
             RedisError: Redis can't serve.

@@ -51,8 +51,11 @@ class _RenewingPool(ConnectionPool):
     _renewed_at = 0.0
 
     def make_connection(self) -> Any:
-        """Return a new connection. If the server later answers over it that the server can't serve,
-        all connections of the pool are closed (`renew`)."""
+        """Return a new connection.
+
+        If the server answers later that it can't serve, all connections of the pool are closed
+        (`renew`).
+        """
         connection: Any = super().make_connection()
         # A weak reference: a cycle would leave the sockets to the garbage collector.
         pool = weakref.ref(self)

@@ -335,8 +335,10 @@ def _is_loading(info: dict[str, Any]) -> bool:
 
 
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
-    """Return (whether Redis evicts keys, unsafe settings, settings that Redis does not report). The
-    last two are texts, empty if there are no such settings."""
+    """Return (whether Redis evicts keys, unsafe settings, settings that Redis does not report).
+
+    The settings are texts for people, empty if there are none.
+    """
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
     evicts = policy not in {None, "noeviction"}

@@ -162,7 +162,7 @@ class VaultRecords:
                 return record
             return _find(connection, [record.lookup]).record or record
 
-        with _recognizing_changed_policy():
+        with _translating_refusals():
             return self._pool.run_idempotent(insert)
 
     def restore(self, record: VaultRecord) -> VaultRecord:
@@ -186,7 +186,7 @@ class VaultRecords:
             RedisError: another vault has the password, and `record` could not be kept in Redis.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
-        with _recognizing_changed_policy():
+        with _translating_refusals():
             stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
         if stored.vault_id != record.vault_id:
             self._client.set(
@@ -265,7 +265,7 @@ class VaultRecords:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
-        with _recognizing_changed_policy(), self._pool.connection() as connection:
+        with _translating_refusals(), self._pool.connection() as connection:
             replaced = connection.execute(REPLACE, values).rowcount > 0
         if replaced and self._overwrite(new):
             self._expire_old_record(old, new)
@@ -273,10 +273,10 @@ class VaultRecords:
         return replaced
 
     def change_password(self, old: VaultRecord, new: VaultRecord, event: AuditEvent) -> bool:
-        """Replace the record of a vault by one under another password, and store `event` in the
-        audit log, in one transaction.
+        """Replace the record of a vault by one under another password.
 
-        Return False if Postgres does not have the old record. Redis is not changed.
+        Add `event` to the audit log in the same transaction. Return False if Postgres does not have
+        the old record. Redis is not changed.
 
         Raises:
             LookupTakenError: another vault has the new lookup.
@@ -294,7 +294,7 @@ class VaultRecords:
             return stored is not None and stored.wrapped_key == new.wrapped_key
 
         try:
-            with _recognizing_changed_policy():
+            with _translating_refusals():
                 return self._pool.run_idempotent(change)
         except psycopg.errors.UniqueViolation:
             raise LookupTakenError from None
@@ -387,9 +387,11 @@ class VaultRecords:
 
 
 @contextmanager
-def _recognizing_changed_policy() -> Iterator[None]:
-    """Raise `PolicyChangedError` if the trigger `check_new_vault` refused a vault, and
-    `VaultErasedError` if the trigger `refuse_erased_vault` did."""
+def _translating_refusals() -> Iterator[None]:
+    """Turn the error of a trigger that refused a vault into an exception of its own.
+
+    `check_new_vault`: `PolicyChangedError`. `refuse_erased_vault`: `VaultErasedError`.
+    """
     try:
         yield
     except psycopg.errors.CannotConnectNow as error:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,31 @@ def test_methods_that_documents_name_exist() -> None:
         if name in classes and not re.search(rf"\b{member}\b", classes[name])
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("pattern", DOCUMENTS)
+def test_lists_come_out_as_lists_on_the_web_site(pattern: str) -> None:
+    """python-markdown needs four spaces for what belongs to a list item, and a blank line before
+    a list; GitHub needs neither."""
+    found = {
+        str(path.relative_to(ROOT)): faults
+        for path in sorted(ROOT.glob(pattern))
+        if (faults := list(_list_faults(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}
+
+
+def _list_faults(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", re.sub(r"(?ms)^ *```.*?^ *```$", "", text)):
+        lines = [line for line in block.splitlines() if not re.match(r"#+ |\s*$", line)]
+        for number, line in enumerate(lines):
+            indent = len(line) - len(line.lstrip(" "))
+            is_item = bool(re.match(r" *(- |1\. )", line))
+            if 0 < indent < 4 and (number == 0 or is_item or line.lstrip().startswith("|")):
+                yield f"indent with four spaces: {line}"
+            if number and is_item and not re.match(r" *(- |\d+\. )", lines[0]):
+                yield f"a blank line is missing before the list: {line}"
+            if number and indent < 4 and lines[0].startswith("    "):
+                yield f"indent with four spaces, or put a blank line before: {line}"
+            if number and re.match(r" *<!-- .* -->.", line):
+                yield f"a comment at the start of a line ends the paragraph: {line}"

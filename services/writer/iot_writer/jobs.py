@@ -193,7 +193,7 @@ def compact() -> str:
 def sweep_shards() -> int:
     """Queue lost drains, and return their number. Release held entries whose vaults are back.
 
-    Also queue `compact` if compaction orders wait, carry out orders for dead letters, chain the new
+    Also queue `compact` if compaction orders wait, carry out orders for dead letters, chain new
     records of the audit log, and delete what is left of erased vaults. No drain waits for a lock of
     this job.
 
@@ -278,7 +278,7 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
 class KnownJob(Job):
     """A job of this module, built from its id. Only the status is read from the job's hash.
 
-    RQ's own class would import the callbacks and send the webhooks that a hash names, so a program
+    RQ's own class would import the callbacks and send the webhooks that a hash names. So a program
     with write access to Redis could run code in the writers.
     """
 

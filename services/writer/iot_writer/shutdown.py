@@ -10,10 +10,9 @@ from queue import Empty, SimpleQueue
 class ShutdownFlag:
     """A flag that a signal handler sets and the main thread waits for.
 
-    `threading.Event` is no replacement: its lock is not reentrant, so `set` in a signal handler
-    deadlocks if the signal arrives while the main thread holds the lock in `wait`.
-    `SimpleQueue.put` is reentrant
-    (https://docs.python.org/3/library/queue.html#simplequeue-objects).
+    `threading.Event` would not do: its lock is not reentrant. `set` in a signal handler deadlocks
+    if the signal arrives while the main thread holds the lock in `wait`. `SimpleQueue.put` is
+    reentrant (https://docs.python.org/3/library/queue.html#simplequeue-objects).
     """
 
     def __init__(self) -> None:

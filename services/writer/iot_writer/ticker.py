@@ -68,7 +68,7 @@ class Ticker(threading.Thread):
         (now, _), *queued = checked([b"" if is_wrong_type(each) else each for each in answers])
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
             # A key expires at a point in time, so it lives too long after Redis's clock was set
-            # back. So a job is also due if its key holds a time in the future, or no time: only
+            # back. So a job is also due if its key holds a time in the future, or no time. Only
             # another program can have written such a value.
             queued_at = parse_digits(at or b"")
             if queued_at is not None and queued_at <= now + 1:

@@ -137,7 +137,7 @@ class StandIns:
     def holds(self, string: str) -> bool:
         """Return whether a decoded string contains the prefix.
 
-        It then contains stand-ins, or its sender wrote the prefix with an escape.
+        Such a string contains stand-ins, or its sender wrote the prefix with an escape.
         """
         return self.prefix.decode() in string
 
@@ -170,7 +170,7 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return random parts of a body. Counting originals in them is faster than in the whole body.
+    """Return random parts of a body, in which originals are counted faster than in the whole body.
 
     The parts are random, so that a sender can't keep frequent originals out of them.
     """

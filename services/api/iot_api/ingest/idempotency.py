@@ -2,11 +2,11 @@
 
 A request is remembered by its Idempotency-Key and its vaults. So clients with different passwords
 may use the same Idempotency-Key, and do not learn of each other. The fingerprint covers the
-readings as they are stored, not the bytes of the body: a client may repeat a request with another
-compression, as NDJSON, or with its members in another order.
+readings as they are stored, not the bytes of the body. So a client may repeat a request with
+another compression, as NDJSON, or with its members in another order.
 
-The fingerprint has an HMAC for each vault, under the vault's data key: a copy of Redis, even
-together with the keyring, does not suffice to test a guess of a reading.
+The fingerprint has an HMAC for each vault, under the vault's data key. So a guess of a reading
+can't be tested with a copy of Redis, even together with the keyring.
 """
 
 import base64

@@ -132,8 +132,8 @@ class Intake:
 
         `proven` holds the cache keys of the passwords under which earlier requests of the
         connection stored readings. If this request is accepted, the keys of its passwords are
-        added. The guess limit does not apply to proven passwords: the client learns nothing new,
-        and a device can send while another client at its address guesses passwords.
+        added. The guess limit does not apply to proven passwords, because the client learns nothing
+        new. So a device can send while another client at its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, a
         request with the same readings appends nothing and returns the earlier result. If a password
@@ -146,7 +146,7 @@ class Intake:
                 for a scrypt. Or too many vaults of this request are not open.
             UnavailableError: nothing was appended: the backlog is full, too many requests are
                 remembered, or Redis is not safe to use. Or the readings were appended, but too few
-                replicas or disks confirmed them in time; then they may still be stored.
+                replicas or disks confirmed them in time; they may be stored nevertheless.
             RedisError, psycopg.Error: a store is unavailable. If the connection to Redis broke
                 after the readings were sent, they may have been appended; then they are stored
                 once.
@@ -254,8 +254,9 @@ class Intake:
         """Return the vaults of a request, and the guess limits that the append must check.
 
         If all vaults are open and the client has used all of them before, the script that appends
-        the readings checks the limits in the same round trip. Proven passwords have no limits. In
-        all other cases, the limits are checked here, before it matters whether a vault is open.
+        the readings checks the limits. This saves a round trip. Proven passwords have no limits. In
+        all other cases, the limits are checked here, so that a refusal does not depend on whether a
+        vault is open.
 
         If a vault was erased or got another password while a vault was opened or renewed, all
         vaults are looked up again.

@@ -52,11 +52,12 @@ class Receipts:
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
         """Wait until all entries are in Postgres; return whether they are.
 
-        Return False if the entries are not stored within `seconds`, if they leave the backlog
-        without being stored (for example as dead letters), or if a store is away.
+        Return False if the entries are not stored within `seconds`, or if a store is away. Also
+        return False if the entries leave the backlog without being stored, for example as dead
+        letters.
 
         `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It is
-        empty for a repeated request, whose entries were appended by the first request.
+        empty for a repeated request, whose entries were appended earlier.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE

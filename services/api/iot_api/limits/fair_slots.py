@@ -177,7 +177,7 @@ class FairSlots:
     """A fixed number of slots, for threads or greenlets. A caller holds a slot for one turn.
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
-    round-robin by client of the group: a client with a thousand requests delays another client's
+    round-robin by client of the group. So a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
     behind one untrusted proxy together get at most half of the queue. Callers with a later priority
     do not count for the limit of the whole queue.

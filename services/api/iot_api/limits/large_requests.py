@@ -30,8 +30,8 @@ _REFUSAL = "too many large requests wait; try again"
 class LargeBodyMemory:
     """The memory that the large bodies of a process take.
 
-    The large bodies of a group of clients (`Client.group`) take at most half of the memory budget,
-    and all large bodies three quarters: the rest is for other bodies. A large body of any size is
+    All large bodies take at most three quarters of the memory budget, and those of a group of
+    clients (`Client.group`) at most half. The rest is for other bodies. A large body of any size is
     accepted if there is no other.
     """
 

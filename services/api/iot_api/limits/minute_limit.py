@@ -122,7 +122,8 @@ class MinuteLimit:
         Until then, this process refuses the client without asking Redis. `seconds` is the remaining
         lifetime of a counter in Redis. If it is negative or exceeds `WINDOW_SECONDS`, another
         program has written the counter, or the clock of Redis was set back. Then the client's
-        counters that would live longer are reset, and the client is refused for 1 s only.
+        counters that would live longer than `WINDOW_SECONDS` are reset, and the client is refused
+        for 1 s only.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)

@@ -48,9 +48,8 @@ class Pace:
         least_rest: float = 0.0,
         rest_until: Moment | None = None,
     ) -> None:
-        """`least_rest` is the rest after a piece of work while no other thread waits for the CPU,
-        as a multiple of the piece's duration. `rest_until` stores the end of the rest; processes
-        may share it.
+        """`least_rest` is the rest after a piece of work without contention, as a multiple of the
+        piece's duration. `rest_until` stores the end of the rest; processes may share it.
         """
         self._clock = clock
         self._sleep = sleep

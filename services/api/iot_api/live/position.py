@@ -7,7 +7,8 @@ the id for each shard that the position does not list, because the ids of an add
 all ids used before.
 
 Readings in Postgres have no index by id, so `since` limits a search: the listener has all readings
-that were received before `since`, except imported and held readings. The stream leaves these out.
+that were received before `since`. Imported and held readings are exceptions: the stream leaves them
+out.
 """
 
 import binascii

@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class LiveStream:
     """The stream of one listener.
 
-    The server ends the stream, for example, when the vault is erased or gets another password, when
-    the client's token is no longer valid, or when the process shuts down.
+    The server ends the stream when the vault is erased or gets another password, when the client's
+    token becomes invalid, or when the process shuts down.
 
     The stream itself reads the readings before the feed's position, at the pace of its client.
     """

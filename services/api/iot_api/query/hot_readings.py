@@ -111,9 +111,9 @@ class Readings(StoredReadings):
     ) -> tuple[int, Sequence[SegmentBounds] | None]:
         """Return the start of the last `seconds` (Unix milliseconds), and the segments since then.
 
-        `fixed_begin`: the start, if an earlier page or turn has fixed it. Return None in place of
-        the segments if the hot window does not cover all of the seconds, if it is damaged, or if
-        Redis is away. Then the start is `fixed_begin`, or may be 0: unknown.
+        `fixed_begin`: the start, if an earlier page or turn has fixed it. The segments are None if
+        the hot window does not cover all of the seconds, if it is damaged, or if Redis is away.
+        Then the start is `fixed_begin`, or may be 0: unknown.
         """
         begin, bounds = fixed_begin or 0, None
         try:
@@ -142,8 +142,8 @@ class Readings(StoredReadings):
         except (SegmentEvictedError, RedisError, DecryptionError, FormatError) as error:
             # Later segments come from Postgres, too: a compaction may have merged them with the
             # missing segment. A segment that can't be opened is damaged, or was overwritten after
-            # Postgres lost a drain: the repeated drain writes a segment with the same first id, and
-            # the index still has the bounds of the lost segment.
+            # Postgres lost a drain. Then the repeated drain wrote a segment with the same first id,
+            # and the index has the bounds of the lost segment.
             _log.info("a read continues from Postgres: %s", error)
         else:
             return

@@ -347,8 +347,8 @@ def _end_of(batch: Sequence[Reading], count: int) -> Position:
 class Scan:
     """A search within a turn. It ends the turn if it finds nothing for too long.
 
-    A pause ends a turn between two batches. Without a scan, a read that finds nothing, and so has
-    no batch, would keep its slot and its transaction until it has opened the whole vault.
+    A pause ends a turn between two batches, but a read that finds nothing has no batch. Without a
+    scan, it would keep its slot and its transaction until it has opened the whole vault.
     """
 
     def __init__(self, read: PausableRead, order: Order, page_range: PageRange) -> None:

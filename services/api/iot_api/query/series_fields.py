@@ -1,6 +1,6 @@
 """The values of fields of `freeform`, column by column.
 
-A field is the name of a member of `freeform`, or the path to a member of an inner object:
+A field is the name of a member of `freeform`, or the path to a member of an inner object.
 `engine.speed` is the member of this name, or else the member `speed` of the object `engine`.
 
 A value is a string, a number, true or false. An object or a list becomes a string: its JSON text. A

@@ -205,7 +205,8 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number of the only step that all `times` are in, and a slice of all, as a list.
+    """If all `times` are in one step, return a list with the step's number and a slice of all
+    times.
 
     Return None if there are several steps, and [] if there are no times. This is fast for times of
     receipt, because few of them are distinct.

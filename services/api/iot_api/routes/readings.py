@@ -181,8 +181,8 @@ def _requested_vault(service: Service) -> OpenVault | None:
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
     """Return the vault of a password. If there is none, count a guess and return None.
 
-    A client over its guess limit may still use a password that has found a vault on this
-    connection, because the answer tells the client nothing new.
+    A client over its guess limit may use a password that has found a vault on this connection
+    before: the answer tells the client nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

@@ -22,8 +22,8 @@ from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
 """Seconds between two checks of the files. A check compares their content, because a changed file
-may have the same time and size: kubelet replaces a symbolic link above the files, and other
-programs write in place."""
+may have the same time and size. kubelet replaces a symbolic link above the files; other programs
+write in place."""
 _log = logging.getLogger(__name__)
 
 

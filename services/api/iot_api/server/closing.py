@@ -121,7 +121,7 @@ class Closable:
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _shut_down(self, how: int) -> None:
-        # Shut down a duplicate of the descriptor: on `client` itself, gevent (26.9) would raise in
+        # Shut down a duplicate of the descriptor. On `client` itself, gevent (26.9) would raise in
         # the greenlet that waits for it, and ssl's `shutdown` would drop the keys of TLS.
         with suppress(OSError), self._duplicate() as duplicate:
             duplicate.shutdown(how)

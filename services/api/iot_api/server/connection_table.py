@@ -168,9 +168,9 @@ class ConnectionTable:
 def is_silent(connection: Connection, now: float) -> bool:
     """Return whether a connection may be closed to make room for another.
 
-    It may be closed while it waits for a first byte, for the rest of the headers or for the next
-    request, or while the server delays an error answer. It may also be closed if its body or answer
-    has made no progress for `STALLED_SECONDS`.
+    It may be closed while it waits for a first byte, for the rest of the headers, for the next
+    request, or for a delayed error answer. It may also be closed if its body or answer has made no
+    progress for `STALLED_SECONDS`.
     """
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False

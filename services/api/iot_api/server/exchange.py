@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""A process remembers parsed heads of PUTs. These limits (number of heads, size of a head, number
-of its headers) bound the memory that clients without a token can use: a head is remembered before
-its token is checked, and a parsed header takes 200 bytes or more."""
+"""A process remembers parsed heads of PUTs: at most so many heads, of so many bytes and so many
+headers. A head is remembered before its token is checked, and a parsed header takes 200 bytes or
+more. So the limits bound the memory that clients without a token can use."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
 _PLAIN_LINE = re.compile(_METHODS + rb"/[\x21-\x7e]*+ HTTP/1\.[01]\r\n")

@@ -1,8 +1,8 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
-gunicorn's own gevent worker (27.0) accepts no connection while the limit `worker_connections` is
-reached, waits for silent clients without a deadline, logs bytes that it can't parse, and at
-shutdown waits for idle clients until `graceful_timeout`.
+gunicorn's own gevent worker (27.0) accepts no connection while `worker_connections` is reached. It
+waits for silent clients without a deadline, at shutdown until `graceful_timeout`. It logs bytes
+that it can't parse.
 """
 
 import time
@@ -250,7 +250,7 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer 503 as a WSGI app, with little CPU time: the process has too many connections.
 
-    A CORS preflight is answered 204, so that the browser sends the request itself: browsers show
+    A CORS preflight is answered 204, so that the browser sends the request itself. Browsers show
     why a request was refused, but not why a preflight was refused.
     """
     if is_preflight(environ):

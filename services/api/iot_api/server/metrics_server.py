@@ -68,8 +68,8 @@ class BacklogCollector(Collector):
     """A collector that queries the backlog, the hot window and the clock of Redis at each scrape.
 
     While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0. A scrape
-    leaves no connection open: after a failover, the connection would still reach the old master,
-    which is a replica then, and each scrape would show the replica's figures.
+    leaves no connection open. After a failover, an open connection would still reach the old
+    master, and each scrape would show the figures of what is a replica then.
     """
 
     def __init__(self, stores: Stores) -> None:

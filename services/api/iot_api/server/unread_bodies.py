@@ -1,7 +1,7 @@
 """Discarding what a client sends and the server does not read.
 
-When a socket with unread bytes is closed, or bytes arrive after the close, Linux sends RST in place
-of FIN (RFC 1122, 4.2.2.13) and drops the answers that the client has not received. So the server
+If a socket is closed with unread bytes, or bytes arrive after the close, Linux sends RST in place
+of FIN (RFC 1122, 4.2.2.13). RST drops the answers that the client has not received. So the server
 first ends its sending side, and waits until the client has ended its own (RFC 9112, 9.6).
 """
 
@@ -61,7 +61,7 @@ def half_close(connection: Connection, *, shuts_down: bool) -> None:
     connection is closed to make room for another.
 
     If the process shuts down (`shuts_down`), also wait until the client's kernel has received all
-    answers: the kernel sends the answers of a closed socket, but not after a pod has ended.
+    answers. The kernel sends the answers of a closed socket, but not after a pod has ended.
     """
     connection.linger()
     ends = time.monotonic() + LINGER_SECONDS

@@ -79,9 +79,10 @@ class VaultCache:
     def writable(self, key: bytes) -> OpenVault | None:
         """Return the open vault of a cache key if a PUT may append readings for it at once.
 
-        Return None if the vault is not open, if its record is due to be read again, if Redis may
-        lack the record, or if this process has not read the announced changes of passwords for
-        `ANNOUNCED_SECONDS`. The caller then calls `Vaults.open_vault` or `Vaults.find_or_create`.
+        Return None if the vault is not open, if its record is due to be read again, or if Redis may
+        lack the record. Also return None if this process has not read the announced changes of
+        passwords for `ANNOUNCED_SECONDS`. The caller then calls `Vaults.open_vault` or
+        `Vaults.find_or_create`.
         """
         cached = self._vaults.get(key)
         if cached is None or not cached.in_redis:

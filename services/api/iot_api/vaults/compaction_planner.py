@@ -52,9 +52,9 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     merged reading at most a day late.
 
     If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of a
-    later day, only the smallest segments are merged: as many as possible, such that the largest of
-    them has at most half of their readings. Fewer than `MIN_SEGMENTS` segments are not merged.
-    These rules limit how often a reading is rewritten.
+    later day, only the smallest segments are merged: as many as possible, such that the largest has
+    at most half of the merged readings. Fewer than `MIN_SEGMENTS` segments are not merged. These
+    rules limit how often a reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

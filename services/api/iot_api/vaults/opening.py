@@ -114,7 +114,8 @@ class Vaults:
     def admit(self, client: Client, key: bytes) -> Place:
         """Check whether a client may ask for a vault, and keep a place in the queue for scrypts.
 
-        `key` is the password's cache key. Call this before it matters whether the vault is open.
+        `key` is the password's cache key. Call this before you look whether the vault is open, so
+        that a refusal does not tell the client.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, or the queue has no room.

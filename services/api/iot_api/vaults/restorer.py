@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 class VaultRestorer:
     """A thread that compares the records of vaults in use with Postgres, and restores missing ones.
 
-    A vault is restored from a record that was opened with its password, or from a record in Redis
-    that was made with this keyring and is unchanged (`is_authentic`). The data key stays the same,
-    so the readings stay readable. While a vault is missing, writers hold its entries
-    (`HeldEntries`). These are released as soon as the vault is restored.
+    A vault is restored from a record that was opened with its password. Or it is restored from a
+    record in Redis that was made with this keyring and is unchanged (`is_authentic`). The data key
+    stays the same, so the readings stay readable. While a vault is missing, writers hold its
+    entries (`HeldEntries`). These are released as soon as the vault is restored.
     """
 
     def __init__(

@@ -64,8 +64,8 @@ class ScryptQueue:
         """Wait for a turn, in which the `with` block may compute one scrypt.
 
         `key` is the password's cache key. `place` is the result of the method `place`, if the
-        request has called it. The place is given back before the request waits, because the request
-        would count twice.
+        request has called it. The place is given back before the request waits; otherwise the
+        request would count twice.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -85,10 +85,10 @@ class ScryptQueue:
         """Keep a place in the queue for a request that may need a scrypt.
 
         `key` is the password's cache key. Call this before you look in the cache for the open
-        vault. If only requests for vaults that are not open were refused, a client that fills the
-        queue could tell from each answer whether a vault is open. A client that has used the vault
-        in this process learns nothing new: it is not refused here, and keeps no place. The same
-        applies without a guess limit.
+        vault. Otherwise only requests for vaults that are not open would be refused. A client that
+        fills the queue could then tell from each answer whether a vault is open. A client that has
+        used the vault in this process learns nothing new: it is not refused here, and keeps no
+        place. The same applies without a guess limit.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.

@@ -11,9 +11,9 @@ from gevent.threadpool import ThreadPool
 from iot_cipher.vault import PasswordKey, password_key
 
 NICE = 10
-"""Added niceness of a scrypt thread. With 10 more than its process, the thread gets a tenth of the
-CPU weight of the threads that serve requests, so a flood of new passwords leaves them most of the
-CPU. On an idle CPU, scrypt is as fast as without niceness."""
+"""Added niceness of a scrypt thread. With 10 more than its process, it gets a tenth of the CPU
+weight of the threads that serve requests. So a flood of new passwords leaves most of the CPU to
+requests. On an idle CPU, scrypt is as fast as without niceness."""
 
 _HIGHEST_NICENESS = 19
 

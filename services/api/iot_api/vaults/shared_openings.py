@@ -35,10 +35,10 @@ class SharedOpenings:
         """Return the result of `look_up`, or of a running opening with the same key.
 
         Before the wait for a running opening, call `before_waiting`. An error of the opening is
-        raised here, too. But start over if its request was killed, or if it was refused
-        (`TooManyRequestsError`) and came from another client: this client has limits of its own.
-        After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other
-        request was killed.
+        raised here, too, with two exceptions. If its request was killed, start over. Do the same if
+        it was refused (`TooManyRequestsError`) for another client, because this client has limits
+        of its own. After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the
+        other request was killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

@@ -16,7 +16,7 @@ def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
     """Merge segments. Yield a segment for each day of receipt (UTC), or several for a large day.
 
     Readings are sorted by interrogator timestamp, then id. A day with more than `MAX_READINGS`
-    readings is cut into segments of equal size: their interrogator timestamps do not overlap, and
+    readings is cut into segments of equal size. Their interrogator timestamps do not overlap, and
     none is so small that it would be merged again.
     """
     whole = _join(parts)

@@ -152,7 +152,7 @@ def build_batch(
     if not arrivals and not held and not dropped:
         return StoredBatch(batch, before, before, [], repeated, [], 0)
     segments, next_id = build_segments(arrivals, shard=shard, next_id=before.next_id)
-    # A planted id beyond the year 9999 must not become the shard's position: ids rise within a
+    # A planted id beyond the year 9999 must not become the shard's position. Ids rise within a
     # stream, so all later positions would be beyond that year. Such ids are at the end of the
     # stream.
     last = next(waiting for waiting in reversed(batch.taken) if waiting.has_valid_time)
@@ -168,9 +168,9 @@ def raise_next_ids(
 ) -> dict[int, Offset]:
     """Raise each shard's next reading id in `offsets` to the one in `progress`. Return `offsets`.
 
-    `offsets` comes from Postgres, `progress` from Redis. After a restore, or a failover to a
-    replica without the newest transactions, the next ids in Postgres are too low: new readings
-    would get ids of readings that clients have seen.
+    `offsets` comes from Postgres, `progress` from Redis. The next ids in Postgres are too low after
+    a restore, or after a failover to a replica without the newest transactions. New readings would
+    then get ids of readings that clients have seen.
     """
     for shard, offset in offsets.items():
         position, next_id = progress[shard].position, progress[shard].next_id

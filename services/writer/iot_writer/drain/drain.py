@@ -9,13 +9,13 @@ A drain has four steps:
 3. Add the segments to the hot window.
 4. Remove the entries from their streams.
 
-A writer that is killed before step 4 leaves the entries in the stream, and the next drain of the
+If the writer is killed before step 4, the entries stay in the stream, and the next drain of the
 shard, by any writer, finishes the work. Before the commit of step 2, nothing is stored yet. After
-the commit, the next drain finds the entries in the ledger and does not store them again; it moves
+the commit, the next drain finds the entries in the ledger and does not store them again. It moves
 the start of the hot window's cover past segments that step 3 missed.
 
 Step 4 is last for three reasons. It deletes the copy of the readings in the backlog. It ends the
-wait of clients that sent `ack=stored`. And it records in Redis how far the shard is drained: reads
+wait of clients that sent `ack=stored`. And it records in Redis how far the shard is drained. Reads
 use the hot window only if its cover reaches this position, so step 3 must come first.
 """
 

@@ -28,7 +28,7 @@ timed_postgres = partial(_timed, "iot_drain_postgres_seconds")
 def count_stored(stored: StoredBatch) -> None:
     """Count a stored batch in the metrics.
 
-    Call this right after the batch's stream was trimmed: from then on, all reads find the readings
+    Call this right after the batch's stream was trimmed. From then on, all reads find the readings
     of the batch, so the time in `iot_readable_after_seconds` ends here.
     """
     sizes = [len(segment.payload) for segment in stored.segments]

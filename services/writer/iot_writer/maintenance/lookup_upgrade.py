@@ -12,9 +12,10 @@ def advance(connection: Connection, *, after_seconds: float) -> bool:
     """Migrate schema 0003 to 0004 if `iot-sensor migrate` last ran at least `after_seconds` ago.
 
     Return whether this call did so. After the migration, processes of version 0.1 are not ready and
-    can't create vaults, and every vault of format 1 moves to format 2 at its next use. Each call
-    also removes from the table `vault_lookups` the old formats and scrypt costs that no vault has
-    any more. Requests then compute fewer lookups of a password.
+    can't create vaults. Every vault of format 1 moves to format 2 at its next use.
+
+    Each call also removes from the table `vault_lookups` the old formats and scrypt costs that no
+    vault has any more. Requests then compute fewer lookups of a password.
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:

@@ -39,7 +39,7 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: in
     """Delete segments whose readings were all received more than `days` days ago.
 
     Return their number. With 0 days, no segment is ever deleted. Each transaction records its
-    deletions in the audit log, so the call may be interrupted and repeated. For any `days`, the
+    deletions in the audit log, so the call may be interrupted and repeated. Even with 0 days, the
     ledger forgets idle sessions.
 
     `redis_now` is the time in Unix milliseconds by Redis's clock. The earliest of the clocks of

@@ -38,8 +38,8 @@ def sweep(backlog: Backlog) -> int:
 def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) -> None:
     """Repair what another program has damaged in Redis.
 
-    If a counter of the backlog is damaged, recount the counters. Delete keys that hold a value of
-    another type. If another process deletes a key during the call, the next call repairs it.
+    If a counter of the backlog is damaged or missing, recount all counters. Delete keys that hold a
+    value of another type.
     """
     try:
         damaged = counters.recount()

@@ -22,8 +22,8 @@ RUN_SECONDS = 1.0
 """Time after which a run ends, so that drains need not wait for a large vault."""
 _VAULTS = 100
 """Maximum number of vaults in one run."""
-# One month at a time, by the physical places of the rows: a join with a list of segments could scan
-# all segments of the vault for each batch.
+# Delete one month at a time, by the physical places of the rows. A join with a list of segments
+# could scan all segments of the vault for each batch.
 _DELETE: LiteralString = """
     DELETE FROM ONLY {table} WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM ONLY {table} WHERE vault_id = %s LIMIT 200

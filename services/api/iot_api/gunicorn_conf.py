@@ -91,8 +91,8 @@ control_socket_disable = True
 def when_ready(server: Any) -> None:
     """Start the metrics server.
 
-    The server is a separate process. A thread of the master would be a greenlet, and would never
-    run, because the master does not run gevent's event loop.
+    The server is a separate process. A thread of the master would be a greenlet, which never runs,
+    because the master does not run gevent's event loop.
     """
     if _settings.api_metrics_port:
         command = [sys.executable, "-m", "iot_api.server"]

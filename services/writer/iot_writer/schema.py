@@ -29,8 +29,8 @@ _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
 """Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
 _PAUSE_SECONDS = 3.0
 LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-"""Errors of a migration that waited for a lock. If another transaction holds a table, and waits for
-a table that the migration holds, Postgres reports a deadlock after 1 s, before the lock timeout."""
+"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the
+lock timeout: another transaction holds a table, and waits for a table that the migration holds."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _PLANTED = _MIGRATIONS / "planted.sql"
@@ -67,8 +67,8 @@ def migrate(
 ) -> None:
     """Migrate the database to the newest schema or to `revision`, in one transaction.
 
-    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges,
-    and objects that an attacker with the writers' role may have left are logged. The first call
+    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges.
+    Objects that an attacker with the writers' role may have left are then logged. The first call
     creates the id of the installation.
 
     A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
@@ -78,8 +78,8 @@ def migrate(
     A schema that is one revision newer than this code is not changed, because this code works on
     it. So a rollback by one version is possible.
 
-    While another migration runs, or another transaction (for example of pg_dump) locks a table that
-    the migration changes, the migration is tried again for `wait` seconds.
+    If another migration runs, or another transaction (for example of pg_dump) locks a table that is
+    to be changed, the migration is tried again for `wait` seconds.
 
     Raises:
         SettingsError: the schema is newer by more than one revision, or `revision` does not exist.

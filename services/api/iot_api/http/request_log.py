@@ -48,8 +48,10 @@ class LoggedRead:
 
 
 class RequestLog:
-    """Logs all requests if `IOT_LOG_REQUESTS` is 1. Otherwise logs failed and slow requests: at
-    most `EVENTS` of each kind (route, status, whether slow) in `EVENTS_SECONDS`.
+    """Logs all requests (`IOT_LOG_REQUESTS=1`), or only failed and slow requests.
+
+    Logs at most `EVENTS` failed or slow requests of each kind (route, status, whether slow) in
+    `EVENTS_SECONDS`, unless it logs all.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -8,8 +8,8 @@ from iot_models import metrics
 class RequestMetrics:
     """The counters of requests and their durations.
 
-    Requests are summed up here until the next flush of the metrics, because prometheus_client takes
-    a lock and writes to a memory-mapped file for each change.
+    Requests are summed up until the next flush of the metrics: for each change, prometheus_client
+    takes a lock and writes to a memory-mapped file.
     """
 
     def __init__(self) -> None:

@@ -88,8 +88,8 @@ def _escape(piece: bytes) -> bytes:
 def _rarest(piece: bytes, number: int) -> bytes:
     """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
 
-    Rare stand-ins save time: where the piece contains the stand-in of a quote, `json.dumps` gets a
-    quote, escapes it, and `_escape` must undo the escape.
+    Rare stand-ins save time. Where the piece contains the stand-in of a quote, `json.dumps` gets
+    and escapes a quote, and `_escape` must undo this.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:

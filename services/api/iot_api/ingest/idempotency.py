@@ -69,8 +69,8 @@ class KeyedRequest:
     """A request with an Idempotency-Key."""
 
     names: tuple[str, ...]
-    """The names of the Redis keys that may hold the request: first the key to store it under, then
-    the keys that other versions use."""
+    """The names of the Redis keys that may hold the request. It is stored under the first; other
+    versions use the others."""
     parts: Mapping[bytes, str]
     """By vault id: a hash of the readings of this vault. Empty while processes of version 0.1 may
     run, because they can't read an answer with a fingerprint."""
@@ -137,7 +137,7 @@ class IdempotencyPolicy:
     ) -> KeyedRequest:
         """Return the `KeyedRequest` for the readings of `batches`. Batch n belongs to vault n.
 
-        If `old_processes_may_run`, API processes of version 0.1 may run: the request is stored
+        If API processes of version 0.1 may run (`old_processes_may_run`), the request is stored
         under the Redis key that they look for, and without a fingerprint.
         """
         *names, first = self.names_of(key, [vault.id_bytes for vault in vaults])

@@ -83,13 +83,12 @@ def parse_put(
     With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
 
     The caller has checked that the body has at most `max_body_bytes`. All `freeform` texts together
-    may have twice as many bytes when stored as ASCII: a Japanese character of three bytes becomes a
-    JSON escape of six.
+    may have twice as many bytes: a Japanese character of three bytes becomes a JSON escape of six.
 
     Raises:
         InvalidRequestError: the body is invalid; the error names the row (from 0) and the field.
         TooLargeError: there are more than `max_readings` readings or `max_passwords` passwords, or
-            the `freeform` texts are too large as ASCII.
+            the `freeform` texts are too large.
     """
     decoded = _decode(body, lines=lines)
     rows, stand_ins = decoded.content, decoded.stand_ins

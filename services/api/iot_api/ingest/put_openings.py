@@ -45,11 +45,11 @@ class PutOpenings:
     def _open_each(
         self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
     ) -> list[OpenVault]:
-        """Open the vaults that are not open, one after the other, and return all.
+        """Open the vaults that are not open, one by one, and return all.
 
-        After `max_openings` openings, the request is refused if the next vault is not open, or if
-        the client has not used all remaining vaults before. Without the second condition, the
-        answer would tell the client which of these vaults are open.
+        After `max_openings` openings, refuse the request if the next vault is not open, or if the
+        client has not used all remaining vaults before. Without the second condition, the answer
+        would tell the client which of these vaults are open.
         """
         vaults, opened, left = list[OpenVault](), 0, 0
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found
@@ -77,8 +77,8 @@ def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
 
     `opened` is the number of vaults that the request has opened. They stay open, so the next
     attempt gets further. `left` is the number of passwords behind the last opened vault. It
-    includes passwords whose vaults were open before, because it would otherwise tell the client how
-    many of these vaults are open.
+    includes passwords whose vaults were open before, so that it does not tell the client how many
+    are open.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

@@ -61,9 +61,9 @@ class MemoryBudget:
 
     A request is slow if it was first charged at least `SLOW_SECONDS` ago and holds less than
     `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, the slow request with the
-    largest weight (bytes times age) is dropped, so that fast clients get its bytes. The request
-    that asks for bytes is refused if no other request is slow, or if it is slow itself and has the
-    largest weight.
+    largest weight (bytes times age) is dropped, in favour of fast clients. If no other request is
+    slow, the request that asks for bytes is refused. It is also refused if it is slow itself and
+    has the largest weight.
     """
 
     def __init__(self, limit: int) -> None:

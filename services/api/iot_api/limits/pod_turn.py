@@ -54,8 +54,9 @@ class PodTurn:
 
     @property
     def time(self) -> float:
-        """The time of the monotonic clock that a holder set last, or 0.0. Only the holder may set
-        it.
+        """The time of the monotonic clock that a holder set last, or 0.0.
+
+        Only the holder may set it.
         """
         if self._file is None:
             return self._time

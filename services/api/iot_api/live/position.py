@@ -2,13 +2,13 @@
 
 Within a shard, ids rise in the order in which Postgres commits readings. So one id says what a
 listener has of a shard: all readings up to this id, and none above it. Neither a compaction nor a
-failover changes an id. `IOT_SHARDS` may change, so a position has an id for each shard. `floor` is
-the id for each shard that the position does not list, because the ids of an added shard begin above
-all ids used before.
+failover changes an id.
+
+`IOT_SHARDS` may change, so a position has an id for each shard. `floor` is the id for all other
+shards: the ids of an added shard begin above all ids used before.
 
 Readings in Postgres have no index by id, so `since` limits a search: the listener has all readings
-that were received before `since`. Imported and held readings are exceptions: the stream leaves them
-out.
+received before. Imported and held readings are exceptions: the stream leaves them out.
 """
 
 import binascii

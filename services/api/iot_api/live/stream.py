@@ -32,9 +32,8 @@ class LiveStream:
     """The stream of one listener.
 
     The server ends the stream when the vault is erased or gets another password, when the client's
-    token becomes invalid, or when the process shuts down.
-
-    The stream itself reads the readings before the feed's position, at the pace of its client.
+    token becomes invalid, or at a shutdown. The stream itself reads the readings before the feed's
+    position, at the pace of its client.
     """
 
     def __init__(

@@ -231,9 +231,9 @@ class MergeBuffer:
 
     Two states make this more than a sorted list:
 
-    - The rows of the newest segment that are behind all other buffered readings wait in `_single`
-      as columns, which need less memory than readings. Most segments overlap others only at their
-      ends or not at all.
+    - The rows of the newest segment behind all other buffered readings wait in `_single` as
+      columns, which need less memory. Most segments overlap others only at their ends or not at
+      all.
     - When the buffer is full, `_spill` drops the later half of the readings and notes from which
       key each segment must be opened again. Until the merge reaches the first of these keys,
       `_cut`, only readings before `_cut` are buffered.

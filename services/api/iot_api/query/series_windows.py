@@ -205,8 +205,7 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """If all `times` are in one step, return a list with the step's number and a slice of all
-    times.
+    """Return [(number, slice)] if all `times` are in one step: its number, and a slice of all.
 
     Return None if there are several steps, and [] if there are no times. This is fast for times of
     receipt, because few of them are distinct.

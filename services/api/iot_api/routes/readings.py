@@ -182,7 +182,7 @@ def find_vault(service: Service, password: bytes) -> OpenVault | None:
     """Return the vault of a password. If there is none, count a guess and return None.
 
     A client over its guess limit may use a password that has found a vault on this connection
-    before: the answer tells the client nothing new.
+    before, because the client learns nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

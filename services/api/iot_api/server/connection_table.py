@@ -141,8 +141,8 @@ class ConnectionTable:
     def _rank(self, connection: Connection) -> tuple[float, ...]:
         """Return the sort key of a connection: the connection with the lowest key is closed first.
 
-        The key is the phase, then the size of the client's network (most connections first), then
-        the time since which the connection is silent (earliest first).
+        The key is the phase, then the size of the client's network (largest first), then since when
+        the connection is silent.
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since
@@ -168,9 +168,9 @@ class ConnectionTable:
 def is_silent(connection: Connection, now: float) -> bool:
     """Return whether a connection may be closed to make room for another.
 
-    It may be closed while it waits for a first byte, for the rest of the headers, for the next
-    request, or for a delayed error answer. It may also be closed if its body or answer has made no
-    progress for `STALLED_SECONDS`.
+    It may be closed while it waits for a first byte, the rest of the headers, the next request or a
+    delayed error answer. It may also be closed if its body or answer has made no progress for
+    `STALLED_SECONDS`.
     """
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False

@@ -69,7 +69,7 @@ class BacklogCollector(Collector):
 
     While Redis is away, it yields only the build, the settings, and `iot_backlog_up` as 0. A scrape
     leaves no connection open. After a failover, an open connection would still reach the old
-    master, and each scrape would show the figures of what is a replica then.
+    master, now a replica, and each scrape would show its figures.
     """
 
     def __init__(self, stores: Stores) -> None:

@@ -54,10 +54,10 @@ class Revocations:
     ) -> RevokedCertificates:
         """Read the file of revocation lists, and return the content of the lists.
 
-        Make `context` refuse the certificates in the lists. If no lists are in use yet (`first`), a
-        list is accepted that has expired, is not valid yet, or is not signed by its issuer in the
-        file `authorities`. OpenSSL then refuses every certificate of this issuer. Later, such a
-        list is an error, so that the lists in use stay in use.
+        Make `context` refuse the certificates in the lists. The first load accepts a list that has
+        expired, is not valid yet, or is not signed by its issuer in the file `authorities`. OpenSSL
+        then refuses every certificate of this issuer. In a later load, such a list is an error, so
+        that the lists in use stay in use.
 
         Raises:
             SettingsError: the file has no list, or a list that can't be read or (in a later load)

@@ -162,9 +162,9 @@ class VaultCache:
         """Drop a vault whose password is being changed, or that is being erased.
 
         A vault that was opened with the new password is kept. `lookup` is the lookup of the new
-        password; for an erasure, it is `ERASING` or `ERASED`. If the vault is opened from its old
-        record within the next `SETTLING_SECONDS`, the cache keeps it for only `UNSETTLED_SECONDS`,
-        and after `ERASED` not at all.
+        password; for an erasure, it is `ERASING` or `ERASED`. If the old record opens the vault
+        within the next `SETTLING_SECONDS`, the cache keeps it for only `UNSETTLED_SECONDS`, and
+        after `ERASED` not at all.
         """
         self.changes_noted += 1
         self._changes.note(vault_id, lookup)

@@ -1,7 +1,7 @@
 """Plan compaction: choose the small segments of an open vault that a writer should merge.
 
-The API makes the orders, because only a process that has the vault open can give a writer the keys
-of the vault's segments.
+The API makes the orders: only a process that has the vault open can give a writer the segments'
+keys.
 """
 
 import logging
@@ -35,8 +35,8 @@ MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
 MAX_FOUND = 2048
 """Maximum number of small segments that one scan of a vault considers."""
 MARGIN_MS = 60_000
-"""Segments are merged no earlier than this time after the hot window has dropped them, so that
-reads of the last minutes find all segments there."""
+"""Segments are merged no earlier than this time after they left the hot window, so that reads of
+the last minutes find all segments there."""
 MAX_VAULTS = 128
 """Length of the queue of vaults to plan."""
 _RECENT_MS = 2 * DAY_MS
@@ -53,8 +53,8 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
 
     If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of a
     later day, only the smallest segments are merged: as many as possible, such that the largest has
-    at most half of the merged readings. Fewer than `MIN_SEGMENTS` segments are not merged. These
-    rules limit how often a reading is rewritten.
+    at most half of the readings. Fewer than `MIN_SEGMENTS` segments are not merged. These rules
+    limit how often a reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

@@ -1,8 +1,8 @@
 """Verify the sources of a compaction order: small segments whose keys a writer may get.
 
-An attacker with write access to the database can plant a small row with the salt of a large
-segment, to get the large segment's key. So this process decrypts each segment before a writer gets
-the key, and derives the key from the salt in the decrypted payload.
+An attacker who can write to the database can plant a small row with the salt of a large segment, to
+get the large segment's key. So this process decrypts each segment before a writer gets the key, and
+derives the key from the salt in the decrypted payload.
 """
 
 import logging

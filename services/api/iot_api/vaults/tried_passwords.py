@@ -25,10 +25,10 @@ class TriedPasswords:
     password counts as a guess, once a minute for each client and process. It does not count if the
     client has used the vault in this process before, because the client learns nothing new.
 
-    An opening that failed, for example because a store is away, tells the client the same, but
+    An opening that failed, for example because a store is away, tells the client the same. It
     counts only if the client is a suspect. Otherwise, while a store is away, devices with one
-    address and many passwords would use up the guess limit of the address. Their requests would
-    then be refused even for open vaults, and for up to a minute after the store is back.
+    address and many passwords would use up the address's guess limit. Their requests would then be
+    refused even for open vaults, and for up to a minute after the store is back.
     """
 
     def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:

@@ -58,10 +58,10 @@ class Compactor:
     def run(self, connection: Connection) -> tuple[CompactionOutcome, int]:
         """Execute the oldest order. Return its outcome, and the number of orders left.
 
-        One transaction replaces the small segments by merged segments, so a read sees either all of
-        the old or all of the new segments. All readings keep their ids and times. If the writer is
-        killed, no reading is lost or doubled, and an API process orders the merge again. A segment
-        that can't be decrypted stays as it is.
+        One transaction replaces the small segments by merged segments, so a read sees only old or
+        only new segments. All readings keep their ids and times. If the writer is killed, no
+        reading is lost or doubled, and an API process orders the merge again. A segment that can't
+        be decrypted stays as it is.
 
         Raises:
             psycopg.Error: Postgres is away; the history is unchanged.

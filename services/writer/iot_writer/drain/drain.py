@@ -398,9 +398,9 @@ class Drain:
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> bool:
         """Add the stored segments to the hot window, and return whether this was done.
 
-        An error of its Redis is only logged, because the drain must remove the entries, to make
-        room in a full backlog or a full Redis. Reads use Postgres until a later drain writes to the
-        hot window.
+        An error of its Redis is only logged: the drain must remove the entries, to make room in a
+        full backlog or a full Redis. Reads use Postgres until a later drain writes to the hot
+        window.
         """
         if time.monotonic() < self._hot_window_paused_until:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))

@@ -1,8 +1,8 @@
 """Rebuilds indexes that compaction has left sparse.
 
 Compaction replaces hundreds of small segments by one. An index page then keeps one of hundreds of
-entries, and Postgres frees only empty pages. REINDEX CONCURRENTLY blocks neither drains nor reads,
-but waits for the end of all running reads, so it runs in a thread with its own connection.
+entries, and Postgres frees only empty pages. REINDEX CONCURRENTLY blocks neither drains nor reads.
+It waits for the end of all running reads, so it runs in a thread with its own connection.
 """
 
 import logging

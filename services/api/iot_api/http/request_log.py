@@ -50,8 +50,8 @@ class LoggedRead:
 class RequestLog:
     """Logs all requests (`IOT_LOG_REQUESTS=1`), or only failed and slow requests.
 
-    Logs at most `EVENTS` failed or slow requests of each kind (route, status, whether slow) in
-    `EVENTS_SECONDS`, unless it logs all.
+    In the second case, at most `EVENTS` of each kind (route, status, whether slow) in
+    `EVENTS_SECONDS`.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -43,7 +43,7 @@ class Place:
     def __init__(self, give_back: Callable[[], None] | None = None) -> None:
         self._give_back = give_back
         self.was_kept = give_back is not None
-        """Whether the queue had room for the caller."""
+        """Whether a place was kept."""
 
     def leave(self) -> bool:
         """Give the place back. Return False if none was kept, or if it was given back before."""

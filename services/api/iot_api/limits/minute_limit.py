@@ -63,7 +63,10 @@ class MinuteLimit:
         return self._limit > 0
 
     def guards(self, client: Client) -> tuple[Guard, ...]:
-        """Return the counters in Redis of the client and of its groups, each with its limit."""
+        """Return the counters in Redis of the client and of its groups, each with its limit.
+
+        Empty if there is no limit.
+        """
         if not self.is_on:
             return ()
         own = Guard(self._name_of(client.name), self._limit)

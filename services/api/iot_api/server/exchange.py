@@ -313,7 +313,7 @@ class Exchange:
         """Answer a request by the WSGI app; return whether the connection ends.
 
         Raises:
-            ClientGoneError: an answer without a stated length is broken off. A normal close would
+            ClientGoneError: an answer without a stated length was cut off. A normal close would
                 look like its end.
         """
         connection, writer, server = self.connection, self.writer, self._server
@@ -335,7 +335,7 @@ class Exchange:
         except Exception as error:
             if not answer.headers_sent:
                 raise  # the worker answers 500
-            log_defect(server.log, "an answer is broken off", error)
+            log_defect(server.log, "an answer was cut off", error)
             if answer.chunked or answer.response_length is not None:
                 return True  # the client sees that a part is missing
             connection.reset_at_close()

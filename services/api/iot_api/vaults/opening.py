@@ -102,7 +102,9 @@ class Vaults:
         return found
 
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
-        """Return the vault of a password for writing, if this process has it open; otherwise None.
+        """Return the vault of a password for writing.
+
+        Return None, and open nothing, if the vault is not open.
 
         Raises:
             RedisError: Redis is away.

@@ -122,7 +122,11 @@ def _decrypt_all(
                 continue
             columns = decode_segment(bounds, content)
         except (DecryptionError, FormatError):
-            _log.error("segment %s/%d can't be opened: not merged", vault_id, bounds.first_id)
+            _log.error(
+                "segment %d of vault %s can't be decrypted and is not merged",
+                bounds.first_id,
+                vault_id,
+            )
             damaged += 1
             continue
         size += unpacked

@@ -62,7 +62,7 @@ class PutOpenings:
             if is_open:
                 # `find_or_create` makes the same check before it looks whether the vault is open.
                 if not has_found(client, [key]):
-                    self._vaults.admit(client, key).leave()
+                    self._vaults.admit(client, key).cancel()
                 vault = cache.writable(key) or self._vaults.open_vault(batch.password, client)
             if vault is None:
                 vault = self._vaults.find_or_create(batch.password, client)

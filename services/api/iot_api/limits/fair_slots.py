@@ -35,27 +35,29 @@ class Turn:
     """Whether the duration of this turn counts in the estimates for later turns."""
 
 
-class Place:
-    """A place in the queue, kept for a caller that does not know yet whether it needs a slot."""
+class Reservation:
+    """A position in the queue, reserved for a caller that does not know yet whether it needs a
+    slot.
+    """
 
-    __slots__ = ("_give_back", "was_kept")
+    __slots__ = ("_cancel", "was_made")
 
-    def __init__(self, give_back: Callable[[], None] | None = None) -> None:
-        self._give_back = give_back
-        self.was_kept = give_back is not None
-        """Whether a place was kept."""
+    def __init__(self, cancel: Callable[[], None] | None = None) -> None:
+        self._cancel = cancel
+        self.was_made = cancel is not None
+        """False for `NO_RESERVATION`."""
 
-    def leave(self) -> bool:
-        """Give the place back. Return False if none was kept, or if it was given back before."""
-        give_back, self._give_back = self._give_back, None
-        if give_back is None:
+    def cancel(self) -> bool:
+        """Cancel the reservation. Return False if none was made, or if it was cancelled before."""
+        cancel, self._cancel = self._cancel, None
+        if cancel is None:
             return False
-        give_back()
+        cancel()
         return True
 
 
-NO_PLACE = Place()
-"""A place that was not kept."""
+NO_RESERVATION = Reservation()
+"""Stands for a reservation that is not needed."""
 
 
 class _Waiter:
@@ -75,7 +77,9 @@ _Group = OrderedDict[str, deque[_Waiter]]
 
 
 class _FairQueue:
-    """The callers that wait or keep a place, and the order in which waiting callers are served."""
+    """The callers that wait or have a reservation, and the order in which waiting callers are
+    served.
+    """
 
     def __init__(self, max_waiting: int, max_per_client: int) -> None:
         self._max_waiting = max_waiting
@@ -86,7 +90,7 @@ class _FairQueue:
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
         """Number of callers behind each untrusted proxy."""
-        self._kept: Counter[str] = Counter()
+        self._reserved: Counter[str] = Counter()
         """Number of places that each client keeps."""
 
     def __len__(self) -> int:
@@ -104,7 +108,7 @@ class _FairQueue:
         """Return how many turns come before the turn of a new caller."""
         groups = self._groups[priority]
         group: _Group = groups.get(client.group, OrderedDict())
-        own = len(group.get(client.name, ())) + self._kept[client.name]
+        own = len(group.get(client.name, ())) + self._reserved[client.name]
         in_group = own + sum(
             min(len(queue), own + 1) for name, queue in group.items() if name != client.name
         )
@@ -115,14 +119,14 @@ class _FairQueue:
         )
         return sum(self._counts[:priority]) + in_group + in_others
 
-    def keep(self, client: Client, priority: Priority) -> None:
-        """Keep a place: the caller counts as waiting."""
+    def reserve(self, client: Client, priority: Priority) -> None:
+        """Reserve a position: the caller counts as waiting."""
         self._count(client, priority, 1)
-        _add(self._kept, client.name, 1)
+        _add(self._reserved, client.name, 1)
 
-    def give_back(self, client: Client, priority: Priority) -> None:
+    def cancel(self, client: Client, priority: Priority) -> None:
         self._count(client, priority, -1)
-        _add(self._kept, client.name, -1)
+        _add(self._reserved, client.name, -1)
 
     def add(self, waiter: _Waiter) -> None:
         """Add a waiting caller, behind the other callers of its client."""
@@ -211,7 +215,7 @@ class FairSlots:
 
     @property
     def waiting(self) -> int:
-        """Number of callers that wait for a slot or keep a place."""
+        """Number of callers that wait for a slot or have a reservation."""
         return len(self._queue)
 
     @contextmanager
@@ -240,14 +244,14 @@ class FairSlots:
                 self._note_turn(self._clock() - began)
             self._release()
 
-    def place(
+    def reserve(
         self, client: Client, *, seconds: float, priority: Priority = Priority.FIRST
-    ) -> Place:
-        """Keep a place in the queue for a caller that may need a slot.
+    ) -> Reservation:
+        """Reserve a position in the queue for a caller that may need a slot.
 
-        Until `Place.leave`, the caller counts as waiting. It is refused here, before it is known
-        whether it needs a slot. So a client can't conclude from a refusal that its request needs a
-        slot.
+        Until `Reservation.cancel`, the caller counts as waiting. It is refused here, before it is
+        known whether it needs a slot. So a client can't conclude from a refusal that its request
+        needs a slot.
 
         Raises:
             TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.
@@ -257,12 +261,12 @@ class FairSlots:
                 wait = self._expected_wait(client, priority)
                 if self._has_no_room(client, priority, wait, seconds):
                     raise self._refusal(wait)
-            self._queue.keep(client, priority)
-        return Place(partial(self._leave, client, priority))
+            self._queue.reserve(client, priority)
+        return Reservation(partial(self._cancel, client, priority))
 
-    def _leave(self, client: Client, priority: Priority) -> None:
+    def _cancel(self, client: Client, priority: Priority) -> None:
         with self._guard:
-            self._queue.give_back(client, priority)
+            self._queue.cancel(client, priority)
 
     def _acquire(
         self, client: Client, seconds: float, priority: Priority, *, always_queue: bool

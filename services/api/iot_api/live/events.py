@@ -86,8 +86,8 @@ def events_of(rows: LiveRows, before: LivePosition, vault_id: bytes) -> Iterator
 def _stop(rows: LiveRows, start: int) -> int:
     """Return the index behind the last reading of the event that begins with reading `start`."""
     size = 0
-    for place in range(start, min(start + MAX_READINGS, len(rows.readings))):
-        size += len(rows.readings[place].freeform)
+    for index in range(start, min(start + MAX_READINGS, len(rows.readings))):
+        size += len(rows.readings[index].freeform)
         if size > MAX_CHARACTERS:
-            return max(place, start + 1)
+            return max(index, start + 1)
     return min(start + MAX_READINGS, len(rows.readings))

@@ -39,15 +39,15 @@ class LiveRows:
 
     def behind(self, position: LivePosition) -> "LiveRows":
         """Return the readings that a listener at `position` lacks."""
-        places = [
-            place
-            for place, reading in enumerate(self.readings)
+        indices = [
+            index
+            for index, reading in enumerate(self.readings)
             if reading.id > position.id_of(reading.id % ID_STRIDE)
         ]
         return LiveRows(
             self.position.advanced(position.ids),
-            [self.readings[place] for place in places],
-            [self.received[place] for place in places],
+            [self.readings[index] for index in indices],
+            [self.received[index] for index in indices],
             self.skipped,
         )
 
@@ -90,20 +90,20 @@ def merge_rows(parts: Sequence[LiveRows], after: LivePosition) -> LiveRows:
 
 def _behind(columns: SegmentColumns, after: LivePosition, until: LivePosition | None) -> LiveRows:
     ids, received = columns.ids, columns.received
-    places = [
-        place
-        for place in sorted(range(len(ids)), key=ids.__getitem__)
-        if after.id_of(ids[place] % ID_STRIDE) < ids[place]
-        and (until is None or ids[place] <= until.id_of(ids[place] % ID_STRIDE))
-        and received[place] >= after.since
+    indices = [
+        index
+        for index in sorted(range(len(ids)), key=ids.__getitem__)
+        if after.id_of(ids[index] % ID_STRIDE) < ids[index]
+        and (until is None or ids[index] <= until.id_of(ids[index] % ID_STRIDE))
+        and received[index] >= after.since
     ]
     texts = list(columns.freeform)
     chosen = SegmentColumns(
-        [ids[place] for place in places],
-        [received[place] for place in places],
-        [columns.relative[place] for place in places],
-        [columns.interrogator[place] for place in places],
-        [texts[place] for place in places],
+        [ids[index] for index in indices],
+        [received[index] for index in indices],
+        [columns.relative[index] for index in indices],
+        [columns.interrogator[index] for index in indices],
+        [texts[index] for index in indices],
     )
     last_ids: dict[int, int] = {}
     for number in chosen.ids:

@@ -8,7 +8,7 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import NO_PLACE, Place
+from iot_api.limits.fair_slots import NO_RESERVATION, Reservation
 from iot_api.limits.guess_limit import GuessLimit
 from iot_cipher.encryption import OpenVault
 from iot_cipher.keyring import Keyring
@@ -40,8 +40,8 @@ class VaultRequest:
     key: bytes
     """The password's cache key (`VaultCache.key`)."""
     client: Client
-    place: Place = NO_PLACE
-    """A place that is kept in the scrypt queue until the request's first scrypt waits there."""
+    reservation: Reservation = NO_RESERVATION
+    """Cancelled when the request's first scrypt waits in the scrypt queue."""
 
 
 class Vaults:
@@ -113,8 +113,9 @@ class Vaults:
         cached = self._cached(VaultRequest(password, self.cache.key(password), client))
         return None if cached is None else self._writable(cached)
 
-    def admit(self, client: Client, key: bytes) -> Place:
-        """Check whether a client may ask for a vault, and keep a place in the queue for scrypts.
+    def admit(self, client: Client, key: bytes) -> Reservation:
+        """Check whether a client may ask for a vault, and make a reservation in the queue for
+        scrypts.
 
         `key` is the password's cache key. Call this before you look whether the vault is open, so
         that a refusal does not tell the client.
@@ -123,7 +124,7 @@ class Vaults:
             TooManyRequestsError: the client is over the guess limit, or the queue has no room.
         """
         self.guesses.check(client)
-        return self.queue.place(client, key)
+        return self.queue.reserve(client, key)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
         """Return the vault of a password for writing. If it has none, create one and count a guess.
@@ -186,11 +187,11 @@ class Vaults:
         self, password: bytes, client: Client, *, create: bool
     ) -> CachedVault | None:
         key = self.cache.key(password)
-        place = self.admit(client, key)
-        request = VaultRequest(password, key, client, place)
+        reservation = self.admit(client, key)
+        request = VaultRequest(password, key, client, reservation)
         try:
             if self.cache.get(key) is not None:
-                place.leave()
+                reservation.cancel()
             found = self._cached(request)
             if found is None:
                 metrics.counter("iot_vault_cache_misses_total").inc()
@@ -200,7 +201,7 @@ class Vaults:
             self.tried.count_unanswered(client, key, error)
             raise
         finally:
-            place.leave()
+            reservation.cancel()
         if found is not None:
             self.tried.note_found(client, [key])
         return found
@@ -284,10 +285,10 @@ class Vaults:
         Without `missed`, the search is for the password as sent. Otherwise it is for the normal
         form, and `missed` has the lookups of the password as sent, under which no vault was found.
         """
-        key, client, place = request.key, request.client, request.place
+        key, client, reservation = request.key, request.client, request.reservation
 
         def slow_key(password: bytes, salt: bytes, log2_n: int) -> bytes:
-            with self.queue.turn(key, client, seconds=seconds, place=place):
+            with self.queue.turn(key, client, seconds=seconds, reservation=reservation):
                 return self._slow_key(password, salt, log2_n)
 
         password = normal_form(request.password) if missed else request.password
@@ -302,7 +303,7 @@ class Vaults:
         # the erasure may share it.
         shared_by = (key, create, self.queue.is_urgent(key, client), self.cache.changes_noted)
         open_forms = partial(self._open_forms, request, create=create)
-        return self._openings.run(shared_by, client, open_forms, request.place.leave)
+        return self._openings.run(shared_by, client, open_forms, request.reservation.cancel)
 
     def _open_forms(self, request: VaultRequest, *, create: bool) -> CachedVault | None:
         """Return the vault of a password as sent, or else of its normal form.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import NO_PLACE, FairSlots, Place, Priority, Turn
+from iot_api.limits.fair_slots import NO_RESERVATION, FairSlots, Priority, Reservation, Turn
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.pace import Pace
 from iot_api.limits.pod_turn import PodTurn
@@ -59,13 +59,17 @@ class ScryptQueue:
 
     @contextmanager
     def turn(
-        self, key: bytes, client: Client, *, seconds: float = WAIT_SECONDS, place: Place = NO_PLACE
+        self,
+        key: bytes,
+        client: Client,
+        *,
+        seconds: float = WAIT_SECONDS,
+        reservation: Reservation = NO_RESERVATION,
     ) -> Iterator[None]:
         """Wait for a turn, in which the `with` block may compute one scrypt.
 
-        `key` is the password's cache key. `place` is the result of the method `place`, if the
-        request has called it. The place is given back before the request waits; otherwise the
-        request would count twice.
+        `key` is the password's cache key. `reservation` is cancelled before the request waits;
+        otherwise the request would count twice.
 
         Raises:
             TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
@@ -73,31 +77,31 @@ class ScryptQueue:
         """
         with ExitStack() as held:
             with metrics.gauge("iot_scrypts_waiting").track_inprogress():
-                if place.leave():
+                if reservation.cancel():
                     seconds = ADMITTED_SECONDS
-                wait = _Wait(client, seconds, held, is_admitted=place.was_kept)
+                wait = _Wait(client, seconds, held, is_admitted=reservation.was_made)
                 queue = self._take_turn(wait, key)
             metrics.counter("iot_scrypts_total").labels(queue).inc()
             with metrics.gauge("iot_scrypts_running").track_inprogress():
                 yield
 
-    def place(self, client: Client, key: bytes) -> Place:
-        """Keep a place in the queue for a request that may need a scrypt.
+    def reserve(self, client: Client, key: bytes) -> Reservation:
+        """Make a reservation for a request that may need a scrypt.
 
         `key` is the password's cache key. Call this before you look in the cache for the open
         vault. Otherwise only requests for vaults that are not open would be refused. A client that
         fills the queue could then tell from each answer whether a vault is open. A client that has
-        used the vault in this process learns nothing new: it is not refused here, and keeps no
-        place. The same applies without a guess limit.
+        used the vault in this process learns nothing new: it is not refused here, and needs no
+        reservation. The same applies without a guess limit.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
         """
         if not self._guesses.is_on or self._tried.has_found(client, [key]):
-            return NO_PLACE
+            return NO_RESERVATION
         if self._guesses.suspects(client):
-            return self._suspects.place(client, seconds=WAIT_SECONDS)
-        return self._slots.place(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
+            return self._suspects.reserve(client, seconds=WAIT_SECONDS)
+        return self._slots.reserve(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
 
     def _take_turn(self, wait: "_Wait", key: bytes) -> str:
         """Wait for a turn. Return the queue that gave the turn: "known", "first" or "suspects"."""
@@ -158,7 +162,7 @@ class _Wait:
         self.client = client
         self.held = held
         self.is_admitted = is_admitted
-        """Whether the request has kept a place: then no full queue refuses the request."""
+        """Whether the request had a reservation: then no full queue refuses the request."""
         self._end = time.monotonic() + seconds
 
     @property

@@ -226,17 +226,17 @@ def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
 def test_a_kept_place_counts_as_waiting_until_it_is_left() -> None:
     slots = _slots(max_waiting_per_client=2)
     one, other = Client("one"), Client("other")
-    places = [slots.place(one, seconds=30) for _ in range(2)]
+    reservations = [slots.reserve(one, seconds=30) for _ in range(2)]
     for _ in range(2):
         with pytest.raises(TooManyRequestsError):
-            slots.place(one, seconds=30)
-    slots.place(other, seconds=30).leave()
+            slots.reserve(one, seconds=30)
+    slots.reserve(other, seconds=30).cancel()
     for _ in range(2):  # the second time it has no effect
-        places[0].leave()
+        reservations[0].cancel()
     assert slots.waiting == 1
     with slots.slot(one, seconds=30):
         assert slots.waiting == 1
-    places[1].leave()
+    reservations[1].cancel()
     assert slots.waiting == 0
 
 
@@ -248,11 +248,11 @@ def test_places_are_refused_as_slots_are() -> None:
         clock.now += 20
     with slots.slot(client, seconds=30):
         with pytest.raises(TooManyRequestsError) as refused:
-            slots.place(client, seconds=10)
+            slots.reserve(client, seconds=10)
         assert refused.value.retry_after == 20
-        place = slots.place(client, seconds=30)
+        reservation = slots.reserve(client, seconds=30)
         with pytest.raises(TooManyRequestsError) as refused:
-            slots.place(client, seconds=30)
-        assert refused.value.retry_after == 40, "a kept place counts like a waiting caller"
-        place.leave()
-    slots.place(client, seconds=10).leave()
+            slots.reserve(client, seconds=30)
+        assert refused.value.retry_after == 40, "a reservation counts like a waiting caller"
+        reservation.cancel()
+    slots.reserve(client, seconds=10).cancel()

@@ -204,7 +204,7 @@ def test_a_second_scrypt_of_a_request_waits_though_the_queue_has_filled_up(
         wait_until(lambda: slow_key.order == [as_sent], what="a scrypt")
         waiting = threads.submit(vaults.find, b"next", Client("another"))
         places = [
-            vaults.queue.place(CLIENT, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT)
+            vaults.queue.reserve(CLIENT, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT)
         ]
         wait_until(lambda: vaults.queue.waiting == len(places) + 1, what="a full queue")
         slow_key.go_on()
@@ -212,5 +212,5 @@ def test_a_second_scrypt_of_a_request_waits_though_the_queue_has_filled_up(
     assert slow_key.order == [as_sent, b"next", "\u00e9".encode()]
     assert not guesses.unanswered
     for each in places:
-        each.leave()
+        each.cancel()
     vaults.close()

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from iot_api.limits.clients import Client
-from iot_api.limits.fair_slots import FairSlots, Place
+from iot_api.limits.fair_slots import FairSlots, Reservation
 from iot_api.vaults import scrypt_queue
 from iot_api.vaults.scrypt_queue import MAX_WAITING_PER_CLIENT, ScryptQueue
 from iot_api.vaults.tried_passwords import TriedPasswords
@@ -83,27 +83,27 @@ def test_an_admitted_request_gets_its_turn_though_the_queue_fills_up(queue: Scry
     """A refusal would tell that its vault is not open, and count as a guess of an honest client."""
     client, done = Client("192.0.2.1"), list[int]()
 
-    def compute(number: int, place: Place) -> None:
+    def compute(number: int, reservation: Reservation) -> None:
         for _ in range(2):  # an opening may take several scrypts
-            with queue.turn(b"%d" % number, client, place=place):
+            with queue.turn(b"%d" % number, client, reservation=reservation):
                 done.append(number)
 
     with ThreadPoolExecutor() as threads:
         with queue.turn(b"a", client):
-            place = queue.place(client, b"admitted")
-            admitted = threads.submit(compute, 0, place)
+            reservation = queue.reserve(client, b"admitted")
+            admitted = threads.submit(compute, 0, reservation)
             wait_until(lambda: queue.waiting == 1, what="the admitted request")
             others = [
-                queue.place(client, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT - 1)
+                queue.reserve(client, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT - 1)
             ]
             with pytest.raises(TooManyRequestsError):
-                queue.place(client, b"b")
+                queue.reserve(client, b"b")
             with pytest.raises(TooManyRequestsError), queue.turn(b"b", client):
                 pass
         admitted.result(LATER)
     assert done == [0, 0]
     for each in others:
-        each.leave()
+        each.cancel()
     assert queue.waiting == 0
 
 
@@ -132,4 +132,4 @@ def test_a_request_that_moves_to_the_suspects_does_not_shorten_the_estimate(
         guessed.result(LATER)
     # The estimate is 80 % of 14 s: the guess had one turn, which took no time.
     with queue.turn(b"b", device), pytest.raises(TooManyRequestsError):
-        queue.place(device, b"c")
+        queue.reserve(device, b"c")

@@ -12,7 +12,7 @@ from typing import Any
 from gevent import events, monkey
 
 from iot_api.limits.memory_budget import budget_bytes
-from iot_api.limits.pod_turn import share_turns
+from iot_api.limits.pod_lock import share_locks
 from iot_api.server.logs import gunicorn_log, libraries_level, log_uncaught_in_greenlets
 from iot_api.server.metrics_folder import create_metrics_folder
 from iot_api.server.startup_errors import (
@@ -36,7 +36,7 @@ from iot_models.settings import drop_stray_libpq_variables, load
 _metrics_folder = create_metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 share(_metrics_folder)
-share_turns(_metrics_folder)
+share_locks(_metrics_folder)
 
 tracing.keep_out()
 disable_core_dumps()  # the workers and the metrics server inherit the limit

@@ -9,7 +9,7 @@ from iot_api.limits.clients import Client
 from iot_api.limits.fair_slots import NO_RESERVATION, FairSlots, Priority, Reservation, Turn
 from iot_api.limits.guess_limit import GuessLimit
 from iot_api.limits.pace import Pace
-from iot_api.limits.pod_turn import PodTurn
+from iot_api.limits.pod_lock import PodLock
 from iot_models import metrics
 from iot_models.errors import Refusal, TooManyRequestsError
 
@@ -48,8 +48,8 @@ class ScryptQueue:
         self._tried = tried
         self._slots = _slots()
         self._suspects = _slots()
-        self._suspects_turn = PodTurn("suspects")
-        self._suspects_pace = Pace(least_rest=SUSPECTS_REST, rest_until=self._suspects_turn)
+        self._suspects_lock = PodLock("suspects")
+        self._suspects_pace = Pace(least_rest=SUSPECTS_REST, rest_until=self._suspects_lock)
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
     @property
@@ -129,8 +129,8 @@ class ScryptQueue:
 
     def _take_as_suspect(self, wait: "_Wait") -> None:
         wait.enter(self._suspects)
-        has_turn = wait.held.enter_context(self._suspects_turn.hold(wait.left))
-        if not has_turn or self._suspects_pace.rest > wait.left:
+        is_held = wait.held.enter_context(self._suspects_lock.hold(wait.left))
+        if not is_held or self._suspects_pace.rest > wait.left:
             retry_after = 1 + round(self._suspects_pace.rest)
             raise TooManyRequestsError(_BUSY, retry_after=retry_after, reason=Refusal.OPENING_QUEUE)
         wait.held.enter_context(self._suspects_pace.work())

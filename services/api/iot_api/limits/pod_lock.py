@@ -14,16 +14,16 @@ _folders: list[Path] = []
 """The folder that the processes of a pod share; none in a process that is alone."""
 
 
-def share_turns(folder: Path) -> None:
-    """Let this process and its children share each later `PodTurn`, through a file in `folder`."""
+def share_locks(folder: Path) -> None:
+    """Let this process and its children share each later `PodLock`, through a file in `folder`."""
     _folders[:] = [folder]
 
 
-class PodTurn:
+class PodLock:
     """A lock that one process of a pod holds at a time.
 
     The holder can store a time for later holders. The kernel releases the lock of a killed process.
-    Without `share_turns`, the lock is not shared, and always free.
+    Without `share_locks`, the lock is not shared, and always free.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,5 +1,6 @@
 """Small child processes to supervise, and a small service for simulated devices."""
 
+import gzip
 import json
 import sys
 import threading
@@ -54,7 +55,10 @@ class FakeService:
         class Handler(QuietHandler):
             def do_PUT(self) -> None:  # noqa: N802 -- the name http.server calls
                 service.authorizations.add(self.headers["Authorization"])
-                rows = json.loads(self.body())
+                body = self.body()
+                if self.headers["Content-Encoding"] == "gzip":
+                    body = gzip.decompress(body)
+                rows = json.loads(body)
                 status, headers = service.take(rows, self.headers["Idempotency-Key"])
                 if status == 0:
                     self.close_connection = True

@@ -28,17 +28,19 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
         SettingsError: the iterator `readings` raised it, for example at an invalid line.
         IotError: a batch was not acknowledged. Later batches were not sent.
     """
-    sent, before = 0, ""
+    sent = 0
     try:
         for batch in batches(readings):
-            client.put_readings(batch)
-            sent += len(batch)
-            before = f"; {counted(sent)} acknowledged before"
+            sent += client.send(batch)
     except SettingsError as error:
-        raise SettingsError(f"{error}{before}") from None
+        raise SettingsError(f"{error}{_before(sent)}") from None
     except ClientError as error:
-        raise IotError(f"{url}: {error.reason}{before}") from None
+        raise IotError(f"{url}: {error.reason}{_before(sent + error.acknowledged)}") from None
     return sent
+
+
+def _before(readings: int) -> str:
+    return f"; {counted(readings)} acknowledged before" if readings else ""
 
 
 def send_through(
@@ -126,8 +128,8 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
     in a form that the service takes.
 
     Raises:
-        SettingsError: a field is not of this form, is given twice, is not UTF-8, or has a number
-            that is too large.
+        SettingsError: a field is not of this form, is given twice, is not UTF-8, has a number that
+            is too large, or is nested too deeply.
     """
     freeform = {}
     for field in fields:
@@ -139,7 +141,7 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
         if name in freeform:
             raise SettingsError(f"field {name!r} is given twice: give it one value")
         try:
-            freeform[name] = json.loads(value, parse_float=_finite)
+            freeform[name] = _parse(value)
         except OverflowError as error:
             raise SettingsError(f"{field!r}: {error}") from None
         except ValueError:
@@ -156,7 +158,8 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
     `surrogateescape`, so that bytes that are not UTF-8 are noticed here.
 
     Raises:
-        SettingsError: a line is not JSON or not UTF-8, or has a number that is too large.
+        SettingsError: a line is not JSON or not UTF-8, has a number that is too large, or is nested
+            too deeply.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -164,7 +167,7 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
         if not is_unicode(line):
             raise SettingsError(f"line {number} is not UTF-8")
         try:
-            value = json.loads(line, parse_float=_finite)
+            value = _parse(line)
         except OverflowError as error:
             raise SettingsError(f"line {number}: {error}") from None
         except ValueError as error:
@@ -172,6 +175,17 @@ def parse_lines(lines: Iterable[str], taken_at: str) -> Iterator[dict[str, Any]]
         is_reading = isinstance(value, dict) and "freeform" in value and value.keys() <= _MEMBERS
         reading = value if is_reading else {"freeform": value}
         yield {"interrogator_time": _time(taken_at), **reading}
+
+
+def _parse(text: str) -> Any:
+    """Parse JSON. Raises `OverflowError` if a number is too large, or values are nested too deeply.
+
+    Raises `ValueError` for a text that is not JSON.
+    """
+    try:
+        return json.loads(text, parse_float=_finite)
+    except RecursionError:
+        raise OverflowError("is nested too deeply") from None
 
 
 def _finite(text: str) -> float:

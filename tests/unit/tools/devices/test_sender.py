@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -22,6 +22,9 @@ class Service(Protocol):
     readings: list[dict[str, object]]
     requests: int
     failures: list[tuple[int, dict[str, str]]]
+
+    def take(self, rows: list[dict[str, Any]], key: str) -> tuple[int, dict[str, str]]:
+        """Return the status and headers of a PUT."""
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +87,38 @@ def test_an_error_tells_what_was_acknowledged(
     service.failures = [(400, {})]
     assert main(["send", "--url", service.url]) == 1
     assert capsys.readouterr().err.startswith(f"{service.url}: 400")
+
+
+def test_large_readings_are_sent_in_several_requests(
+    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request may have 16 MiB. An error counts the readings of the requests before it."""
+    texts = [f"{'x' * 600_000}{number}" for number in range(4)]
+    take = service.take
+
+    def refuse_last(rows: list[dict[str, Any]], key: str) -> tuple[int, dict[str, str]]:
+        return (413, {}) if rows[0]["data"]["freeform"] == texts[3] else take(rows, key)
+
+    monkeypatch.setattr(service, "take", refuse_last)
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f'"{text}"\n' for text in texts)))
+    assert main(["send", "--url", service.url]) == 1
+    assert [reading["freeform"] for reading in service.readings] == texts[:3]
+    said = capsys.readouterr().err
+    assert said.startswith(f"{service.url}: 413")
+    assert said.endswith("; 3 readings acknowledged before\n")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"x":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_refused(
+    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"1\n{text}\n"))
+    assert main(["send", "--url", service.url]) == 2
+    assert capsys.readouterr().err == (
+        "line 2: is nested too deeply; 1 reading acknowledged before\n"
+    )
+    assert main(["send", "--url", service.url, f"field={text}"]) == 2
+    assert capsys.readouterr().err.endswith(": is nested too deeply\n")
 
 
 def test_no_field_is_no_reading(service: Service, capsys: Captured) -> None:

@@ -208,6 +208,13 @@ def test_an_unsupported_method_is_405(
     assert set(answer.headers["Allow"].split(", ")) == allowed
 
 
+def test_a_web_socket_is_refused(module_api: Api) -> None:
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket"}
+    answer = module_api.ask("GET", "/api/status", headers=headers)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"].startswith("Upgrade: the service has no WebSocket;")
+
+
 @pytest.mark.parametrize(
     "body",
     [

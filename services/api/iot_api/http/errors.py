@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import WebsocketMismatch
 
 from iot_models import metrics
 from iot_models.errors import (
@@ -158,6 +159,8 @@ def _of_werkzeug(error: HTTPException, accept: str) -> PlainResponse:
         return PlainResponse(status, error.get_headers(), b"")
     code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
     sentence = _SENTENCES.get(status, error.description or error.name)
+    if isinstance(error, WebsocketMismatch):
+        sentence = "Upgrade: the service has no WebSocket; send the request without this header"
     others = [
         (name, value)
         for name, value in error.get_headers()

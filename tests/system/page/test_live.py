@@ -94,3 +94,20 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
     # By now, the page knows which fields to read. The last millisecond is left out, too.
     with page.page.expect_request(lambda request: f"to={now + 1}&" in request.url):
         page.view(f"view.skipped({json.dumps(summary)})")
+
+
+def test_a_field_has_the_name_of_a_member_of_every_object(
+    module_stack: Stack, open_page: OpenPage
+) -> None:
+    """A reading that lacks the field has no value for it, and no text of the browser."""
+    names = ("constructor", "toString", "__proto__")
+    rows = [row("secret 7", freeform={name: number}) for number, name in enumerate(names)]
+    assert module_stack.put([*rows, row("secret 7", freeform={"tag": "a"})]).status == 201
+    page = open_page(module_stack.port)
+    page.open("secret 7")
+    page.wait_for_text("#table-body", "a")
+    for name in names:
+        page.wait_for_text("#table-head", name)
+    values = page.page.locator("#table-body td").all_inner_texts()
+    assert not {"{}", "[object Object]"}.intersection(values)
+    assert not [each for each in values if "native code" in each]

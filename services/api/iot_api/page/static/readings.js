@@ -46,7 +46,7 @@ export function valueOf(reading, field) {
   let node = reading.content;
   for (const part of field.path) {
     if (node === null || typeof node !== "object") return undefined;
-    node = node[part];
+    node = Object.hasOwn(node, part) ? node[part] : undefined; // every object inherits `constructor`
   }
   return field.column ? reading[field.column] : node;
 }

@@ -64,9 +64,10 @@ METRICS = (
            "1).",
            ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
-           "Connections that the API closed on its clients, by reason. new, head, idle, body or "
-           "sending: the phase in which the client was slow or silent. room or memory: another "
-           "client needed the connection or its memory. refused: all connections were busy.",
+           "Connections that the API closed although the client had not ended them, by reason. "
+           "new, head, idle, body and sending name the phase in which the client was slow or "
+           "silent. room and memory: the API needed the connection or its memory for another "
+           "client. refused: all connections were busy.",
            ("reason",),
            initial_labels=("new", "head", "idle", "body", "sending", "room", "memory", "refused")),
     Metric("iot_readings_acknowledged_total", "counter", "api",
@@ -78,7 +79,8 @@ METRICS = (
     Metric("iot_vault_cache_misses_total", "counter", "api",
            "Searches for a vault that was not open in the process. Each costs a scrypt."),
     Metric("iot_vaults_opened_total", "counter", "api",
-           "Vaults opened with their password (scrypt): found, or created.", ("how",),
+           "Vaults that a process opened by a scrypt. how says whether the vault was found or "
+           "created.", ("how",),
            initial_labels=("found", "created")),
     Metric("iot_vaults_moved_total", "counter", "api",
            "Vaults whose record got a lookup of the current format and scrypt cost."),
@@ -116,8 +118,9 @@ METRICS = (
     Metric("iot_live_reads_of_postgres_total", "counter", "api",
            "Reads of Postgres by live streams, because the hot window lacked readings."),
     Metric("iot_damaged_total", "counter", "api",
-           "Segments or vault records that could not be opened, reads that met an id twice, "
-           "and guess counters in Redis that are not numbers.",
+           "Finds of damaged data, by kind: a segment, a vault's record in Postgres (vault) or "
+           "in Redis (vault_cache) that can't be opened, two segments with ids in common "
+           "(overlap), a guess counter in Redis that is not a number (guesses).",
            ("what",), initial_labels=("segment", "vault", "vault_cache", "overlap", "guesses")),
     Metric("iot_backlog_bytes", "gauge", "api",
            "Size of the backlog, in sealed bytes."),

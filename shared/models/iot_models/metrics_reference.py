@@ -12,15 +12,15 @@ _INTRODUCTION = """\
 
 Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
 Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.
-[Monitoring](monitoring.md) says how to scrape, [the runbooks](runbooks.md)
-explain the alerts.
+[Monitoring](monitoring.md) says how to set up Prometheus, and [the runbooks](runbooks.md) explain
+the alerts.
 
-No label has a value that a client chooses. The largest sets are `shard` (at most 256 values) and
-`route`, `method` and `status` of the API's own routes.
+No label has a value that a client chooses. The labels with the most values are `shard` (at most
+256), and `route`, `method` and `status`, which only take values of the API's own routes.
 
 The workers of an API pod count in memory, and add the counts to files ten times a second. A worker
 that is killed loses the counts of the last tenth of a second. `/metrics` returns the sums of the
-files of all workers. The counts of ended workers stay in the sums.
+files of all workers, including the workers that have ended.
 """
 _TITLES = {"api": "API", "writer": "Writers", "canary": "Canary"}
 _FIGURES = """\
@@ -34,7 +34,7 @@ _EXEMPLARS = """\
 ## Exemplars
 
 While tracing is on, `iot_stored_after_seconds` and `iot_readable_after_seconds` of the writers have
-exemplars: the `trace_id` of the PUT whose readings waited that long. Prometheus keeps exemplars
+exemplars: the `trace_id` of a PUT whose readings waited that long. Prometheus keeps exemplars
 with `--enable-feature=exemplar-storage`.
 
 Metrics of the API have no exemplars. prometheus_client keeps exemplars in the memory of one

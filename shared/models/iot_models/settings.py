@@ -49,8 +49,8 @@ class Settings:
 
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "Redis of the backlog, of the jobs and, unless IOT_HOT_WINDOW_REDIS_URL is set, of the "
-        "hot window.",
+        "Redis of the backlog and of the jobs. Also of the hot window, unless "
+        "IOT_HOT_WINDOW_REDIS_URL is set.",
         secret=True,
     )
     hot_window_redis_url: str = _setting(
@@ -74,8 +74,7 @@ class Settings:
     )
     anonymous_scopes: str = _setting(
         "",
-        "Scopes that need no token, separated by commas, for clients that send none: ingest, "
-        "read, audit.",
+        "Scopes for which clients need no token, separated by commas: ingest, read, audit.",
     )
 
     shards: int = _setting(
@@ -87,7 +86,7 @@ class Settings:
     hot_window_seconds: int = _setting(
         300,
         "How long a segment stays in the hot window, in seconds. A read of the last n seconds "
-        "needs no Postgres if n is smaller.",
+        "needs no Postgres if n is smaller than this value.",
         maximum=86_400,
     )
     retention_days: int = _setting(
@@ -103,8 +102,8 @@ class Settings:
 
     clock_skew_max_seconds: int = _setting(
         300,
-        "Maximum difference between the clocks of a process and of Redis, in seconds. Beyond "
-        "it the process is not ready, and /readyz says which clock is wrong.",
+        "Maximum difference between the clocks of a process and of Redis, in seconds. If they "
+        "differ by more, the process is not ready, and /readyz says which clock is wrong.",
         minimum=1,
     )
 
@@ -122,13 +121,13 @@ class Settings:
     )
     redis_wait_replicas: int = _setting(
         0,
-        "Number of Redis replicas that must have readings before they are acknowledged, and before "
-        "writers store them.",
+        "Number of Redis replicas that must have a reading before the API acknowledges the "
+        "reading, and before a writer stores it.",
         maximum=10,
     )
     redis_wait_fsync: int = _setting(
         0,
-        "1: acknowledge and store readings once they are on the disks of Redis and of "
+        "1: acknowledge and store readings only when they are on the disks of Redis and of "
         "IOT_REDIS_WAIT_REPLICAS replicas (WAITAOF, in Redis 7.2 and Valkey).",
         maximum=1,
     )
@@ -138,8 +137,8 @@ class Settings:
     idempotency_max_requests: int = _setting(
         200_000,
         "Maximum number of remembered requests with an Idempotency-Key. Each takes 250 bytes of "
-        "Redis. One client may have a quarter of this number. Above either limit, requests with "
-        "a key are refused.",
+        "Redis. One client may have a quarter of this number. When either limit is reached, "
+        "requests with a new key are refused.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(
@@ -185,9 +184,9 @@ class Settings:
     )
     max_openings: int = _setting(
         16,
-        "Number of vaults that one PUT may open or create, at IOT_SCRYPT_LOG2_N=17. Each step "
-        "below 17 doubles the number, and each step above halves it. A PUT that needs more opens "
-        "this number of vaults and is answered 429. When it is sent again, these vaults are open.",
+        "Number of vaults that one PUT may open or create, if IOT_SCRYPT_LOG2_N is 17. Each step "
+        "below 17 doubles the number, and each step above halves it. If a PUT needs more, it opens "
+        "this number of vaults and is answered 429. When the PUT comes again, they are open.",
         minimum=1,
         maximum=100_000,
     )
@@ -231,13 +230,14 @@ class Settings:
     )
     compaction_after_seconds: int = _setting(
         900,
-        "For this many seconds after its start, an API process orders no compaction: during a "
-        "rolling update, processes of a version that can't read merged segments may still run.",
+        "Seconds after its start during which an API process orders no compaction: processes of an "
+        "earlier version, which can't read merged segments, may still run.",
     )
     upgrade_after_seconds: int = _setting(
         900,
-        "Seconds after the migration of the database during which processes of version 0.1 may "
-        "still run. Afterwards these processes become unready, and vaults get the new lookup.",
+        "Seconds after the migration of the database until the upgrade from version 0.1 is "
+        "completed. Until then, processes of version 0.1 may run. Afterwards they are not ready, "
+        "and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
         50_000, "Maximum number of open vaults in an API process, 1 kB each.", minimum=1
@@ -259,8 +259,9 @@ class Settings:
     api_request_memory_bytes: int = _setting(
         128 * 2**20,
         "Memory of an API process for request bodies and for answers to slow clients. When it is "
-        "used up, requests are answered 503. Beyond half of it, large bodies of one client are "
-        "answered 429. At least four times IOT_MAX_BODY_BYTES, even if a smaller value is set.",
+        "used up, requests are answered 503. If the large bodies of one client would take more "
+        "than half of it, they are answered 429. A value below four times IOT_MAX_BODY_BYTES "
+        "counts as four times IOT_MAX_BODY_BYTES.",
         minimum=2**20,
     )
     api_postgres_pool: int = _setting(
@@ -272,8 +273,7 @@ class Settings:
     keepalive_seconds: int = _setting(
         100,
         "How long an API process keeps an idle connection open, in seconds. Must exceed the "
-        "idle timeout of the load balancer, which otherwise sends requests over connections "
-        "that are being closed.",
+        "idle timeout of the load balancer: otherwise it sends requests over closing connections.",
         minimum=1,
         maximum=86_400,
     )
@@ -303,8 +303,8 @@ class Settings:
     )
     audit_vaults: int = _setting(
         0,
-        "1: record each new vault in the audit log, in the SQL statement that creates the vault. "
-        "0: leave new vaults out of the audit log, as clients of the old server expect.",
+        "1: record each new vault in the audit log. 0: do not record new vaults, because clients "
+        "of the old server may expect an empty audit log.",
         maximum=1,
     )
     audit_reads: int = _setting(
@@ -318,7 +318,8 @@ class Settings:
         "*",
         "Origins that browsers may call from, separated by commas: scheme, host and port, for "
         "example https://app.example.org:8443. `https://*.example.org` matches every host with "
-        "exactly one more label. `*` matches every origin, `null` pages without an origin.",
+        "exactly one more label. `*` matches every origin. `null` matches pages that have no "
+        "origin, for example local files.",
     )
     page: int = _setting(1, "1: serve the live page at `/`. 0: there is no page.", maximum=1)
     metrics_address: str = _setting("0.0.0.0", "Address of /metrics.")  # noqa: S104

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from system.faults.kinds import KINDS
 from system.faults.plan import make_plan
+from system.faults.recovery import LIMIT_SECONDS
 from system.faults.separate_run import check_run
 
 _SECONDS = 240
@@ -19,11 +20,13 @@ def test_every_kind_of_fault_loses_no_reading() -> None:
     check_run("system.faults", *options, seconds=_SECONDS)
 
 
-def test_the_reliability_document_names_the_number_of_kinds() -> None:
+def test_the_reliability_document_names_the_number_of_kinds_and_the_limit() -> None:
     document = Path(__file__).parents[3] / "docs" / "reliability.md"
-    found = re.search(r"injects (\d+) kinds of faults", document.read_text(encoding="utf-8"))
+    text = " ".join(document.read_text(encoding="utf-8").split())
+    found = re.search(r"injects (\d+) kinds of faults", text)
     assert found is not None
     assert int(found[1]) == len(KINDS)
+    assert f"a recovery takes longer than {LIMIT_SECONDS:g} s." in text
 
 
 def test_a_plan_depends_only_on_its_seed() -> None:

@@ -44,4 +44,7 @@ class Response:
         Raises:
             ValueError: the body is not JSON.
         """
-        return json.loads(self.body)
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("the JSON of the response is nested too deeply") from None

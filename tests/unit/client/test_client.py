@@ -128,7 +128,9 @@ def test_a_request_that_may_succeed_later(
         lambda client: client.erase_readings(0, 1),
     ],
 )
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"1"])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b"{}", b"1", pytest.param(b"[" * 100_000, id="deep")]
+)
 def test_a_response_of_another_server(
     server: Server, body: bytes, call: Callable[[Client], Any]
 ) -> None:

@@ -51,15 +51,32 @@ class ParquetFile:
             yield dict(zip(batch.schema.names, cells, strict=True))
 
     def _cells(self, column: Any) -> list[object]:
-        if self._pa.types.is_timestamp(column.type):
+        if self._pa.types.is_timestamp(column.type) and column.type.unit == "ns":
             # `datetime` has no nanoseconds.
             column = column.cast(self._pa.timestamp("us", column.type.tz), safe=False)
-        return cast("list[object]", column.to_pylist())
+        try:
+            return cast("list[object]", column.to_pylist())
+        except (ValueError, OverflowError):
+            return [_value_of(cell) for cell in column]
 
     def _row(self, row: dict[str, object]) -> ImportRow | RowError:
+        for name, cell in row.items():
+            if isinstance(cell, Exception):
+                return RowError(f"{name} has a value that can't be read: {cell}")
         if row.pop("db_password", None) not in {None, "", self._password}:
             return OtherPasswordError("is under another password")
         try:
             return row_of_parquet(row)
         except RowError as error:
             return error
+
+
+def _value_of(cell: Any) -> object:
+    """Return the value of a cell, or the exception if Python can't hold the value.
+
+    Python can't hold a time after the year 9999, for example, nor a text that is not UTF-8.
+    """
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError) as error:
+        return error

@@ -244,6 +244,26 @@ def test_a_parquet_file_of_your_own(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_parquet_values_that_python_can_t_hold(tmp_path: Path) -> None:
+    """Only their rows are refused."""
+    text = pa.array([b"a", b"\xff", b"c", b"d"])
+    file = parquet(
+        tmp_path,
+        absolute_timestamp=["2020-01-01 00:00:00"] * 4,
+        relative_timestamp=[1, 2, 3, 4],
+        text=pa.Array.from_buffers(pa.string(), 4, text.buffers()),
+        time=pa.array([0, 1, 2**60, 3], pa.timestamp("ms")),
+        date=pa.array([0, 1, 2, 2**30], pa.date32()),
+    )
+    first, *refused = open_source(file, None, PASSWORD).rows()
+    assert isinstance(first, ImportRow)
+    assert [str(each).partition(": ")[0] for each in refused] == [
+        "text has a value that can't be read",
+        "time has a value that can't be read",
+        "date has a value that can't be read",
+    ]
+
+
 def test_parquet_rows_that_are_refused(tmp_path: Path) -> None:
     file = parquet(
         tmp_path,

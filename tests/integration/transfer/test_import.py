@@ -91,6 +91,24 @@ def test_rows_under_another_password_are_left_for_another_run(
     assert [json.loads(each["freeform"])["n"] for each in service.read("two-1")] == [1, 3, 5, 7]
 
 
+def test_a_text_of_the_old_database_that_is_not_utf_8_is_left(
+    service: Stack, command: Command, tmp_path: Path
+) -> None:
+    file = legacy_file(
+        tmp_path / "damaged.db", [("text", "2020-01-01 00:00:00", n, n) for n in range(4)]
+    )
+    with closing(sqlite3.connect(file)) as database, database:
+        for column, row in (("absolute_timestamp", 2), ("freeform", 3)):
+            text = "CAST(x'ff' AS TEXT)"
+            database.execute(f"UPDATE IOTD SET {column} = {text} WHERE id = {row}")  # noqa: S608
+    status, said, error = command("import", file, password="text")
+    assert (status, error) == (1, "")
+    assert "4 rows\n2 imported\n" in said
+    assert "1 skipped: under another password, or damaged" in said
+    assert "  row 2: absolute_timestamp is not a date" in said
+    assert [each["freeform"] for each in service.read("text")] == ["0", "3"]
+
+
 def test_equal_readings_are_all_imported_and_a_grown_file_continues(
     service: Stack, command: Command, tmp_path: Path
 ) -> None:

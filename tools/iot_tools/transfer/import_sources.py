@@ -96,7 +96,10 @@ class LegacySqlite:
                 raise ImportFileError(f"{self._path}: {error}") from None
 
     def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+        database = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+        # A damaged text makes its row invalid. By default, it would end the import.
+        database.text_factory = lambda text: text.decode(errors="replace")
+        return database
 
     def _query(self, database: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
         try:

@@ -29,6 +29,7 @@ from support.databases import TEMPLATE, EmptyDatabases, created_database, databa
 from support.environment import environment_without_settings
 from support.longest_first import LongestFirst, rank
 from support.memory_folder import memory_folder
+from support.postgres_data import copied_data, run_folder
 from support.stack import Stack, running_stack
 
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
@@ -109,6 +110,13 @@ def no_url_builders() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rule, "_compile_builder", lambda *_: build)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_initdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run initdb once for all Postgres servers of the run."""
+    with copied_data(run_folder(tmp_path_factory) / "postgres-data"):
         yield
 
 

@@ -158,9 +158,12 @@ class PostgresServer(Server):
         made.mkdir(mode=0o700)
         if server_user() >= 0:
             os.chown(made, server_user(), server_user())
-        initdb = Child(self._program("initdb", self._initdb_options(made), self.log))
-        initdb.run(60)
+        self._run_initdb(made)
         made.rename(self.data)
+
+    def _run_initdb(self, made: Path) -> None:
+        """Fill the empty directory `made`."""
+        Child(self._program("initdb", self._initdb_options(made), self.log)).run(60)
 
     def _initdb_options(self, made: Path) -> list[str]:
         options = ["-D", str(made), "-U", _USER, "--encoding=UTF8", "--no-locale"]

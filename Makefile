@@ -21,9 +21,6 @@ QUICK_TESTS := tests/unit tests/integration tests/chart
 # Tests that only compute: `make test-all` runs them beside the others, on CPU time that the others leave.
 BACKGROUND_TESTS := tests/unit tests/chart tests/k8s $(addprefix tests/system/test_,platforms.py supply.py)
 BACKGROUND := PYTHONPATH=tests $(BIN)/python -m support.background $(BIN)/pytest --numprocesses $(CORES)
-# In a fresh clone, each process of the tests would compile all tests and libraries: 14 s of CPU time each.
-COMPILE_TESTS = test -n "$$(find tests -name '*-pytest-*.pyc' -print -quit)" || \
-	printf '%s\n' $(1) | xargs -P $(CORES) -I{} $(BIN)/pytest --collect-only -qq tests/{} >/dev/null
 # Tests that check how fast processes recover and clients are served: they run before the others, fewer at a time.
 TIMED_TESTS := $(addprefix tests/system/faults/test_,short.py outboxes.py) tests/system/states/test_endpoint_moved.py \
 	$(addprefix tests/system/reliability/test_,read_memory.py slow_peers.py stalled_readers.py)
@@ -142,8 +139,7 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 .PHONY: test
 test: STARTED := $(shell date +%s)
 test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, chart (T=path: only these)
-	@status=0; $(call COMPILE_TESTS,unit integration); \
-	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
+	@status=0; $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
 		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
 	echo "make test took $$(($$(date +%s) - $(STARTED))) s."; \
 	$(if $(T),,echo "make test-all adds tests/system, tests/k8s and all sets of values of tests/chart: 6 minutes more.";) \
@@ -152,7 +148,7 @@ test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, cha
 .PHONY: test-all
 test-all: STARTED := $(shell date +%s)
 test-all: $(VENV)/.dev $(VENV)/.chart $(VENV)/.supply ## Run all tests and print the ten slowest
-	@status=0; mkdir -p .pytest_cache; rm -f .pytest_cache/*.xml; $(call COMPILE_TESTS,unit integration system); \
+	@status=0; mkdir -p .pytest_cache; rm -f .pytest_cache/*.xml; \
 	$(BIN)/pytest --numprocesses $$(($(CORES) + 1)) --junitxml .pytest_cache/timed.xml $(TIMED_TESTS) || status=1; \
 	$(BACKGROUND) --junitxml .pytest_cache/background.xml $(BACKGROUND_TESTS) >.pytest_cache/background.log 2>&1 & \
 	background=$$!; \

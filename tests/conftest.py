@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from execnet import XSpec
 from flask.testing import FlaskClient
 from hypothesis import settings as hypothesis_settings
 from redis import Redis
@@ -27,6 +28,7 @@ from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.databases import TEMPLATE, EmptyDatabases, created_database, database_url
 from support.environment import environment_without_settings
+from support.forked_workers import fork_workers
 from support.longest_first import LongestFirst, rank
 from support.memory_folder import memory_folder
 from support.postgres_data import copied_data, run_folder
@@ -84,6 +86,12 @@ def pytest_collection_finish() -> None:
     """Let no garbage collection visit the collected tests: there are a million objects."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[XSpec]) -> None:
+    """Fork the processes of pytest-xdist."""
+    fork_workers(config, specs)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -11,9 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import polars as pl
-import pyarrow.parquet as pq
 import pytest
 
 from iot_models.errors import IotError
@@ -23,6 +20,7 @@ from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
 from support.stack import Stack
+from support.tables import read_csv, read_csv_with_polars, read_parquet
 
 from .conftest import LEGACY_FILE, LEGACY_READINGS, Command
 from .test_import import legacy_file, without_ids
@@ -92,7 +90,7 @@ def test_tables_hold_types_and_values(
     for name in ("out.parquet", "out.csv", "out.ndjson"):
         assert command("export", tmp_path / name, *options, password=password)[0] == 0
     rows = service.read(password)
-    table = pq.read_table(tmp_path / "out.parquet")
+    table = read_parquet(tmp_path / "out.parquet")
     own = ["id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform"]
     assert table.column_names == own + (list(FLAT) if flatten else [])
     found = table.to_pydict()
@@ -142,7 +140,7 @@ def test_a_range_of_time(command: Command, tmp_path: Path) -> None:
     def exported(*options: str) -> list[int]:
         out = tmp_path / "out.csv"
         assert command("export", out, *options, password="range")[0] == 0
-        found = pl.read_csv(out)["relative_timestamp"].to_list()
+        found: list[int] = read_csv_with_polars(out)["relative_timestamp"].to_list()
         out.unlink()
         return found
 
@@ -209,7 +207,7 @@ def test_a_killed_export_continues(
         assert client.requests == 2, "it began at the first reading"
     status, said, _ = command("export", tmp_path / form, password=form)
     assert (status, said.splitlines()[0]) == (0, "45 readings")
-    table = pq.read_table if form.endswith("parquet") else pd.read_csv
+    table = read_parquet if form.endswith("parquet") else read_csv
     found = table(tmp_path / form)["relative_timestamp"]
     assert [int(str(each)) for each in found] == [n // 7 for n in range(45)]
     assert {each.name for each in tmp_path.iterdir()} == {"in.db", form}
@@ -267,7 +265,7 @@ def test_a_complete_spool_serves_only_its_own_password(
         assert command("export", file, password=owner)[1].startswith(f"{readings} readings")
     else:
         assert status == 0, error
-        assert pd.read_csv(file)["freeform"].to_list() == ['"other"']
+        assert read_csv(file)["freeform"].to_list() == ['"other"']
 
 
 _LIMITED = """
@@ -367,7 +365,7 @@ def test_all_accepted_readings_can_be_flattened(
     for name in ("out.parquet", "out.csv", "out.ndjson"):
         status, _, error = command("export", tmp_path / name, "--flatten", password="unusual")
         assert status == 0, error
-    table = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    table = read_parquet(tmp_path / "out.parquet").to_pydict()
     with (tmp_path / "out.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     parsed = [json.loads(line) for line in (tmp_path / "out.ndjson").read_text().splitlines()]

@@ -10,10 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import duckdb
-import pandas as pd
-import polars as pl
-
 from support.stack import Stack
 
 READINGS = int(os.environ.get("TRANSFER_READINGS", "20000"))
@@ -22,6 +18,10 @@ MAX_MIB = 300
 
 def check_tables(folder: Path, count: int) -> None:
     """Check that pandas, polars and DuckDB read both files alike. The readings are `numbered`."""
+    import duckdb  # noqa: PLC0415 - the three start threads: see `support/worker_server.py`
+    import pandas as pd  # noqa: PLC0415
+    import polars as pl  # noqa: PLC0415
+
     parquet, text = folder / "out.parquet", folder / "out.csv"
     expected = pl.DataFrame(
         {"relative_timestamp": range(count), "n": range(count)},

@@ -7,8 +7,6 @@ import lzma
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -219,6 +217,9 @@ def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: 
 
 
 def parquet(tmp_path: Path, **columns: object) -> Path:
+    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
     file = tmp_path / "file.parquet"
     pq.write_table(pa.table(columns), file)
     return file
@@ -226,6 +227,8 @@ def parquet(tmp_path: Path, **columns: object) -> Path:
 
 def test_a_parquet_file_of_your_own(tmp_path: Path) -> None:
     """Columns keep their types: a text of digits stays a text."""
+    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
+
     moments = [datetime(2020, 1, 1, 1, 2, 3, 4, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)]
     file = parquet(
         tmp_path,

@@ -249,6 +249,8 @@ def test_a_parquet_file_of_your_own(tmp_path: Path) -> None:
 
 def test_parquet_values_that_python_can_t_hold(tmp_path: Path) -> None:
     """Only their rows are refused."""
+    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
+
     text = pa.array([b"a", b"\xff", b"c", b"d"])
     file = parquet(
         tmp_path,

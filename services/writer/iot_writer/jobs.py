@@ -239,8 +239,8 @@ def enforce_retention() -> int:
 
 @_waiting_for_stores("no indexes are rebuilt")
 def rebuild_indexes() -> str:
-    """Start to rebuild sparse indexes. Return "started", or "still running" if a rebuild runs."""
-    return "started" if current().sparse_indexes.start() else "still running"
+    """Start to rebuild bloated indexes. Return "started", or "still running" if a rebuild runs."""
+    return "started" if current().bloated_indexes.start() else "still running"
 
 
 @_waiting_for_stores("the upgrade from version 0.1 is not finished")
@@ -312,7 +312,7 @@ class KnownJob(Job):
         connection: "Redis | None" = None,
         serializer: object = None,  # noqa: ARG003
     ) -> "KnownJob":
-        """Return a job with its status. Raises `NoSuchJobError` for an unknown id."""
+        """Return the job, with its status in Redis. Raises `NoSuchJobError` for an unknown id."""
         try:
             job = cls(id, connection)
         except NoSuchJobError:

@@ -24,9 +24,9 @@ from iot_writer.drain.stored_log import log_stored
 from iot_writer.drain.stored_trace import trace_stored
 from iot_writer.maintenance import sweep
 from iot_writer.maintenance.audit_chainer import AuditChainer
+from iot_writer.maintenance.bloated_indexes import BloatedIndexes
 from iot_writer.maintenance.letter_orders import LetterOrders
 from iot_writer.maintenance.outdated_covers import OutdatedCovers
-from iot_writer.maintenance.sparse_indexes import SparseIndexes
 from iot_writer.maintenance.vault_deletion import VaultDeletion
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Writer:
             self.drain.on_stored.append(trace_stored)
         self.compaction_orders = stores.compaction_orders
         self.compaction = Compactor(self.compaction_orders, self.keys.current)
-        self.sparse_indexes = SparseIndexes(self._connect)
+        self.bloated_indexes = BloatedIndexes(self._connect)
         self._connection: Connection | None = None
 
     def _reports(self) -> Iterator[Callable[[], None]]:

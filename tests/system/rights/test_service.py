@@ -18,7 +18,7 @@ from iot_stores.audit import AuditLog
 from iot_stores.months import DAY_MS, month_begin
 from iot_stores.postgres import connect_postgres, postgres_pool
 from iot_stores.vault_records import VaultRecords
-from iot_writer.maintenance import sparse_indexes
+from iot_writer.maintenance import bloated_indexes
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 from iot_writer.writer import Writer
 from support.erasure import SETTLED, rows_with
@@ -258,11 +258,11 @@ def check_retention(
 
 def check_indexes(writer: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that an index of a partition is rebuilt."""
-    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 0)
-    monkeypatch.setattr(sparse_indexes, "ENTRY_BYTES", 0)
+    monkeypatch.setattr(bloated_indexes, "MIN_BLOATED_BYTES", 0)
+    monkeypatch.setattr(bloated_indexes, "ENTRY_BYTES", 0)
     with connect_postgres(load(writer), name="test") as connection:
         connection.execute("ANALYZE segments")
-        assert sparse_indexes.rebuild_sparse(connection) > 0
+        assert bloated_indexes.rebuild_bloated(connection) > 0
 
 
 def check_dead_letters(stack: Stack, redis_users: RedisWithUsers, writer: dict[str, str]) -> None:

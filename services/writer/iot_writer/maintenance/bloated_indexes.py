@@ -1,4 +1,4 @@
-"""Rebuilds indexes that compaction has left sparse.
+"""Rebuilds indexes that compaction has left bloated.
 
 Compaction replaces hundreds of small segments by one. An index page then keeps one of hundreds of
 entries, and Postgres frees only empty pages. REINDEX CONCURRENTLY blocks neither drains nor reads.
@@ -14,14 +14,14 @@ import psycopg
 
 from iot_stores.postgres import Connection
 
-SPARSE_FROM_BYTES = 2**20
+MIN_BLOATED_BYTES = 2**20
 """Size in bytes below which an index is never rebuilt."""
 ENTRY_BYTES = 64
 """Largest size of an entry in a new index, in bytes."""
-SPARSE_RATIO = 4
-"""An index is sparse if it is this many times as large as a new one."""
+BLOAT_RATIO = 4
+"""An index is bloated if it is this many times as large as a new one."""
 
-_SPARSE = """
+_BLOATED = """
     SELECT indexes.oid::regclass::text
     FROM pg_inherits JOIN pg_index ON indrelid = inhrelid
     JOIN pg_class AS indexes ON indexes.oid = indexrelid
@@ -39,29 +39,29 @@ _INTERRUPTED = """
 _log = logging.getLogger(__name__)
 
 
-def rebuild_sparse(connection: Connection) -> int:
-    """Rebuild all sparse indexes of the history, one after the other. Return how many.
+def rebuild_bloated(connection: Connection) -> int:
+    """Rebuild all bloated indexes of the history, one after the other. Return how many.
 
     An interrupted call leaves an invalid index, which the next call drops.
     """
     for name in _names(connection, _INTERRUPTED):
         connection.execute(f"DROP INDEX CONCURRENTLY {name}")
-    sparse = _names(connection, _SPARSE)
-    for name in sparse:
+    bloated = _names(connection, _BLOATED)
+    for name in bloated:
         # The catalog returns the name as a regclass, quoted where needed.
         connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
         _log.info("rebuilt the index %s", name)
-    return len(sparse)
+    return len(bloated)
 
 
 def _names(connection: Connection, statement: str) -> list[str]:
-    values = {"least": SPARSE_FROM_BYTES, "ratio": SPARSE_RATIO, "entry": ENTRY_BYTES}
+    values = {"least": MIN_BLOATED_BYTES, "ratio": BLOAT_RATIO, "entry": ENTRY_BYTES}
     rows = connection.execute(statement, values)
     return [name for (name,) in cast("list[tuple[str]]", rows.fetchall())]
 
 
-class SparseIndexes:
-    """A background thread that rebuilds sparse indexes, one run at a time."""
+class BloatedIndexes:
+    """A background thread that rebuilds bloated indexes, one run at a time."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
@@ -71,7 +71,7 @@ class SparseIndexes:
         """Start a run, unless a run is in progress. Return whether a run was started."""
         if self._thread is not None and self._thread.is_alive():
             return False
-        self._thread = threading.Thread(target=self._run, name="sparse indexes", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bloated indexes", daemon=True)
         self._thread.start()
         return True
 
@@ -83,6 +83,6 @@ class SparseIndexes:
     def _run(self) -> None:
         try:
             with self._connect() as connection:
-                rebuild_sparse(connection)
+                rebuild_bloated(connection)
         except psycopg.Error as error:
-            _log.warning("sparse indexes are not rebuilt: %s", str(error).partition("\n")[0])
+            _log.warning("bloated indexes are not rebuilt: %s", str(error).partition("\n")[0])

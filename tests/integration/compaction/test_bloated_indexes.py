@@ -1,4 +1,4 @@
-"""Indexes that compaction left sparse are rebuilt."""
+"""Indexes that compaction left bloated are rebuilt."""
 
 import logging
 
@@ -7,8 +7,8 @@ import pytest
 
 from integration.compaction.past import Past, each_second, noon
 from iot_writer import jobs
-from iot_writer.maintenance import sparse_indexes
-from iot_writer.maintenance.sparse_indexes import rebuild_sparse
+from iot_writer.maintenance import bloated_indexes
+from iot_writer.maintenance.bloated_indexes import rebuild_bloated
 from iot_writer.writer import Writer
 
 PASSWORD = b"p"
@@ -23,7 +23,7 @@ _PAGES = """
 @pytest.fixture
 def thinned_out(past: Past, monkeypatch: pytest.MonkeyPatch) -> Past:
     """Ten merged segments that replace thousands of small segments."""
-    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
+    monkeypatch.setattr(bloated_indexes, "MIN_BLOATED_BYTES", 5 * 8192)
     sent = each_second(noon(3), 6000)
     for start in range(0, len(sent), 600):
         past.store(PASSWORD, sent[start : start + 600])
@@ -37,27 +37,27 @@ def _pages(past: Past) -> int:
     return sum(pages for _, pages in past.rows(_PAGES))
 
 
-def test_sparse_indexes_are_rebuilt(thinned_out: Past, writer: Writer) -> None:
+def test_bloated_indexes_are_rebuilt(thinned_out: Past, writer: Writer) -> None:
     before, readings = _pages(thinned_out), thinned_out.readings(PASSWORD)
-    assert rebuild_sparse(writer.postgres()) >= 5
+    assert rebuild_bloated(writer.postgres()) >= 5
     after = _pages(thinned_out)
     assert after < before / 3
-    assert rebuild_sparse(writer.postgres()) == 0
+    assert rebuild_bloated(writer.postgres()) == 0
     assert _pages(thinned_out) == after
     assert thinned_out.readings(PASSWORD) == readings
 
 
 def test_full_indexes_are_not_rebuilt(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 5 * 8192)
+    monkeypatch.setattr(bloated_indexes, "MIN_BLOATED_BYTES", 5 * 8192)
     past.store(PASSWORD, each_second(noon(3), 3000))
     past.writer.postgres().execute("VACUUM ANALYZE segments")
     assert _pages(past) > 100
-    assert rebuild_sparse(past.writer.postgres()) == 0
+    assert rebuild_bloated(past.writer.postgres()) == 0
 
 
 def test_small_indexes_are_not_rebuilt(thinned_out: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse_indexes, "SPARSE_FROM_BYTES", 8 * 2**20)
-    assert rebuild_sparse(thinned_out.writer.postgres()) == 0
+    monkeypatch.setattr(bloated_indexes, "MIN_BLOATED_BYTES", 8 * 2**20)
+    assert rebuild_bloated(thinned_out.writer.postgres()) == 0
 
 
 def test_an_interrupted_rebuild_is_cleaned_up(
@@ -71,10 +71,10 @@ def test_an_interrupted_rebuild_is_cleaned_up(
     ):
         reader.execute("SELECT count(*) FROM segments")
         with pytest.raises(psycopg.errors.QueryCanceled):
-            rebuild_sparse(broken)
+            rebuild_bloated(broken)
     invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
     assert thinned_out.rows(invalid) == [(1,)]
-    rebuild_sparse(writer.postgres())
+    rebuild_bloated(writer.postgres())
     assert thinned_out.rows(invalid) == [(0,)]
 
 
@@ -89,10 +89,10 @@ def test_the_job_does_not_wait_for_the_rebuild(
         assert jobs.rebuild_indexes() == "still running"
         thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains continue
         assert len(thinned_out.readings(PASSWORD)) == 6003
-    writer.sparse_indexes.wait(30)
+    writer.bloated_indexes.wait(30)
     assert _pages(thinned_out) < before / 3
     assert jobs.rebuild_indexes() == "started"
-    writer.sparse_indexes.wait(30)
+    writer.bloated_indexes.wait(30)
 
 
 def test_a_rebuild_without_postgres_is_logged(
@@ -101,8 +101,8 @@ def test_a_rebuild_without_postgres_is_logged(
     def away() -> None:
         raise psycopg.OperationalError("gone\nfor good")
 
-    monkeypatch.setattr(writer.sparse_indexes, "_connect", away)
+    monkeypatch.setattr(writer.bloated_indexes, "_connect", away)
     with caplog.at_level(logging.WARNING):
-        assert writer.sparse_indexes.start()
-        writer.sparse_indexes.wait(30)
-    assert "sparse indexes are not rebuilt: gone" in caplog.text
+        assert writer.bloated_indexes.start()
+        writer.bloated_indexes.wait(30)
+    assert "bloated indexes are not rebuilt: gone" in caplog.text

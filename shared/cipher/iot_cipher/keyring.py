@@ -123,7 +123,7 @@ def parse_keyring(text: str) -> Keyring:
         # Raised outside `except`: the context would be the parser's error, which holds the keys.
         raise SettingsError(
             'the keyring is not JSON of the form {"version": 1, "primary": <id>, '
-            '"keys": {"<id>": <base64>, ...}, "pepper": <base64>} without repeated member names'
+            '"keys": {"<id>": <base64>, ...}, "pepper": <base64>}, or repeats the name of a member'
         )
     version, primary, keys, pepper, retired = content
     if version != 1:

@@ -143,8 +143,8 @@ def parse_tokens(text: str) -> Tokens:
     if rows is None:
         # Raised outside `except`: the context would be the parser's error, which holds the text.
         raise SettingsError(
-            'the file of tokens is not JSON of the form {"version": 1, "tokens": [...]} '
-            "without repeated member names"
+            'the file of tokens is not JSON of the form {"version": 1, "tokens": [...]}, '
+            "or repeats the name of a member"
         )
     grants = [_grant(number, row) for number, row in enumerate(rows)]
     names, owners = set[str](), dict[bytes, str]()

@@ -341,7 +341,9 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     (tmp_path / "spaces.csv").write_text("absolute_timestamp, relative_timestamp\n2014-03-18,1\n")
     status, _, error = command("import", tmp_path / "spaces.csv")
     assert status == 1
-    assert "remove the spaces around the column name relative_timestamp" in error
+    assert (
+        "the first line has spaces around the column name relative_timestamp: remove them" in error
+    )
     with closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
         database.execute("CREATE TABLE other (id INTEGER)")
     status, _, error = command("import", tmp_path / "other.db")

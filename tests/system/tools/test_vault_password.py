@@ -48,10 +48,7 @@ def test_without_a_terminal_passwords_come_from_files(start: Start, files: list[
     process = start("vault", "password", "--url", "http://127.0.0.1:1", *files[:2])
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said == (
-        "there is no terminal to ask for the new password: use the options for files of passwords "
-        "(--help)\n"
-    )
+    assert said == "there is no terminal to ask for the new password: use --new-password-file\n"
 
 
 def test_a_file_that_is_empty_by_mistake_does_not_open_the_vault_to_everyone(

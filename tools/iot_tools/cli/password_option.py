@@ -51,4 +51,4 @@ def ask(what: str, *, instead: str) -> str:
     try:
         return getpass.getpass(f"{what}: ")
     except (EOFError, KeyboardInterrupt):
-        raise SettingsError("no password was entered; nothing was changed") from None
+        raise SettingsError("no password was entered; nothing was done") from None

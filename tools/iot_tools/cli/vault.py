@@ -14,6 +14,7 @@ from .token_option import read_secret, token_of
 _TIMEOUT = 60.0
 """A change of a password takes 2 s and several scrypts, which may wait for other scrypts."""
 _WORD = "erase"
+_NEW_FILE_OPTION = "--new-password-file"
 
 
 def add_vault(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_vault(parser: argparse.ArgumentParser) -> None:
     )
     _add_options(password)
     password.add_argument(
-        "--new-password-file", type=Path, help="file with the new password; default: ask for it"
+        _NEW_FILE_OPTION, type=Path, help="file with the new password; default: ask for it"
     )
     password.set_defaults(command=_change_password)
     erase = actions.add_parser("erase", help="erase a vault with all its readings, for good")
@@ -45,9 +46,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _change_password(parsed: argparse.Namespace) -> int:
     token_of(parsed)  # an invalid token is reported before the passwords are asked for
-    old = _password(parsed.password_file, "present password")
-    new = _password(parsed.new_password_file, "new password")
-    if parsed.new_password_file is None and new != _ask("new password again"):
+    old = _password(parsed.password_file, "present password", "--password-file")
+    new = _password(parsed.new_password_file, "new password", _NEW_FILE_OPTION)
+    if parsed.new_password_file is None and new != ask(
+        "new password again", instead=_NEW_FILE_OPTION
+    ):
         raise SettingsError("the new password was not the same both times; nothing was changed")
     if not new:
         # A file that was to hold the password may be empty by mistake.
@@ -64,7 +67,7 @@ def _change_password(parsed: argparse.Namespace) -> int:
 
 def _erase(parsed: argparse.Namespace) -> int:
     token_of(parsed)  # as in `_change_password`
-    password = _password(parsed.password_file, "password")
+    password = _password(parsed.password_file, "password", "--password-file")
     if not parsed.yes:
         _confirm()
     with service_client(parsed, password, timeout=_TIMEOUT) as client:
@@ -100,9 +103,7 @@ def _reason(error: ClientError, unknown: str) -> str:
     return error.reason
 
 
-def _password(path: Path | None, what: str) -> str:
-    return _ask(what) if path is None else read_secret(path, "password", may_be_empty=True)
-
-
-def _ask(what: str) -> str:
-    return ask(what, instead="the options for files of passwords (--help)")
+def _password(path: Path | None, what: str, option: str) -> str:
+    if path is None:
+        return ask(what, instead=option)
+    return read_secret(path, "password", may_be_empty=True)

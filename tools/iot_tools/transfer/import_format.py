@@ -100,8 +100,10 @@ def _detected(head: bytes) -> str | None:
     return "csv" if b"time" in text.partition(b"\n")[0] else None
 
 
-def check_columns(path: Path, names: Sequence[str]) -> None:
+def check_columns(path: Path, part: str, names: Sequence[str]) -> None:
     """Check the names of the columns of a CSV or Parquet file.
+
+    Error messages say that `part` of the file, such as "the first line", has the names.
 
     Raises:
         ImportFileError: a required column is missing, two names mean the same column, or a name has
@@ -110,16 +112,13 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in CSV_NAMES and name.strip() in CSV_NAMES:
             raise ImportFileError(
-                f"{path}: remove the spaces around the column name {name.strip()}"
+                f"{path}: {part} has spaces around the column name {name.strip()}: remove them"
             )
     if "absolute_timestamp" not in names:
         separated = ": separate the columns by commas" if set(";\t") & set("".join(names)) else ""
-        raise ImportFileError(
-            f"{path}: the first line must name the columns; it lacks absolute_timestamp{separated}"
-        )
+        raise ImportFileError(f"{path}: {part} names no column absolute_timestamp{separated}")
     columns = Counter(CSV_NAMES.get(name, name) for name in names)
     if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:
         raise ImportFileError(
-            f"{path}: the first line names a column twice: {', '.join(twice)}; rename or "
-            "delete one of them"
+            f"{path}: {part} names a column twice: {', '.join(twice)}; rename or delete one of them"
         )

@@ -168,7 +168,7 @@ class CsvFile(_TextFile):
             raise ImportFileError(f"{self._path}: the first line is not CSV: {error}") from None
         if not is_unicode("".join(names)):
             raise ImportFileError(f"{self._path}: the first line is not UTF-8")
-        check_columns(self._path, names)
+        check_columns(self._path, "the first line", names)
         return names
 
     def _row(self, names: list[str], fields: list[str]) -> ImportRow | RowError:

@@ -28,7 +28,7 @@ class ParquetFile:
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
         with self._opened() as file:
-            check_columns(self._path, file.schema_arrow.names)
+            check_columns(self._path, "the schema", file.schema_arrow.names)
             try:
                 for batch in file.iter_batches(_BATCH):
                     for row in self._batch_rows(batch):

@@ -47,6 +47,8 @@ class Codec:
     """Decompresses bodies of one Content-Encoding."""
 
     name: str
+    members: str
+    """What the format calls its members."""
     slice_bytes: int
     """Number of compressed bytes that are decompressed at a time."""
     first_slice_bytes: int
@@ -71,7 +73,7 @@ class Codec:
         while at < len(body):
             if members == MAX_MEMBERS:
                 raise InvalidRequestError(
-                    f"the {self.name} body has more than {MAX_MEMBERS} members"
+                    f"the {self.name} body has more than {MAX_MEMBERS} {self.members}"
                 )
             if members % _MEMBERS_PER_TURN == 0:
                 time.sleep(0)  # other greenlets get a turn
@@ -134,9 +136,9 @@ def _begin_zstd() -> tuple[_Member, _Decompress]:
 
 
 # Some senders pad gzip with zeros to whole blocks. gzip and Python accept that, too.
-GZIP = Codec("gzip", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
+GZIP = Codec("gzip", "members", 16 * 1024, 2 * 1024, re.compile(rb"\0*"), _begin_gzip)
 # 512 bytes of zstd decompress to at most 16 MiB, and 64 bytes to at most 2 MiB.
-ZSTD = Codec("zstd", 512, 64, re.compile(rb""), _begin_zstd)
+ZSTD = Codec("zstd", "frames", 512, 64, re.compile(rb""), _begin_zstd)
 _CODECS = {"identity": None, "gzip": GZIP, "x-gzip": GZIP, "zstd": ZSTD}
 
 

@@ -143,10 +143,10 @@ def _passwords(rows: list[Data], max_passwords: int) -> dict[str, None]:
 def _restore_passwords(
     rows: list[Data], stand_ins: StandIns, as_written: "_AsWritten", max_passwords: int
 ) -> None:
-    """Put the password as the client sent it into each `db_password` of `rows`.
+    """Replace the stand-ins in each `db_password` by what the client sent.
 
-    A decoded password may contain stand-ins, by which `json_dialect` has replaced what the decoder
-    refuses, such as half a surrogate pair.
+    The decoder refuses some strings, for example half a surrogate pair. `json_dialect` replaces
+    them by stand-ins before the body is decoded.
     """
     if not any(map(stand_ins.holds, _passwords(rows, max_passwords))):
         return
@@ -189,7 +189,7 @@ def _decode_dialect(body: bytes, *, lines: bool) -> Decoded[list[Row]]:
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"the request is not {error.encoding.upper()}") from None
     except RecursionError:
-        raise InvalidRequestError("the request's JSON is nested too deep") from None
+        raise InvalidRequestError("the request's JSON is nested too deeply") from None
     except msgspec.ValidationError as error:
         refuse_content(str(error))
     except NotJsonError as error:

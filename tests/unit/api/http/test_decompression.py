@@ -51,7 +51,7 @@ def test_members_are_one_body(parts: list[bytes], codec: Codec, pack: Pack) -> N
 def test_a_body_with_the_most_members_is_accepted(codec: Codec, pack: Pack) -> None:
     empty = pack(b"")
     assert codec.decompress(empty * (MAX_MEMBERS - 1) + pack(b"[]"), LIMIT) == b"[]"
-    with pytest.raises(InvalidRequestError, match="has more than 1000 members"):
+    with pytest.raises(InvalidRequestError, match=f"has more than 1000 {codec.members}"):
         codec.decompress(empty * (MAX_MEMBERS + 1), LIMIT)
 
 
@@ -60,7 +60,7 @@ def test_hundreds_of_thousands_of_members_are_refused_at_once(codec: Codec, pack
     body = Counted(pack(b"") * 400_000)
 
     def refused() -> None:
-        with pytest.raises(InvalidRequestError, match="members"):
+        with pytest.raises(InvalidRequestError, match=codec.members):
             codec.decompress(body, LIMIT)
 
     assert function_calls(refused) < 20 * MAX_MEMBERS
@@ -144,7 +144,7 @@ def test_skippable_frames_of_zstd_are_skipped() -> None:
     assert ZSTD.decompress(SKIPPABLE, LIMIT) == b""
     with pytest.raises(InvalidRequestError, match="cut short"):
         ZSTD.decompress(frame + SKIPPABLE[:-1], LIMIT)
-    with pytest.raises(InvalidRequestError, match="members"):
+    with pytest.raises(InvalidRequestError, match=ZSTD.members):
         ZSTD.decompress(SKIPPABLE * 2000 + frame, LIMIT)
 
 

@@ -42,7 +42,10 @@ def checked_timeout(name: str, seconds: float | None) -> float | None:
 
 
 def checked(name: str, value: T, kind: type, description: str) -> T:
-    """Return `value`. Raises `TypeError` if it is not a `kind`, which is called `description`."""
+    """Return `value`. Raises `TypeError` if it is not a `kind`.
+
+    `description` names the kind in the message, for example "a str".
+    """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {description}, not {type(value).__name__}")
     return value

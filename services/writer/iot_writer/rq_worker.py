@@ -88,8 +88,8 @@ class DrainWorker(SimpleWorker):
     def clean_registries(self) -> None:
         """Remove dead workers and their executions from Redis. The sweep queues their jobs again.
 
-        RQ's own cleanup would also queue dependent jobs, which RQ would load as `rq.job.Job`: this
-        class trusts the content of their hashes.
+        RQ's own cleanup would also queue dependent jobs, and load them with `rq.job.Job`, which
+        trusts the content of their hashes. `KnownJob` reads only the status.
         """
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)

@@ -5,10 +5,11 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
 - relative and interrogator timestamps, as differences with transposed bytes, because zstd
   compresses plain 64-bit numbers badly
 - the `freeform` texts
+- ids and times of receipt, in the forms `MERGED` and `MERGED_ALONE`
 
-Forms `ARRIVAL` and `SORTED` have times of receipt as runs, because the readings of a request share
-their time. They have no ids: in the order of receipt, ids are `ID_STRIDE` apart. `SORTED` has each
-reading's position in this order. The other forms have columns of ids and of times of receipt.
+Form `ARRIVAL` is for readings received in the order above. Ids are not stored: each is `ID_STRIDE`
+above the last. Times of receipt are run-length encoded: the readings of a request share their time.
+Form `SORTED` stores the same for another order of receipt, and each reading's position in it.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -39,8 +40,8 @@ COUNTS = struct.Struct("<BII")
 RUN = struct.Struct("<qI")
 RAW, DELTA = b"\0", b"\1"
 ARRIVAL, SORTED, MERGED, MERGED_ALONE = 0, 1, 2, 3
-"""Forms of the content. `ARRIVAL`: in the order of receipt. `SORTED`: in another order. `MERGED`:
-with ids; the key may open other segments. `MERGED_ALONE`: with ids and a key of its own."""
+"""Forms of a segment. The chunk key of a segment in form `MERGED` may open other segments, too. In
+form `MERGED_ALONE`, it opens this segment only."""
 _CHECKED_BYTES = 2**16
 _FEW = 32  # Looking for unused bytes of so few numbers takes longer than unpacking all bytes.
 

@@ -40,7 +40,7 @@ class GuardLimitError(Exception):
 
 
 def refuse(outcome: int, *more: int) -> NoReturn:
-    """Raise the error for a request whose entries the script did not append.
+    """Raise the error for a request whose entries `backlog_append.lua` did not append.
 
     `more`: the numbers that the script returned after `outcome`.
 
@@ -48,7 +48,8 @@ def refuse(outcome: int, *more: int) -> NoReturn:
         GuardLimitError: the counter of a `Guard` is at its limit.
         TooManyRequestsError: the client has too many remembered requests (Idempotency-Key).
         UnavailableError: the backlog is full, all clients together have too many remembered
-            requests, or Redis has lost an earlier attempt (`RememberedRequest.earlier`).
+            requests, or Redis has lost the client's earlier attempt at this request
+            (`RememberedRequest.earlier`).
     """
     if outcome == AppendOutcome.LOST:
         raise UnavailableError(

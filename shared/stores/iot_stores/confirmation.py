@@ -13,15 +13,15 @@ WAIT_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Which replicas and disks must have entries before a drain stores the entries.
+    """Which copies of an entry must exist before a drain stores the entry: on replicas, on disks.
 
-    With `of_appends`, they must have the entries even before an append returns.
+    With `of_appends`, an append also waits for these copies before it returns.
     """
 
     replicas: int = 0
     """Number of replicas that must have the entries."""
     fsync: bool = False
-    """Whether the entries must be on the disks of Redis and of these replicas."""
+    """Whether Redis and these replicas must have the entries on disk."""
     of_appends: bool = True
     """Whether appends wait for the replicas and disks. Drains always wait."""
 

@@ -87,7 +87,7 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What the window has of the readings that a vault received since `begin`."""
+    """The segments in the window with a vault's readings received since `begin`."""
 
     begin: int
     """In Unix milliseconds, by the clock of the backlog's Redis."""
@@ -260,10 +260,10 @@ class HotWindow:
     def coverage(
         self, vault_id: uuid.UUID, shard: int, seconds: int, begin: int | None = None
     ) -> Coverage:
-        """Return what the window has of the readings of a vault's last `seconds`.
+        """Return the segments in the window with a vault's readings of the last `seconds`.
 
-        `shard` is the vault's shard. `begin`: the start of these seconds, if an earlier page of the
-        same read has fixed it; `seconds` is then not used.
+        `shard` is the vault's shard. If an earlier page of the same read has chosen the start of
+        the time, pass it as `begin` (Unix milliseconds). `seconds` is then ignored.
 
         Raises the errors of `recent`.
         """
@@ -324,8 +324,8 @@ class HotWindow:
     def outdated(self, shards: Sequence[int]) -> list[int]:
         """Return the shards whose cover is not valid any more.
 
-        Redis has restarted or failed over since the cover was written, so that its replication id
-        differs, or another program has overwritten the cover.
+        A cover is not valid if Redis has restarted or failed over since (its replication id has
+        changed), or if another program has overwritten the cover.
         """
         if not (self._seconds and self._usable()):
             return []
@@ -344,7 +344,10 @@ class HotWindow:
         return [("HMGET", self._names.hot_cover(shard), *_COVER) for shard in shards]
 
     def _index_command(self, vault_id: uuid.UUID, begin: int) -> Sequence[str | int]:
-        """Return the command that finds a vault's segments with readings received since `begin`."""
+        """Return the Redis command that finds the segments of a vault, by time of receipt.
+
+        It finds segments with readings received since `begin` (Unix milliseconds).
+        """
         return "ZRANGEBYSCORE", self._names.hot_index(vault_id.bytes), begin, "+inf"
 
     def _ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:

@@ -74,11 +74,11 @@ class _RenewingPool(ConnectionPool):
 
 
 class RenewingPool(_RenewingPool, BlockingConnectionPool):
-    """A pool for the Redis at a URL without Sentinels, which reconnects after a failover."""
+    """A pool that reconnects after a failover, for a URL that names Redis itself."""
 
 
 class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):
-    """A pool for the Redis master that Sentinels name, which reconnects after a failover."""
+    """A pool that reconnects after a failover, for a URL that names Sentinels."""
 
 
 def renew_connections(client: "Redis") -> None:

@@ -76,11 +76,12 @@ class LookupPolicy:
         return not self.creates_fast_lookups and (not self.costs or self.costs[-1] < cost)
 
     def must_move(self, vault_format: int, cost: int) -> bool:
-        """Return whether a vault must get a new lookup: it has format 1, or a lower scrypt cost
-        than new vaults.
+        """Return whether a vault must be moved: get a new lookup, like those of new vaults.
 
-        Return False for every vault while new vaults have format 1, and for vaults of format 1
-        until `old_version_gone`.
+        - Format 1: True once `old_version_gone` is set.
+        - Format 2: True if the vault's scrypt cost is lower than that of new vaults.
+
+        While new vaults have format 1, no vault is moved.
         """
         if self.creates_fast_lookups or not self.costs:
             return False

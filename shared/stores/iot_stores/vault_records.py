@@ -48,8 +48,8 @@ _BATCH = 500
 
 _log = logging.getLogger(__name__)
 
-# One statement sees one snapshot: a vault that is moved meanwhile is found under its old or its new
-# lookup. The policy of this snapshot says which other lookups a vault may have.
+# One statement sees one snapshot: a vault that gets a new lookup meanwhile is found by its old
+# or its new lookup. The policy of this snapshot says which other lookups a vault may have.
 _FIND: LiteralString = f"""
     SELECT {POLICY_COLUMNS}, {COLUMNS}
     FROM vault_lookups LEFT JOIN vaults ON lookup = ANY (%s::bytea[])
@@ -131,9 +131,10 @@ class VaultRecords:
         return None
 
     def find(self, lookups: Sequence[bytes]) -> FoundVault:
-        """Return the first record in Postgres under one of a password's lookups, and the policy.
+        """Find a vault in Postgres by the lookups of its password. Read the lookup policy, too.
 
-        Both come from the same snapshot. A record is also cached in Redis.
+        If several lookups have a record, return the record of the first of them. Record and policy
+        come from the same snapshot. Cache the record in Redis.
 
         Raises:
             UnavailableError: the policy in Postgres is invalid.

@@ -219,10 +219,11 @@ def _table(*headings: str, long: str) -> Table:
 
 
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
-    """Add the first `rows` of `lines` to the table, or all if `rows` is None. Return the table.
+    """Add the first `rows` of `lines` to a table. Return the table as a part of the screen.
 
-    A line below the table says how many lines are left out. Pass `total`, the number of all lines,
-    if `lines` lacks some. Long lines are cut with `rows`, and may wrap without.
+    If lines are left out, a line below the table says how many. Pass `total`, the number of all
+    lines, if `lines` does not have all of them. Long lines are cut off. If `rows` is None, all
+    lines are added, and long lines wrap.
     """
     shown = lines[:rows]
     for line in shown:

@@ -42,10 +42,13 @@ class SecretRequest:
     keyring_from: tuple[str, str] | None = None
     """An existing Secret and its key: the keyring from which the writer keys are derived."""
     tokens: str | None = None
+    """The Secret with tokens.json, which has only hashes of the tokens."""
     token_values: str | None = None
+    """The Secret with the first tokens themselves."""
     scopes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The scopes of each first token, by its name."""
     probe: str | None = None
+    """The Secret with the token and the password of the probe and the canary."""
     redis: tuple[str, str] | None = None
     """The name of the Secret, and the host of Redis."""
     postgres: tuple[str, str] | None = None
@@ -131,9 +134,10 @@ class SecretCreation:
         return secrets
 
     def _tokens_content(self) -> Content:
-        """Return the content of the Secret with tokens.json.
+        """Return the content of the Secret with tokens.json: names, scopes and hashes of tokens.
 
-        The tokens in it are read from the Secrets `token_values` and `probe` of the request.
+        The tokens themselves are read from the Secrets `SecretRequest.token_values` and
+        `SecretRequest.probe`.
         """
         request = self._request
         values: Content = {}

@@ -92,15 +92,16 @@ class SecretObjects:
             return False
         return True
 
-    def change(self, read: SecretObject, keys: Mapping[str, str]) -> bool:
-        """Set these keys in the Secret `read`, and leave its other keys unchanged.
+    def change(self, secret: SecretObject, keys: Mapping[str, str]) -> bool:
+        """Set keys of a Secret to new values. Its other keys stay unchanged.
 
-        Return False if the Secret was changed or deleted after it was read. Then read the Secret
-        again: it has the new values already if the change was made, but the response was lost.
+        Return False if the Secret was changed or deleted after `secret` was read. The caller then
+        reads the Secret again. The Secret may already have the new values: a request whose response
+        was lost is retried, and the retry gets a conflict.
         """
-        read.raw.data = {**(read.raw.data or {}), **_encoded(keys)}
-        name = read.name
-        send = partial(self._core.replace_namespaced_secret, name, self.namespace, read.raw)
+        secret.raw.data = {**(secret.raw.data or {}), **_encoded(keys)}
+        name = secret.name
+        send = partial(self._core.replace_namespaced_secret, name, self.namespace, secret.raw)
         try:
             self._retry("update", name, send)
         except ApiException:

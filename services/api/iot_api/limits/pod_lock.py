@@ -22,8 +22,9 @@ def share_locks(folder: Path) -> None:
 class PodLock:
     """A lock that one process of a pod holds at a time.
 
-    The holder can store a time for later holders. The kernel releases the lock of a killed process.
-    Without `share_locks`, the lock is not shared, and always free.
+    Before, this process or its parent must have called `share_locks`. Otherwise the process has a
+    lock of its own, and always gets it. The kernel releases the lock of a killed process. The
+    holder can leave a time for later holders (`time`).
     """
 
     def __init__(self, name: str) -> None:
@@ -54,9 +55,9 @@ class PodLock:
 
     @property
     def time(self) -> float:
-        """The time of the monotonic clock that a holder set last, or 0.0.
+        """The time that the last holder set, by the monotonic clock, in seconds; 0.0 if none did.
 
-        Only the holder may set it.
+        Only the process that holds the lock may set the time.
         """
         if self._file is None:
             return self._time

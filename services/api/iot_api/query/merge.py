@@ -38,7 +38,7 @@ position = attrgetter("interrogator_timestamp", "id")
 class Order:
     """The order of a read by position (interrogator timestamp, id): ascending or descending.
 
-    Keys increase along a read. In ascending order, the key of a position is the position itself; in
+    Sort keys (or *keys*) increase along a read. In ascending order, a position is its own key. In
     descending order, both numbers are negated.
     """
 
@@ -55,13 +55,13 @@ class Order:
         return at, number + 1 if self.descending else number - 1
 
     def begin(self, bounds: SegmentBounds) -> Position:
-        """Return a key at or before the key of the first reading of a segment."""
+        """Return a lower bound of the sort keys of a segment's readings."""
         if self.descending:
             return -bounds.interrogator_max, -bounds.last_id
         return bounds.interrogator_min, bounds.first_id
 
     def end(self, bounds: SegmentBounds) -> Position:
-        """Return a key at or after the key of the last reading of a segment."""
+        """Return an upper bound of the sort keys of a segment's readings."""
         if self.descending:
             return -bounds.interrogator_min, -bounds.first_id
         return bounds.interrogator_max, bounds.last_id
@@ -97,12 +97,12 @@ class Rows:
 
     @property
     def first_key(self) -> Position:
-        """The key of the first row. There must be at least one row."""
+        """The sort key of the first row. There must be at least one row."""
         return self.order.key_of(self._at(self.end - 1 if self.order.descending else self.begin))
 
     @property
     def last_key(self) -> Position:
-        """The key of the last row. There must be at least one row."""
+        """The sort key of the last row. There must be at least one row."""
         return self.order.key_of(self._at(self.begin if self.order.descending else self.end - 1))
 
     @property
@@ -113,14 +113,14 @@ class Rows:
         return len(self) * (size // max(1, len(self.columns.ids)) + _READING_BYTES)
 
     def since(self, key: Position) -> Self:
-        """Return the rows from a key on."""
+        """Return the rows from a sort key on."""
         at = self.order.key_of(key)
         if self.order.descending:
             return replace(self, end=max(self.begin, min(self.end, self._index(at, behind=True))))
         return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=False))))
 
     def before(self, key: Position) -> Self:
-        """Return the rows before a key."""
+        """Return the rows before a sort key."""
         at = self.order.key_of(key)
         if self.order.descending:
             return replace(self, begin=min(self.end, max(self.begin, self._index(at, behind=True))))
@@ -217,13 +217,13 @@ def merge(
 
 @dataclass(slots=True, eq=False)
 class _BufferedSegment:
-    """A segment with readings in the buffer, from key `first` to key `last`."""
+    """A segment with readings in the buffer, from sort key `first` to sort key `last`."""
 
     segment: SealedSegment
     first: Position
     last: Position
     spilled_from: Position | None = None
-    """The first key whose readings were dropped; None if no reading was dropped."""
+    """The sort key from which on readings were dropped; None if no reading was dropped."""
 
 
 class MergeBuffer:
@@ -270,9 +270,9 @@ class MergeBuffer:
         self._may_repeat = True
 
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
-        """Yield the readings before `begin`, the start of the next segment; None: all readings.
+        """Yield the readings before the sort key `begin`; None: all readings.
 
-        With `begin`, yield nothing while there are too few readings for a batch.
+        With `begin`, the start of the next segment, yield nothing until a batch is complete.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled
@@ -281,7 +281,7 @@ class MergeBuffer:
         yield from self._emit_before(begin)
 
     def add(self, segment: SealedSegment, start: Position | None = None) -> None:
-        """Open a segment and buffer its readings from key `start` on."""
+        """Open a segment and buffer its readings from the sort key `start` on; None: all."""
         rows = self._open(segment)
         if start is not None:
             rows = rows.since(start)
@@ -381,7 +381,7 @@ class MergeBuffer:
         self._enough_bytes = max(BATCH_BYTES, 2 * self._bytes)
 
     def _emit_single(self, single: Rows, begin: Position | None) -> Iterator[Sequence[Reading]]:
-        """Yield the rows before `begin`, and buffer the others."""
+        """Yield the rows before the sort key `begin`, and buffer the others; None: yield all."""
         self._single = None
         head = single if begin is None else single.before(begin)
         if len(head):

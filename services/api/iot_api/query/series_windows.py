@@ -215,9 +215,9 @@ def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | Non
 
 
 def _consecutive_steps(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return the number and slice of each step in ascending `times`.
+    """Split ascending `times` into steps. Return (number of the step, slice of `times`) for each.
 
-    Return None if there are fewer than `_FEW` times per step, on average.
+    Return None if a step has fewer than `_FEW` readings on average.
     """
     if not times:
         return []

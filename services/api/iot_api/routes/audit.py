@@ -16,8 +16,8 @@ LATEST = 1000
 def audit_blueprint(service: Service) -> Blueprint:
     """Return the blueprint of `GET /api/audit`: the latest records, by ascending id.
 
-    `limit` lowers the number of records. With `before`, all records have lower ids. To get the page
-    before this one, set `before` to its smallest id.
+    `limit` is the maximum number of records, at most `LATEST`. `before` is an id: only records with
+    smaller ids are returned. To get the previous page, set `before` to the smallest id of this one.
     """
     blueprint = Blueprint("audit", __name__)
 

@@ -64,12 +64,12 @@ def iot_blueprint(service: Service) -> Blueprint:
 
 
 class Choose(Protocol):
-    """Selects readings of a vault: a method of `Readings`."""
+    """A method of `Readings` that selects readings of a vault."""
 
     def __call__(
         self, vault: OpenVault, *, within: ReadFilter, page: Page, client: Client
     ) -> PausableRead:
-        """Return the read of a page of the readings that pass `within`."""
+        """Return a read of one page of the selected readings that pass the filter `within`."""
 
 
 class _Views:

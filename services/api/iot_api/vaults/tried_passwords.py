@@ -35,7 +35,7 @@ class TriedPasswords:
         self._guesses = guesses
         self._clock = clock
         self._found: OrderedDict[str, OrderedDict[_Pair, None]] = OrderedDict()
-        """The pairs of each sender. Senders and pairs used last are at the end."""
+        """Each sender's pairs (client, cache key). Senders and pairs used last are at the end."""
         self._size = 0
         self._counted: dict[_Pair, float] = {}
         """Until when each password counts as a guess of the client."""
@@ -57,7 +57,7 @@ class TriedPasswords:
             self._forget(next(iter(self._found)))
 
     def _forget(self, sender: str) -> None:
-        """Forget the pair of a sender that was used longest ago."""
+        """Forget the pair (client, cache key) that this sender used longest ago."""
         pairs = self._found[sender]
         pairs.popitem(last=False)
         self._size -= 1

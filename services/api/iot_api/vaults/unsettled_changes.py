@@ -1,4 +1,4 @@
-"""The changes of passwords and the erasures that were announced lately."""
+"""Password changes and erasures of vaults that API processes have announced in the last minute."""
 
 import time
 import uuid
@@ -22,14 +22,14 @@ class UnsettledChange:
 
 
 class UnsettledChanges:
-    """The last change or erasure of each vault that was noted in the last `SETTLING_SECONDS`."""
+    """The last change of each vault, until it has settled (`SETTLING_SECONDS`)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changes: dict[uuid.UUID, UnsettledChange] = {}
 
     def note(self, vault_id: uuid.UUID, lookup: bytes) -> None:
-        """Note an announced change. `lookup` is as in `UnsettledChange`."""
+        """Note that a change or an erasure was announced. `lookup` is as in `UnsettledChange`."""
         changes = self._changes.items()
         self._changes = {each: change for each, change in changes if not self._is_settled(change)}
         self._changes[vault_id] = UnsettledChange(lookup, self._clock())

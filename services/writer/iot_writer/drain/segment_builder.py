@@ -25,7 +25,7 @@ class Arrival(NamedTuple):
 def build_segments(
     arrivals: Iterable[Arrival], *, shard: int, next_id: int
 ) -> tuple[list[SealedSegment], int]:
-    """Return segments with the readings of all arrivals, and the shard's next id after them.
+    """Return segments with the readings of all entries, and the shard's next id after them.
 
     `arrivals` are ordered by time of receipt. The ids of a vault's readings rise in this order.
     """
@@ -45,7 +45,7 @@ def build_segments(
 
 
 def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
-    """Yield groups of arrivals, one for each segment of `build_segments`, in the same order."""
+    """Yield the entries of each segment that `build_segments` returns, in the same order."""
     vaults: dict[bytes | tuple[bytes, int], list[Arrival]] = {}
     for arrival in arrivals:
         entry = arrival.entry
@@ -67,7 +67,10 @@ def group_arrivals(arrivals: Iterable[Arrival]) -> Iterator[list[Arrival]]:
 
 
 def _cut(vault_arrivals: list[Arrival]) -> Iterator[list[Arrival]]:
-    """Cut a vault's arrivals where a segment is full or a month of receipt ends."""
+    """Split the entries of a vault into groups, one for each segment.
+
+    A new group begins when the segment is full, or when a month of receipt ends.
+    """
     group: list[Arrival] = []
     readings = size = month_end = 0
     for arrival in vault_arrivals:

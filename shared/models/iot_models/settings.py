@@ -169,13 +169,10 @@ class Settings:
         "in a minute, in reads and PUTs. 0: no limit.",
     )
     rate_limit_address: int = _setting(
-        0,
-        "Number of requests that one address may send in a minute (IPv6 by /64). 0: no limit.",
+        0, "Number of requests that one address may send in a minute (IPv6 by /64). 0: no limit."
     )
     rate_limit_token: int = _setting(
-        0,
-        "Number of requests that may be sent with one token in a minute, from all addresses. "
-        "0: no limit.",
+        0, "Number of requests that may be sent with one token in a minute. 0: no limit."
     )
     new_vault_limit: int = _setting(
         0,
@@ -240,7 +237,9 @@ class Settings:
         "and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
-        50_000, "Maximum number of open vaults in an API process, 1 kB each.", minimum=1
+        50_000,
+        "Maximum number of open vaults in an API process (1 kB each), at least IOT_MAX_PASSWORDS.",
+        minimum=1,
     )
 
     bind: str = _setting(

@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import LiteralString, cast
 
 from iot_cipher.encryption import SealedSegment
-from iot_models.errors import FormatError
 from iot_models.segment import SegmentBounds
 
 from .history import COLUMNS, StoredSegment, read_transaction
@@ -84,10 +83,7 @@ def fetch(
         if not connection.execute(_EXISTS, (vault_id, *segment.name)).rowcount:
             return None
         stored = StoredSegment(vault_id, segment.bounds, b"", segment.size, connection)
-        try:
-            return stored.fetch()
-        except FormatError:
-            return None
+        return stored.fetch()
 
 
 def erase(

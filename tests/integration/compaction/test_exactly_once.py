@@ -163,7 +163,7 @@ def test_locked_rows_are_skipped(stored: Past, postgres_url: str) -> None:
 def test_a_replayed_order_does_not_reuse_its_key(stored: Past, postgres_url: str) -> None:
     """A failover of Redis repeats an order: segments it did not merge are left to a new order."""
     before = stored.readings(PASSWORD)
-    half = f"SELECT FROM segments WHERE interrogator_min < {before[450].interrogator_timestamp}"
+    half = f"SELECT FROM segments WHERE interrogator_min < {before[300].interrogator_timestamp}"
     stored.look(PASSWORD)
     (order,) = stored.sender.redis.lrange(KEYS.compaction_orders, 0, -1)
     with psycopg.connect(postgres_url) as other:
@@ -172,7 +172,7 @@ def test_a_replayed_order_does_not_reuse_its_key(stored: Past, postgres_url: str
         other.rollback()
     stored.sender.redis.rpush(KEYS.compaction_orders, order)
     assert stored.work() == [CompactionOutcome.GONE]
-    assert stored.counts(PASSWORD) == [1] * 450 + [450]
+    assert stored.counts(PASSWORD) == [1] * 300 + [600]
     assert stored.look(PASSWORD) == 1
     assert stored.work() == [CompactionOutcome.MERGED]
     assert stored.readings(PASSWORD) == before

@@ -3,6 +3,7 @@
 import logging
 import struct
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import LiteralString, cast
 
@@ -14,12 +15,14 @@ from iot_cipher.keyring import Keyring, KeyringFile, create_keyring_file
 from iot_cipher.sealed_order import open_order, seal_order
 from iot_models.compaction_order import SMALL_READINGS, CompactionOrder, decode_order
 from iot_models.errors import DecryptionError
+from iot_models.segment import SegmentColumns
 from iot_models.segment_encoding import may_share_key
-from iot_stores import history
+from iot_stores import history, small_segments
 from iot_stores.history import ReadFilter
 from iot_stores.months import DAY_MS
 from iot_writer.compaction import compactor
 from iot_writer.compaction.compactor import CompactionOutcome
+from iot_writer.compaction.segment_merger import merge_segments
 from support.defective_segments import content, seal
 from support.draining import drain_all
 from support.keys import KEYS, CheckedKeys
@@ -263,15 +266,45 @@ def test_an_order_opens_only_its_segments(stored: Past) -> None:
 
 
 def test_unpacked_content_is_bounded(stored: Past, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compactor, "CONTENT_BYTES", 30_000)
+    monkeypatch.setattr(compactor, "CONTENT_BYTES", 10_000)
+    merged: list[int] = []
+
+    def merge(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
+        merged.append(sum(len(text) for part in parts for text in part.freeform))
+        return merge_segments(parts)
+
+    monkeypatch.setattr(compactor, "merge_segments", merge)
     before = stored.readings(PASSWORD)
-    rounds = 0
-    while len(counts := stored.counts(PASSWORD)) > 3:
+    while len(stored.counts(PASSWORD)) > 3 and len(merged) < NUMBER // 20:
         assert stored.look(PASSWORD) == 1
-        assert stored.work() == [CompactionOutcome.MERGED], counts
-        rounds += 1
-    assert rounds <= NUMBER // 20
+        assert stored.work() == [CompactionOutcome.MERGED]
+    assert len(stored.counts(PASSWORD)) <= 3
+    assert len(merged) > 1
+    assert max(merged) < 10_000
     assert stored.readings(PASSWORD) == before
+
+
+def test_a_merge_that_loses_readings_is_not_stored(
+    stored: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stored.readings(PASSWORD)
+    monkeypatch.setattr(compactor, "merge_segments", lambda parts: merge_segments(parts[1:]))
+    assert stored.look(PASSWORD) == 1
+    with pytest.raises(RuntimeError, match="99 readings instead of 100"):
+        stored.work()
+    assert stored.readings(PASSWORD) == before
+    assert stored.counts(PASSWORD) == [1] * NUMBER
+
+
+def test_segments_that_are_gone_are_not_replaced(stored: Past) -> None:
+    """Another writer that has merged them has stored their readings already."""
+    connection = stored.writer.postgres()
+    vault_id = stored.sender.vault(PASSWORD).vault_id
+    old = list(history.select(connection, vault_id, ReadFilter()))
+    connection.execute("DELETE FROM segments WHERE first_id = %s", (old[0].bounds.first_id,))
+    with pytest.raises(RuntimeError, match="only 99 of the 100"), connection.transaction():
+        small_segments.replace(connection, old, old[:1])
+    assert stored.counts(PASSWORD) == [1] * (NUMBER - 1)
 
 
 def test_the_number_of_queued_orders_is_bounded(

@@ -112,7 +112,8 @@ def _decrypt_all(
     taken = small_segments.lock_segments(connection, vault_id, order.sources)
     if not taken or not small_segments.all_exist(connection, vault_id, order.sources):
         return [], [], 0
-    for segment in taken:
+    # The smallest first: if a large segment filled the limit alone, nothing would be merged.
+    for segment in sorted(taken, key=lambda each: len(each.payload)):
         bounds, payload = segment.bounds, segment.payload
         source = sources[bounds.first_id, bounds.received_min]
         try:

@@ -51,16 +51,24 @@ def test_a_202_names_the_receipt_url(impatient: FlaskClient, writer: Writer) -> 
 
 
 def test_a_dead_letter_is_never_reported_as_stored(impatient: FlaskClient, writer: Writer) -> None:
-    answer = impatient.put("/api/iot?ack=stored", json=ROWS[:1])
-    for shard in range(writer.settings.shards):
-        key = f"iot:ingest:{shard}"
-        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", writer.redis.xrange(key))
-        for entry_id, fields in found:
-            spoiled = fields[b"e"][:-1] + bytes([fields[b"e"][-1] ^ 1])
-            writer.redis.delete(key)
-            writer.redis.xadd(key, {"e": spoiled, "t": fields[b"t"]}, id=entry_id)
-    drain_all(writer)
-    assert impatient.get(json.loads(answer.data)["ask"]).status_code == 202
+    """Not before, between and after the stored entries of its session."""
+
+    def put(*, spoil: bool) -> str:
+        answer = impatient.put("/api/iot?ack=stored", json=ROWS[:1])
+        for shard in range(writer.settings.shards) if spoil else ():
+            key = f"iot:ingest:{shard}"
+            found = cast("list[tuple[bytes, dict[bytes, bytes]]]", writer.redis.xrange(key))
+            for entry_id, fields in found:
+                spoiled = fields[b"e"][:-1] + bytes([fields[b"e"][-1] ^ 1])
+                writer.redis.delete(key)
+                writer.redis.xadd(key, {"e": spoiled, "t": fields[b"t"]}, id=entry_id)
+        drain_all(writer)
+        return str(json.loads(answer.data)["ask"])
+
+    asks = [put(spoil=True)]
+    assert impatient.get(asks[0]).status_code == 202
+    asks += [put(spoil=spoil) for spoil in (False, True, False, True)]
+    assert [impatient.get(ask).status_code for ask in asks] == [202, 200, 202, 200, 202]
 
 
 @pytest.mark.parametrize("receipt", ["x", "", "AAAA", "A" * 36 + "!", "__" * 500])

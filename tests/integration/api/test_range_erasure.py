@@ -130,7 +130,9 @@ def test_a_process_that_is_killed_leaves_nothing_readable_in_the_hot_window(
         assert_error(erase(api, 2, 2), 503, "unavailable")
     assert [each["relative_timestamp"] for each in api.read("/seconds/60")] == [1, 3]
     (hidden,) = redis.scan_iter(KEYS.hot_hidden(b"") + "*")
-    assert 0 < redis.ttl(hidden) <= writer.settings.hot_window_seconds + 120
+    # A writer may be 120 s late with segments that it stored before the erasure.
+    seconds = writer.settings.hot_window_seconds
+    assert seconds + 60 < redis.ttl(hidden) <= seconds + 120
     redis.delete(hidden)
     assert len(api.read("/seconds/60")) == 3  # what the mark prevents
 

@@ -75,11 +75,18 @@ def test_a_process_that_hung_during_the_erasure(make_api: MakeApi, writer: Write
 
 
 def test_nothing_opens_an_erased_vault_and_nothing_of_it_is_left(
-    make_api: MakeApi, writer: Writer, postgres: psycopg.Connection, redis: "Redis"
+    make_api: MakeApi,
+    writer: Writer,
+    postgres: psycopg.Connection,
+    redis: "Redis",
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("iot_stores.hot_window._MAX_FETCH", 1)  # delete segments one by one
     api, other = make_api(), make_api()
     other.service.change_follower.start()
-    api.put([row(freeform=1), row(freeform=2), row("another", freeform=3)])
+    api.put([row(freeform=1), row("another", freeform=3)])
+    drain_all(writer)
+    api.put(row(freeform=2))
     drain_all(writer)
     assert texts(other.read("/seconds/60")) == ["1", "2"]
     api.put(row(freeform="in the backlog"))

@@ -4,13 +4,14 @@ stored.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from redis import Redis
 from redis.exceptions import RedisError
 
 from integration.writer.sending import Sender, sending
@@ -18,6 +19,7 @@ from iot_models.settings import Settings, load
 from iot_stores import history
 from iot_stores.history import ReadFilter
 from iot_stores.hot_window import HotWindow
+from iot_stores.scripts import round_trip
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.maintenance.sweep import release_held
 from iot_writer.writer import Writer
@@ -394,6 +396,21 @@ def _drain_with(settings: Settings) -> None:
     writer = Writer(settings)
     drain_all(writer)
     writer.close()
+
+
+def test_a_read_notices_that_the_hot_window_loses_its_data_meanwhile(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.send(PASSWORD)
+    drain_all(writer)
+
+    def one_by_one(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
+        answers = round_trip(client, commands[:2])
+        client.flushall()
+        return answers + round_trip(client, commands[2:])
+
+    monkeypatch.setattr("iot_stores.hot_window.round_trip", one_by_one)
+    assert sender.last_seconds(PASSWORD, 60) == ["0"]
 
 
 def test_the_index_of_a_vault_in_use_does_not_grow(writer: Writer, sender: Sender) -> None:

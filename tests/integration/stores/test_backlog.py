@@ -103,7 +103,7 @@ def test_a_request_is_added_whole(redis: "Redis", backlog: Backlog) -> None:
     assert queued == [b"drain-3", b"drain-0", b"drain-2"]
 
 
-@pytest.mark.parametrize("refused", ["xadd", "lpos", "rpush"])
+@pytest.mark.parametrize("refused", ["hincrby", "xadd", "lpos", "rpush"])
 def test_bytes_are_exact_after_appends_that_redis_aborts(
     refused: str, redis: "Redis", backlog: Backlog
 ) -> None:
@@ -121,6 +121,8 @@ def test_bytes_are_exact_after_appends_that_redis_aborts(
                     theirs.append([(0, b"a" * 100), (1, b"b" * 100)])
     finally:
         redis.acl_deluser("limited")
+    if refused in {"hincrby", "xadd"}:
+        assert read_waiting(backlog, 0) == read_waiting(backlog, 1) == []
     backlog.append([(0, b"a" * 100), (1, b"b" * 100)])
     for shard in (0, 1):
         _remove(backlog, shard, read_waiting(backlog, shard, max_bytes=10_000)[-1])

@@ -1,6 +1,7 @@
 """The backlog counts its bytes exactly, enforces its limit and appends all or nothing."""
 
 import random
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -206,6 +207,30 @@ def test_an_error_of_one_shard_stops_the_removal_of_no_other(
         backlog.remove([Removal(shard, last[shard], "1-0", 1) for shard in (0, 1)])
     assert read_waiting(backlog, 1) == []
     assert redis.xlen("kept") == 1
+
+
+def test_an_entry_that_arrives_during_a_drain_stays_when_the_ids_restart(
+    redis: "Redis", backlog: Backlog
+) -> None:
+    redis.xadd(KEYS.stream(0), {"e": b"far in the future", "t": 17}, id=f"{2**60}-0")
+    (drained,) = read_waiting(backlog, 0)
+    redis.xadd(KEYS.stream(0), {"e": b"new", "t": 20}, id=f"{2**60}-1")
+    removal = Removal(0, drained, drained.entry_id.decode(), 1)
+    assert backlog.remove([removal]) == [True]
+    (waiting,) = read_waiting(backlog, 0)
+    assert waiting.sealed == b"new"
+    assert backlog.remove([replace(removal, last=waiting)]) == [False]
+    backlog.append([(0, b"now")])
+    assert [each.has_valid_time for each in read_waiting(backlog, 0)] == [True]
+
+
+def test_the_next_id_of_a_shard_only_rises(backlog: Backlog) -> None:
+    """Readings with lower ids count as stored, and a slow writer may remove its entries late."""
+    for next_id, known in ((999, 999), (1000, 1000), (998, 1000), (2**51, 2**51), (9, 2**51)):
+        backlog.append([(0, b"a")])
+        (waiting,) = read_waiting(backlog, 0)
+        backlog.remove([Removal(0, waiting, waiting.entry_id.decode(), next_id)])
+        assert backlog.drained().next_ids == {0: known}
 
 
 def test_enqueue_once_skips_queued_jobs(redis: "Redis", backlog: Backlog) -> None:

@@ -84,16 +84,37 @@ def test_a_window_that_was_never_written_covers_nothing(api: Api, writer: Writer
     assert source_of(api, "/seconds/60") == ("hot_window", ['""'])
 
 
-def test_evicted_segments_come_from_postgres(api: Api, writer: Writer, redis: "Redis") -> None:
+def test_evicted_segments_come_from_postgres(
+    api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of a read, which continues behind the readings of its first batches."""
+    monkeypatch.setattr("iot_api.query.merge.BATCH", 1)
     fill(api, writer)
     before = api.read("/seconds/60")
-    keys = sorted(redis.keys("iot:hot:segment:*"))
+    found = cast("list[bytes]", redis.keys("iot:hot:segment:*"))
+    keys = sorted(found, key=lambda key: int(key.rsplit(b":")[-1]))
     assert len(keys) == 3
-    redis.delete(keys[1])
-    assert api.read("/seconds/60") == before
-    redis.delete(*keys)
-    assert api.read("/seconds/60") == before
+    for key in keys:  # the end of the read first: it was stored first
+        redis.delete(key)
+        assert api.read("/seconds/60") == before
     assert source_of(api, "/seconds/60")[0] == "hot_window"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_are_in_order_whatever_was_received_first(
+    order: str, api: Api, writer: Writer
+) -> None:
+    for time in (10, 11, 20, 5, 15) if order == "asc" else (20, 19, 10, 25, 15):
+        api.put(row(interrogator_time=time, freeform=f"{time:02}"))
+        drain_all(writer)
+    texts: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = json.loads(api.post(f"/api/iot/seconds/60?limit=1&order={order}{cursor}").data)
+        texts += [each["freeform"] for each in page["data"]]
+        cursor = page["cursor"] and f"&cursor={page['cursor']}"
+    assert texts == sorted(texts, reverse=order == "desc")
+    assert len(texts) == 5
 
 
 def test_a_window_that_is_emptied_during_a_read_hides_nothing(

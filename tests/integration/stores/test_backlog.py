@@ -144,6 +144,18 @@ def test_pages_are_in_order_and_bounded(backlog: Backlog) -> None:
         assert [each.sealed for each in part] == sent[: -(-most // 5)]
 
 
+def test_a_read_of_several_shards_is_bounded(
+    redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iot_stores.backlog.MAX_ENTRIES", 11)
+    backlog = Backlog(redis, KEYS, shards=3, max_bytes=10_000)
+    for _ in range(2):
+        backlog.append([(shard, b"x" * 50) for shard in range(3)])
+    for most, counts in ((10_000, [2, 1]), (101, [2, 1]), (100, [2]), (51, [2]), (50, [1])):
+        found = backlog.read_shards(range(3), max_bytes=most)
+        assert [len(each.entries) for each in found] == counts, most
+
+
 def test_the_age_of_the_oldest_entry_is_reported(redis: "Redis", backlog: Backlog) -> None:
     assert backlog.oldest_ages() == {}
     assert backlog.state().oldest_seconds == 0

@@ -1,13 +1,13 @@
 """Links of the audit log's hash chain. A link has these fields, with their lengths in bytes:
 
-    version (1) | key id (4) | HMAC-SHA-256 (32)
+    format (1) | key id (4) | HMAC-SHA-256 (32)
 
-The HMAC covers version and key id, the previous link, and the record: its position in the chain,
+The HMAC covers format and key id, the previous link, and the record: its position in the chain,
 its id, its time and its text. The key of the HMAC is the chain key with this key id. All numbers
 are big-endian. The link covers the text, not the sealed bytes, so it stays valid when a rotation of
 the master keys seals the record again.
 
-New links have version 2. Links of version 1 cover the sealed bytes, so a rotation replaces these
+New links have format 2. Links of format 1 cover the sealed bytes, so a rotation replaces these
 links before it seals the records again (`iot_stores.audit_reseal`).
 """
 
@@ -39,8 +39,8 @@ class ChainedRecord(NamedTuple):
     at: bytes
     """8 bytes: microseconds since 2000-01-01 UTC, as Postgres sends a `timestamptz`."""
     content: bytes
-    """For a link of version 2: the text of the record in UTF-8, or `UNREADABLE_MARK` and the sealed
-    bytes if the record can't be decrypted. For a link of version 1: the sealed bytes.
+    """For a link of format 2: the text of the record in UTF-8, or `UNREADABLE_MARK` and the sealed
+    bytes if the record can't be decrypted. For a link of format 1: the sealed bytes.
     """
 
 
@@ -65,7 +65,7 @@ def link_matches(keys: AuditKeys, link: bytes, previous: bytes, record: ChainedR
 
 
 def covers_sealed_bytes(link: bytes) -> bool:
-    """Return whether a link has version 1, which covers the sealed bytes of the record."""
+    """Return whether a link has format 1, which covers the sealed bytes of the record."""
     return link[:1] == bytes([SEALED_FORMAT])
 
 

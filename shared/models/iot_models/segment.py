@@ -96,10 +96,10 @@ class PackedNumbers(Sequence[int]):
     def __init__(self, data: bytes, allowed: range | None = INT64) -> None:
         """`data`: a column from `pack_column`. `allowed`: the range of its numbers; None: any.
 
-        Raises `FormatError` if the column has an unknown form, or a number that is not allowed.
+        Raises `FormatError` if the column has an unknown encoding, or a number that is not allowed.
         """
         if data[:1] not in {RAW, DELTA}:
-            raise FormatError("a column of the segment has an unknown form")
+            raise FormatError("a column of the segment has an unknown encoding")
         self._count = (len(data) - 1) // 8
         self._data = data
         self._numbers: list[int] | None = None

@@ -77,8 +77,9 @@ class AuditLog:
     ) -> list[tuple[int, str, str]]:
         """Return the latest `count` records as (id, time, line), the oldest first.
 
-        With `before`, only records with lower ids count. The time is `YYYY-MM-DD HH:MM:SS` in UTC.
-        The line is `UNREADABLE` if the record was changed or its key was removed.
+        `before` is an id: only records with smaller ids are returned. The time is
+        `YYYY-MM-DD HH:MM:SS` in UTC. The line is `UNREADABLE` if the record was changed or its key
+        was removed.
         """
         found = connection.execute(_SELECT, {"before": before, "count": count}).fetchall()
         rows = cast("list[tuple[int, datetime, bytes]]", found)

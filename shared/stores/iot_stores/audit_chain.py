@@ -96,7 +96,7 @@ def chained_content(keys: AuditKeys, sealed: bytes) -> bytes:
 def linked_content(keys: AuditKeys, link: bytes, sealed: bytes) -> bytes:
     """Return what `link` authenticates as the content of a record.
 
-    This is `sealed` if the link has version 1, and `chained_content` if it has a later version.
+    This is `sealed` if the link has format 1, and `chained_content` if it has a later format.
     """
     return sealed if covers_sealed_bytes(link) else chained_content(keys, sealed)
 

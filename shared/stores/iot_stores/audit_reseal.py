@@ -50,7 +50,7 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace all links from the first link of version 1 on with links of the newest version.
+    """Replace all links from the first link of format 1 on with links of the newest format.
 
     Then publish the new head, if the published head was replaced. Return the number of replaced
     links. If the new head is not published, because the process is killed or Redis fails, `audit
@@ -100,7 +100,7 @@ def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
     """Encrypt all records under other master keys again, under the primary master key.
 
     Return two numbers: records encrypted again, and records that can't be decrypted. The latter
-    stay unchanged; `audit verify` finds them. Records with a link of version 1 are left out: call
+    stay unchanged; `audit verify` finds them. Records with a link of format 1 are left out: call
     `renew_links` first. If the process is killed, call this function again.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL

@@ -195,7 +195,7 @@ def begin_drain(
 ) -> LockedShards:
     """Begin a transaction and lock the wanted shards, except for shards locked by others.
 
-    Return what the ledger has of the locked shards and of `sessions`, and which of `vaults` do not
+    Return the ledger's records of the locked shards and of `sessions`, and which of `vaults` do not
     exist. Takes one round trip. A shard without a row (`create_offsets`) can't be locked. The
     existing vaults among `vaults` are locked against erasure until the transaction ends.
 

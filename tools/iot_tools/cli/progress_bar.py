@@ -20,8 +20,8 @@ from iot_tools.transfer.importer import Progress as Report
 def progress_bar() -> Iterator[Report]:
     """Yield a function that updates the bar.
 
-    The function takes the name of the current step, the number of rows that are done, and the
-    number of all rows (None if it is unknown).
+    The function takes the name of the current step, the number of rows or readings that are done,
+    and the total (None if it is unknown).
     """
     console = Console(stderr=True)
     columns = (

@@ -44,7 +44,7 @@ _REFUSED_TIME = "0001-01-01 00:00:00"
 """A time of receipt that every service refuses."""
 
 Progress = Callable[[str, int, int | None], None]
-"""Reports the current step, the number of rows that are done, and that of all rows, if known."""
+"""Reports the current step, how many rows or readings are done, and the total if it is known."""
 
 
 @dataclass(slots=True)

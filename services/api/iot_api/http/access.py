@@ -1,4 +1,4 @@
-"""Access checks: the scope that a route needs, and the token that a request brings."""
+"""Access checks: the scope that a route needs, and the token that a request has."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class Access:
         return self.tokens is None
 
     def needs_token(self, scope: Scope) -> bool:
-        """Return whether a request that needs `scope` must bring a token."""
+        """Return whether a request that needs `scope` must have a token."""
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:

@@ -43,15 +43,15 @@ class LoggedRead:
     vault_id: uuid.UUID
 
     def log_fields(self) -> Mapping[str, object]:
-        """Return fields for the log event of the request."""
+        """Return the vault's id as a field for the log event."""
         return {"vault": str(self.vault_id)}
 
 
 class RequestLog:
     """Logs all requests (`IOT_LOG_REQUESTS=1`), or only failed and slow requests.
 
-    In the second case, at most `EVENTS` of each kind (route, status, whether slow) in
-    `EVENTS_SECONDS`.
+    In the second case, it logs at most `EVENTS` requests of each kind (route, status, whether slow)
+    in `EVENTS_SECONDS`.
     """
 
     def __init__(self, settings: Settings) -> None:

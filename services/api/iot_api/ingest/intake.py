@@ -231,7 +231,7 @@ class Intake:
             prove(proven, keys)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
-        """Do what writers ask for in Redis's answer to an append.
+        """Carry out the requests of writers, which Redis's answer to an append contains.
 
         If writers hold entries, look for the vaults that are missing in Postgres. If writers have
         asked for new sessions, begin one.

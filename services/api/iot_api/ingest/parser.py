@@ -80,7 +80,7 @@ def parse_put(
 ) -> list[Batch]:
     """Return the readings of a PUT, by password; with `lines` the body is NDJSON.
 
-    With `parse_received`, each row brings its original time of receipt in `absolute_timestamp`.
+    With `parse_received`, each row has its original time of receipt in `absolute_timestamp`.
 
     The caller has checked that the body has at most `max_body_bytes`. All `freeform` texts together
     may have twice as many bytes: a Japanese character of three bytes becomes a JSON escape of six.

@@ -179,7 +179,7 @@ def _member(content: Any, steps: Iterable[str]) -> Any:
 
 
 def keys_of(column: Column) -> list[Any]:
-    """Return a key for each value, by which values are grouped and compared.
+    """Return a key for each value. Values are grouped and compared by their keys.
 
     Equal values have equal keys. The keys of True and False are the strings `true` and `false`,
     because True equals 1 in Python.

@@ -125,7 +125,7 @@ class PasswordSearch:
         for secret in self._made.values():
             if secret.lookup == record.lookup:
                 return open_vault(self.keyring, record, secret)
-        raise DecryptionError("the vault record has another lookup than the one searched for")
+        raise DecryptionError("the vault record has none of the password's lookups")
 
     def _secret(self, vault_format: VaultFormat, cost: int) -> PasswordSecret:
         made = self._made.get((vault_format, cost))

@@ -1,4 +1,6 @@
-"""The file of an outbox: readings that wait in SQLite, in batches with fixed contents and keys."""
+"""The file of an outbox: readings that wait in SQLite, in batches.
+
+A batch keeps its readings and its Idempotency-Key."""
 
 import os
 import sqlite3

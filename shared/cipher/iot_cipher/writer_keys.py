@@ -112,7 +112,7 @@ class WriterKeys(SecretHolder):
     def chain_key(self, key_id: KeyId) -> bytes:
         """Return the chain key of a master key. Raises `DecryptionError` for an unknown id.
 
-        The master key may also be retired, if these keys were derived from a whole keyring.
+        Keys that were derived from a whole keyring also have the chain keys of retired master keys.
         """
         if key_id in self.retired:
             return self.retired[key_id].chain_key

@@ -176,8 +176,8 @@ METRICS = (
     Metric("iot_audit_unrecorded_total", "counter", "api",
            "Events that are not in the audit log, because it could not be written."),
     Metric("iot_drains_total", "counter", "writer",
-           "Drains, by outcome. A drain of three shards counts three times; a drain that an error "
-           "ends counts once.", ("outcome",),
+           "Drains, by outcome. A drain of three shards counts three times. A drain that fails "
+           "counts once.", ("outcome",),
            initial_labels=("stored", "repeated", "empty", "busy", "held", "erased",
                      "postgres_away", "redis_away", "failed")),
     Metric("iot_job_last_success_timestamp_seconds", "gauge", "writer",

@@ -248,8 +248,8 @@ class BacklogAppender:
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
                 remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
-                but fewer replicas or disks than `confirmation` requires confirmed them in time: a
-                failover may lose them.
+                but too few replicas or disks confirmed them in time (`confirmation`): a failover
+                may lose them.
             RedisError: Redis refused a command, or is away. The entries may have been added.
         """
         arguments: list[Any]
@@ -285,7 +285,7 @@ class BacklogAppender:
     def release_idle_connection(self) -> None:
         """Give the connection for appends back to the pool, if it is old and no append runs.
 
-        After a failover, the pool closes a connection in use only once it is given back.
+        After a failover, the pool closes this connection to the old master when it gets it back.
         """
         self._groups.run_if_idle(self._script.release_old_connection)
 

@@ -207,8 +207,8 @@ def _pending() -> Pending:
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
     """Return [(number, slice)] if all `times` are in one step: its number, and a slice of all.
 
-    Return None if there are several steps, and [] if there are no times. This is fast for times of
-    receipt, because few of them are distinct.
+    Return None if there are several steps, and [] if there are no times. The function is fast if
+    many times are equal, as times of receipt are.
     """
     numbers = {time // step for time in set(times)}
     return None if len(numbers) > 1 else [(number, slice(0, len(times))) for number in numbers]

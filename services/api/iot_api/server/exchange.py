@@ -427,7 +427,7 @@ def _put_head(request: ApiRequest, ingest: "Ingest") -> PutHead | None:
 
 
 def _repeated(headers: list[tuple[str, str]]) -> dict[str, Any]:
-    """Return the variable with the names of repeated headers; {} if there are none."""
+    """Return the names of repeated headers as an item of the WSGI environment; {} if none is."""
     counts = Counter([name for name, _ in headers])
     if len(counts) == len(headers):
         return {}

@@ -24,9 +24,9 @@ _PAGES = """
 def thinned_out(past: Past, monkeypatch: pytest.MonkeyPatch) -> Past:
     """Ten merged segments that replace thousands of small segments."""
     monkeypatch.setattr(bloated_indexes, "MIN_BLOATED_BYTES", 5 * 8192)
-    sent = each_second(noon(3), 6000)
-    for start in range(0, len(sent), 600):
-        past.store(PASSWORD, sent[start : start + 600])
+    sent = each_second(noon(3), 3000)
+    for start in range(0, len(sent), 300):
+        past.store(PASSWORD, sent[start : start + 300])
         past.compact(PASSWORD)
     for _ in range(2):  # the second VACUUM frees the pages that the first emptied
         past.writer.postgres().execute("VACUUM ANALYZE segments")
@@ -88,7 +88,7 @@ def test_the_job_does_not_wait_for_the_rebuild(
         assert jobs.rebuild_indexes() == "started"
         assert jobs.rebuild_indexes() == "still running"
         thinned_out.store(PASSWORD, each_second(noon(2), 3))  # drains continue
-        assert len(thinned_out.readings(PASSWORD)) == 6003
+        assert len(thinned_out.readings(PASSWORD)) == 3003
     writer.bloated_indexes.wait(30)
     assert _pages(thinned_out) < before / 3
     assert jobs.rebuild_indexes() == "started"

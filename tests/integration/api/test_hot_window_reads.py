@@ -11,8 +11,10 @@ import psycopg
 import pytest
 from redis import Redis
 
-from integration.api.asking import Api, row, sample
+from integration.api.asking import PASSWORD, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
+from iot_api.query import pausable_read
+from iot_api.query.readings import NOBODY
 from iot_models.segment import SegmentBounds
 from iot_models.settings import Settings
 from iot_stores import history, hot_window
@@ -115,6 +117,22 @@ def test_pages_are_in_order_whatever_was_received_first(
         cursor = page["cursor"] and f"&cursor={page['cursor']}"
     assert texts == sorted(texts, reverse=order == "desc")
     assert len(texts) == 5
+
+
+def test_few_reads_fetch_segments_at_a_time(
+    make_api: MakeApi, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them keeps megabytes of payloads and readings."""
+    monkeypatch.setattr(pausable_read, "HOT_WINDOW_SLOTS", 1)
+    monkeypatch.setattr(pausable_read, "FIRST_TURN_SECONDS", 0.0)
+    api = make_api()
+    texts = fill(api, writer)
+    vault = api.service.vaults.find_or_create(PASSWORD.encode(), NOBODY)
+    other = api.service.readings.last_seconds(vault, 60)
+    next(iter(other))
+    assert_error(api.post("/api/iot/seconds/60"), 503, "unavailable")
+    other.pause()
+    assert source_of(api, "/seconds/60") == ("hot_window", texts)
 
 
 def test_a_window_that_is_emptied_during_a_read_hides_nothing(

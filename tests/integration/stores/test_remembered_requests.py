@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from iot_models.errors import TooManyRequestsError
 from iot_stores.append_conditions import RememberedRequest
 from iot_stores.backlog import Backlog
+from iot_stores.confirmation import Confirmation
 from support.draining import read_waiting
 from support.keys import KEYS
 
@@ -37,6 +38,17 @@ def test_a_repeat_under_any_name_is_found_and_keeps_its_expiry(
         assert backlog.append([(0, b"a")], replace(REQUEST, names=names)).first_answer == b"yes"
     assert 0 < redis.ttl(REQUEST.names[0]) <= 100
     assert len(read_waiting(backlog, 0)) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_repeat_is_answered_without_a_wait_only_if_appends_do_not_wait(
+    waits: bool, redis: "Redis", backlog: Backlog
+) -> None:
+    """Replicas may lack the entries of the first attempt, and a failover would lose them."""
+    backlog.append([(0, b"a")], REQUEST)
+    confirmation = Confirmation(replicas=1, of_appends=waits)
+    waiting = Backlog(redis, KEYS, shards=2, max_bytes=10_000, confirmation=confirmation)
+    assert waiting.first_answer(REQUEST.names) == (None if waits else b"yes")
 
 
 @pytest.mark.parametrize("entries", [[(0, b"a")], [(0, b"a"), (0, b"b")]], ids=["one", "two"])

@@ -1,5 +1,6 @@
 """Ranges of ids, compared with sets of ids."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +41,13 @@ def test_the_number_of_ranges_is_bounded() -> None:
     count = 3 * readings.MAX_RANGES
     assert {ranges.add(bounds(2 * n, 1)) for n in range(count)} == {Overlap.NONE}
     assert ranges.add(bounds(2 * count - 2, 1)) is Overlap.CERTAIN
+
+
+@pytest.mark.parametrize("step", [2, -2])
+def test_the_ranges_near_the_last_one_are_kept(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read finds repeated readings beside those that they repeat."""
+    monkeypatch.setattr(readings, "MAX_RANGES", 4)
+    ranges = IdRanges()
+    for n in range(20):
+        assert ranges.add(bounds(100 + step * n, 1)) is Overlap.NONE
+        assert ranges.add(bounds(100 + step * n, 1)) is Overlap.CERTAIN

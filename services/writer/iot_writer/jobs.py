@@ -108,8 +108,8 @@ def drain(shard: int) -> str:
 def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
     """Drain shards once. Queue the drains of shards with entries left.
 
-    Return the outcome of each shard, or {} unless Redis is known to belong to this installation. If
-    a store can't serve, raise its error; the entries stay in the backlog.
+    Return the outcome of each shard. Return {} if Redis belongs to another installation, or if its
+    owner is unknown. If a store can't serve, raise its error; the entries stay in the backlog.
     """
     global _drain_began, _next_drain_at, _drain_failed  # noqa: PLW0603 - one per process
     last, began = _drain_began, time.monotonic()

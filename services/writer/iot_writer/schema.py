@@ -67,9 +67,9 @@ def migrate(
 ) -> None:
     """Migrate the database to the newest schema or to `revision`, in one transaction.
 
-    `postgres_url` is a libpq URL. With `grant`, the roles of API and writers get their privileges.
-    Objects that an attacker with the writers' role may have left are then logged. The first call
-    creates the id of the installation.
+    `postgres_url` is a libpq URL. The first call creates the id of the installation. `grant` also
+    grants the roles of API and writers their privileges, and logs objects that an attacker with the
+    writers' role may have left.
 
     A database with vaults of version 0.1 is migrated to `OLDEST_REVISION` only, on which processes
     of version 0.1 work. Once they have had time to shut down, a writer does the last step

@@ -100,9 +100,9 @@ def _decrypt_all(
     Return the decrypted segments, their content, and the number of segments that can't be
     decrypted.
 
-    Return ([], [], 0) if the vault was erased, or if a segment no longer exists. In the second
-    case, a failover of Redis may have brought back an executed order. Its keys for merged segments
-    must not be used twice.
+    Return ([], [], 0) if the vault was erased, or if a segment no longer exists. A missing
+    segment may mean that a failover of Redis has brought back an executed order. The new keys in
+    such an order must not be used twice.
     """
     vault_id = uuid.UUID(bytes=order.vault_id)
     sources = {(source.first_id, source.received_min): source for source in order.sources}

@@ -16,8 +16,8 @@ def merge_segments(parts: Sequence[SegmentColumns]) -> Iterator[SegmentColumns]:
     """Merge segments. Yield a segment for each day of receipt (UTC), or several for a large day.
 
     Readings are sorted by interrogator timestamp, then id. A day with more than `MAX_READINGS`
-    readings is cut into segments of equal size. Their interrogator timestamps do not overlap, and
-    none is so small that it would be merged again.
+    readings is cut, in this order, into segments of about equal size. Each of them has at least
+    `MAX_READINGS / 2` readings, so it is too large to be merged again.
     """
     whole = _join(parts)
     keys = list(zip(whole.interrogator, whole.ids, strict=True))

@@ -47,7 +47,7 @@ class Batch:
     def months(self) -> set[int]:
         """Return the start (Unix ms) of each month in which the readings to store were received.
 
-        An entry with imported readings also adds the month in which it arrived itself.
+        An entry with imported readings also adds the month in which Redis received the entry.
         """
         if not self.opened:
             return set()

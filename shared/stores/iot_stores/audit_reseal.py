@@ -1,7 +1,7 @@
 """Encrypt the audit log again, so that it needs no old master key.
 
 The links of the chain stay valid, because they authenticate the decrypted records. Only links of
-version 1 authenticate the encrypted bytes, so they are replaced first.
+format 1 authenticate the encrypted bytes, so they are replaced first.
 """
 
 from typing import LiteralString, cast
@@ -52,9 +52,11 @@ _REPLACE_LINKS: LiteralString = """
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
     """Replace all links from the first link of format 1 on with links of the newest format.
 
-    Then publish the new head, if the published head was replaced. Return the number of replaced
-    links. If the new head is not published, because the process is killed or Redis fails, `audit
-    verify` reports that the chain lacks the published head. `audit accept` then accepts the chain.
+    If the published head is one of these links, publish the link that replaces it. Return the
+    number of replaced links.
+
+    If the process is killed or Redis fails before the link is published, `audit verify` reports
+    that the chain lacks the published head. `audit accept` then accepts the chain.
 
     Raises:
         AuditFaultError: the chain is damaged, or lacks the published head. Nothing was replaced.
@@ -97,7 +99,7 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Encrypt all records under other master keys again, under the primary master key.
+    """Decrypt all records under other master keys, and encrypt them under the primary one.
 
     Return two numbers: records encrypted again, and records that can't be decrypted. The latter
     stay unchanged; `audit verify` finds them. Records with a link of format 1 are left out: call

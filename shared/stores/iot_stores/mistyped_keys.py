@@ -1,14 +1,15 @@
-"""Keys of the backlog and of RQ whose value has the wrong type.
+"""Deletion of Redis keys whose value has the wrong type.
 
 Redis refuses each command on such a key (WRONGTYPE). Another program wrote the value, or an
 operator by mistake. What the service had stored in the key is lost already, so deleting the key
 loses nothing more.
 
-A later version must not change the type of such a key under the same name: during a rolling update,
-writers of this version would delete the key.
+A later version that stores another type must also use another name for the key. Otherwise, writers
+of this version would delete the key during a rolling update.
 
-The code that uses the other keys repairs them itself, for example `backlog_recount.lua`,
-`hot_window_write.lua` and the scripts of held entries.
+`MistypedKeys` checks the keys of RQ, the streams of the backlog, and others such as the keys of
+dead letters and orders. The code that uses the remaining keys repairs them, for example
+`backlog_recount.lua`, `hot_window_write.lua` and the scripts of held entries.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,9 +31,9 @@ class MistypedKeys:
         self._delete = load_script(client, "mistyped_keys_delete.lua")
 
     def delete(self, shards: Iterable[int]) -> list[str]:
-        """Delete the keys of the backlog and of RQ that have the wrong type. Return their names.
+        """Delete the keys whose value has the wrong type. Return their names.
 
-        `shards`: the shards whose keys are checked.
+        `shards`: the shards whose keys are checked, besides the keys that belong to no shard.
 
         Raises:
             RedisError: Redis can't serve.
@@ -42,7 +43,7 @@ class MistypedKeys:
         return [key.decode() for key in deleted]
 
     def _types(self, shards: Iterable[int]) -> Iterator[tuple[str, str]]:
-        """Yield the name and the type of each key."""
+        """Yield the name and the right type of each key to check."""
         names, rq, shards = self._names, self._names.rq, list(shards)
         yield names.job_list, "list"
         yield f"{names.job_list}:intermediate", "list"

@@ -162,9 +162,8 @@ class Rewrap:
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
         """Return the new value for the Redis key `name`; empty to remove the record.
 
-        A record that no master key opens is removed, because Postgres has the vault's own record.
-        The record of a replaced vault stays: Redis has the only copy
-        (`KeyNames.replaced_vault_record`).
+        A record that no master key opens is removed, because no process can use it. Only the record
+        of a replaced vault stays (`KeyNames.replaced_vault_record`), because it is the only copy.
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)

@@ -174,9 +174,9 @@ class Backlog(BacklogAppender):
         waiting entries is returned with at least one entry. The number of round trips is constant.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
-        have the entries. If Redis refuses WAIT or WAITAOF, for example without permission, do not
-        wait. Without the wait, a failover could lose a stored entry together with its
-        `Idempotency-Key`, and a repeated request would be stored as new readings.
+        have the entries. Otherwise, a failover could lose a stored entry together with its
+        `Idempotency-Key`, and a repeated request would be stored as new readings. If Redis refuses
+        WAIT or WAITAOF, for example without permission, do not wait.
 
         Raises:
             UnconfirmedError: replicas or disks did not confirm the entries in time.
@@ -247,9 +247,11 @@ class Backlog(BacklogAppender):
     def remove(self, removals: Sequence[Removal]) -> list[bool]:
         """Remove drained entries from their streams. Return whether each stream has entries left.
 
-        The entries in `Removal.held` move to `HeldEntries` in the same step. Nothing is removed
-        from a stream that lacks `Removal.last`. Another drain has removed this entry. Or a failover
-        has lost it, and the stream may have new entries with lower ids.
+        The entries in `Removal.held` move to `HeldEntries` in the same step.
+
+        Nothing is removed from a stream that lacks `Removal.last`, because another drain or a
+        failover has removed this entry. After a failover, the stream may have new entries with
+        lower ids, which no drain has read.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []

@@ -296,9 +296,10 @@ class BacklogAppender:
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the answer to the first attempt of a request; None if Redis remembers no answer.
 
-        `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`). Always
-        return None if `append` waits for replicas or disks: `append` then returns the first answer,
-        once they have the entries of the first attempt.
+        `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`).
+
+        If appends wait for replicas or disks, always return None: they may lack the entries of the
+        first attempt. The caller must call `append`, which waits and then returns the first answer.
         """
         if self._waits:
             return None

@@ -13,10 +13,7 @@ WAIT_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Which copies of an entry must exist before a drain stores the entry: on replicas, on disks.
-
-    With `of_appends`, an append also waits for these copies before it returns.
-    """
+    """Which replicas and disks must have an entry before a drain stores it."""
 
     replicas: int = 0
     """Number of replicas that must have the entries."""

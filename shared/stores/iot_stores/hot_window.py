@@ -6,24 +6,26 @@ too old for the window. A read within the cover needs no query of Postgres.
 
 The cover must never claim a segment that the window lacks:
 
-- The cover holds the position of the last drain in the window. If a writer is killed between its
-  commit in Postgres and its write here, the next drain begins after this position, and moves
-  `since` forward. `since` never moves back: a slow writer may write after later drains did.
-- If Postgres was restored and lacks drains that the window has, `since` moves past these drains.
-  Their entries may be stored again, in other segments. Postgres may even reach the cover's position
-  again, with other ids: to detect this, the cover also holds the next id after the last drain.
+- The cover holds the position of the last drain whose segments are in the window. If a writer is
+  killed after its commit in Postgres and before its write to the window, the next drain begins
+  after this position, and moves `since` forward. `since` never moves back, even if a slow writer
+  writes to the window after the writer of a later drain.
+- After a restore, Postgres may lack drains whose segments are in the window. The entries of these
+  drains may be stored again, in other segments, so `since` moves past these drains. A new drain may
+  even end at the cover's position, with other ids: to detect this, the cover also holds the next id
+  after its last drain.
 - The window may have its own Redis, which may have been away during drains, or restored to an
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
   which also sets the times of receipt.
 - After a change of `IOT_SHARDS`, entries of a vault may wait in the vault's earlier shard. The
-  cover of the new shard says nothing about them. So a drain of such entries, or of entries that the
-  window may lack, records its time in the backlog's Redis (`DrainPositions.moved_at`). Reads use
-  the window only for readings received after this time.
-- Redis may restart with older data, in which erased segments are back. If the backlog is in the
-  same Redis, its position is as old as the cover and reveals nothing. So a cover also holds Redis's
-  replication id, and is valid only under this id: Redis takes another id at each start and
-  failover.
+  cover of the new shard says nothing about these entries. A drain of such entries records its time
+  in the backlog's Redis (`DrainPositions.moved_at`), and so does a drain whose segments the window
+  may lack. Reads use the window only for readings received after this time.
+- Redis may restart with older data, in which erased segments are back. If the same Redis holds the
+  backlog, the backlog's positions are as old as the covers, so comparing them does not show the
+  restart. So a cover also holds Redis's replication id, which changes at each start and failover. A
+  cover with another id is not valid.
 """
 
 import re
@@ -131,9 +133,9 @@ class Cover:
 class RecentSegments:
     """The latest segments of vaults, and the covers of shards, read before and after the segments.
 
-    In one step, a writer adds a drain's segments of a shard and updates the shard's cover. So for a
-    shard in both `before` and `after`, no drain is skipped: with the segments of a drain, `bounds`
-    also has those of all earlier drains within the two covers.
+    A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if a
+    shard is in `before` and in `after`, `bounds` has no gap: if `bounds` has the segments of a
+    drain, it also has the segments of all earlier drains that both covers include.
     """
 
     before: Mapping[int, Cover]
@@ -262,8 +264,8 @@ class HotWindow:
     ) -> Coverage:
         """Return the segments in the window with a vault's readings of the last `seconds`.
 
-        `shard` is the vault's shard. If an earlier page of the same read has chosen the start of
-        the time, pass it as `begin` (Unix milliseconds). `seconds` is then ignored.
+        `shard` is the vault's shard. For later pages of a read, pass the `Coverage.begin` of the
+        first page as `begin`; `seconds` is then ignored.
 
         Raises the errors of `recent`.
         """

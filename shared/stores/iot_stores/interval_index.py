@@ -29,10 +29,10 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return where the segments that contain `position` can begin at the earliest.
+    """Return, for each length class, the earliest start of a segment that contains `position`.
 
-    Return three lists with one item for each length class: the number of the class, and the time
-    and the id of this earliest position.
+    Return three lists with one item for each length class: the numbers of the classes, and the
+    times and the ids of these starts.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

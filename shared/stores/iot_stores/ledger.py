@@ -147,8 +147,9 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries are marked in this way. `mark_stored` adds at most `MAX_MISSING` skipped
-        numbers to `missing`, so without the mark a held entry could count as stored.
+        Held entries are marked in this way. Without the mark, a later call of `mark_stored` could
+        make a held entry count as stored, because it adds only `MAX_MISSING` skipped numbers to
+        `missing`.
         """
         if number > self.high:
             self.mark_stored(number)
@@ -199,10 +200,13 @@ def begin_drain(
     exist. Takes one round trip. A shard without a row (`create_offsets`) can't be locked. The
     existing vaults among `vaults` are locked against erasure until the transaction ends.
 
-    `shards` is the number of shards (`IOT_SHARDS`). After a change of this number, vaults belong to
-    other shards. The next reading of a shard then gets an id above the ids of all shards, so that
-    the ids of a vault keep rising. The returned `received_max` is the maximum of all shards, so
-    that the shard's cover in the hot window begins after the readings of all shards.
+    `shards` is the number of shards (`IOT_SHARDS`). A change of this number moves vaults to other
+    shards. So at the first drain of a shard after a change, the returned offset of the shard takes
+    all shards into account:
+
+    - `next_id` is above the ids of all shards, so that the ids of each vault keep rising.
+    - `received_max` is the maximum of all shards, so that the shard's cover in the hot window
+      begins after the readings of all shards.
 
     To detect a change, the row of each shard has the number of shards at the shard's last drain.
     The first drain after a change sets this number to 0 in the rows of all other shards. So these

@@ -91,10 +91,10 @@ def fetch_small(
 def lock_segments(
     connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]
 ) -> list[SealedSegment]:
-    """Lock the sources of an order until the transaction ends, and return their segments.
+    """Lock the segments that an order names, until the transaction ends. Return these segments.
 
-    Do not wait for locks: sources that are gone or locked by others are left out. Return nothing if
-    the vault is gone or is being erased.
+    Do not wait for locks: segments that are gone or locked by others are left out. Return nothing
+    if the vault is gone or is being erased.
     """
     if not connection.execute(_LOCK_VAULT, (vault_id,)).rowcount:
         return []
@@ -111,10 +111,10 @@ def _segments(vault_id: uuid.UUID, rows: Iterable[tuple[object, ...]]) -> list[S
 
 
 def all_exist(connection: Connection, vault_id: uuid.UUID, sources: Sequence[Source]) -> bool:
-    """Return whether all source segments of an order still exist, even if some are locked.
+    """Return whether all segments that an order names still exist, even if some are locked.
 
-    Segments are compared by their salts: a segment with the `first_id` of a source, but with
-    another salt, has replaced the source.
+    Segments are compared by their salts: a segment with the same `first_id`, but with another salt,
+    has replaced the named one.
     """
     rows = connection.execute(_SALTS, _parameters(vault_id, _names(sources)), binary=True)
     return {salt for (salt,) in rows} == {source.salt for source in sources}

@@ -83,8 +83,8 @@ def stored_after(
 ) -> Generator[StoredSegment, None, None]:
     """Yield the segments of a search with ids above `behind_id`, in the order of their first ids.
 
-    A segment may also have lower ids: a compaction may have merged segments that the caller has
-    read with later ones. Needs an open transaction.
+    Such a segment may also have lower ids, because compaction may have merged old segments with new
+    ones. Needs an open transaction.
     """
     with connection.cursor("stored_after", binary=True) as cursor:
         cursor.execute(_SELECT, search.parameters() | {"behind_id": behind_id})

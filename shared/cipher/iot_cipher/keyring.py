@@ -61,8 +61,8 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        With the pepper, passwords can be tested against this lookup fast. So new vaults have format
-        2, once no process of version 0.1 can run.
+        An attacker with the pepper can test passwords against this lookup fast. So new vaults get
+        format 2 as soon as no process of version 0.1 can run.
         """
         return hmac.digest(self._pepper, password, "sha256")
 

@@ -193,10 +193,10 @@ class _Check:
         self._nonces.add(nonce)
 
     def _check_retired(self, where: str, sequence: int, link: bytes) -> None:
-        """Check that the link was not made with a master key that had been retired before.
+        """Check a link against the retired master keys.
 
-        When a master key is retired, the keyring notes the last link of the chain. A noted link
-        must not have changed.
+        When a master key is retired, the keyring notes the last link of the chain. The retired key
+        must not have made a later link, and the noted link must be unchanged.
         """
         retired = self._keys.retired
         maker = retired.get(key_id_of(link))

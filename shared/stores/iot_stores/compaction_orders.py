@@ -53,12 +53,16 @@ class CompactionOrders:
     def postpone_full_scan(self, vault_id: bytes) -> None:
         """Prevent full scans of a vault for `COMPACTED_SECONDS`.
 
-        The last full scan found nothing to merge, except among the vault's latest segments.
+        Call this after a full scan that found nothing to merge, except among the vault's latest
+        segments.
         """
         self._client.set(self._names.compaction_looked_back(vault_id), 1, ex=COMPACTED_SECONDS)
 
     def request_full_scan(self, vault_id: bytes) -> None:
-        """Allow a full scan of a vault now: the last one did not find all small segments."""
+        """Allow a full scan of a vault now.
+
+        Call this after a full scan that may have left out small segments.
+        """
         delete_key(self._client, self._names.compaction_looked_back(vault_id))
 
     def now(self) -> int:

@@ -57,8 +57,9 @@ class DeadLetterOrders:
     def place(self, order: LetterOrder) -> LetterAction | None:
         """Add an order, unless an earlier order for the same letter waits.
 
-        Return the action of the order that waits now. Return None, without adding `order`, if the
-        earlier order is not valid, or if a writer carried it out during this call.
+        Return the action of the order that waits now. Return None if an earlier order is not valid,
+        or if a writer removed the earlier order during this call. In both cases, `order` is not
+        added.
         """
         name, letter_id = self._names.dead_letter_orders, order.letter_id
         sealed = seal_order(self._keys(), order.encode(), OrderKind.DEAD_LETTER)
@@ -81,8 +82,8 @@ class DeadLetterOrders:
     def waiting(self) -> dict[str, LetterOrder | None]:
         """Return the waiting orders by the id of their letter; None for an order that is not valid.
 
-        An order is valid if a transit key opens it, and it names the letter under whose id it is
-        stored: somebody who can write to Redis could copy an order to another letter.
+        An order is valid if a transit key opens the order and its content names the same letter:
+        somebody who can write to Redis could copy an order to the id of another letter.
         """
         found = self._client.hgetall(self._names.dead_letter_orders)
         named = {

@@ -88,9 +88,9 @@ class Erasures:
         False if Postgres has no such vault under any of the lookups.
 
         Raises:
-            POSTGRES_UNAVAILABLE: Postgres can't serve; the vault may have been erased or not. Or
-                nothing was erased, because processes of version 0.1 may still run: they could store
-                readings for an erased vault.
+            POSTGRES_UNAVAILABLE: Postgres can't serve; the vault may have been erased or not. Also
+                raised, before anything is erased, while processes of version 0.1 may run: these
+                processes could store readings for an erased vault.
             UnavailableError: the database can't append to the audit log; nothing was erased.
         """
 

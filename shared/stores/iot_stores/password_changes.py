@@ -51,7 +51,7 @@ class PasswordChanges:
         self._names = names
 
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change that will be made, or an erasure that will be or was made.
+        """Announce a change of password before it is made, or an erasure before or after it.
 
         Also remove the vault's records under `old_lookups` from Redis, and hide records that a
         process caches there later, because it read Postgres before the change.

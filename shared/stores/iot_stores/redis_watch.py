@@ -1,7 +1,7 @@
 """Checks that a Redis belongs to this installation, and that its settings are safe.
 
-The settings are safe if Redis evicts no keys. The backlog's Redis must also write an AOF; for it,
-IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings.
+The settings are safe if Redis evicts no keys and, in the backlog's Redis, writes an AOF.
+IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings of the backlog's Redis.
 
 Redis is marked with the id of the installation, which is stored in Postgres. The check runs before
 the first use, every second in a thread, and in `/readyz`. Requests use the result of the last
@@ -256,8 +256,8 @@ class RedisWatch:
         """Return `info`; if the server was loading its data, return a newer INFO.
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes (Redis
-        6.2, 7.0; Valkey 9). The server may have finished by now: redis-py repeats the script that
-        marks Redis while Redis answers LOADING.
+        6.2, 7.0; Valkey 9). The server may have finished since: the script that marks Redis runs
+        after this INFO, and redis-py repeats the script as long as the answer is LOADING.
 
         Raises:
             BusyLoadingError: the server is still loading its data.

@@ -389,9 +389,9 @@ class VaultRecords:
 
 @contextmanager
 def _translating_refusals() -> Iterator[None]:
-    """Turn the error of a trigger that refused a vault into an exception of its own.
+    """Raise `PolicyChangedError` or `VaultErasedError` if a trigger in Postgres refuses a vault.
 
-    `check_new_vault`: `PolicyChangedError`. `refuse_erased_vault`: `VaultErasedError`.
+    The triggers are `check_new_vault` and `refuse_erased_vault`.
     """
     try:
         yield

@@ -226,6 +226,25 @@ def test_a_proxy_connection_does_not_exempt_a_guesser(
     assert not proven
 
 
+def test_a_connection_does_not_exempt_a_vault_that_is_not_open(make_api: MakeApi) -> None:
+    """Beyond the limit, a device may send only while the process has its vault open."""
+    api = make_api(guess_limit=LIMIT)
+    proven: set[bytes] = set()
+
+    def put() -> int:
+        with api.app.test_client() as client:
+            return client.put(
+                "/api/iot", json=row("right"), environ_overrides={PROVEN: proven}
+            ).status_code
+
+    assert put() == 201
+    guess(api, LIMIT - 1)
+    assert put() == 201
+    cache = api.service.vaults.cache
+    cache.forget(cache.key(b"right"))
+    assert put() == 429
+
+
 def test_an_old_password_proves_nothing_about_the_new_one(make_api: MakeApi) -> None:
     """A client that knew the old password may not find the new one beyond the guess limit."""
     api = make_api(guess_limit=LIMIT)

@@ -132,8 +132,9 @@ class Intake:
 
         `proven` holds the cache keys of the passwords under which earlier requests of the
         connection stored readings. If this request is accepted, the keys of its passwords are
-        added. The guess limit does not apply to proven passwords, because the client learns nothing
-        new. So a device can send while another client at its address guesses passwords.
+        added. While the vaults of proven passwords are open, the guess limit does not apply to
+        them, because the client learns nothing new. So a device can send while another client at
+        its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, a
         request with the same readings appends nothing and returns the earlier result. If a password
@@ -253,13 +254,13 @@ class Intake:
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
-        If all vaults are open and the client has used all of them before, the script that appends
-        the readings checks the limits. This saves a round trip. Proven passwords have no limits. In
-        all other cases, the limits are checked here, so that a refusal does not depend on whether a
-        vault is open.
+        If all vaults are open and their passwords are proven, no limits are checked. If all vaults
+        are open and the client has used all of them before, the script that appends the readings
+        checks the limits. This saves a round trip. In all other cases, the limits are checked here,
+        so that a refusal does not depend on whether a vault is open.
 
-        If a vault was erased or got another password while a vault was opened or renewed, all
-        vaults are looked up again.
+        Opening or renewing a vault may wait for a store. If a vault is erased or gets another
+        password meanwhile, all vaults are looked up again.
         """
         if not is_proven:
             self._guesses.check_noted(client)

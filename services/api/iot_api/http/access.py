@@ -45,7 +45,7 @@ class Access:
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Check a WSGI request like `check`. Call `on_refusal` before an error is raised."""
+        """Call `check` for a WSGI request. If it refuses the request, also call `on_refusal`."""
         authorization = environ.get("HTTP_AUTHORIZATION")
         certificate = environ.get(CLIENT_CERTIFICATE)
         try:

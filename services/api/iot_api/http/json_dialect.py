@@ -55,8 +55,9 @@ _NEAR = 16
 class StandIns:
     """Replaces what the strict decoder refuses in a body, such as `NaN`, by valid JSON.
 
-    A replaced part is an *original*, its replacement a *stand-in*. All stand-ins begin with the
-    same `prefix`. With the prefix `[7`, the stand-in of `NaN` is `[7]`. The digits are chosen so
+    A replaced part is an *original*, its replacement a *stand-in*. A stand-in is the `prefix`, the
+    same for all originals, and the tail of its original (`_TAILS`). With the prefix `[7`, the
+    stand-in of `NaN` is `[7]`, and the stand-in of `Infinity` is `[7 ]`. The digits are chosen so
     that the body does not contain the prefix. A decoded string may contain the prefix nevertheless,
     if the sender wrote it with an escape (`[\\u0037`).
 

@@ -69,9 +69,9 @@ def _slices(text: bytes) -> Iterator[bytes]:
 def _escape(piece: bytes) -> bytes:
     """Escape with `json.dumps`, the fastest escaping that Python has (2 ms/MiB).
 
-    Quotes and backslashes must stay as they are. So they are swapped with stand-ins (`_rarest`)
-    before the call of `json.dumps`, and swapped back after it. Undoing their escapes would take ten
-    times as long.
+    Quotes, backslashes and control characters must stay as they are. So they are swapped with
+    stand-ins (`_rarest`) before the call of `json.dumps`, and swapped back after it. Letting
+    `json.dumps` escape them and undoing the escapes would take ten times as long.
     """
     time.sleep(0)  # other greenlets get a turn
     kept = bytes(byte for byte in _ESCAPES if byte in piece)
@@ -88,8 +88,8 @@ def _escape(piece: bytes) -> bytes:
 def _rarest(piece: bytes, number: int) -> bytes:
     """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
 
-    Rare stand-ins save time. Where the piece contains the stand-in of a quote, `json.dumps` gets
-    and escapes a quote, and `_escape` must undo this.
+    Rare stand-ins save time: the swap turns the stand-in of a quote into a quote, and `_escape`
+    must undo each escape that `json.dumps` adds to such a quote.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:

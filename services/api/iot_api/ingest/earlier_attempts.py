@@ -1,8 +1,8 @@
-"""Earlier attempts of a request whose passwords have other vaults by now.
+"""Earlier attempts at a request, made before a password of the request got another vault.
 
-A request with an Idempotency-Key is remembered by its vaults. Between two attempts, a vault may be
-erased or get another password; then the next attempt creates a new vault. The first attempt is
-found nevertheless, because Redis names the former vault of a password for a day
+Redis stores a request under its Idempotency-Key and the ids of its vaults. Between two attempts, a
+vault may be erased or get another password; then the next attempt creates a new vault. The first
+attempt is found nevertheless, because Redis keeps the id of a password's former vault for a day
 (`cached_records.hide_records`).
 """
 
@@ -30,7 +30,10 @@ MAX_COMBINATIONS = 64
 
 @dataclass(frozen=True, slots=True)
 class EarlierAttempt:
-    """An accepted attempt to send the same request, with at least one other vault."""
+    """An accepted earlier attempt at a request.
+
+    Some of its vaults are those of the current attempt, and at least one is different.
+    """
 
     entries: tuple[EntryName, ...]
     """The last entry of each shard."""

@@ -218,7 +218,7 @@ def _waits_until_stored(query: str) -> bool:
 
 
 def _keeps_received(query: str) -> bool:
-    """Return whether the query has `received=original`: each row has its time of receipt."""
+    """Return whether the query has `received=original`: rows have original times of receipt."""
     return _choice(query, "received", "now", "original")
 
 

@@ -1,9 +1,9 @@
 """Requests with an Idempotency-Key: their keys in Redis, their fingerprints and their answers.
 
-A request is remembered by its Idempotency-Key and its vaults. So clients with different passwords
-may use the same Idempotency-Key, and do not learn of each other. The fingerprint covers the
-readings as they are stored, not the bytes of the body. So a client may repeat a request with
-another compression, as NDJSON, or with its members in another order.
+Redis stores a request under its Idempotency-Key and the ids of its vaults. So clients with
+different passwords may use the same Idempotency-Key, and do not learn of each other. The
+fingerprint covers the readings as they are stored, not the bytes of the body. So a client may
+repeat a request with another compression, as NDJSON, or with its members in another order.
 
 The fingerprint has an HMAC for each vault, under the vault's data key. So a guess of a reading
 can't be tested with a copy of Redis, even together with the keyring.
@@ -161,7 +161,7 @@ class IdempotencyPolicy:
     ) -> RememberedRequest:
         """Return what Redis must store to remember a request and its encoded answer.
 
-        Redis also counts the request for `client`, whose remembered requests have a limit.
+        Redis also counts the remembered requests of `client`, and limits their number.
         `earlier` is as in `RememberedRequest`.
         """
         return RememberedRequest(
@@ -205,7 +205,7 @@ def parse_idempotency_key(header: str) -> IdempotencyKey:
 
 
 def request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
-    """Return the digest that a request is remembered by.
+    """Return the digest that identifies a request in Redis.
 
     The Idempotency-Key and each vault id are hashed with their lengths, so that different requests
     never hash the same bytes.
@@ -215,7 +215,7 @@ def request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
 
 
 def _first_request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
-    """Return the digest that version 0.1 remembers a request by."""
+    """Return the digest with which version 0.1 identifies a request in Redis."""
     return _digest(key.encode() + b"".join(sorted(vault_ids)))
 
 

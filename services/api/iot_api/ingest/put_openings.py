@@ -47,9 +47,9 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Open the vaults that are not open, one by one, and return all.
 
-        After `max_openings` openings, refuse the request if the next vault is not open, or if the
-        client has not used all remaining vaults before. Without the second condition, the answer
-        would tell the client which of these vaults are open.
+        After `max_openings` openings, go on only while two conditions hold: the next vault is open,
+        and the client has used all remaining vaults before. Otherwise refuse the request. Without
+        the second condition, the answer would tell the client which vaults are open.
         """
         vaults, opened, left = list[OpenVault](), 0, 0
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found
@@ -76,9 +76,9 @@ def _too_many_openings(opened: int, left: int) -> TooManyRequestsError:
     """Return the error for a request that may open no more vaults.
 
     `opened` is the number of vaults that the request has opened. They stay open, so the next
-    attempt gets further. `left` is the number of passwords behind the last opened vault. It
-    includes passwords whose vaults were open before, so that it does not tell the client how many
-    are open.
+    attempt gets further. `left` is the number of passwords after the last one whose vault the
+    request has opened. It includes passwords whose vaults were open before, so that the client does
+    not learn how many vaults are open.
     """
     return TooManyRequestsError(
         f"the server has opened {opened} vaults for this request, and {left} passwords are left; "

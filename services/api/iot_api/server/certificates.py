@@ -120,8 +120,8 @@ class ServedCertificate:
 def _context(config: Any) -> ssl.SSLContext:
     """Return gunicorn's TLS context, for TLS 1.2 or later, with OP_IGNORE_UNEXPECTED_EOF.
 
-    Without this option, OpenSSL 3 would report an error to the client when
-    `Connection.receive_no_more` ends the receiving side.
+    `Connection.receive_no_more` ends the receiving side. Without this option, OpenSSL 3 would take
+    this for an error of the client, and send an alert to the client.
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)

@@ -122,7 +122,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Return `size` bytes, or fewer at the end of the stream.
 
         Without `size`, return the bytes that were received ahead, or receive some if there are
-        none. Up to `read_ahead` bytes are received, and those beyond `size` kept for later reads.
+        none. If `read_ahead` is larger than `size`, up to `read_ahead` bytes are received. Bytes
+        beyond `size` are kept for later reads.
         """
         if self.send_continue is not None:
             send, self.send_continue = self.send_continue, None

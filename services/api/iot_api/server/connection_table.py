@@ -32,8 +32,8 @@ class _Group:
         """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        When the list is empty, a call makes a new list, which takes time. After a short list, calls
-        within `_RANK_SECONDS` make none.
+        If the list is empty, make a new list, which takes time. If the previous list was short, do
+        so only once it is `_RANK_SECONDS` old.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):

@@ -27,8 +27,8 @@ def shake_hands(
     """Make the TLS handshake on a gevent SSLSocket. Other connections are served meanwhile.
 
     Return the client's certificate; None if the client sent none, or was not asked for one.
-    `is_revoked` of the certificate asks `revocations`. A refused client certificate is counted and
-    logged.
+    `ClientCertificate.is_revoked` looks the certificate up in `revocations`. A refused client
+    certificate is counted and logged.
 
     Raises:
         OSError: the handshake failed; or the client resumed a TLS session, but the revocation list

@@ -183,8 +183,8 @@ class FairSlots:
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group. So a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue. Callers with a later priority
-    do not count for the limit of the whole queue.
+    behind one untrusted proxy together get at most half of the queue. The limit of the whole queue
+    does not count callers that are served after the new caller because of their priority.
 
     A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
     refused at once if its estimated wait exceeds its timeout. The estimate assumes turns as long as

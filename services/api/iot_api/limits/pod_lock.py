@@ -15,16 +15,16 @@ _folders: list[Path] = []
 
 
 def share_locks(folder: Path) -> None:
-    """Let this process and its children share each later `PodLock`, through a file in `folder`."""
+    """Make this process and its children share the locks that they create later, in `folder`."""
     _folders[:] = [folder]
 
 
 class PodLock:
     """A lock that one process of a pod holds at a time.
 
-    Before, this process or its parent must have called `share_locks`. Otherwise the process has a
-    lock of its own, and always gets it. The kernel releases the lock of a killed process. The
-    holder can leave a time for later holders (`time`).
+    This process or its parent must call `share_locks` before the lock is created. Otherwise the
+    process has a lock of its own, and always gets it. The kernel releases the lock of a killed
+    process. The holder can set `time`, which later holders read.
     """
 
     def __init__(self, name: str) -> None:

@@ -38,7 +38,8 @@ class CachedVault:
     expires_at: float
     """After this time the vault is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
-    """Lookups of the password as sent, if only its normal form has a vault; otherwise empty."""
+    """The lookups of the password as sent, if it has no vault, and `vault` belongs to its normal
+    form; otherwise empty."""
     missing: bool = False
     """Whether Postgres lacks the record, and only a request with the password can restore it."""
     in_redis: bool = False
@@ -80,8 +81,8 @@ class VaultCache:
         """Return the open vault of a cache key if a PUT may append readings for it at once.
 
         Return None if the vault is not open, if its record is due to be read again, or if Redis may
-        lack the record. Also return None if this process has not read the announced changes of
-        passwords for `ANNOUNCED_SECONDS`. The caller then calls `Vaults.open_vault` or
+        lack the record. Also return None if this process last read the announced changes at least
+        `ANNOUNCED_SECONDS` ago. If the result is None, the caller calls `Vaults.open_vault` or
         `Vaults.find_or_create`.
         """
         cached = self._vaults.get(key)
@@ -97,8 +98,9 @@ class VaultCache:
         """Return the open vault of a password if `proven` has the password's cache key.
 
         `proven` has the cache keys of passwords that this connection's client has proven to know.
-        Return None in the cases of `writable`, except that Redis may lack the record. The caller
-        then calls `Vaults.find`.
+        Otherwise return None. Also return None if the vault is not open, if its record is due to be
+        read again, or if this process last read the announced changes at least `ANNOUNCED_SECONDS`
+        ago. If the result is None, the caller calls `Vaults.find`.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None
@@ -138,8 +140,7 @@ class VaultCache:
     ) -> CachedVault:
         """Add an open vault, and return it as kept in the cache.
 
-        If the cache is full, drop the vault that expires first. `missed` has the lookups of the
-        password as sent, if only its normal form has a vault.
+        If the cache is full, drop the vault that expires first. `missed` is as in `CachedVault`.
         """
         now, seconds = self._clock(), self._seconds
         change = self._changes.outdating(record)
@@ -161,10 +162,11 @@ class VaultCache:
     def note_change(self, vault_id: uuid.UUID, lookup: bytes) -> None:
         """Drop a vault whose password is being changed, or that is being erased.
 
-        A vault that was opened with the new password is kept. `lookup` is the lookup of the new
-        password; for an erasure, it is `ERASING` or `ERASED`. If the old record opens the vault
-        within the next `SETTLING_SECONDS`, the cache keeps it for only `UNSETTLED_SECONDS`, and
-        after `ERASED` not at all.
+        `lookup` is the lookup of the new password; for an erasure, it is `ERASING` or `ERASED`. A
+        vault that was opened with the new password is kept.
+
+        In the next `SETTLING_SECONDS`, the old record may open the vault again. The cache then
+        keeps the vault for only `UNSETTLED_SECONDS`, and after `ERASED` not at all.
         """
         self.changes_noted += 1
         self._changes.note(vault_id, lookup)

@@ -51,10 +51,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     All segments of a group begin on the same UTC day, by time of receipt. So retention deletes a
     merged reading at most a day late.
 
-    If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of a
-    later day, only the smallest segments are merged: as many as possible, such that the largest has
-    at most half of the readings. Fewer than `MIN_SEGMENTS` segments are not merged. These rules
-    limit how often a reading is rewritten.
+    If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of any
+    other day, only the smallest segments are merged: as many as possible, such that the largest of
+    them has at most half of their readings. If there are fewer than `MIN_SEGMENTS` of them, none
+    is merged. These rules limit how often a reading is rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

@@ -10,7 +10,10 @@ _log = logging.getLogger(__name__)
 
 
 class KnownPolicy:
-    """The `LookupPolicy` that this process has read last, until it is known to have changed."""
+    """Keeps the last `LookupPolicy` that this process has read.
+
+    `forget` drops the policy when the policy in Postgres has changed.
+    """
 
     def __init__(self, records: VaultRecords, scrypt_log2_n: int) -> None:
         self._records = records

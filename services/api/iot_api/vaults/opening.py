@@ -146,8 +146,8 @@ class Vaults:
         """Return a search for the password as sent, and one for its normal form if that differs.
 
         Vaults are created for the normal form. `is_proven`: the client has opened the password's
-        vault. Then the scrypts go first if this process knows the password. For other clients, the
-        speed would tell them that.
+        vault. Only then may the queue for scrypts put a password that this process knows first. The
+        speed would tell another client that the process knows the password.
         """
         key = self.cache.key(password) if is_proven else b""
         forms = dict.fromkeys((password, normal_form(password)))

@@ -76,10 +76,11 @@ class VaultRestorer:
         self._closing = threading.Event()
 
     def confirm(self, record: VaultRecord) -> VaultRecord:
-        """Return the record that Postgres has for the vault of `record`, or else for its lookup.
+        """Compare `record` with Postgres, and return the record to use.
 
-        If Postgres has neither, store `record` there and return it. While a store is away, return
-        `record`; the thread compares it with Postgres later.
+        This is the record that Postgres has for the vault. If Postgres has none, it is the record
+        that Postgres has for the lookup of `record`. If Postgres has neither, store `record` there.
+        While a store is away, return `record`; the thread compares it with Postgres later.
 
         Raises:
             PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost
@@ -99,9 +100,11 @@ class VaultRestorer:
         """Read the record of an open vault again, to renew the vault.
 
         `known` is the record from which the vault was opened. `lookups` are the lookups under which
-        the password may have a vault. Return the record in Redis if it is `known`, a rewrap of
-        `known`, or the record of another vault. Any other record in Redis may be out of date. Then,
-        or if Redis has none or is away, return the record in Postgres, or None.
+        the password may have a vault.
+
+        Return the record in Redis if it is `known`, a rewrap of `known`, or the record of another
+        vault. Any other record in Redis may be out of date. In that case, or if Redis has no record
+        or is away, return the record in Postgres; None if Postgres has no record.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.

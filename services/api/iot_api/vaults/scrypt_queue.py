@@ -90,9 +90,10 @@ class ScryptQueue:
 
         `key` is the password's cache key. Call this before you look in the cache for the open
         vault. Otherwise only requests for vaults that are not open would be refused. A client that
-        fills the queue could then tell from each answer whether a vault is open. A client that has
-        used the vault in this process learns nothing new: it is not refused here, and needs no
-        reservation. The same applies without a guess limit.
+        fills the queue could then tell from each answer whether a vault is open.
+
+        A client that has used the vault in this process before learns nothing new. It is not
+        refused here, and gets `NO_RESERVATION`. Without a guess limit, this applies to all clients.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.

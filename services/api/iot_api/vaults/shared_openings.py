@@ -34,11 +34,11 @@ class SharedOpenings:
     ) -> CachedVault | None:
         """Return the result of `look_up`, or of a running opening with the same key.
 
-        Before the wait for a running opening, call `before_waiting`. An error of the opening is
-        raised here, too, with two exceptions. If its request was killed, start over. Do the same if
-        it was refused (`TooManyRequestsError`) for another client, because this client has limits
-        of its own. After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the
-        other request was killed.
+        Before the wait for a running opening, call `before_waiting`. If the running opening raises
+        an error, raise it here, too. In two cases, start over instead: the request that runs the
+        opening is killed, or it is refused (`TooManyRequestsError`) and belongs to another client.
+        `client` has limits of its own. After `_MAX_ATTEMPTS` attempts, raise the refusal, or
+        `UnavailableError` if the other request was killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

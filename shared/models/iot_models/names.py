@@ -43,7 +43,7 @@ class KeyNames:
 
     @property
     def owner(self) -> str:
-        """Key that holds the id of the installation to which all these Redis keys belong."""
+        """Key that holds the id of the installation that owns the keys of this release."""
         return f"{self.prefix}iot:owner"
 
     @property
@@ -62,8 +62,10 @@ class KeyNames:
 
         `bytes`: size of the backlog. `in:<shard>`, `out:<shard>`: bytes ever added and removed.
         `at:<shard>`: offset of the shard. `next:<shard>`: id of its next reading. `held`: number of
-        held entries. `moved_at`: when a drain last removed entries that belong to another shard
-        or that the hot window may lack.
+        held entries. `session_renewals`: how often writers asked for new sessions. `rate`: bytes
+        drained per second; `measured` and `measured_at` serve to compute it. `moved_at`: when a
+        drain last removed entries that the hot window may lack, or entries of vaults that now
+        belong to another shard.
         """
         return f"{self.prefix}iot:backlog"
 
@@ -231,8 +233,10 @@ class KeyNames:
         return f"{self.prefix}iot:rates:{minute}:{policy}:{name}"
 
     def tick(self, job: str) -> str:
-        """Return the key that holds when a periodic job was last queued: Unix seconds, by Redis's
-        clock. The key expires when the job is due again."""
+        """Return the key that holds the time at which a periodic job was last queued.
+
+        The time is in Unix seconds, by Redis's clock. The key expires when the job is due again.
+        """
         return f"{self.prefix}iot:tick:{job}"
 
 

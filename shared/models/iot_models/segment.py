@@ -5,11 +5,11 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
 - relative and interrogator timestamps, as differences with transposed bytes, because zstd
   compresses plain 64-bit numbers badly
 - the `freeform` texts
-- ids and times of receipt, in the forms `MERGED` and `MERGED_ALONE`
 
-Form `ARRIVAL` is for readings received in the order above. Ids are not stored: each is `ID_STRIDE`
-above the last. Times of receipt are run-length encoded: the readings of a request share their time.
-Form `SORTED` stores the same for another order of receipt, and each reading's position in it.
+The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in the
+order above. Ids are not stored: each is `ID_STRIDE` above the last. Times are run-length encoded.
+`SORTED`: the readings were received in another order. The segment also has the position of each
+reading in that order. `MERGED` and `MERGED_ALONE`: ids and times are two more columns.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 

@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _collect_garbage() -> None:
-    """Turn on garbage collection, which from now on ignores the objects of the imported modules."""
+    """Turn on garbage collection, except for the objects of the imported modules."""
     gc.freeze()
     gc.enable()
 

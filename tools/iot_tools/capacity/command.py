@@ -73,7 +73,7 @@ def needs_rows(capacity: Capacity) -> list[Sequence[str]]:
 def limits_rows(capacity: Capacity) -> list[Sequence[str]]:
     """Return rows of the limits with the greatest use: name, used share, remedy.
 
-    All exceeded limits are in the rows, and at least four limits.
+    At least four limits are returned, and every exceeded limit.
     """
     limits = capacity.limits()
     shown = max(_MIN_LIMITS_SHOWN, sum(limit.used > 1 for limit in limits))

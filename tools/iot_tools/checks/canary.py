@@ -96,7 +96,8 @@ class Canary:
     def resume(self) -> bool:
         """Find the last stored number; `send` continues after it. Return False after a failure.
 
-        Also watch the last stored numbers: as many as are sent in an hour, from 2 to 5000.
+        Also watch the last stored numbers: as many as are sent in an hour, but at least 2 and at
+        most 5000.
         """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])

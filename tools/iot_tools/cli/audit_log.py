@@ -114,12 +114,12 @@ def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
 
 
 def _lost_head(stores: CommandStores, connection: Connection) -> str:
-    """Return the head that Redis has and the audit log in Postgres has lost, as text.
+    """Return the head in Redis, as text, if the audit log in Postgres does not contain it.
 
     Return "(damaged)" if the head in Redis can't be parsed.
 
     Raises:
-        IotError: no head is lost: Redis has no head, or Postgres has this head in its chain.
+        IotError: Redis has no head, or the audit log contains this head, so no record is lost.
     """
     try:
         published = stores.audit_head.read()

@@ -82,8 +82,8 @@ def _run_command(arguments: Sequence[str] | None, imported: Callable[[], None]) 
 def _loaded(arguments: Sequence[str] | None) -> Callable[[], int]:
     """Parse the command line. Return a function that runs the subcommand with its arguments.
 
-    First prepare this process: start the log, disable core dumps, keep OpenTelemetry out, and
-    remove libpq's variables that would change the meaning of IOT_POSTGRES_URL.
+    First prepare this process: start the log, disable core dumps, prevent the import of
+    OpenTelemetry, and remove libpq's variables that would change the meaning of IOT_POSTGRES_URL.
     """
     tracing.keep_out()
     if settings.load_one("log_format") == logs.JSON:

@@ -221,9 +221,9 @@ def _table(*headings: str, long: str) -> Table:
 def _filled(table: Table, lines: Sequence[Line], rows: int | None, total: int = 0) -> Group:
     """Add the first `rows` of `lines` to a table. Return the table as a part of the screen.
 
-    If lines are left out, a line below the table says how many. Pass `total`, the number of all
-    lines, if `lines` does not have all of them. Long lines are cut off. If `rows` is None, all
-    lines are added, and long lines wrap.
+    If lines are left out, a line below the table says how many. `total` is the number of all
+    lines, which the caller passes if `lines` is only a part of them. Long lines are cut off. If
+    `rows` is None, all of `lines` are added, and long lines wrap.
     """
     shown = lines[:rows]
     for line in shown:

@@ -1,10 +1,10 @@
 """`iot-sensor secrets create`: create missing Secrets.
 
-Existing Secrets are not changed. Only the Secret of the writer keys is updated, if they do not
-match the keyring from which they are derived.
+Existing Secrets are not changed, with one exception: the Secret of the writer keys is updated if
+the writer keys do not match the keyring from which they are derived.
 
-All existing Secrets are checked first, and nothing is created if one of them is invalid. If the
-command is interrupted, its next run creates what is missing. Two concurrent runs do no harm: if
+The other existing Secrets are checked first, and nothing is created if one of them is invalid. If
+the command is interrupted, its next run creates what is missing. Two concurrent runs do no harm: if
 both create the same Secret, the slower run uses the Secret of the other run.
 """
 
@@ -233,9 +233,9 @@ class SecretCreation:
     def _lost_keyring(self, keyring: str) -> str | None:
         """Return an error message if the Secret `keyring` is missing, else None.
 
-        Called only if the Secret with tokens.json exists. This Secret is created last, so there was
-        a keyring. A new keyring must not replace it, because it could not decrypt the stored
-        readings.
+        Called only if the Secret with tokens.json exists. The Secret with tokens.json is created
+        last, so the keyring existed and was lost. A new keyring must not be created, because it
+        could not decrypt the stored readings.
         """
         if self._content(keyring) is not None:
             return None

@@ -49,11 +49,13 @@ def send_through(
     """Store readings in an outbox file, and send all readings in the file, older ones too.
 
     Return a text that says how many were acknowledged, or how many wait. Readings that are not
-    acknowledged within `wait_seconds` stay in the file, and the next call sends them.
+    acknowledged within `wait_seconds` stay in the file, and the next call sends them. If
+    `wait_seconds` is 0, the call ends with an attempt to send, whose result is not in the text and
+    raises no error.
 
     Raises:
-        IotError: the outbox can't store the readings. Or it has set some aside and does not send
-            them again: the service refused them for good, or may have stored them already.
+        IotError: the outbox can't store the readings, or it has set readings aside and does not
+            send them again. The service refused these readings for good, or may have stored them.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:

@@ -26,8 +26,8 @@ class Parts:
     """The processes of one `make run`, and the `IOT_*` variables that they need.
 
     `given` is the environment of the caller. Its variables take precedence over the defaults of
-    `make run`. With `IOT_REDIS_URL` or `IOT_POSTGRES_URL`, `make run` uses this server and does not
-    start its own.
+    `make run`. If it has `IOT_REDIS_URL` or `IOT_POSTGRES_URL`, `make run` uses the server at that
+    URL instead of its own.
     """
 
     options: Options

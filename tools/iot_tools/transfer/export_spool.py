@@ -99,7 +99,7 @@ class ExportSpool:
     def cursor(self) -> str | None:
         """The last cursor that the service returned, or None if it has not returned any.
 
-        The next page begins there. If the spool is complete, it is where the last page began.
+        The next page begins at this cursor. In a complete spool, the last page began at it.
         """
         return self._state("cursor")
 

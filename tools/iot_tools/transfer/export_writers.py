@@ -69,7 +69,10 @@ class _LineFeeds:
 
 
 def _csv_cell(cell: Cell) -> Cell:
-    """Return a cell as JSON writes it, so that an import reads the same value: `true`, `NaN`."""
+    """Return a boolean or float as JSON text, such as `true` or `NaN`, and other cells unchanged.
+
+    An import reads the same value from this text.
+    """
     return json.dumps(cell) if isinstance(cell, bool | float) else cell
 
 

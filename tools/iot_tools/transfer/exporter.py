@@ -156,9 +156,10 @@ class Exporter:
     def _check_password(self) -> None:
         """Raise `IotError` if the readings of a complete spool were fetched with another password.
 
-        The spool holds nothing that helps to guess its password, so the service checks the
-        password: it accepts a cursor only with the cursor's password. A complete spool of a single
-        page has no cursor; its readings are deleted, and fetched again.
+        The spool holds no hash of its password, because a hash would help to guess the password. So
+        the service checks the password: it refuses the spool's cursor with any other password. A
+        complete spool of a single page has no cursor: delete its readings, so that the caller
+        fetches them again.
         """
         if self._spool.cursor is None:
             self._spool.clear()

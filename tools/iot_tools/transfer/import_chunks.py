@@ -19,8 +19,8 @@ Chunk = list[tuple[int, ImportRow]]
 class Chunks:
     """Divides rows into chunks.
 
-    A chunk depends only on its first row and on the rows after it. So a run that continues a killed
-    run makes the same chunks as that run would have made next.
+    A chunk depends only on its first row and on the rows after it. So after a killed run, the next
+    run divides the remaining rows into the same chunks.
     """
 
     def __init__(self, rows: Iterator[tuple[int, ImportRow]]) -> None:

@@ -34,7 +34,10 @@ class ImportPlan:
         self._database.execute("CREATE INDEX absent ON rows (digest) WHERE NOT present")
 
     def compare(self, digests: Iterable[bytes]) -> None:
-        """Mark the readings that the service has. `digests` are those of all its readings."""
+        """Mark the readings that the service has.
+
+        `digests` are the digests of all readings that the service returned.
+        """
         self._database.execute("UPDATE rows SET present = 0 WHERE present")
         self._database.executemany(
             "UPDATE rows SET present = 1 WHERE position ="

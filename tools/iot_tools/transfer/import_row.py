@@ -85,9 +85,10 @@ def reading_digest(reading: Reading) -> bytes:
 
 
 def canonical_json(freeform: str) -> str:
-    """Return the same JSON with standard white space and escapes.
+    """Return a canonical text of this JSON, to compare it with other JSON.
 
-    Texts that differ only in these have the same canonical text. So do 1.10 and 1.1.
+    White space, escapes and the form of a float make no difference: 1.10 and 1.1 have the same
+    canonical text. An integer of more than `MAX_DIGITS` digits becomes an object with the digits.
 
     Raises:
         ValueError, RecursionError: the text is not JSON.

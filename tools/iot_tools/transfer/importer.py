@@ -138,9 +138,10 @@ class Importer:
         return self.report
 
     def _refuse_times(self) -> None:
-        """Count the absent readings whose time of receipt the service refuses, without an import.
+        """Count the absent readings whose time of receipt the service refuses. Import nothing.
 
-        The request has only a reading that every service refuses, so nothing is stored.
+        To learn the limits of the service, send a made-up reading with a time of receipt that every
+        service refuses.
         """
         reading = ImportRow(_REFUSED_TIME, 0, 0, "null", "null").body(self._password)
         headers = {"Content-Type": "application/x-ndjson"}

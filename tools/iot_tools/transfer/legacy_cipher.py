@@ -34,7 +34,7 @@ class LegacyCipher:
     def decrypt(self, stored: bytes | str, interrogator: int) -> bytes | None:
         """Decrypt a stored value. Return None if it is invalid under this password.
 
-        The format has no check but the padding, which is right by chance for about one in 256 wrong
+        Only the padding can be checked, and it is valid by chance for about one in 256 wrong
         passwords. So the caller must check the text, too.
         """
         with suppress(binascii.Error, ValueError):

@@ -95,7 +95,9 @@ METRICS = (
            initial_labels=("guesses", "new_vaults", "openings", "opening_queue",
                      "large_requests", "remembered_requests", "rate", "live_streams")),
     Metric("iot_scrypts_total", "counter", "api",
-           "Computations of scrypt, by the queue from which they came.", ("queue",),
+           "Computations of scrypt, by queue: known (passwords that the process has opened "
+           "before), suspects (clients that sent unknown passwords), first (all others).",
+           ("queue",),
            initial_labels=("known", "first", "suspects")),
     Metric("iot_scrypts_waiting", "gauge", "api",
            "Requests that wait for a scrypt.", of_processes="livesum"),
@@ -118,9 +120,10 @@ METRICS = (
     Metric("iot_live_reads_of_postgres_total", "counter", "api",
            "Reads of Postgres by live streams, because the hot window lacked readings."),
     Metric("iot_damaged_total", "counter", "api",
-           "Finds of damaged data, by kind: a segment, a vault's record in Postgres (vault) or "
-           "in Redis (vault_cache) that can't be opened, two segments with ids in common "
-           "(overlap), a guess counter in Redis that is not a number (guesses).",
+           "How often damaged data was found, by kind: segment (it can't be opened), vault (its "
+           "record in Postgres can't be opened), vault_cache (its record in Redis can't be "
+           "opened), overlap (two segments have ids in common), guesses (a guess counter in Redis "
+           "is not a number).",
            ("what",), initial_labels=("segment", "vault", "vault_cache", "overlap", "guesses")),
     Metric("iot_backlog_bytes", "gauge", "api",
            "Size of the backlog, in sealed bytes."),
@@ -139,8 +142,8 @@ METRICS = (
            "For how many of the last seconds the hot window holds all readings of a shard; absent "
            "for a shard that was never drained.", ("shard",)),
     Metric("iot_api_heartbeat_timestamp_seconds", "gauge", "api",
-           "Unix time of the last heartbeat that a worker sent to Redis; of several workers, the "
-           "oldest.", of_processes="livemin"),
+           "Unix time of the last heartbeat that a worker sent to Redis. With several workers, the "
+           "earliest of these times.", of_processes="livemin"),
     Metric("iot_dead_letters", "gauge", "api",
            "Dead letters."),
     Metric("iot_entries_held", "gauge", "api",

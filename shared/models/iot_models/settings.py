@@ -199,8 +199,8 @@ class Settings:
     )
     live_heartbeat_seconds: int = _setting(
         15,
-        "Seconds without another event after which a live stream sends a heartbeat. Must be less "
-        "than the read timeout of each proxy in front of the API.",
+        "A live stream sends a heartbeat after this number of seconds without another event. Must "
+        "be less than the read timeout of each proxy in front of the API.",
         minimum=1,
         maximum=3600,
     )
@@ -227,14 +227,14 @@ class Settings:
     )
     compaction_after_seconds: int = _setting(
         900,
-        "Seconds after its start during which an API process orders no compaction: processes of an "
-        "earlier version, which can't read merged segments, may still run.",
+        "How long an API process orders no compaction after its start, in seconds. In this time, "
+        "processes of an earlier version, which can't read merged segments, may still run.",
     )
     upgrade_after_seconds: int = _setting(
         900,
-        "Seconds after the migration of the database until the upgrade from version 0.1 is "
-        "completed. Until then, processes of version 0.1 may run. Afterwards they are not ready, "
-        "and vaults get the new lookup.",
+        "How long after the migration of the database a writer completes the upgrade from version "
+        "0.1, in seconds. Until then, processes of version 0.1 may run. Afterwards they are not "
+        "ready, and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
         50_000,

@@ -75,7 +75,7 @@ class Client:
 
         Raises:
             ValueError: `url` or a timeout is invalid. Or `key_file` is given without `cert_file`.
-                Or one of the two is given with an http URL or with `tls_context`.
+                Or `cert_file` or `key_file` is given with an http URL or with `tls_context`.
             TypeError: an argument has another type than declared.
             OSError: a file can't be read, or holds no valid certificate or key.
         """

@@ -148,7 +148,7 @@ class ConnectionPool:
         With status 200, return it when its headers have arrived, else when it is complete.
 
         Raises:
-            NoResponseError: the connection failed earlier.
+            NoResponseError: the connection failed before this method could return the response.
         """
         connection = self._connect()
         try:

@@ -25,9 +25,9 @@ class Follower:
     """Polls for new readings.
 
     Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour late. The service stores the
-    readings of one password in the order of receipt. So every known reading was received before the
-    late reading, and each poll begins before it.
+    known ids. This finds even a reading that is stored an hour late: the service stores the
+    readings of one password in the order of receipt, so a late reading was received after the
+    newest known reading.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Follower:
     def _now(self) -> datetime:
         """Return the time by the service's clock, or up to a second later.
 
-        A second is added, because the header `Date` leaves out the fraction: with too early a time,
-        a poll would not reach back far enough.
+        A second is added, because the header `Date` leaves out the fraction. A poll asks for the
+        last n seconds: with too early a time, n would be too small.
         """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 

@@ -110,9 +110,11 @@ class OutboxSpace:
     def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
         """Return the file's free pages to the disk, so that others can use the space.
 
-        A VACUUM copies all pages in use. So do nothing if few pages are free: at most `kept_pages`,
-        or at most `free_per_used` for each page in use. Do nothing, too, if more than
-        `_VACUUM_PAGES` are in use, or the disk has no room for two copies of them.
+        This runs VACUUM, which copies all pages in use. Do nothing if it would cost too much:
+
+        - At most `kept_pages` are free, or at most `free_per_used` for each page in use.
+        - More than `_VACUUM_PAGES` are in use.
+        - The disk has no room for two copies of the pages in use.
         """
         # A failure leaves the file as it was. It must not fail the caller, who has just removed
         # readings.

@@ -4,11 +4,12 @@ Within a shard, ids rise in the order in which Postgres commits readings. So one
 listener has of a shard: all readings up to this id, and none above it. Neither a compaction nor a
 failover changes an id.
 
-`IOT_SHARDS` may change, so a position has an id for each shard. `floor` is the id for all other
-shards: the ids of an added shard begin above all ids used before.
+`IOT_SHARDS` may change, so a position has an id for each shard that it knows, and `floor` for all
+others. The others may include a shard that was added later: its ids begin above all ids used
+before.
 
-Readings in Postgres have no index by id, so `since` limits a search: the listener has all readings
-received before. Imported and held readings are exceptions: the stream leaves them out.
+Readings in Postgres have no index by id. So `since` limits a search: the listener has all readings
+received before `since`. Imported and held readings are exceptions: the stream leaves them out.
 """
 
 import binascii

@@ -60,7 +60,7 @@ class Watched:
         ]
 
     def complete(self, drained: DrainedShards) -> None:
-        """After a read, advance `position` behind all readings of the drains up to `drained`."""
+        """Note that all readings up to the state of the shards in `drained` were read."""
         self.position = self.position.advanced(_last_ids(drained), since=unseen_since(drained))
         self.checked = drained
 
@@ -147,7 +147,7 @@ class LiveSource:
                 each.complete(drained)
 
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
-        """Yield the new readings of a vault from Postgres: those of the drains up to `drained`.
+        """Yield from Postgres a vault's new readings, up to the state of the shards in `drained`.
 
         The caller must advance `Watched.position` behind each result before it takes the next.
 

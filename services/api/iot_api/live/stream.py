@@ -32,8 +32,8 @@ class LiveStream:
     """The stream of one listener.
 
     The server ends the stream when the vault is erased or gets another password, when the client's
-    token becomes invalid, or at a shutdown. The stream itself reads the readings before the feed's
-    position, at the pace of its client.
+    token becomes invalid, or at a shutdown. A client may resume at a position before the feed's.
+    The stream then reads the readings between the two positions, at the pace of the client.
     """
 
     def __init__(

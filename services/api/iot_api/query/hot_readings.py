@@ -111,9 +111,10 @@ class Readings(StoredReadings):
     ) -> tuple[int, Sequence[SegmentBounds] | None]:
         """Return the start of the last `seconds` (Unix milliseconds), and the segments since then.
 
-        `fixed_begin`: the start, if an earlier page or turn has fixed it. The segments are None if
-        the hot window does not cover all of the seconds, if it is damaged, or if Redis is away.
-        Then the start is `fixed_begin`, or may be 0: unknown.
+        `fixed_begin` is the start, if an earlier page or turn has fixed it.
+
+        The segments are None if the hot window does not cover all of the seconds, if it is damaged,
+        or if Redis is away. In the last two cases, the start is 0 unless `fixed_begin` gives it.
         """
         begin, bounds = fixed_begin or 0, None
         try:

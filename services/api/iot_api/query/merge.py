@@ -76,9 +76,10 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 class Run(list[Reading]):
-    """A batch of readings whose texts together have about `RUN_CHARACTERS` characters.
+    """A batch of readings. All texts but one have up to `RUN_CHARACTERS` characters in total.
 
-    Only its first or its last text may be longer than that, so the encoder measures only these two.
+    The one text may have any length. It is the last in ascending order, the first in descending
+    order. So the encoder need not measure the others.
     """
 
 
@@ -229,14 +230,13 @@ class _BufferedSegment:
 class MergeBuffer:
     """Decrypted readings of the segments that overlap the current position.
 
-    Two states make this more than a sorted list:
+    The readings are a sorted list, with two exceptions:
 
-    - The rows of the newest segment behind all other buffered readings wait in `_single` as
-      columns, which need less memory. Most segments overlap others only at their ends or not at
-      all.
-    - When the buffer is full, `_spill` drops the later half of the readings and notes from which
-      key each segment must be opened again. Until the merge reaches the first of these keys,
-      `_cut`, only readings before `_cut` are buffered.
+    - `_single` holds rows of the newest segment that follow all buffered readings, as columns: they
+      need less memory. Most segments overlap others only at their ends or not at all.
+    - When the buffer is full, `_spill` drops the later half of the readings, and notes the key from
+      which each segment must be opened again. `_cut` is the first of these keys. Readings from
+      `_cut` on are not buffered until the merge reaches `_cut`.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class MergeBuffer:
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the readings before the sort key `begin`; None: all readings.
 
-        With `begin`, the start of the next segment, yield nothing until a batch is complete.
+        If too few readings for a batch come before `begin`, they may stay until a later call.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled

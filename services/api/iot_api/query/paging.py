@@ -2,12 +2,13 @@
 
 A cursor is the position at which the next page continues:
 
-    version | flags | position | last position | received from | checksum
+    version | flags | after | until | received_low | checksum
 
-It names a position among the readings of a vault, not a row of a store. So it stays valid when
-readings are stored, merged or deleted between two pages. The server keeps no state for it. A cursor
-is no secret: a client that may read a vault may read it from any position. The checksum binds the
-cursor to its context (call, range and vault), and detects a truncated cursor.
+The class `Cursor` describes `after`, `until` and `received_low`. A cursor names a position among
+the readings of a vault, not a row of a store. So it stays valid when readings are stored, merged or
+deleted between two pages. The server keeps no state for it. A cursor is no secret: a client that
+may read a vault may read it from any position. The checksum binds the cursor to its context (call,
+range and vault), and detects a truncated cursor.
 """
 
 import binascii

@@ -143,7 +143,7 @@ class PausableRead:
     def __init__(
         self, slots: ReadSlots, client: Client, plan: Callable[["PausableRead"], Batches]
     ) -> None:
-        """`plan` returns the batches of this read, which it produces with the method `through`."""
+        """`plan` gets this read and returns its batches. `plan` calls `through` to produce them."""
         self._slots = slots
         self._client = client
         self._batches = plan(self)
@@ -190,7 +190,7 @@ class PausableRead:
         """Produce a page in as many turns as needed.
 
         Each turn calls `produce` with the rest of the page. The first pause calls `fix_end`, which
-        may replace the limit of the rest by a position.
+        may bound the rest of the page by a position instead of a number of readings.
         """
         self._page, self._after, self._given, self._fix_end = page, None, 0, fix_end
         try:
@@ -315,8 +315,10 @@ class SegmentBatch(Sequence[Reading]):
     """
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """This batch and the earlier ones have all readings up to the position `after`. A new turn
-        continues there, and leaves out the later readings that these batches also have.
+        """`after` is a position: this batch and the earlier batches have all readings up to it.
+
+        The next turn continues behind `after`. These batches may have readings behind `after`, too:
+        the next turn leaves them out.
         """
         self.rows = rows
         self.after = after

@@ -355,7 +355,10 @@ def _content(vault: OpenVault, segment: SealedSegment, claim_large: Callable[[],
 
 
 def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -> bool:
-    """Return whether a segment may repeat earlier readings. Log if it certainly has their ids."""
+    """Return whether a segment may repeat readings of earlier segments, and add it to `ranges`.
+
+    Log if the segment certainly has an id of an earlier segment.
+    """
     overlap = ranges.add(bounds)
     if overlap is Overlap.CERTAIN:
         selection.report_overlap(bounds.first_id)

@@ -216,8 +216,8 @@ def requested_form(environ: Mapping[str, Any]) -> ReadingForm:
 class ReadingsStream:
     """Encodes the readings of a read, in pieces of about 256 KiB.
 
-    A longer reading has several pieces. The stream can be paused between two pieces: then it keeps
-    its position, but no readings.
+    A `CuttingForm` divides a text of more than `CUT_CHARACTERS` among several pieces. The stream
+    can be paused between two pieces: then it keeps its position, but no readings.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class _Produced:
 class UnorderedRead:
     """An unordered read, in one or more turns. It remembers which readings it has yielded.
 
-    Each turn has its own snapshot of the vault. A turn begins at the start of the last segment of
-    the previous turn, and leaves out yielded readings.
+    Each turn has its own snapshot of the vault. A turn continues where the last segment of the
+    previous turn begins, and leaves out the readings that earlier turns have yielded.
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:

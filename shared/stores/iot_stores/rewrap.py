@@ -162,8 +162,9 @@ class Rewrap:
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
         """Return the new value for the Redis key `name`; empty to remove the record.
 
-        A record that no master key opens is removed, because no process can use it. Only the record
-        of a replaced vault stays (`KeyNames.replaced_vault_record`), because it is the only copy.
+        A record that no master key opens is removed if Postgres has the vault's record. It stays if
+        it may be the only copy, because the keyring may lack a key by mistake: if Postgres lacks
+        the vault, and if it is the record of a replaced vault (`KeyNames.replaced_vault_record`).
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)
@@ -171,7 +172,7 @@ class Rewrap:
             return encode_record(rewrap_vault(self._keyring, record))
         except DecryptionError:
             replaced = name == self._names.replaced_vault_record(record.vault_id.bytes)
-            return encode_record(record) if replaced else b""
+            return encode_record(record) if replaced or stored is None else b""
 
     def _apply(self, changes: Sequence[Change]) -> None:
         calls = [([name], [old, new]) for name, old, new in changes]

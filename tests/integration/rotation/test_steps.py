@@ -3,10 +3,12 @@
 import json
 import re
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import psycopg
+import pytest
 from redis import Redis
 
 from integration.rotation.running import Running
@@ -14,7 +16,7 @@ from iot_cipher.encryption import Sealer
 from iot_cipher.keyring import create_keyring_file
 from iot_cipher.sealed_order import seal_order
 from iot_cipher.vault import is_authentic
-from iot_stores.cached_records import scan_records
+from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
 from support.draining import drain_all
@@ -199,6 +201,30 @@ def test_a_vault_that_postgres_lost_is_rewrapped_in_redis(
     assert record.master_key_id == 2
     assert is_authentic(running.keyring(), record)
     assert redis.ttl(KEYS.replaced_vault_record(lost.vault_id.bytes)) == -1
+
+
+@pytest.mark.parametrize("postgres_has_the_vault", [False, True])
+def test_a_record_that_no_key_opens_stays_if_it_is_the_only_copy(
+    running: Running,
+    redis: "Redis",
+    postgres: psycopg.Connection[tuple[object, ...]],
+    *,
+    postgres_has_the_vault: bool,
+) -> None:
+    """The keyring may lack a key by mistake."""
+    running.put()
+    (record,) = running.service.vaults.cache.records()
+    wrapped = record.wrapped_key
+    other = replace(record, wrapped_key=wrapped[:1] + b"\0\0\0\x09" + wrapped[5:])
+    redis.set(KEYS.vault_record(record.lookup), encode_record(other))
+    running.service.vaults.cache._vaults.clear()  # noqa: SLF001 - no process restores it
+    if not postgres_has_the_vault:
+        postgres.execute("DELETE FROM vaults")
+    running.keys("add")
+    running.wait_for("promote", "2")
+    running.wait_for("rewrap", "--wait", "0")
+    found = [each.master_key_id for each in scan_records(redis, KEYS)]
+    assert found == ([2] if postgres_has_the_vault else [9])
 
 
 def test_the_record_of_an_erased_vault_is_removed_from_redis(

@@ -15,6 +15,7 @@ from iot_sensor_client import Client, ClientError, Outbox, OutboxError
 
 BATCH_READINGS = 1000
 _GATHER_SECONDS = 0.5
+_ATTEMPT_SECONDS = 5.0
 _NEXT = "next"
 _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 
@@ -50,8 +51,7 @@ def send_through(
 
     Return a text that says how many were acknowledged, or how many wait. Readings that are not
     acknowledged within `wait_seconds` stay in the file, and the next call sends them. If
-    `wait_seconds` is 0, the call ends with an attempt to send, whose result is not in the text and
-    raises no error.
+    `wait_seconds` is 0, the call waits for one attempt, for up to 5 s.
 
     Raises:
         IotError: the outbox can't store the readings, or it has set readings aside and does not
@@ -62,10 +62,9 @@ def send_through(
             before = {each.id for each in outbox.rejected()}
             for batch in batches(readings):
                 outbox.send(batch)
-            outbox.flush(timeout=wait_seconds)
+            outbox.flush(timeout=wait_seconds or _ATTEMPT_SECONDS)
             rejected, counts = outbox.rejected(), outbox.statistics()
-            if wait_seconds:  # without a wait, the end of the block gives time for one attempt
-                outbox.close(timeout=0)
+            outbox.close(timeout=0)
     except OutboxError as error:  # which names the file
         raise IotError(str(error)) from None
     except ValueError as error:

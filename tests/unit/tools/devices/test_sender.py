@@ -200,10 +200,11 @@ def test_lines_of_a_pipe_are_sent_before_its_end(service: Service) -> None:
         assert sender.wait(30) == 0
 
 
+@pytest.mark.parametrize("wait", ["60", "0"])
 def test_a_refused_reading_is_reported_once(
-    service: Service, capsys: Captured, tmp_path: Path
+    service: Service, capsys: Captured, tmp_path: Path, wait: str
 ) -> None:
-    words = ["send", "--url", service.url, "--outbox", str(tmp_path / "outbox")]
+    words = ["send", "--url", service.url, "--outbox", str(tmp_path / "outbox"), "--wait", wait]
     service.failures = [(413, {})]
     assert main([*words, "x=1"]) == 1
     assert "1 reading set aside: " in capsys.readouterr().err

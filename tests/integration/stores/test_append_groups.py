@@ -17,6 +17,7 @@ from system.upgrade.conftest import SERVERS, running_server
 
 SHARDS = 4
 MAX_BYTES = 20_000
+REMEMBERED_SECONDS = 86_400
 GUARD = Guard("iot:guesses:a", 3)
 
 Entries = list[tuple[int, bytes]]
@@ -66,7 +67,8 @@ class Groups:
         for start in range(0, len(calls), size):
             answers = self._script.send(self._requests[start : start + size])
             outcomes += [
-                str(answer) if isinstance(answer, Exception) else answer[0] for answer in answers
+                str(answer) if isinstance(answer, Exception) else lasting(answer[0])
+                for answer in answers
             ]
         return outcomes
 
@@ -88,12 +90,21 @@ class Groups:
         return found
 
 
+def lasting(outcome: Any) -> Any:
+    """Return an outcome without the seconds that are left: a second may pass between two groups."""
+    if isinstance(outcome, list) and outcome[0] == AppendOutcome.TOO_MANY_OF_CLIENT:
+        assert REMEMBERED_SECONDS - 60 < outcome[1] <= REMEMBERED_SECONDS
+        return outcome[:1]
+    return outcome
+
+
 def keyed(
     name: str, client: str = "a", *, at_most: int = 1000, of_client: int = 1000, earlier: str = ""
 ) -> RememberedRequest:
     """Return a request with an Idempotency-Key."""
     return RememberedRequest(
-        (f"iot:request:{name}", f"iot:request:other-{name}"), 86_400, b"1 " + name.encode(),
+        (f"iot:request:{name}", f"iot:request:other-{name}"), REMEMBERED_SECONDS,
+        b"1 " + name.encode(),
         at_most, f"iot:requests:{client}", of_client, earlier,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -41,6 +42,10 @@ _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 for _name in list(os.environ):
     if _name.startswith("PG") or _name.lower().endswith("_proxy") or _name == _NO_BYTECODE:
         del os.environ[_name]
+
+# A shell ignores SIGINT in its background jobs, and the processes of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # At its import, jsonschema would compile 38 grammars, for formats that no schema here names: 2 s.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]

@@ -20,8 +20,6 @@ def step_back() -> None:
     """Lower the priority of this process and its children. End this process with its parent."""
     if sys.platform == "linux":
         die_with(os.getppid(), signal.SIGTERM, ctypes.CDLL(None, use_errno=True))
-    # A shell ignores SIGINT in its background jobs, and the tests' processes would inherit that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.nice(NICENESS)
     # Linux may share CPU time between sessions first: niceness then counts within a session only.
     os.setsid()

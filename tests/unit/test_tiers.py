@@ -42,12 +42,22 @@ def test_make_lets_python_write_bytecode() -> None:
     assert "PYTHONDONTWRITEBYTECODE" not in names
 
 
-def test_a_command_in_the_background_has_a_low_priority_and_handles_sigint() -> None:
-    """A shell that runs a script ignores SIGINT in its background jobs."""
-    shown = "import os, signal; print(os.nice(0), signal.getsignal(signal.SIGINT).__name__)"
-    script = '"$0" -m support.background "$0" -c "$1" & wait'
-    command = ["sh", "-c", script, sys.executable, shown]
+def shown_in_the_background(script: str, shown: str) -> str:
+    """Run Python code in a background job of a shell. `script` starts it with "$0" -c "$1"."""
+    command = ["sh", "-c", f"{script} & wait", sys.executable, shown]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    niceness = min(os.nice(0) + NICENESS, 19)
-    assert done.stdout.split() == [str(niceness), "default_int_handler"]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_a_command_in_the_background_has_a_low_priority() -> None:
+    script = '"$0" -m support.background "$0" -c "$1"'
+    niceness = shown_in_the_background(script, "import os; print(os.nice(0))")
+    assert niceness == str(min(os.nice(0) + NICENESS, 19))
+
+
+def test_tests_in_the_background_handle_sigint() -> None:
+    """A shell that runs a script ignores SIGINT in its background jobs."""
+    shown = "import conftest, signal; print(signal.getsignal(signal.SIGINT).__name__)"
+    assert shown_in_the_background('"$0" -c "$1"', shown) == "default_int_handler"

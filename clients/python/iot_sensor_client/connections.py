@@ -64,7 +64,7 @@ class Stream:
         raise ConnectionError("the connection belongs to the parent of this process")
 
     def abort(self) -> None:
-        """Shut down the connection. If another thread waits in `pieces`, its wait ends at once."""
+        """Shut down the connection, and end the wait of another thread in `pieces` immediately."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -119,7 +119,7 @@ class ConnectionPool:
         """Send a request and return its response.
 
         A server may close a connection at the moment a request is sent on it. A `repeatable`
-        request is then sent a second time, at once and on a new connection.
+        request is then sent a second time, immediately and on a new connection.
 
         Raises:
             NoResponseError: no complete response arrived.

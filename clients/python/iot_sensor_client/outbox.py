@@ -146,7 +146,7 @@ class Outbox:
         self.close()
 
     def send(self, readings: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
-        """Store one reading, or several at once, in the outbox.
+        """Store one reading, or several together, in the outbox.
 
         On return they are on the disk. Each call waits for the disk once, so several readings in
         one call cost little more than one.

@@ -127,7 +127,8 @@ def build_service(settings: Settings) -> Service:
     rates = _rate_limit(settings, stores)
     compaction = _compaction_planner(settings, keyring, pool, stores)
 
-    # A request needs all its vaults open at once, to open them and to find its earlier attempt.
+    # A request needs all its vaults open at the same time, to open them and to find its earlier
+    # attempt.
     size = max(settings.vault_cache_size, settings.max_passwords)
     cache = VaultCache(size=size, seconds=settings.vault_cache_seconds)
     watch.on_new_server = cache.forget_redis

@@ -181,8 +181,8 @@ class Texts(Sequence[str]):
     """The `freeform` texts of a segment, decoded on access.
 
     A copy of all texts as `str` would double the memory of a large segment. Texts are decoded in
-    runs of about `RUN_CHARACTERS`, which fit the CPU's cache: decoding all at once takes twice the
-    time. Slices must have a step of 1.
+    runs of about `RUN_CHARACTERS`, which fit the CPU's cache: decoding all of them in one call
+    takes twice the time. Slices must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int, count: int) -> None:

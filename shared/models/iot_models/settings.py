@@ -214,7 +214,7 @@ class Settings:
     scrypt_log2_n: int = _setting(
         DEFAULT_SCRYPT_LOG2_N,
         "Cost of testing a password: log2 of scrypt's N (r=8, p=1). A higher cost applies to "
-        "new vaults at once, and to existing vaults when they are next used. It can't be "
+        "new vaults immediately, and to existing vaults when they are next used. It can't be "
         "lowered.",
         minimum=MIN_SCRYPT_LOG2_N,
         maximum=MAX_SCRYPT_LOG2_N,

@@ -234,7 +234,7 @@ class Backlog(BacklogAppender):
             *answers, waited = again
         checked([*answers, *written])
         if isinstance(waited, ResponseError):
-            # For example, the writer's user may not use WAITAOF.
+            # For example, the writer's user has no right to use WAITAOF.
             report(_log, "entries are stored before replicas and disks confirm them", waited)
         elif any(answers[1:]) and (missing := self._confirmation.missing(waited, self._client)):
             raise UnconfirmedError(missing)

@@ -2,9 +2,9 @@
 
 `backlog_append.lua` adds the entries of a group of concurrent requests and queues their drains in
 one step, with an outcome for each request. `GroupCommit` makes the groups: the first caller sends
-its request at once. Requests that arrive during this round trip are queued; afterwards, one of the
-queued callers sends all queued requests together. So an idle service adds no delay, and under load
-many requests share a round trip, its system calls and Redis's write to the AOF.
+its request immediately. Requests that arrive during this round trip are queued; afterwards, one of
+the queued callers sends all queued requests together. So an idle service adds no delay, and under
+load many requests share a round trip, its system calls and Redis's write to the AOF.
 
 A caller is the sender while it waits for its own answer: there is no background thread to stop.
 """
@@ -63,7 +63,7 @@ class Wakeup(Protocol):
     """Lets one caller wait until another caller wakes it up."""
 
     def wait(self) -> object:
-        """Block until another caller calls `wake`. Return at once if `wake` was called before."""
+        """Block until another caller calls `wake`. Return immediately if it was called before."""
 
     def wake(self) -> object:
         """Unblock the caller that is in `wait`."""

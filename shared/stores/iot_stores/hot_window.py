@@ -169,7 +169,7 @@ class HotWindow:
         """Add the segments of a drain to the window, and update the covers of its shards.
 
         Must be called after each drain, with all of its shards, also those without new segments.
-        Return False, and do nothing, if no segments are kept or this Redis may not be used.
+        Return False, and do nothing, if no segments are kept, or if this Redis must not be used.
 
         - A cover that ends where the drain began (`DrainedShard.before`) is extended, unless
           `seconds` was changed, or Redis was restarted or failed over.

@@ -1,4 +1,4 @@
-"""Deletion of keys in Redis by API processes, whose Redis user may not use DEL."""
+"""Deletion of keys in Redis by API processes, whose Redis user has no right to use DEL."""
 
 from redis import Redis
 

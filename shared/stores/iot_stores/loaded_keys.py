@@ -116,7 +116,7 @@ def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) 
     """Return the running writers that have not reported their loaded keys.
 
     A writer is running if its heartbeat in RQ is recent. A writer that does not report has an
-    earlier version, or its Redis user may not write the report.
+    earlier version, or its Redis user has no right to write the report.
     """
     known = {each.process for each in reports}
     silent = []

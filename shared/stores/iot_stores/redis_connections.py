@@ -2,8 +2,8 @@
 
 After a failover the host name in the URL resolves to the new master, but open connections lead to
 the old master, which answers with an error such as READONLY. An error that concerns the server, not
-the command (see `store_states`), closes idle connections at once, and connections in use when they
-are returned. New connections resolve the name again.
+the command (see `store_states`), closes idle connections immediately, and connections in use when
+they are returned. New connections resolve the name again.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Erasure of segments in the history, for API processes.
 
-Functions in the database erase and replace segments, because the role of the API processes may not
-write the table `segments`.
+Functions in the database erase and replace segments, because the role of the API processes
+has no right to write the table `segments`.
 
 A segment is named by `first_id`, `received_min` and its salt. Compaction may replace a segment at
 any time; the new segment has another salt, so nothing is erased by mistake.

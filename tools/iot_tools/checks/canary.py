@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
-    After a restart, or with two canaries at once, a number may be sent again. The service stores it
+    After a restart, or with two canaries, a number may be sent again. The service stores it
     once, because the key is the same. A relative time as small as n does not change the answer of
     `GET /api/iot/maxtime`, the greatest relative time of all vaults.
     """

@@ -155,7 +155,7 @@ class KeyRotation:
     def rotate(self) -> None:
         """Replace the primary key by a new one, or finish a rotation that was interrupted."""
         half_retired = self._stored.retired_key_of_writers()
-        self._stored.derive_writer_keys()  # a killed rotation may not have derived them
+        self._stored.derive_writer_keys()  # perhaps a killed rotation has not derived them
         keyring = self.keyring()
         if half_retired is not None and len(keyring.key_ids) == 1:
             print(f"finished the rotation that retired master key {half_retired}")

@@ -28,7 +28,7 @@ class ShutdownSignals:
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:
-        """With `interrupt`, every signal raises `ShutdownRequested` at once.
+        """With `interrupt`, every signal raises `ShutdownRequested` immediately.
 
         Without it, the command polls `requested`, or calls `check`.
         """

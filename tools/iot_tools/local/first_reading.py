@@ -48,7 +48,7 @@ class FirstReading:
     def wait(self, pause: Callable[[float], None], patience: float) -> bool:
         """Repeat `is_back` until it returns True.
 
-        Return False after `patience` seconds, or at once if the token is refused or missing.
+        Return False after `patience` seconds, or immediately if the token is refused or missing.
         Between two attempts, call `pause` with the seconds to sleep; its exceptions pass through.
         """
         deadline = time.monotonic() + patience

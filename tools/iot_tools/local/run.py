@@ -235,7 +235,7 @@ class LocalRun:
             self._url,
             DEMO_PASSWORD,
             self._parts.environment().get("IOT_TOKEN"),
-            # The callers retry, and stop retrying at once on shutdown.
+            # The callers retry, and stop retrying immediately on shutdown.
             retry=RetryPolicy(max_attempts=1),
             timeout=timeout,
             ca_file=self._settings.tls_certificate or None,

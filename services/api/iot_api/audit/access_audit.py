@@ -52,13 +52,13 @@ class AccessAudit(threading.Thread):
         self._known = {} if tokens is None else _by_name(tokens())
 
     def refused(self, error: IotError, scope: str, token: str | None, client: Client) -> None:
-        """Count a request that the access checks answered 401 or 403. Returns at once."""
+        """Count a request that the access checks answered 401 or 403. Returns immediately."""
         address = client.fields["client"]
         refusal = Refusal(_reason(error), scope, token, str(address))
         self._refusals.count(refusal)
 
     def limited(self, error: TooManyRequestsError, token: str | None, client: Client) -> None:
-        """Count a request that was answered 429. Returns at once."""
+        """Count a request that was answered 429. Returns immediately."""
         address = client.fields["client"]
         self._limits.count(ReachedLimit(str(error.reason), token, str(address)))
 

@@ -56,7 +56,7 @@ class RefusalCounter(Generic[Counted]):
         """When each refusal was last recorded. `take` forgets a time after `PERIOD_SECONDS`."""
 
     def count(self, refusal: Counted) -> None:
-        """Count a refusal. Returns at once."""
+        """Count a refusal. Returns immediately."""
         with self._lock:
             if refusal not in self._counts and refusal not in self._recorded:
                 known = len(self._counts.keys() | self._recorded.keys())

@@ -33,7 +33,7 @@ class Access:
         self._anonymous = anonymous
         self.on_refusal: Refused = lambda *_: None
         """Called with the error, the scope, the token's name and the environ of each refused
-        request. Must return at once."""
+        request. Must return immediately."""
 
     @property
     def is_open(self) -> bool:

@@ -63,7 +63,7 @@ class ErrorResponder:
         on_limit: Callable[[TooManyRequestsError, str, Mapping[str, Any]], None],
     ) -> None:
         """`on_limit` is called with the error, the name of the token and the environ of each
-        request that is answered 429. It must return at once.
+        request that is answered 429. It must return immediately.
         """
         self._pace = pace
         self._on_limit = on_limit

@@ -10,7 +10,7 @@ from itertools import islice
 from iot_models.errors import TooLargeError
 
 SLICE = 64 * 1024
-"""Bytes that are escaped at once: bounds the memory and the time until other greenlets run."""
+"""Bytes that are escaped in one call: bounds the memory and the time until other greenlets run."""
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
 """Escapes of `json.dumps` that must be undone, in this order. The texts contain no other control

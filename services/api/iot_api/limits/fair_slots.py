@@ -186,9 +186,9 @@ class FairSlots:
     behind one untrusted proxy together get at most half of the queue. The limit of the whole queue
     does not count callers that are served after the new caller because of their priority.
 
-    A caller is refused at once if the queue is full for it. With `estimates`, a caller is also
-    refused at once if its estimated wait exceeds its timeout. The estimate assumes turns as long as
-    the latest turns. `always_queue` skips both checks, for work that is half done.
+    A caller is refused immediately if the queue is full for it. With `estimates`, a caller is also
+    refused immediately if its estimated wait exceeds its timeout. The estimate assumes turns as
+    long as the latest turns. `always_queue` skips both checks, for work that is half done.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class FairSlots:
             raise self._refusal(self._expected_wait(client, priority))
 
     def _has_no_room(self, client: Client, priority: Priority, wait: float, seconds: float) -> bool:
-        """Return whether a new caller, with this estimated wait, is refused at once."""
+        """Return whether a new caller, with this estimated wait, is refused immediately."""
         return (self._estimates and wait > seconds) or self._queue.is_full(client, priority)
 
     def _expected_wait(self, client: Client, priority: Priority) -> float:

@@ -84,7 +84,7 @@ class LargeRequests:
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["BodyTurn"]:
-        """Yield the turn of a request, at once.
+        """Yield the turn of a request, immediately.
 
         The block decompresses and parses the body, and reports the body's growth to
         `BodyTurn.grow`, which waits once the body is large.

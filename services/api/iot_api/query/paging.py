@@ -101,7 +101,8 @@ class Paging:
         cursor = decode_cursor(self.cursor, context)
         if self.order is not None and _ORDERS[self.order] != cursor.descending:
             raise InvalidRequestError(
-                "cursor: is from a read in the other order; leave out `order`", field="cursor"
+                "cursor: is from a read in the other order; leave out `order`: the cursor has it",
+                field="cursor",
             )
         return Page(self.limit, cursor.descending, cursor)
 

@@ -87,7 +87,7 @@ def _windows(
 
 def _filled(read: PausableRead, windows: SeriesWindows) -> SeriesWindows:
     # References between the read and its batches form a cycle. So if a reading is refused, only
-    # `closing` ends the turn at once.
+    # `closing` ends the turn immediately.
     with closing(iter(read)) as batches:
         for batch in batches:
             for columns in columns_of(batch):

@@ -314,7 +314,7 @@ class ConnectionWriter:
             self._send_rest(memoryview(data)[sent:])
 
     def send_parts(self, *parts: bytes) -> None:
-        """Send all parts. They are copied only if the kernel does not take all of them at once."""
+        """Send all parts. Copy them only if the kernel does not take all of them in one call."""
         sent = 0
         if self._send_now != self._send_tls:
             try:

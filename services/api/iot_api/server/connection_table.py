@@ -114,7 +114,7 @@ class ConnectionTable:
         """Close a connection, and count it under `reason`.
 
         If a body is incomplete, its request is answered with `failure`. The connection stops
-        counting against the limits at once; its greenlet ends a moment later.
+        counting against the limits immediately; its greenlet ends a moment later.
         """
         if not connection.closing:
             count_closed(reason)

@@ -266,7 +266,7 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 
 def _send_last(exchange: Exchange, answer: bytes) -> None:
-    """Send an answer if the client takes it at once, and end the connection."""
+    """Send an answer if the client takes it immediately, and end the connection."""
     with suppress(OSError):
         exchange.writer.send_at_once(answer)
         half_close(exchange.connection, shuts_down=False)

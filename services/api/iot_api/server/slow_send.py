@@ -32,7 +32,7 @@ def send_rest(
     memory: MemoryBudget,
     pause: Callable[[], object] | None,
 ) -> None:
-    """Send `data`, the bytes of an answer's piece that the kernel did not take at once.
+    """Send `data`, the bytes of an answer's piece that the kernel did not take immediately.
 
     Record in `connection` how much the client takes. `send_at_once` returns how many bytes the
     kernel took without waiting. After a wait of `PAUSE_SECONDS`, the unsent bytes are charged to

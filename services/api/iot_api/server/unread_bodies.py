@@ -57,7 +57,7 @@ def discard_body(connection: Connection, body: Any) -> bool:
 def half_close(connection: Connection, *, shuts_down: bool) -> None:
     """End the sending side, and give the client time to receive all answers.
 
-    Until the client ends its side, discard what it sends, within limits. Stop at once if the
+    Until the client ends its side, discard what it sends, within limits. Stop immediately if the
     connection is closed to make room for another.
 
     If the process shuts down (`shuts_down`), also wait until the client's kernel has received all

@@ -78,7 +78,7 @@ class VaultCache:
         return blake2b(password, digest_size=32, key=self._secret).digest()
 
     def writable(self, key: bytes) -> OpenVault | None:
-        """Return the open vault of a cache key if a PUT may append readings for it at once.
+        """Return the open vault of a cache key if a PUT may append readings for it immediately.
 
         Return None if the vault is not open, if its record is due to be read again, or if Redis may
         lack the record. Also return None if this process last read the announced changes at least

@@ -64,7 +64,7 @@ class Vaults:
         catch_up: Callable[..., None] = lambda **_: None,
     ) -> None:
         """`on_opened` is called with each existing vault that is opened or renewed, and must return
-        at once. `catch_up` is `ChangeFollower.catch_up`."""
+        immediately. `catch_up` is `ChangeFollower.catch_up`."""
         self._on_opened = on_opened
         self.catch_up = catch_up
         self._keyring = keyring
@@ -162,7 +162,7 @@ class Vaults:
         self.cache.close()
 
     def note_held_entries(self, entries: int) -> None:
-        """Start the search for missing vaults if writers hold entries. Returns at once."""
+        """Start the search for missing vaults if writers hold entries. Returns immediately."""
         if entries:
             self._restorer.entries_are_held()
 

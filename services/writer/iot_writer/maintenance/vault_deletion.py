@@ -36,8 +36,9 @@ _log = logging.getLogger(__name__)
 class VaultDeletion:
     """Deletes the data of each erased vault twice.
 
-    The first deletion runs at once. A slow process may add data after it, so the second runs when
-    no process can add data any more. Both can be repeated, so a writer may be killed at any point.
+    The first deletion runs immediately. A slow process may add data after it, so the second runs
+    when no process can add data any more. Both can be repeated, so a writer may be killed at any
+    point.
     """
 
     def __init__(self, hot_window: HotWindow, dead_letters: DeadLetters, opener: Opener) -> None:

@@ -17,8 +17,8 @@ const MIN_RANGE_MS = 20;
 const LONG_NAME = 40; // characters of the name of a field in a notice
 const byId = (id) => document.getElementById(id);
 
-/** The choices of a person; `null` lets the page choose. */ export const defaultChoices = () => ({
-window: 60_000, by: null, tagField: null, fields: new Map() });
+/** The choices of a person; `null` lets the page choose. */
+export const defaultChoices = () => ({ window: 60_000, by: null, tagField: null, fields: new Map() });
 
 /** Shows the readings of one session. */
 export class ReadingsView {
@@ -48,14 +48,21 @@ export class ReadingsView {
   #shownFields = [];
   #tagField = undefined;
 
-  constructor(onChange) { this.onChange = onChange; this.grid = new PlotGrid(byId("plots"), (from,
-    to) => this.show(from, to), () => this.#restep()); this.tags = new Tags({ element: byId("tags"),
-    heading: byId("tags-count"), items: byId("tags-items"), search: byId("tags-search"), note:
-    byId("tags-note"), all: byId("tags-all"), none: byId("tags-none"), }, (shown) => (this.#stale
-    ||= shown)); const search = byId("search"); this.table = new ReadingsTable({ head:
-    byId("table-head"), body: byId("table-body"), search, note: byId("table-note"), });
+  constructor(onChange) {
+    this.onChange = onChange;
+    this.grid = new PlotGrid(byId("plots"), (from, to) => this.show(from, to), () => this.#restep());
+    this.tags = new Tags({
+      element: byId("tags"), heading: byId("tags-count"), items: byId("tags-items"),
+      search: byId("tags-search"), note: byId("tags-note"),
+      all: byId("tags-all"), none: byId("tags-none"),
+    }, (shown) => (this.#stale ||= shown));
+    const search = byId("search");
+    this.table = new ReadingsTable({
+      head: byId("table-head"), body: byId("table-body"), search, note: byId("table-note"),
+    });
     search.addEventListener("input", () => (this.#tableDirty = true));
-    window.addEventListener("themechange", () => (this.#stale = true)); }
+    window.addEventListener("themechange", () => (this.#stale = true));
+  }
 
   /** Begin with the readings of a session from `since` on. `now` returns the service's time. */
   open(session, now, since) {
@@ -131,19 +138,28 @@ export class ReadingsView {
     }
   }
 
-  /** Read the readings that the stream left out, for the plots. They include those of the
-  millisecond `to`. */ skipped({ from, to }) { if (this.#live) this.#fill(this.#live, from, to + 1);
+  /** Read the readings that the stream left out, for the plots. They include those of the millisecond `to`. */
+  skipped({ from, to }) {
+    if (this.#live) this.#fill(this.#live, from, to + 1);
   }
 
   // --- What is drawn ----------------------------------------------------------------------------
 
-  /** Do the work of a frame. */ frame(time) { if (this.#stale && time - this.#builtAt > 200)
-  this.#build(time); if (this.#live && !this.range && time - this.#drawnAt >=
-  Math.min(Math.max(this.#live.step, 33), 250)) { this.#drawnAt = time; const { from, to } =
-  this.current(); this.grid.draw(this.#live, from, to); } if (time - this.#tableAt > 250) {
-  this.#tableAt = time; this.tags.renderIfChanged(); if (this.#tableDirty && (!this.range ||
-  this.mode === "history")) this.#renderTable(); } if (time - this.#counted[1] > 1000)
-  this.#everySecond(time); }
+  /** Do the work of a frame. */
+  frame(time) {
+    if (this.#stale && time - this.#builtAt > 200) this.#build(time);
+    if (this.#live && !this.range && time - this.#drawnAt >= Math.min(Math.max(this.#live.step, 33), 250)) {
+      this.#drawnAt = time;
+      const { from, to } = this.current();
+      this.grid.draw(this.#live, from, to);
+    }
+    if (time - this.#tableAt > 250) {
+      this.#tableAt = time;
+      this.tags.renderIfChanged();
+      if (this.#tableDirty && (!this.range || this.mode === "history")) this.#renderTable();
+    }
+    if (time - this.#counted[1] > 1000) this.#everySecond(time);
+  }
 
   #everySecond(time) {
     const [count, since] = this.#counted;
@@ -156,10 +172,12 @@ export class ReadingsView {
     this.onChange();
   }
 
-  #renderTable() { this.#tableDirty = false; const history = this.mode === "history"; const readings
-    = history || !this.recent.count ? this.#newest : this.recent.newest();
-    this.table.render(readings, history ? this.#newest.length : Math.max(this.recent.count,
-    this.#newest.length)); }
+  #renderTable() {
+    this.#tableDirty = false;
+    const history = this.mode === "history";
+    const readings = history || !this.recent.count ? this.#newest : this.recent.newest();
+    this.table.render(readings, history ? this.#newest.length : Math.max(this.recent.count, this.#newest.length));
+  }
 
   #wantedFields() {
     const chosen = this.choices.fields;
@@ -208,11 +226,18 @@ export class ReadingsView {
     if (this.range) this.show(this.range.from, this.range.to);
   }
 
-  #fillLive() { this.#live = null; if (this.mode === "history") return; const { window } =
-    this.choices; const step = stepOf(window, this.grid.pixels); this.#live = new ThinnedLines(step,
-    Math.ceil((window / step) * 1.2) + 4); this.#fillRecent(this.#live); const { from } =
-    this.#followed(); const oldest = this.#oldest(); if (this.session && this.#shownFields.length &&
-    from < oldest - 1000) this.#fill(this.#live, from, oldest); this.#drawnAt = 0; }
+  #fillLive() {
+    this.#live = null;
+    if (this.mode === "history") return;
+    const { window } = this.choices;
+    const step = stepOf(window, this.grid.pixels);
+    this.#live = new ThinnedLines(step, Math.ceil((window / step) * 1.2) + 4);
+    this.#fillRecent(this.#live);
+    const { from } = this.#followed();
+    const oldest = this.#oldest();
+    if (this.session && this.#shownFields.length && from < oldest - 1000) this.#fill(this.#live, from, oldest);
+    this.#drawnAt = 0;
+  }
 
   #fillRecent(lines) {
     for (const reading of [...this.recent.newest()].reverse()) this.#place(reading, lines);
@@ -226,9 +251,13 @@ export class ReadingsView {
     return oldest;
   }
 
-  async #fill(lines, from, to) { try { await readSeries(this.session, lines, this.#seriesOf(from,
-    to), (tag) => this.tags.note(tag)); } catch (error) { if (error.name !== "AbortError")
-    console.info(`Older readings are not drawn: ${error.message}`); } }
+  async #fill(lines, from, to) {
+    try {
+      await readSeries(this.session, lines, this.#seriesOf(from, to), (tag) => this.tags.note(tag));
+    } catch (error) {
+      if (error.name !== "AbortError") console.info(`Older readings are not drawn: ${error.message}`);
+    }
+  }
 
   #seriesOf(from, to, signal) {
     return { from, to, by: this.by, fields: this.#shownFields, tagField: this.#tagField, signal };
@@ -247,17 +276,27 @@ export class ReadingsView {
     this.onChange();
   }
 
-  /** Show a range: immediately what the page holds of it, then what the service has. */ show(from,
-  to, { again = false } = {}) { const span = Math.max(to - from, MIN_RANGE_MS); this.range = { from,
-  to: from + span }; const step = stepOf(span, windowsFor(this.grid.pixels,
-  this.#shownFields.length, this.tags.lines().length)); const held = this.mode === "live" && from >=
-  this.#oldest(); const loaded = !again && this.#still && this.#still.lines.step === step && from >=
-  this.#still.from && this.range.to <= this.#still.to; clearTimeout(this.#timer); if (held) { const
-  lines = new ThinnedLines(step, Math.ceil(span / step) + 4); this.#fillRecentBetween(lines, from,
-  this.range.to); this.#still = { lines, ...this.range }; } else if (!loaded) {
-  byId("plots").dataset.loading = "true"; this.#timer = setTimeout(() => this.#load(step), again ? 0
-  : FETCH_DELAY_MS); } if (this.#still) this.grid.draw(this.#still.lines, from, this.range.to); else
-  if (this.#live) this.grid.draw(this.#live, from, this.range.to); this.onChange(); }
+  /** Show a range: immediately what the page holds of it, then what the service has. */
+  show(from, to, { again = false } = {}) {
+    const span = Math.max(to - from, MIN_RANGE_MS);
+    this.range = { from, to: from + span };
+    const step = stepOf(span, windowsFor(this.grid.pixels, this.#shownFields.length, this.tags.lines().length));
+    const held = this.mode === "live" && from >= this.#oldest();
+    const loaded = !again && this.#still && this.#still.lines.step === step
+      && from >= this.#still.from && this.range.to <= this.#still.to;
+    clearTimeout(this.#timer);
+    if (held) {
+      const lines = new ThinnedLines(step, Math.ceil(span / step) + 4);
+      this.#fillRecentBetween(lines, from, this.range.to);
+      this.#still = { lines, ...this.range };
+    } else if (!loaded) {
+      byId("plots").dataset.loading = "true";
+      this.#timer = setTimeout(() => this.#load(step), again ? 0 : FETCH_DELAY_MS);
+    }
+    if (this.#still) this.grid.draw(this.#still.lines, from, this.range.to);
+    else if (this.#live) this.grid.draw(this.#live, from, this.range.to);
+    this.onChange();
+  }
 
   #fillRecentBetween(lines, from, to) {
     for (const reading of [...this.recent.newest()].reverse()) {
@@ -266,18 +305,34 @@ export class ReadingsView {
     }
   }
 
-  async #load(step) { this.#request?.abort(); const request = (this.#request = new
-    AbortController()); const { from, to } = this.range; const margin = (to - from) / 2; const wide
-    = { from: from - margin, to: to + margin }; const lines = new ThinnedLines(step,
-    Math.ceil((wide.to - wide.from) / step) + 4); try { await this.#learnRange(from, to,
-    request.signal); if (request.signal.aborted || this.#stale) return; const series =
-    this.#seriesOf(wide.from, wide.to, request.signal); await readSeries(this.session, lines,
-    series, (tag) => this.tags.note(tag)); this.#still = { lines, ...wide }; setNotice("error",
-    null); this.#noteUnread(); if (this.range) this.grid.draw(lines, this.range.from,
-    this.range.to); } catch (error) { if (error.name === "AbortError") return; setNotice("error", {
-    kind: "error", title: "The history can't be shown.", text: error.message, action: ["Try again",
-    () => this.range && this.show(this.range.from, this.range.to, { again: true })], }); } finally {
-    if (this.#request === request) byId("plots").dataset.loading = "false"; } }
+  async #load(step) {
+    this.#request?.abort();
+    const request = (this.#request = new AbortController());
+    const { from, to } = this.range;
+    const margin = (to - from) / 2;
+    const wide = { from: from - margin, to: to + margin };
+    const lines = new ThinnedLines(step, Math.ceil((wide.to - wide.from) / step) + 4);
+    try {
+      await this.#learnRange(from, to, request.signal);
+      if (request.signal.aborted || this.#stale) return;
+      const series = this.#seriesOf(wide.from, wide.to, request.signal);
+      await readSeries(this.session, lines, series, (tag) => this.tags.note(tag));
+      this.#still = { lines, ...wide };
+      setNotice("error", null);
+      this.#noteUnread();
+      if (this.range) this.grid.draw(lines, this.range.from, this.range.to);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      setNotice("error", {
+        kind: "error",
+        title: "The history can't be shown.",
+        text: error.message,
+        action: ["Try again", () => this.range && this.show(this.range.from, this.range.to, { again: true })],
+      });
+    } finally {
+      if (this.#request === request) byId("plots").dataset.loading = "false";
+    }
+  }
 
   /** Read the newest readings of a range: for the table, and to learn their fields and tags. */
   async #learnRange(from, to, signal) {
@@ -296,20 +351,32 @@ export class ReadingsView {
   }
 
   /** Say which of the chosen fields the plots can't show for a range of the past. */
-  #noteUnread() { const chosen = [...this.#shownFields, this.#tagField].filter((field) => field &&
-    !field.column); const short = ({ name }) => (name.length > LONG_NAME ? `${name.slice(0,
-    LONG_NAME)}…` : name); const names = chosen.filter((field) => !hasSeries(field)).map((field) =>
-    `“${short(field)}”`); setNotice("unread", names.length === 0 ? null : { kind: "info", title: `No
-    history of ${names.join(", ")}.`, text: "The service has no series of readings that are not JSON
-    objects, nor of fields whose name is empty, is “time”, or has a comma or more than 256
-    characters. The table and the CSV file have their values.", }); }
+  #noteUnread() {
+    const chosen = [...this.#shownFields, this.#tagField].filter((field) => field && !field.column);
+    const short = ({ name }) => (name.length > LONG_NAME ? `${name.slice(0, LONG_NAME)}…` : name);
+    const names = chosen.filter((field) => !hasSeries(field)).map((field) => `“${short(field)}”`);
+    setNotice("unread", names.length === 0 ? null : {
+      kind: "info",
+      title: `No history of ${names.join(", ")}.`,
+      text: "The service has no series of readings that are not JSON objects, nor of fields whose name is empty, is “time”, or has a comma or more than 256 characters. The table and the CSV file have their values.",
+    });
+  }
 
-  async #noteEmpty(empty, signal) { if (!empty) { setNotice("empty", null); return; } const [row] =
-    await readNewest(this.session, 1, {}, signal); const newest = row && decodeReading(row); const
-    at = newest && this.timeOf(newest); setNotice("empty", { kind: "info", title: "No readings in
-    this range.", text: newest ? `The newest reading is from ${formatDate(at)}.` : "There are no
-    readings yet.", action: newest && ["Go there", () => this.show(at - (this.range.to -
-    this.range.from) * 0.9, at + (this.range.to - this.range.from) * 0.1)], }); }
+  async #noteEmpty(empty, signal) {
+    if (!empty) {
+      setNotice("empty", null);
+      return;
+    }
+    const [row] = await readNewest(this.session, 1, {}, signal);
+    const newest = row && decodeReading(row);
+    const at = newest && this.timeOf(newest);
+    setNotice("empty", {
+      kind: "info",
+      title: "No readings in this range.",
+      text: newest ? `The newest reading is from ${formatDate(at)}.` : "There are no readings yet.",
+      action: newest && ["Go there", () => this.show(at - (this.range.to - this.range.from) * 0.9, at + (this.range.to - this.range.from) * 0.1)],
+    });
+  }
 
   /** Fill the table while no reading has arrived. */
   async showNewest() {

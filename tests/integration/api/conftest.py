@@ -11,12 +11,14 @@ from redis import Redis
 
 from integration.api.asking import Api
 from iot_api.app import create_app
+from iot_api.limits.rate_limit import RateLimit
 from iot_api.vaults import change_follower
 from iot_models.segment import decode_segment
 from iot_models.settings import Settings, load
 from iot_tools.local.postgres_server import PostgresServer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
+from support.clock import Clock
 
 MakeApi = Callable[..., Api]
 
@@ -48,6 +50,19 @@ def make_api(settings: Settings) -> Iterator[MakeApi]:
 def api(make_api: MakeApi) -> Api:
     """The API in this process."""
     return make_api()
+
+
+@pytest.fixture
+def rate_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all rate limits, 10 seconds into a minute: the limits count by the minute."""
+    clock = Clock(60_000_010.0 - 60_000_010 % 60 + 10)
+    made = RateLimit.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs, now=clock)
+
+    monkeypatch.setattr(RateLimit, "__init__", init)
+    return clock
 
 
 @pytest.fixture

@@ -163,6 +163,7 @@ def test_refused_access_is_counted_and_recorded(guarded: Guarded) -> None:
     assert guarded.events()[4:] == [_refusal(1, "unknown_token", "ingest", None)]
 
 
+@pytest.mark.usefixtures("rate_clock")
 def test_reached_limits_are_counted_and_recorded(make_api: MakeApi, tmp_path: Path) -> None:
     """PUTs and reads have one record for each token, and none for each request."""
     guarded = Guarded(make_api, tmp_path / "tokens.json", rate_limit_token=2)

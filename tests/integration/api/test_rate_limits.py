@@ -4,14 +4,12 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
-from iot_api.limits import rate_limit
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
 from iot_writer.writer import Writer
@@ -22,21 +20,6 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 LIMIT = 5
-BEGIN = 60_000_010.0 - 60_000_010 % 60 + 10
-"""A moment 10 seconds into a minute."""
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of all rate limits."""
-    clock = Clock(BEGIN)
-    made = rate_limit.RateLimit.__init__
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **kwargs, now=clock)
-
-    monkeypatch.setattr(rate_limit.RateLimit, "__init__", init)
-    return clock
 
 
 def settle(*apis: Api) -> None:
@@ -46,7 +29,7 @@ def settle(*apis: Api) -> None:
 
 
 def test_an_address_over_its_limit_gets_429_with_the_headers(
-    make_api: MakeApi, clock: Clock, writer: Writer
+    make_api: MakeApi, rate_clock: Clock, writer: Writer
 ) -> None:
     api = make_api(rate_limit_address=LIMIT)
     for number in range(LIMIT - 1):
@@ -62,13 +45,13 @@ def test_an_address_over_its_limit_gets_429_with_the_headers(
         assert answer.headers["Retry-After"] == "50"
         assert answer.headers["RateLimit"] == '"address";r=0;t=50'
     assert sample("iot_refused_total", reason="rate") == before + 3
-    clock.now += 50
+    rate_clock.now += 50
     drain_all(writer)
     assert [each["freeform"] for each in api.read()] == ["0", "1", "2", "3"]
     assert api.put(row(freeform="late")).status_code == 201  # a retry loses nothing
 
 
-def test_processes_agree_after_an_exchange(make_api: MakeApi, clock: Clock) -> None:
+def test_processes_agree_after_an_exchange(make_api: MakeApi, rate_clock: Clock) -> None:
     one, other = (make_api(rate_limit_address=LIMIT) for _ in range(2))
     for _ in range(3):
         assert one.put(row()).status_code == 201
@@ -81,14 +64,14 @@ def test_processes_agree_after_an_exchange(make_api: MakeApi, clock: Clock) -> N
     assert one.put(row()).status_code == 201
     settle(one)
     assert_error(one.put(row()), 429, "too_many_requests")
-    clock.now += 60
+    rate_clock.now += 60
     assert one.put(row()).headers["RateLimit"] == '"address";r=4;t=50'
 
 
 def test_addresses_and_tokens_have_their_own_limits(
-    make_api: MakeApi, clock: Clock, tmp_path: Path
+    make_api: MakeApi, rate_clock: Clock, tmp_path: Path
 ) -> None:
-    del clock
+    del rate_clock
     text, first = with_token(new_tokens_text(), "first", (Scope.INGEST,))
     text, second = with_token(text, "second", (Scope.INGEST,))
     (tmp_path / "tokens.json").write_text(text, encoding="utf-8")
@@ -141,9 +124,9 @@ def test_health_checks_are_not_counted(make_api: MakeApi) -> None:
 
 
 def test_planted_and_missing_counters_lock_nobody_out(
-    make_api: MakeApi, clock: Clock, redis: "Redis"
+    make_api: MakeApi, rate_clock: Clock, redis: "Redis"
 ) -> None:
-    del clock
+    del rate_clock
     api = make_api(rate_limit_address=LIMIT)
     assert api.put(row()).status_code == 201
     settle(api)

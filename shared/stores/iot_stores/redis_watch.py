@@ -337,7 +337,7 @@ def _is_loading(info: dict[str, Any]) -> bool:
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
     """Return (whether Redis evicts keys, unsafe settings, settings that Redis does not report).
 
-    The settings are texts for people, empty if there are none.
+    The settings are texts for people. An empty text means no settings.
     """
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")

@@ -204,7 +204,7 @@ class SoakDevice:
 
 
 def _json_object(response: Response | None) -> dict[str, Any]:
-    """Return the JSON object in a response, an empty one if there is none."""
+    """Return the JSON object in a response; an empty object if the response has no object."""
     try:
         content = None if response is None else response.json()
     except ValueError:

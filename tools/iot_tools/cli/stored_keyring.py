@@ -32,7 +32,7 @@ class StoredKeyring:
         return parse_keyring(self.text())
 
     def text(self) -> str:
-        """Return the text of the keyring. Raises `SettingsError` if there is none."""
+        """Return the text of the keyring. Raises `SettingsError` if the keyring does not exist."""
         return self._required(self._source.read())
 
     def change(self, change: Callable[[str], str]) -> None:

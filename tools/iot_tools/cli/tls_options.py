@@ -25,7 +25,7 @@ def add_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def tls_of(parsed: argparse.Namespace) -> ssl.SSLContext | None:
-    """Return the TLS context of the options; None if there are none.
+    """Return the TLS context of the options; None without options for TLS.
 
     Raises:
         SettingsError: a file can't be used, or the URL is not https.

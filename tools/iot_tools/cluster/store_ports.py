@@ -46,7 +46,7 @@ def _ports(url: str) -> str:
 
 
 def _port(host: str) -> str:
-    """Return the port of `name`, `name:port` or `[address]:port`; "" if there is none."""
+    """Return the port of `name`, `name:port` or `[address]:port`; "" without a port."""
     found = re.fullmatch(r"(?:\[[^\]]*\]|[^:]*)(?::([^:]*))?", host)
     return (found and found[1]) or ""
 

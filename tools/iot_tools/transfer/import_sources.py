@@ -301,8 +301,8 @@ def _checked_row(text: bytes, password: str) -> ImportRow:
 
 
 def _written_freeform(row: bytes) -> str | None:
-    """Return the JSON text of a row's member `freeform`. Return None if there is none, or if the
-    row has a value that is not in the JSON standard, such as NaN."""
+    """Return the JSON text of a row's member `freeform`. Return None if the row lacks this
+    member, or has a value that is not in the JSON standard, such as NaN."""
     with suppress(msgspec.DecodeError, KeyError):
         members = _members.decode(row.removeprefix(codecs.BOM_UTF8))
         if "data" in members:

@@ -114,7 +114,7 @@ class Listener:
                 self._changed.wait(left)
 
     def skipped_to(self) -> LivePosition | None:
-        """Return the position behind the events that were left out; None if there are none.
+        """Return the position behind the events that were left out; None if no event was.
 
         Forget these events.
         """

@@ -398,7 +398,7 @@ class _Tail:
 
 
 def _tail(batches: Batches, count: int) -> _Tail | None:
-    """Return the bounds of the readings in `batches` (newest first); None if there are none."""
+    """Return the bounds of the readings in `batches` (newest first); None without readings."""
     readings: list[Reading] | None = [] if count <= MAX_BUFFERED else None
     first = last = None
     size = 0

@@ -179,7 +179,7 @@ def _requested_vault(service: Service) -> OpenVault | None:
 
 
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
-    """Return the vault of a password. If there is none, count a guess and return None.
+    """Return the vault of a password. If no vault has the password, count a guess and return None.
 
     A client over its guess limit may use a password that has found a vault on this connection
     before, because the client learns nothing new.

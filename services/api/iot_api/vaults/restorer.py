@@ -256,8 +256,8 @@ class VaultRestorer:
     ) -> list[VaultRecord]:
         """Give open vaults their rewrapped records. Return the old records that were not rewrapped.
 
-        Each change is an old record, and the record in Postgres (None if there is none). The vaults
-        stay open, because opening them again would cost a scrypt each.
+        Each change is an old record, and the record in Postgres (None if Postgres has no record of
+        the vault). The vaults stay open, because opening them again would cost a scrypt each.
         """
         rewrapped, others = [], []
         for record, stored in changes:

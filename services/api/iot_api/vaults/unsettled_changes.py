@@ -35,12 +35,12 @@ class UnsettledChanges:
         self._changes[vault_id] = UnsettledChange(lookup, self._clock())
 
     def of(self, vault_id: uuid.UUID) -> UnsettledChange | None:
-        """Return the last unsettled change of a vault, None if there is none."""
+        """Return a vault's last unsettled change; None if all its changes are settled."""
         change = self._changes.get(vault_id)
         return None if change is None or self._is_settled(change) else change
 
     def outdating(self, record: VaultRecord) -> UnsettledChange | None:
-        """Return the unsettled change that makes a record out of date, None if there is none.
+        """Return the unsettled change that makes a record out of date; None if no change does.
 
         A record is up to date if it has the lookup that the change gave the vault.
         """

@@ -45,7 +45,7 @@ def test_the_number_of_ranges_is_bounded() -> None:
 
 @pytest.mark.parametrize("step", [2, -2])
 def test_the_ranges_near_the_last_one_are_kept(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read finds repeated readings beside those that they repeat."""
+    """A read meets the copies of a reading near each other."""
     monkeypatch.setattr(readings, "MAX_RANGES", 4)
     ranges = IdRanges()
     for n in range(20):

@@ -87,14 +87,14 @@ class ReadingColumns:
         """Size of the relative and interrogator timestamps and the texts, in bytes."""
         return len(self.freeform) + 16 * len(self.relative)
 
-    def cut(self, indexes: Sequence[int]) -> "ReadingColumns":
-        """Return the readings whose indexes are `indexes`, in the order of `indexes`."""
+    def cut(self, indices: Sequence[int]) -> "ReadingColumns":
+        """Return the readings at `indices`, in the order of `indices`."""
         texts = self.freeform.split(SEPARATOR)
         return ReadingColumns(
-            int64s([self.relative[index] for index in indexes]),
-            int64s([self.interrogator[index] for index in indexes]),
-            SEPARATOR.join([texts[index] for index in indexes]),
-            None if self.received is None else int64s([self.received[index] for index in indexes]),
+            int64s([self.relative[index] for index in indices]),
+            int64s([self.interrogator[index] for index in indices]),
+            SEPARATOR.join([texts[index] for index in indices]),
+            None if self.received is None else int64s([self.received[index] for index in indices]),
         )
 
     def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":

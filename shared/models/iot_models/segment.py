@@ -229,37 +229,37 @@ class Texts(Sequence[str]):
         return len(self._content) - self._offsets[0]
 
     def split(self, begin: int, end: int) -> Iterator[tuple[slice, list[str]]]:
-        """Yield (indexes, texts): texts `begin` to `end - 1`, about `RUN_CHARACTERS` at a time."""
-        for indexes, run, part in self._runs(begin, end):
+        """Yield (indices, texts): texts `begin` to `end - 1`, about `RUN_CHARACTERS` at a time."""
+        for indices, run, part in self._runs(begin, end):
             texts = split_texts(run) if part is None else split_texts(run)[part]
-            yield indexes, texts
+            yield indices, texts
             del texts  # before the texts of the next run are decoded
 
     def runs(
         self, begin: int, end: int, *, descending: bool = False
     ) -> Iterator[tuple[slice, memoryview]]:
-        """Yield (indexes, texts joined by `SEPARATOR`) for the same runs as `split`.
+        """Yield (indices, texts joined by `SEPARATOR`) for the same runs as `split`.
 
         `descending`: the last run first; within a run, the texts are in order.
         """
         runs = self._runs(begin, end)
-        for indexes, run, part in reversed(runs) if descending else runs:
+        for indices, run, part in reversed(runs) if descending else runs:
             if part is None:
-                yield indexes, run
+                yield indices, run
             else:
-                yield indexes, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
+                yield indices, memoryview(SEPARATOR.join(bytes(run).split(SEPARATOR)[part]))
 
     def _runs(self, begin: int, end: int) -> list[tuple[slice, memoryview, slice | None]]:
-        """Return the runs that contain texts `begin` to `end - 1`. For each run: the indexes of its
+        """Return the runs that contain texts `begin` to `end - 1`. For each run: the indices of its
         wanted texts, the bytes of the whole run, and which of its texts are wanted (None: all)."""
         found: list[tuple[slice, memoryview, slice | None]] = []
         number = bisect_right(self._firsts, begin) - 1
         while begin < end:
             first, last = self._firsts[number : number + 2]
             run = memoryview(self._content)[self._offsets[number] : self._offsets[number + 1] - 1]
-            indexes = slice(begin, min(end, last))
-            part = slice(begin - first, indexes.stop - first)
-            found.append((indexes, run, None if indexes == slice(first, last) else part))
+            indices = slice(begin, min(end, last))
+            part = slice(begin - first, indices.stop - first)
+            found.append((indices, run, None if indices == slice(first, last) else part))
             begin, number = last, number + 1
         return found
 
@@ -299,17 +299,17 @@ class SegmentColumns:
         """Return all readings, ordered by (interrogator timestamp, id)."""
         return list(self.readings_at(slice(0, len(self.ids)), self.freeform))
 
-    def readings_at(self, indexes: slice, texts: Iterable[str]) -> Iterator[Reading]:
-        """Return the readings with the indexes `indexes`, with the given `freeform` texts."""
+    def readings_at(self, indices: slice, texts: Iterable[str]) -> Iterator[Reading]:
+        """Return the readings at `indices`, with the given `freeform` texts."""
         stamps: Iterable[str]
         if self.second is not None:
             stamps = itertools.repeat(absolute_timestamp(self.second))
         else:
-            received = self.received[indexes]
+            received = self.received[indices]
             # The readings of a request share their time of receipt, so few times differ.
             texts_of = {moment: absolute_timestamp(moment // 1000) for moment in set(received)}
             stamps = map(texts_of.__getitem__, received)
-        numbers = self.ids[indexes], self.interrogator[indexes], self.relative[indexes]
+        numbers = self.ids[indices], self.interrogator[indices], self.relative[indices]
         return map(Reading, stamps, texts, *numbers)
 
     def selected(self, kept: Sequence[bool]) -> "SegmentColumns":

@@ -82,8 +82,7 @@ def fetch(
     with read_transaction(connection):
         if not connection.execute(_EXISTS, (vault_id, *segment.name)).rowcount:
             return None
-        stored = StoredSegment(vault_id, segment.bounds, b"", segment.size, connection)
-        return stored.fetch()
+        return StoredSegment(vault_id, segment.bounds, b"", segment.size, connection).fetch()
 
 
 def erase(

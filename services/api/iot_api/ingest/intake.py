@@ -308,10 +308,10 @@ def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
 
 def _split_by_day(readings: ReadingColumns, received: "array[int]") -> Iterator[ReadingColumns]:
     days: dict[int, list[int]] = {}
-    for position, moment in enumerate(received):
-        days.setdefault(moment // DAY_MS, []).append(position)
-    for positions in days.values():
-        yield from _cut(readings.cut(positions))
+    for index, moment in enumerate(received):
+        days.setdefault(moment // DAY_MS, []).append(index)
+    for indices in days.values():
+        yield from _cut(readings.cut(indices))
 
 
 def _fits(readings: ReadingColumns) -> bool:

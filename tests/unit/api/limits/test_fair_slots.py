@@ -223,7 +223,7 @@ def test_a_turn_that_was_not_used_does_not_count_for_the_estimate() -> None:
         assert _refused(slots, Client("b"), 3).retry_after == 4
 
 
-def test_a_kept_place_counts_as_waiting_until_it_is_left() -> None:
+def test_a_reservation_counts_as_waiting_until_it_is_cancelled() -> None:
     slots = _slots(max_waiting_per_client=2)
     one, other = Client("one"), Client("other")
     reservations = [slots.reserve(one, seconds=30) for _ in range(2)]
@@ -240,7 +240,7 @@ def test_a_kept_place_counts_as_waiting_until_it_is_left() -> None:
     assert slots.waiting == 0
 
 
-def test_places_are_refused_as_slots_are() -> None:
+def test_reservations_are_refused_as_slots_are() -> None:
     clock = Clock()
     slots = _slots(clock=clock)
     client = Client("one")

@@ -137,7 +137,7 @@ def test_a_request_after_an_erasure_joins_no_opening_from_before(
         assert before.result(LATER).vault_id == after.result(LATER).vault_id
 
 
-def test_a_failed_opening_keeps_no_place_in_the_queue(
+def test_a_failed_opening_keeps_no_reservation(
     vaults: Vaults, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Failures before a scrypt, for example while Postgres is away, would fill the queue."""

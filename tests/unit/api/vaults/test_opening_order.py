@@ -203,14 +203,14 @@ def test_a_second_scrypt_of_a_request_waits_though_the_queue_has_filled_up(
         asked = threads.submit(vaults.find, as_sent, CLIENT)
         wait_until(lambda: slow_key.order == [as_sent], what="a scrypt")
         waiting = threads.submit(vaults.find, b"next", Client("another"))
-        places = [
+        reservations = [
             vaults.queue.reserve(CLIENT, b"%d" % each) for each in range(MAX_WAITING_PER_CLIENT)
         ]
-        wait_until(lambda: vaults.queue.waiting == len(places) + 1, what="a full queue")
+        wait_until(lambda: vaults.queue.waiting == len(reservations) + 1, what="a full queue")
         slow_key.go_on()
         assert (asked.result(LATER), waiting.result(LATER)) == (None, None)
     assert slow_key.order == [as_sent, b"next", "\u00e9".encode()]
     assert not guesses.unanswered
-    for each in places:
+    for each in reservations:
         each.cancel()
     vaults.close()

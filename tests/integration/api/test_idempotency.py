@@ -164,6 +164,8 @@ def test_a_quoted_key_is_the_same_key(api: Api) -> None:
     assert put(api, row(freeform=1), r'"a \"b\" \\"').status_code == 422
 
 
+REQUEST = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+"""Readings of two vaults, and headers."""
 ERASE = "DELETE", "/api/vault", {"db_password": "other"}
 CHANGE = "POST", "/api/vault/password", {"db_password": "other", "new_password": "new"}
 CHANGE_KEPT = "POST", "/api/vault/password", {"db_password": "kept", "new_password": "moved"}
@@ -173,7 +175,7 @@ CHANGE_KEPT = "POST", "/api/vault/password", {"db_password": "kept", "new_passwo
 def test_a_repeat_after_a_change_of_one_vault_stores_only_the_readings_of_its_new_vault(
     api: Api, writer: Writer, steps: list[tuple[str, str, dict[str, str]]]
 ) -> None:
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     assert api.put(rows, key).status_code == 201
     for step in steps:
         api.put([row("other", freeform=3)])  # so that it has a vault
@@ -192,7 +194,8 @@ def test_a_repeat_after_a_change_with_a_cache_for_fewer_vaults_than_it_has(
     make_api: MakeApi, writer: Writer
 ) -> None:
     api = make_api(vault_cache_size=1)
-    rows, key = [row("other", freeform=2), row("kept", freeform=1)], {"Idempotency-Key": "k"}
+    (kept, other), key = REQUEST
+    rows = [other, kept]
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
     assert api.put(rows, key).status_code == 201
@@ -203,7 +206,7 @@ def test_a_repeat_after_a_change_with_a_cache_for_fewer_vaults_than_it_has(
 def test_the_new_vault_of_a_password_may_have_had_another_password(
     api: Api, writer: Writer
 ) -> None:
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     api.put([row("third", freeform=3)])
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
@@ -233,7 +236,7 @@ def test_a_repeat_after_more_changes_than_can_be_combined(
 def test_a_failover_that_loses_the_first_attempt_during_its_repeat_loses_no_reading(
     api: Api, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     assert api.put(rows, key).status_code == 201
     (request,) = redis.keys(f"{KEYS.remembered_request(b'')}*")
     assert change(api, "other", "new").status_code == 200
@@ -256,7 +259,7 @@ def test_such_a_repeat_waits_until_the_readings_of_both_attempts_are_stored(
     make_api: MakeApi, writer: Writer
 ) -> None:
     api = make_api(ack_stored_seconds=0)
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
     answer = api.ask("PUT", "/api/iot?ack=stored", json.dumps(rows), {**JSON, **key})
@@ -268,7 +271,7 @@ def test_such_a_repeat_waits_until_the_readings_of_both_attempts_are_stored(
 
 
 def test_a_repeat_after_a_change_of_all_vaults_is_another_request(api: Api, writer: Writer) -> None:
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
     assert ask(api, *CHANGE_KEPT).status_code == 200
@@ -282,7 +285,7 @@ def test_after_a_change_of_one_vault_other_readings_of_the_others_are_refused(
     api: Api, writer: Writer
 ) -> None:
     """Else they would be acknowledged, and not stored."""
-    rows, key = [row("kept", freeform=1), row("other", freeform=2)], {"Idempotency-Key": "k"}
+    rows, key = REQUEST
     assert api.put(rows, key).status_code == 201
     assert ask(api, *CHANGE).status_code == 200
     for kept in ([row("kept", freeform=9)], [rows[0], row("kept")]):

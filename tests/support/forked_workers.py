@@ -1,6 +1,6 @@
 """Forks the workers of pytest-xdist from one process that has imported the tests.
 
-Each worker collects all tests, and most of this CPU time are the imports. Here one process imports
+Each worker collects all tests, and the imports take most of the CPU time. So one process imports
 the modules (`worker_server.py`). pytest-xdist starts clients of this process (`worker_client.py`)
 instead of interpreters.
 """

@@ -114,7 +114,7 @@ class Recorded:
             for bar, kept in found["bars"].items()
             if kept["held"] is False
         ]  # fmt: skip
-        head = ("figure", "result", "limit", "ratio that the limit is about")
+        head = ("figure", "result", "limit", "ratio to the reference")
         return table(head, rows) if rows else []
 
     def table(self, name: str) -> list[str]:

@@ -101,7 +101,7 @@ def test_limits_that_are_not_kept_are_listed(tmp_path: Path) -> None:
     write(Results(rows=[speed, wait]), FULL, path)
     text = "<!-- bench missed -->\nold\n<!-- end of bench missed -->"
     assert filled(text, recorded(path)).splitlines()[1:-1] == [
-        "| figure | result | limit | ratio that the limit is about |",
+        "| figure | result | limit | ratio to the reference |",
         "|---|---|---|---|",
         "| speed | 3.00 /s | aim: 2 x peer | 1.50 x |",
         "| wait | 90.0 ms | aim: at most 50.0 ms |  |",

@@ -38,7 +38,7 @@ REDIS_STATES: Mapping[str, str] = {
     "OOM": "it has no memory left (maxmemory)",
     "WRONGTYPE": "a key holds a value of another type, which another program wrote",
     "MAXCLIENTS": "it takes no more connections (maxclients)",
-    "NOPERM": "its user lacks a permission",
+    "NOPERM": "the user of the URL lacks a permission",
     "NOAUTH": "it requires a password, and the URL has none",
     "WRONGPASS": "it refuses the user or the password of the URL",
     "DENIED": "its protected mode refuses connections from other machines",

@@ -107,7 +107,8 @@ def test_a_deadlock_is_tried_again(old_url: str) -> None:
     with (
         ThreadPoolExecutor(1) as pool,
         psycopg.connect(old_url, autocommit=True) as watch,
-        psycopg.connect(old_url) as other,
+        # Postgres ends the transaction that has waited for its `deadlock_timeout`: the migration's.
+        psycopg.connect(old_url, options="-c deadlock_timeout=60s") as other,
     ):
         other.execute("LOCK TABLE audit_log IN ROW EXCLUSIVE MODE")
         migrating = pool.submit(migrate, old_url, wait=60)

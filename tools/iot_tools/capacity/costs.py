@@ -94,7 +94,7 @@ class Costs:
 
     job_seconds: float = _cost(1.0, "s", "longest time one job runs drains", _CODE)
     linger: float = _cost(
-        0.015, "s", "shortest time between the starts of two drains of a writer", _CODE
+        0.015, "s", "minimum time between the starts of two drains of a writer", _CODE
     )
     renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
                                  "looked up again",
@@ -103,7 +103,7 @@ class Costs:
         256, "", "maximum number of shards (the distance of ids, ID_STRIDE)", _CODE
     )
     small_readings: int = _cost(
-        512, "", "smallest number of readings of a segment that is not merged", _CODE
+        512, "", "number of readings from which a segment is not merged", _CODE
     )
     merged_readings: int = _cost(8192, "", "maximum number of readings of a merged segment, "
                                  "all of one day", _CODE)  # fmt: skip

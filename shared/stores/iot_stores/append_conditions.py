@@ -25,8 +25,11 @@ class RememberedRequest:
     max_requests_of_client: int
     """Maximum number of remembered requests of the client."""
     earlier: str = ""
-    """The key in Redis of an earlier attempt that stored a part of the readings; empty: none.
-    Nothing is appended if the key is missing: a failover may have lost the earlier attempt."""
+    """The key in Redis that remembers an earlier attempt at this request; empty: no such attempt.
+
+    The earlier attempt appended some of the readings, and this attempt appends only the others. If
+    Redis no longer has the key, nothing is appended: a failover may have lost the key together with
+    the readings of the earlier attempt."""
 
 
 class Guard(NamedTuple):

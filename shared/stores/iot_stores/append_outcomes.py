@@ -14,8 +14,10 @@ MAX_RETRY_SECONDS = 60
 class AppendOutcome(IntEnum):
     """What the script did with a request.
 
-    The script returns a list for each request, which begins with one of these numbers. Exception:
-    for an added request with a single entry, it returns only the bytes ever added to the shard.
+    For each request, the script returns a list that begins with one of these numbers. There are two
+    exceptions. For an added request with a single entry, the script returns only a number: how many
+    bytes were ever added to the entry's shard. For a request with a command that Redis refused, the
+    script returns the error.
     """
 
     FULL = 0

@@ -1,7 +1,7 @@
 """Encrypt the audit log again, so that it needs no old master key.
 
 The links of the chain stay valid, because they authenticate the decrypted records. Only links of
-format 1 authenticate the encrypted bytes, so they are replaced first.
+format 1 authenticate the encrypted bytes, so links of format 1 are replaced first.
 """
 
 from typing import LiteralString, cast
@@ -50,12 +50,13 @@ _REPLACE_LINKS: LiteralString = """
 
 
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
-    """Replace all links from the first link of format 1 on with links of the newest format.
+    """Replace the first link of format 1 and all links after it. Return how many were replaced.
 
-    If the published head is one of these links, publish the link that replaces it. Return the
-    number of replaced links.
+    The new links have the newest format. Links after the first are replaced in any format, because
+    each link authenticates the link before it. If the published head is replaced, publish the new
+    head.
 
-    If the process is killed or Redis fails before the link is published, `audit verify` reports
+    If the process is killed or Redis fails before the new head is published, `audit verify` reports
     that the chain lacks the published head. `audit accept` then accepts the chain.
 
     Raises:
@@ -101,9 +102,9 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
     """Decrypt all records under other master keys, and encrypt them under the primary one.
 
-    Return two numbers: records encrypted again, and records that can't be decrypted. The latter
-    stay unchanged; `audit verify` finds them. Records with a link of format 1 are left out: call
-    `renew_links` first. If the process is killed, call this function again.
+    Return two numbers: records encrypted again, and records that can't be decrypted. Records that
+    can't be decrypted stay unchanged; `audit verify` finds them. Records with a link of format 1
+    are left out: call `renew_links` first. If the process is killed, call this function again.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")

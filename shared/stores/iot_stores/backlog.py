@@ -157,7 +157,7 @@ class Backlog(BacklogAppender):
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to `ends` have left the streams.
 
-        `ends`: for each shard, the bytes ever added up to an entry (`Backlog.ends`,
+        `ends`: for each shard, the number of bytes ever added up to an entry (`Backlog.ends`,
         `AppendResult.ends`). An entry that has left its stream is stored, a dead letter, or held.
         """
         fields = [f"out:{shard}" for shard in ends]
@@ -249,9 +249,10 @@ class Backlog(BacklogAppender):
 
         The entries in `Removal.held` move to `HeldEntries` in the same step.
 
-        Nothing is removed from a stream that lacks `Removal.last`, because another drain or a
-        failover has removed this entry. After a failover, the stream may have new entries with
-        lower ids, which no drain has read.
+        Nothing is removed from a stream that lacks the entry `Removal.last`: another drain has
+        removed this entry, or a failover has lost it. After a failover, the stream may have new
+        entries with lower ids, which no drain has read. Trimming the stream up to the id of
+        `Removal.last` would delete these new entries.
         """
         keys = [self._names.backlog_counters, self._names.held_vaults]
         arguments: list[str | int | bytes] = []

@@ -2,11 +2,12 @@
 
 `backlog_append.lua` adds the entries of a group of concurrent requests and queues their drains in
 one step, with an outcome for each request. `GroupCommit` makes the groups: the first caller sends
-its request immediately. Requests that arrive during this round trip are queued; afterwards, one of
-the queued callers sends all queued requests together. So an idle service adds no delay, and under
+its request immediately. Requests that arrive during this round trip are queued. Afterwards, one of
+the queued callers sends the queued requests together. So an idle service adds no delay, and under
 load many requests share a round trip, its system calls and Redis's write to the AOF.
 
-A caller is the sender while it waits for its own answer: there is no background thread to stop.
+The caller that sends a group is the *sender*. There is no background thread that sends groups, so
+there is no thread to stop at shutdown.
 """
 
 import logging
@@ -52,7 +53,7 @@ class AppendResult:
     first_answer: bytes | None = None
     """The first answer to a repeated request; None if the entries were added."""
     ends: dict[int, int] = field(default_factory=dict)
-    """For each shard, the bytes ever added to the shard, up to and including the new entries."""
+    """For each shard, the number of bytes ever added, up to and including the new entries."""
     held: int = 0
     """Number of held entries (`HeldEntries`)."""
     session_renewals: int = 0
@@ -63,7 +64,7 @@ class Wakeup(Protocol):
     """Lets one caller wait until another caller wakes it up."""
 
     def wait(self) -> object:
-        """Block until another caller calls `wake`. Return immediately if it was called before."""
+        """Block until another caller calls `wake`. If `wake` was called before, do not block."""
 
     def wake(self) -> object:
         """Unblock the caller that is in `wait`."""
@@ -285,7 +286,8 @@ class BacklogAppender:
     def release_idle_connection(self) -> None:
         """Give the connection for appends back to the pool, if it is old and no append runs.
 
-        After a failover, the pool closes this connection to the old master when it gets it back.
+        After a failover, this connection leads to the old master. The pool closes such a connection
+        when the connection is given back.
         """
         self._groups.run_if_idle(self._script.release_old_connection)
 
@@ -298,8 +300,9 @@ class BacklogAppender:
 
         `request_names`: the Redis keys that may hold the answer (`RememberedRequest.names`).
 
-        If appends wait for replicas or disks, always return None: they may lack the entries of the
-        first attempt. The caller must call `append`, which waits and then returns the first answer.
+        If `append` waits for replicas or disks, always return None: the replicas or disks may lack
+        the entries of the first attempt. The caller must then call `append`, which waits until the
+        replicas or disks have these entries, and returns the first answer.
         """
         if self._waits:
             return None
@@ -344,7 +347,8 @@ class GroupCommit:
         """The requests for the next groups, the oldest first."""
         self._idle = {True: True}
         """Has one item while no caller is the sender. The caller that pops the item becomes the
-        sender, and must elect the next sender: all later callers wait for that."""
+        sender. The sender must elect the next sender, because all later callers wait for this
+        election."""
 
     def run(self, pending: _PendingRequest) -> _Answer:
         """Send a request, alone or in a group, and return its answer.

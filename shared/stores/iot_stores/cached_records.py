@@ -19,8 +19,10 @@ from .key_deletion import delete_key
 
 CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
-"""How long the records under a lookup of an old password are hidden: longer than Redis keeps a
-record that was cached just before."""
+"""How long records under the lookup of an old password are hidden after the change of password.
+
+Longer than `CACHE_SECONDS`, for which Redis keeps a record. So a record that a process caches
+shortly after the change expires while the record is still hidden."""
 _BATCH = 500
 _HEADER = struct.Struct("<16s32s16sB")
 
@@ -55,9 +57,9 @@ def hide_records(
 ) -> None:
     """Hide the vault's records under the lookups of its old password, for `HIDE_SECONDS`.
 
-    This also hides a record that a process caches later, because it read Postgres before the
-    change. Records of other vaults stay visible: a new vault may get the old password. `client` may
-    be a pipeline.
+    A process that read Postgres before the change may cache a record after the change. Such a
+    record is hidden, too. Records of other vaults stay visible: a new vault may get the old
+    password. `client` may be a pipeline.
     """
     for lookup in lookups:
         client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)

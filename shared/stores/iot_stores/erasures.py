@@ -46,7 +46,7 @@ class UnfinishedErasure(NamedTuple):
 
     vault_id: uuid.UUID
     noted: bool
-    """Whether the first deletion is done."""
+    """Whether the first of the two deletions of the vault's data is done (see `unfinished`)."""
 
 
 class Erasures:
@@ -155,8 +155,9 @@ def erased_among(connection: Connection, vaults: Collection[uuid.UUID]) -> set[u
 def unfinished(connection: Connection, limit: int) -> list[UnfinishedErasure]:
     """Return up to `limit` erased vaults whose segments and dead letters must be deleted now.
 
-    They are deleted twice: as soon as the vault is erased (see `note`), and again
-    `SETTLING_SECONDS` after the erasure (see `finish`).
+    The segments and dead letters of a vault are deleted twice: as soon as the vault is erased (see
+    `note`), and again `SETTLING_SECONDS` after the erasure (see `finish`), because a process may
+    have added data in between.
     """
     if not _has_tombstones(connection):
         return []

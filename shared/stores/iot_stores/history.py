@@ -150,7 +150,7 @@ class ReadFilter:
     received_high: int = INT64_MAX
     interrogator_low: int = INT64_MIN
     interrogator_high: int = INT64_MAX
-    """Bounds of the interrogator timestamp are bounds of the position: see `narrow`."""
+    """`narrow` applies the two bounds of the interrogator timestamp; `admits` ignores them."""
 
     def includes(self, bounds: SegmentBounds) -> bool:
         """Return whether `admits` is true for all readings of a segment."""
@@ -185,8 +185,8 @@ class ReadFilter:
     def narrow(self, page_range: PageRange) -> PageRange:
         """Return `page_range`, cut to the bounds of the interrogator timestamp.
 
-        A position is (interrogator timestamp, id), so these bounds are positions, too, and the
-        database index by position finds exactly the segments within them.
+        A position is (interrogator timestamp, id), so each of these bounds is also a bound of the
+        position. Postgres finds the segments within the bounds with its index by position.
         """
         if (self.interrogator_low, self.interrogator_high) == (INT64_MIN, INT64_MAX):
             return page_range

@@ -11,9 +11,10 @@ The cover must never claim a segment that the window lacks:
   after this position, and moves `since` forward. `since` never moves back, even if a slow writer
   writes to the window after the writer of a later drain.
 - After a restore, Postgres may lack drains whose segments are in the window. The entries of these
-  drains may be stored again, in other segments, so `since` moves past these drains. A new drain may
-  even end at the cover's position, with other ids: to detect this, the cover also holds the next id
-  after its last drain.
+  drains may be stored again, in other segments, so `since` moves past these drains. A drain that
+  stores the same entries again may end at the same position as the cover, but its readings have
+  other ids. If the window then lacks this drain, the position alone does not show the gap. So the
+  cover also holds the next id after its last drain.
 - The window may have its own Redis, which may have been away during drains, or restored to an
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
@@ -58,12 +59,13 @@ _LATE_SECONDS = 120
 MAX_PAYLOAD_BYTES = 2 * 2**20
 """Larger payloads are not kept, because several are fetched at a time. Reads then use Postgres."""
 _SET_BEFORE_BYTES = 4096
-"""Larger payloads are written with SET before the script runs. Lua hashes every byte of its
-arguments, so Redis would take twice the time (34 KB: 93 µs, not 51). Smaller ones cost less as
-arguments."""
+"""Larger payloads are written with SET before the script runs. As an argument of the script, a
+payload of 34 KB takes Redis 93 microseconds instead of 51, because Lua hashes every byte of an
+argument. Smaller payloads cost less as arguments than with SET."""
 _COVER = ("position", "since", "seconds", "replication_id")
 _OVERWRITTEN = (None, None, None, b"overwritten")
-"""A cover that is not valid, in place of a value of another type that another program wrote."""
+"""Stands for a cover whose key in Redis another program has overwritten with a value of another
+type. Reading such a key fails; `_ask` replaces the error by this cover, which is never valid."""
 _REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
 
@@ -113,18 +115,19 @@ class Cover:
         return stream_order(self.position) >= stream_order(position)
 
     def holds(self, since: int, now: int) -> bool:
-        """Return whether the window holds all readings that the shard received since `since`.
+        """Return whether the window holds the shard's readings received since `since`.
 
-        Times are Unix milliseconds. Readings of drains after `self.position` do not count (see
-        `reaches`). Segments expire, so return False if `since` is `self.seconds` or more before
-        `now`.
+        Only drains up to `self.position` are considered. The window may lack later drains: call
+        `reaches`, too. Return False if segments with these readings have expired, or expire within
+        a second. `since` and `now` are Unix milliseconds.
         """
         return since >= max(self.since, now - self.seconds * 1000 + _MARGIN_MS)
 
     def seconds_held(self, now: int) -> float:
         """Return for how many seconds before `now` (Unix milliseconds) the window has no gap.
 
-        In this time, it holds every reading of the shard, up to the entry at `position`.
+        The window holds every reading that the shard received in this time, up to the entry at
+        `self.position`.
         """
         return max(0.0, min(self.seconds, (now - self.since) / 1000))
 
@@ -133,9 +136,15 @@ class Cover:
 class RecentSegments:
     """The latest segments of vaults, and the covers of shards, read before and after the segments.
 
-    A writer adds a drain's segments of a shard and updates the shard's cover in one step. So if a
-    shard is in `before` and in `after`, `bounds` has no gap: if `bounds` has the segments of a
-    drain, it also has the segments of all earlier drains that both covers include.
+    A writer adds a drain's segments of a shard and updates the shard's cover in one step. So two
+    facts are true of a shard that is in `before` and in `after`:
+
+    - `bounds` has the segments of all drains up to the position of the cover in `before`.
+    - If `bounds` has a segment of a later drain, `bounds` also has the segments of all drains
+      before that drain.
+
+    Both apply only to readings that the window holds according to the cover in `after`
+    (`Cover.holds`).
     """
 
     before: Mapping[int, Cover]

@@ -62,7 +62,10 @@ class Installation:
         return self._id
 
     def refresh(self, connection: Connection) -> bool:
-        """Read the id again. Return True if the URL now leads to another database.
+        """Read the id again. Return True if the id differs from the one that was read last.
+
+        In this case, the URL of Postgres leads to another database now. Return False if no id was
+        read before.
 
         Raises:
             SettingsError: as `get_id`.

@@ -17,10 +17,13 @@ Position = tuple[int, int]
 _ID_BITS = 53
 """Ids are below 2**53, so a position is also one number: time * 2**53 + id."""
 _STEPS = (16, 24, 32, 53, 61, 69, 77, 85, 93, 101, 109)
-"""Lower bounds of the length classes after the first, as exponents of two. A segment with a length
-of 2**53 or more begins and ends at different times."""
+"""Lower bounds of the length classes after the first, as exponents of two.
 
-# As in the index `segments_reach`. A segment of one reading has length 0 and is not in it.
+The length of a segment is its last position minus its first position, both as numbers (`_ID_BITS`).
+A difference of 1 between interrogator timestamps is a length of 2**53. So the exponents from 53 on
+are steps of time, and the smaller exponents are steps of ids."""
+
+# As in the index `segments_reach`. A segment of one reading has length 0 and is not in the index.
 REACH: LiteralString = """width_bucket(
     (interrogator_max::numeric - interrogator_min) * 9007199254740992 + (last_id - first_id),
     '{65536, 16777216, 4294967296, 9007199254740992, 2305843009213693952, 590295810358705651712,

@@ -147,9 +147,9 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries are marked in this way. Without the mark, a later call of `mark_stored` could
-        make a held entry count as stored, because it adds only `MAX_MISSING` skipped numbers to
-        `missing`.
+        Held entries must be marked in this way. If `mark_stored` skips more than `MAX_MISSING`
+        numbers, it adds only the highest `MAX_MISSING` of them to `missing`. The lower numbers
+        count as stored, and one of these could be the number of a held entry without a mark.
         """
         if number > self.high:
             self.mark_stored(number)

@@ -51,10 +51,12 @@ class PasswordChanges:
         self._names = names
 
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
-        """Announce a change of password before it is made, or an erasure before or after it.
+        """Announce a change of a vault's password, or the erasure of a vault.
 
-        Also remove the vault's records under `old_lookups` from Redis, and hide records that a
-        process caches there later, because it read Postgres before the change.
+        Call this before the password is changed, or before and after the vault is erased.
+
+        Also remove the vault's records under `old_lookups` from Redis, and hide such records
+        (`hide_records`): a process that read Postgres before the change may cache one afterwards.
 
         Raises:
             RedisError: the change may have been announced or not.

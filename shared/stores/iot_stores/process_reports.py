@@ -28,7 +28,7 @@ class ProcessReport(ABC):
     """A report about this process, sent to Redis every few seconds."""
 
     consequence: str
-    """What the log says happens if the report can't be sent."""
+    """The consequence that the log names if the report can't be sent."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class ProcessReport(ABC):
         *,
         require_ownership: Callable[[], None],
     ) -> None:
-        """`service`: `api` or `writer`. `require_ownership` raises if Redis is not ours
-        (`RedisWatch`)."""
+        """`service`: `api` or `writer`. `require_ownership` raises an error unless Redis belongs to
+        this installation (`RedisWatch`)."""
         self._client = client
         self._names = names
         self._service = service
@@ -51,7 +51,8 @@ class ProcessReport(ABC):
     def report(self) -> None:
         """Send a report, at most once in `REPORT_SECONDS`; else do nothing.
 
-        If the report can't be sent, log the error: the next report has newer values.
+        If the report can't be sent, log the error and drop the report: the next report has newer
+        values.
         """
         now = time.monotonic()
         if now < self._next:

@@ -253,11 +253,11 @@ class RedisWatch:
         )
 
     def _loaded(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Return `info`; if the server was loading its data, return a newer INFO.
+        """Return `info`; if `info` shows that the server is loading its data, return a newer INFO.
 
         While a server loads its data, INFO shows `aof_enabled:0` even if appendonly is yes (Redis
-        6.2, 7.0; Valkey 9). The server may have finished since: the script that marks Redis runs
-        after this INFO, and redis-py repeats the script as long as the answer is LOADING.
+        6.2, 7.0; Valkey 9). Call `_loaded` after the script that marks Redis: redis-py repeats the
+        script while the answer is LOADING, so the server has usually finished loading by then.
 
         Raises:
             BusyLoadingError: the server is still loading its data.

@@ -56,7 +56,7 @@ class Rewrapped:
     postgres: int = 0
     redis: int = 0
     damaged: list[uuid.UUID] = field(default_factory=list)
-    """Vaults whose record in Postgres no key of the keyring opens."""
+    """Vaults whose record in Postgres can't be opened with any master key of the keyring."""
 
 
 class Rewrap:
@@ -81,7 +81,7 @@ class Rewrap:
         `progress` gets the number of records that are done.
 
         Raises:
-            psycopg.Error, RedisError: a store is away. What is done stays.
+            psycopg.Error, RedisError: a store is away. The records done so far stay rewrapped.
         """
         last = _NO_ID
         while records := self._read(connection, last):
@@ -103,7 +103,7 @@ class Rewrap:
         Redis may have brought back, are removed.
 
         Raises:
-            psycopg.Error, RedisError: a store is away. What is done stays.
+            psycopg.Error, RedisError: a store is away. The records done so far stay rewrapped.
         """
         pattern = self._names.all_vault_records
         names = self._client.scan_iter(match=pattern, count=1000)
@@ -162,9 +162,10 @@ class Rewrap:
     def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
         """Return the new value for the Redis key `name`; empty to remove the record.
 
-        A record that no master key opens is removed if Postgres has the vault's record. It stays if
-        it may be the only copy, because the keyring may lack a key by mistake: if Postgres lacks
-        the vault, and if it is the record of a replaced vault (`KeyNames.replaced_vault_record`).
+        A record that no master key opens is removed, except in two cases: Postgres lacks the vault,
+        or `name` is the key for a replaced vault (`KeyNames.replaced_vault_record`). In both cases,
+        the record may be the only copy. The record stays unchanged, because the keyring may lack
+        the record's master key by mistake.
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)

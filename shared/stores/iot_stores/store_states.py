@@ -50,8 +50,8 @@ REDIS_STATES: Mapping[str, str] = {
     "MOVED": _CLUSTER,
     "ASK": _CLUSTER,
 }
-"""Meaning of each state of Redis, by code word. `_REDIS_SENTENCES` has states without a code
-word."""
+"""Meaning of each state of Redis, by code word. Some error messages show a state without its code
+word: see `_REDIS_SENTENCES`."""
 
 _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "MAXCLIENTS": re.compile("max number of clients"),
@@ -63,7 +63,8 @@ _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "WRONGPASS": re.compile("invalid password|AUTH <password> called|Client sent AUTH"),
     "READONLY": re.compile("The previous master is now a slave"),  # redis-py, of its Sentinels
 }
-"""Wordings of errors without a code word, by the code word of their state in `REDIS_STATES`."""
+"""Patterns of error messages that have no code word. Each key is the code word in `REDIS_STATES`
+of the state that these messages show."""
 _ERR = re.compile(
     r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"
@@ -112,7 +113,8 @@ _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "tls_refused": re.compile("SSL|certificate"),
     "read_only_sql_transaction": re.compile("session is read-only|in hot standby mode"),
 }
-"""Wordings of connection errors: libpq gives no SQLSTATE for them."""
+"""Patterns of the messages of connection errors, by condition name in `POSTGRES_STATES`. libpq
+gives no SQLSTATE for connection errors."""
 
 POSTGRES_UNAVAILABLE = (
     psycopg.OperationalError,

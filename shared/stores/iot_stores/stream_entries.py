@@ -23,7 +23,7 @@ class WaitingEntry:
     entry_id: bytes
     sealed: bytes
     bytes_so_far: int
-    """Sealed bytes ever added to the shard, up to and including this entry."""
+    """Number of sealed bytes ever added to the shard, up to and including this entry."""
     read_at: int
     """When the entry was read from the stream, in Unix milliseconds of Redis's clock."""
     held_since: int | None = None
@@ -69,8 +69,12 @@ class Removal:
     held: Sequence[HeldEntry] = ()
     """Removed entries that move to the held entries (`held_entries`)."""
     is_uncovered: bool = False
-    """Whether another shard's cover in the hot window may claim readings of these entries that the
-    window lacks. This happens when `IOT_SHARDS` was changed or is being changed."""
+    """Whether `seconds/<n>` must read Postgres for times of receipt before this removal.
+
+    True if a vault of these entries belongs to another shard now, because `IOT_SHARDS` was changed,
+    or if the hot window may lack readings of these entries. The read of a vault relies on the cover
+    of the shard to which the vault belongs now. If this is not the drained shard, the cover does
+    not show whether the window has the readings of these entries."""
 
     @property
     def resets_ids(self) -> bool:

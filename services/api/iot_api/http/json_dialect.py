@@ -30,8 +30,8 @@ _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
 _MAX_DIGITS = 9
 _SHORTER_DIGITS = (1, 6)
-"""Numbers of digits to try for a prefix before `_MAX_DIGITS`. A short prefix makes a body grow
-less, but is more likely to be in the body already."""
+"""Numbers of digits to try for the prefix of the stand-ins (see `StandIns`), before `_MAX_DIGITS`
+are tried. A short prefix makes a body grow less, but is more likely to be in the body already."""
 _PAIR = b"\xff\xff"
 """Stands for a pair of backslashes while `hide` searches for escapes. UTF-8 has no byte 0xff."""
 _TO_BACKSLASH = bytes.maketrans(b"\xff", b"\\")

@@ -178,7 +178,7 @@ def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: A
 def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
     """Refuse a request that has a header more than once.
 
-    The worker joins the values of such a header to a value that the client has not sent.
+    The worker joins the values of repeated headers into one value, which the client has not sent.
 
     Raises:
         InvalidRequestError: the request has several headers with this name.

@@ -14,9 +14,11 @@ SLICE = 64 * 1024
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
 """Escapes of `json.dumps` that must be undone, in this order. The texts contain no other control
-characters: JSON allows line feeds, tabs and carriage returns, and byte 0 separates texts. The
-backslash comes first. While every backslash begins an escape, a search for two backslashes from
-left to right never finds halves of two escapes."""
+characters: JSON allows line feeds, tabs and carriage returns, and byte 0 separates texts.
+
+The escaped backslash (`\\\\`) comes first. `replace` searches from left to right, so it finds each
+escaped backslash as a whole, and each backslash that remains begins another escape. If the line
+feed (`\\n`) came first, `replace` would find it in `\\\\n`: an escaped backslash, then an n."""
 _STAND_INS = bytes(
     ord(character)
     for character in string.printable[:94]
@@ -88,8 +90,9 @@ def _escape(piece: bytes) -> bytes:
 def _rarest(piece: bytes, number: int) -> bytes:
     """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
 
-    Rare stand-ins save time: the swap turns the stand-in of a quote into a quote, and `_escape`
-    must undo each escape that `json.dumps` adds to such a quote.
+    The fewer stand-ins the piece itself contains, the less time `_escape` takes. For example, if
+    `~` is the stand-in of the quote, the swap turns each `~` of the piece into a quote.
+    `json.dumps` escapes these quotes, and `_escape` must undo the escapes.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:

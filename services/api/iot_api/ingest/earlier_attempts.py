@@ -24,8 +24,9 @@ from .idempotency import DamagedAnswerError, IdempotencyKey, IdempotencyPolicy, 
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
-"""Limit of the combinations of vaults to look for. Six passwords with a former vault have as many.
-"""
+"""Limit of the combinations of vaults under which earlier attempts are looked for. A combination
+has either the former or the present vault of each password. Six passwords that each have a former
+vault give 2**6 = 64 combinations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class DamagedAnswerError(UnavailableError):
 
 
 class IdempotencyKey(NamedTuple):
-    """The Idempotency-Key of a request, without its quotes and as it was sent."""
+    """The Idempotency-Key of a request, in two forms: without quotes, and as it was sent."""
 
     text: str
     """The key without quotes: `"abc"` and `abc` are the same key."""

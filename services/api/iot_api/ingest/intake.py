@@ -51,8 +51,9 @@ class Accepted:
     count: int
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
-    """The last entry of the request in each shard: when these are stored, all entries are. Empty
-    without `with_entries` and without an Idempotency-Key."""
+    """The last entry of the request in each shard. When these entries are stored, all entries of
+    the request are stored. Empty if the request has no Idempotency-Key and `accept` was called
+    without `with_entries`."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """By shard: where the request's entries end in the backlog (`AppendResult.ends`). Empty for a
     repeated request."""
@@ -62,7 +63,8 @@ class Accepted:
     vaults: Sequence[uuid.UUID] = ()
     """The vaults of the readings. Empty for a repeated request."""
     names: Sequence[EntryName] = ()
-    """The names of all entries. Empty without `with_entries`, and for a repeated request."""
+    """The names of all entries. Empty if `accept` was called without `with_entries`, or if the
+    request is a repeated one."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return fields for the log event of the request (`http.request_log.Logged`)."""
@@ -254,10 +256,14 @@ class Intake:
     ) -> tuple[list[OpenVault], tuple[Guard, ...]]:
         """Return the vaults of a request, and the guess limits that the append must check.
 
-        If all vaults are open and their passwords are proven, no limits are checked. If all vaults
-        are open and the client has used all of them before, the script that appends the readings
-        checks the limits. This saves a round trip. In all other cases, the limits are checked here,
-        so that a refusal does not depend on whether a vault is open.
+        There are three cases:
+
+        - All vaults are open, and their passwords are proven. Then no limits are checked.
+        - All vaults are open, and the client has used all of them before. Then the script that
+          appends the readings checks the limits. This saves a round trip.
+        - Otherwise, the limits are checked here. If the client has not used a vault before, the
+          limits are checked before this process looks whether the vault is open. So a refusal does
+          not tell the client whether the vault is open.
 
         Opening or renewing a vault may wait for a store. If a vault is erased or gets another
         password meanwhile, all vaults are looked up again.

@@ -28,9 +28,10 @@ class PutOpenings:
         If a vault was erased or got another password meanwhile, all vaults are looked up again.
 
         Raises:
-            TooManyRequestsError: the request may open no more vaults; or like
-                `Vaults.find_or_create`.
-            UnavailableError: passwords kept being changed or vaults erased meanwhile.
+            TooManyRequestsError: the request may open no more vaults. Or the client is over the
+                guess limit or the limit of new vaults. Or too many requests wait for a scrypt.
+            UnavailableError: during each of several attempts, a password was changed or a vault was
+                erased.
             RedisError, psycopg.Error: a store is away.
         """
         cache = self._vaults.cache

@@ -91,7 +91,7 @@ class _FairQueue:
         self._behind: Counter[str] = Counter()
         """Number of callers behind each untrusted proxy."""
         self._reserved: Counter[str] = Counter()
-        """Number of places that each client keeps."""
+        """Number of reserved positions of each client. Waiting callers are not included."""
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -183,12 +183,13 @@ class FairSlots:
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group. So a client with a thousand requests delays another client's
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue. The limit of the whole queue
-    does not count callers that are served after the new caller because of their priority.
+    behind one untrusted proxy together get at most half of the queue.
 
-    A caller is refused immediately if the queue is full for it. With `estimates`, a caller is also
-    refused immediately if its estimated wait exceeds its timeout. The estimate assumes turns as
-    long as the latest turns. `always_queue` skips both checks, for work that is half done.
+    A new caller is refused immediately if the queue is full for this caller. When the limit of the
+    whole queue is checked, only callers with the priority of the new caller or with an earlier
+    priority count. With `estimates`, a caller is also refused immediately if its estimated wait
+    exceeds its timeout. The estimate assumes turns as long as the latest turns. `always_queue`
+    skips both checks, for work that is half done.
     """
 
     def __init__(

@@ -66,10 +66,10 @@ class Watched:
 
 
 def unseen_since(drained: DrainedShards) -> int:
-    """Return a time in Unix milliseconds: all readings received before it are drained.
+    """Return a time in Unix milliseconds: all readings received before this time are drained.
 
-    Held and imported readings are exceptions. So a listener with all drained readings lacks only
-    readings received since.
+    So a listener that has all drained readings lacks only readings received at or after this time.
+    Held and imported readings are exceptions: they may be drained long after their time of receipt.
     """
     times = [drained.now - SLACK_MS]
     for shard in drained.next_ids:

@@ -315,10 +315,11 @@ class SegmentBatch(Sequence[Reading]):
     """
 
     def __init__(self, rows: Rows, after: Position) -> None:
-        """`after` is a position: this batch and the earlier batches have all readings up to it.
+        """`after` is the position behind which the next turn continues if this turn ends now.
 
-        The next turn continues behind `after`. These batches may have readings behind `after`, too:
-        the next turn leaves them out.
+        This batch and the earlier batches have all readings up to `after`, and maybe some readings
+        behind `after`. `UnorderedRead` remembers the ids of these batches, so that the next turn
+        does not yield their readings again.
         """
         self.rows = rows
         self.after = after
@@ -350,7 +351,7 @@ class Scan:
     """A search within a turn. It ends the turn if it finds nothing for too long.
 
     A pause ends a turn between two batches, but a read that finds nothing has no batch. Without a
-    scan, it would keep its slot and its transaction until it has opened the whole vault.
+    scan, such a read would keep its slot and its transaction until it has opened the whole vault.
     """
 
     def __init__(self, read: PausableRead, order: Order, page_range: PageRange) -> None:
@@ -359,8 +360,9 @@ class Scan:
         self._after = None if page_range.after is None else order.key_of(page_range.after)
         self._found = False
         self._reopened = self._new = 0
-        """`_reopened` counts the segments that begin before the start of this turn, which an
-        earlier turn has opened. `_new` counts all others."""
+        """This turn continues behind a position. `_reopened` counts the segments that begin at or
+        before this position: an earlier turn or page has opened these segments already. `_new`
+        counts all other segments."""
 
     def watched(self, segments: Iterable[SealedSegment]) -> Iterator[SealedSegment]:
         """Yield the segments.

@@ -42,7 +42,8 @@ from .pausable_read import (
 )
 
 MAX_BUFFERED = 2_000
-"""`latest` keeps the last n readings in memory if n is at most this, and streams more."""
+"""If n is at most this number, `latest` keeps the last n readings in memory. If n is greater,
+`latest` streams the readings."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """Limit of the texts of the readings kept in memory, in characters."""
 MIN_BYTES = 4 * 2**20

@@ -28,11 +28,13 @@ WHOLE_BYTES = 256 * 1024
 CHUNK = 512
 """Readings encoded at a time: output that stays in the CPU cache is cheaper to send."""
 RUN_CHUNK = 2048
-"""Readings of a `Run` encoded at a time. Its texts are short, and each piece costs a send."""
+"""Readings of a `Run` encoded at a time. All texts of a `Run` but one are short, so a piece may
+have more than `CHUNK` readings. A response then has fewer pieces, and each piece costs a send."""
 PIECE_CHARACTERS = 256 * 1024
 """Limit of the texts of all readings in one piece, in characters."""
 CUT_CHARACTERS = 128 * 1024
-"""A longer text is encoded in parts of this size. Escaping rarely more than doubles a text."""
+"""A longer text is encoded in parts of this size. Escaping rarely more than doubles a text, so an
+escaped part is rarely longer than `PIECE_CHARACTERS`."""
 
 _QUOTE, _QUOTES = '"', '""'
 _encoder = msgspec.json.Encoder()

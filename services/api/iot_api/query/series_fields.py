@@ -52,7 +52,8 @@ class Column:
     values: list[Any]
     """The values; None for a reading without the field."""
     types: set[type]
-    """The types of the values, maybe with types that only removed values had."""
+    """The types of the values. The set may have more types than the values: if `cut` or `selected`
+    leaves out all values of a type, the type stays in the set."""
 
     def cut(self, indices: slice) -> "Column":
         """Return the values at `indices`."""

@@ -29,14 +29,17 @@ _WINDOW_BYTES = 400
 _PENDING = 32_768
 """Number of values that are collected before they are added to their windows."""
 _PENDING_NUMBERS = 8 * _PENDING
-"""`_PENDING` for many windows, for aggregates other than `first` and `last`: their values take
-little memory, and each addition costs a microsecond per window."""
+"""Up to this many values are collected, in place of `_PENDING`, if two conditions hold: there are
+many windows, and the aggregate is neither `first` nor `last`. The values of the other aggregates
+take little memory. Each time the collected values are added, each window costs a microsecond, so it
+saves time to add them less often."""
 
 _PENDING_BYTES = 32 * 2**20
 """Limit of the texts whose values are collected, in bytes. A text counts once for each field."""
 
 _FEW = 16
-"""With this many readings per step or more, on average, readings are added step by step."""
+"""If there are at least this many readings per step on average, the readings of each step are
+collected together. With fewer readings per step, each reading is collected by itself."""
 
 Group = Any
 """The value of the group field if there is exactly one; otherwise a tuple of all group values."""

@@ -30,9 +30,10 @@ class Closable:
     failure: Exception | None = None
     """Raised by the next receive of the body."""
     missing_body: Exception | None = None
-    """Raised if the connection was closed before the head was read, and so the body does not
-    arrive. Without it, the answer would be 400 (the body is cut off), and the client might drop
-    readings."""
+    """Set when the server ends the receiving side while the connection waits for a request. If the
+    head of a request has arrived by then, but not its whole body, the receive of the body raises
+    this error. The sending side is still open, so the client gets this error as the answer.
+    Otherwise the answer would be 400 (the body is cut off), and the client might drop readings."""
     delay_ends: Event | None = None
     """Set when a delayed answer must not wait any longer."""
 

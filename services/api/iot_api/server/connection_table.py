@@ -13,7 +13,7 @@ from .phase import Phase, count_closed
 STALLED_SECONDS = 1.0
 """A connection whose body or answer makes no progress for this long may be closed to make room."""
 _RANK_SECONDS = 0.02
-"""Shortest time between two rankings of the silent connections while almost all are busy."""
+"""Shortest time between two rankings of the silent connections while few connections are silent."""
 _SHARE = 16
 """A ranking chooses at least 1/16 of all connections, if that many are silent, so that a flood of
 new connections needs few rankings."""
@@ -32,8 +32,9 @@ class _Group:
         """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        If the list is empty, make a new list, which takes time. If the previous list was short, do
-        so only once it is `_RANK_SECONDS` old.
+        If the list is empty, make a new list, which takes time. If the previous list had fewer than
+        1/16 of the connections (`_SHARE`), make no new list for `_RANK_SECONDS` after the previous
+        one: until then, return None.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):

@@ -47,9 +47,10 @@ if TYPE_CHECKING:
 _KNOWN_HEADS = 1024
 _KNOWN_HEAD_BYTES = 1024
 _KNOWN_HEAD_FIELDS = 32
-"""A process remembers parsed heads of PUTs: at most so many heads, of so many bytes and so many
-headers. A head is remembered before its token is checked, and a parsed header takes 200 bytes or
-more. So the limits bound the memory that clients without a token can use."""
+"""A process remembers parsed heads of PUTs. `_KNOWN_HEADS` limits the number of heads,
+`_KNOWN_HEAD_BYTES` the bytes of a head, and `_KNOWN_HEAD_FIELDS` the number of headers in a head.
+A head is remembered before its token is checked, and a parsed header takes 200 bytes or more. So
+the limits bound the memory that clients without a token can use."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _METHODS = rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) "
 _PLAIN_LINE = re.compile(_METHODS + rb"/[\x21-\x7e]*+ HTTP/1\.[01]\r\n")

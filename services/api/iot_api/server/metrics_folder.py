@@ -13,9 +13,10 @@ _PREFIX = "iot-api-metrics-"
 def create_metrics_folder() -> Path:
     """Create the folder in the directory for temporary files, lock it, and return it.
 
-    This process, gunicorn's master, and the workers that it forks hold the lock. First remove the
-    unlocked folders, which killed masters left behind. In Kubernetes, the directory for temporary
-    files outlives a killed container, and its space is part of the pod's memory.
+    This process is gunicorn's master. The master and the workers that it forks hold the lock. A
+    master that is killed leaves its folder behind, unlocked. So first remove all unlocked folders.
+    In Kubernetes, the directory for temporary files outlives a killed container, and its space is
+    part of the pod's memory.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if (lock := _lock(folder)) is not None:

@@ -26,8 +26,8 @@ class RevokedCertificates:
 
     identities: frozenset[Identity]
     expires: Mapping[bytes, dt.datetime]
-    """When each list expires, by issuer (DER). Then OpenSSL refuses all certificates of this issuer
-    in full handshakes."""
+    """When each list expires, by issuer (DER). Once the list of an issuer has expired, OpenSSL
+    refuses all certificates of this issuer in full handshakes."""
 
 
 class Revocations:

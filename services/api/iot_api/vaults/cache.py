@@ -21,8 +21,8 @@ RENEW_SECONDS = 300.0
 """The record of a vault in use is read again after this time, or after half of the cache time if
 that is shorter."""
 UNSETTLED_SECONDS = 0.5
-"""Until a change of a password has settled, a vault opened with the old one is kept for this
-long."""
+"""For `SETTLING_SECONDS` after a change of a vault's password was announced, the old password may
+open the vault again. The cache then keeps the vault only for this long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -38,8 +38,9 @@ class CachedVault:
     expires_at: float
     """After this time the vault is not used, and its data key is dropped within seconds."""
     missed: tuple[bytes, ...]
-    """The lookups of the password as sent, if it has no vault, and `vault` belongs to its normal
-    form; otherwise empty."""
+    """If `vault` belongs to the normal form of the password (`password_form`), and the client sent
+    another form: the lookups of the form that the client sent. No vault was found under these
+    lookups. In all other cases, `missed` is empty."""
     missing: bool = False
     """Whether Postgres lacks the record, and only a request with the password can restore it."""
     in_redis: bool = False
@@ -67,7 +68,9 @@ class VaultCache:
         self.changes_noted = 0
         """Number of announced changes of passwords and erasures that this process has noted."""
         self.followed_until = math.inf
-        """This process has read the announcement of every change that is made before this time."""
+        """This process has read the announcements of all changes that are carried out before this
+        time. The time is `ANNOUNCED_SECONDS` after the start of the last read of announcements: a
+        change is carried out no earlier than `ANNOUNCED_SECONDS` after its announcement."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
@@ -95,12 +98,12 @@ class VaultCache:
         return cached.vault
 
     def readable(self, password: bytes, proven: Container[object]) -> OpenVault | None:
-        """Return the open vault of a password if `proven` has the password's cache key.
+        """Return the open vault of a password that this connection's client has proven to know.
 
-        `proven` has the cache keys of passwords that this connection's client has proven to know.
-        Otherwise return None. Also return None if the vault is not open, if its record is due to be
-        read again, or if this process last read the announced changes at least `ANNOUNCED_SECONDS`
-        ago. If the result is None, the caller calls `Vaults.find`.
+        `proven` has the cache keys of all passwords that the client has proven to know. Return None
+        if `proven` lacks the password's cache key, if the vault is not open, if its record is due
+        to be read again, or if this process last read the announced changes at least
+        `ANNOUNCED_SECONDS` ago. If the result is None, the caller calls `Vaults.find`.
         """
         key = self.key(password)
         cached = self._vaults.get(key) if key in proven else None

@@ -35,8 +35,9 @@ MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
 MAX_FOUND = 2048
 """Maximum number of small segments that one scan of a vault considers."""
 MARGIN_MS = 60_000
-"""Segments are merged no earlier than this time after they left the hot window, so that reads of
-the last minutes find all segments there."""
+"""Segments are merged no earlier than this time after they left the hot window. While a segment is
+in the hot window, it must have the same id in Postgres: an erasure finds the ids of segments in
+Postgres, and deletes the segments with these ids from the hot window."""
 MAX_VAULTS = 128
 """Length of the queue of vaults to plan."""
 _RECENT_MS = 2 * DAY_MS
@@ -52,9 +53,10 @@ def plan(small: Sequence[SmallSegment], before: int) -> Iterator[list[SmallSegme
     merged reading at most a day late.
 
     If a day has ended by `before` (Unix milliseconds), all its small segments are merged. Of any
-    other day, only the smallest segments are merged: as many as possible, such that the largest of
-    them has at most half of their readings. If there are fewer than `MIN_SEGMENTS` of them, none
-    is merged. These rules limit how often a reading is rewritten.
+    other day, only the n smallest segments are merged. n is as large as possible, but the largest
+    of the n segments must not have more than half of the readings of all n segments. If n is less
+    than `MIN_SEGMENTS`, no segment of the day is merged. These rules limit how often a reading is
+    rewritten.
     """
     days: dict[int, list[SmallSegment]] = defaultdict(list)
     for segment in small:

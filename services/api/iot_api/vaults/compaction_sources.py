@@ -22,8 +22,9 @@ from iot_stores.small_segments import SegmentName, SmallSegment, fetch_small
 BATCH = 32
 """Number of segments fetched at a time, with at most 2 MiB. Other greenlets run between batches."""
 MAX_DAYS = 4
-"""A segment whose readings were received on more days is not merged, because an order has a key for
-each day. Such a segment arises when writers were down for days."""
+"""A segment whose readings were received on more days is not merged. A merged segment has readings
+of one day only and a key of its own, so an order needs a key for each day. This limit bounds the
+number of these keys. A segment with more days arises when writers were down for days."""
 
 _log = logging.getLogger(__name__)
 

@@ -41,7 +41,9 @@ class VaultRequest:
     """The password's cache key (`VaultCache.key`)."""
     client: Client
     reservation: Reservation = NO_RESERVATION
-    """Cancelled when the request's first scrypt waits in the scrypt queue."""
+    """A position in the scrypt queue, reserved in case the request needs a scrypt. If it does, the
+    reservation is cancelled just before the request itself takes a position in the queue:
+    otherwise the request would count twice."""
 
 
 class Vaults:
@@ -117,8 +119,8 @@ class Vaults:
         """Check whether a client may ask for a vault, and make a reservation in the queue for
         scrypts.
 
-        `key` is the password's cache key. Call this before you look whether the vault is open, so
-        that a refusal does not tell the client.
+        `key` is the password's cache key. Call this before you look whether the vault is open.
+        Otherwise a refusal would tell the client that the vault is not open.
 
         Raises:
             TooManyRequestsError: the client is over the guess limit, or the queue has no room.
@@ -145,9 +147,10 @@ class Vaults:
     ) -> tuple[PasswordSearch, ...]:
         """Return a search for the password as sent, and one for its normal form if that differs.
 
-        Vaults are created for the normal form. `is_proven`: the client has opened the password's
-        vault. Only then may the queue for scrypts put a password that this process knows first. The
-        speed would tell another client that the process knows the password.
+        Vaults are created for the normal form. `is_proven` says that the client has opened the
+        password's vault. If `is_proven` is true, and this process has opened the vault before, the
+        scrypts of the search go first in the scrypt queue. If `is_proven` is false, they have no
+        such priority: the speed would tell the client that the password has a vault.
         """
         key = self.cache.key(password) if is_proven else b""
         forms = dict.fromkeys((password, normal_form(password)))

@@ -100,12 +100,14 @@ class PasswordSearch:
         """Look for the password's record in Redis, then in Postgres.
 
         Return what was found, and whether it comes from Redis. If several lookups are in use, the
-        newest is tried alone first, because each lookup costs a scrypt. With `ask_both`, the
-        absence of a record is certain: both stores were asked.
+        newest is tried alone first, because each lookup costs a scrypt.
+
+        While Redis can't serve, only Postgres is asked. If Postgres then has no record, Redis may
+        still have a record that Postgres lost. Nevertheless, the result says that no record was
+        found. With `ask_both`, raise the error of Redis instead.
 
         Raises:
-            RedisError: `ask_both` is true, Redis can't serve, and Postgres has no record. Redis may
-                have a record that Postgres lost.
+            RedisError: `ask_both` is true, Redis can't serve, and Postgres has no record.
             POSTGRES_UNAVAILABLE: Postgres can't serve, and Redis has no record.
         """
         secrets = self.secrets(policy)

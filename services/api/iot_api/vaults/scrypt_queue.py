@@ -27,9 +27,9 @@ MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
 last request of a full queue waits for about `WAIT_SECONDS`."""
 SUSPECTS_REST = 1.0
-"""After a scrypt for a suspect, a pod starts no scrypt for suspects for this multiple of the
-scrypt's duration. A scrypt fills the CPU caches of all cores with its 128 MiB, which delays other
-requests."""
+"""Shortest rest of a pod after a scrypt for a suspect, as a multiple of the scrypt's duration.
+During the rest, the pod starts no other scrypt for a suspect. A scrypt fills the CPU caches of all
+cores with its 128 MiB, which delays other requests."""
 MAX_KNOWN = 50_000
 """Number of password keys remembered as known, 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
@@ -105,7 +105,11 @@ class ScryptQueue:
         return self._slots.reserve(client, seconds=WAIT_SECONDS, priority=Priority.SECOND)
 
     def _take_turn(self, wait: "_Wait", key: bytes) -> str:
-        """Wait for a turn. Return the queue that gave the turn: "known", "first" or "suspects"."""
+        """Wait for a turn. Return the name of the queue that gave the turn, for the metrics.
+
+        The name is "known" for passwords that this process has opened before, "suspects" for the
+        other passwords of suspects, and "first" for all other passwords.
+        """
         if key in self._known:
             wait.enter(self._slots)
             return "known"

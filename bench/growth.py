@@ -2,7 +2,8 @@
 
 Services with histories of different sizes run side by side and get the same load in turn, so that
 other work on the machine affects all of them alike. CPU seconds are those of all processes of a
-service. Postgres counts pages. Autovacuum is off during the measurement.
+service. The statistics of Postgres say how many pages (8 KiB) a read finds in memory, and how many
+it reads from disk. Autovacuum is off during the measurement.
 """
 
 import argparse
@@ -23,8 +24,8 @@ SHARDS = (1, 2, 4, 8)
 FEW, MANY = READINGS[0], READINGS[-1]
 USUAL_VAULTS, USUAL_SHARDS = 1000, 8
 FULL, BRIEF, QUICK = (5, 50, 100), (5, 40, 32), (2, 15, 40)
-"""Each is: rounds, batches per lane and round, requests per kind of read and round. BRIEF is for
-`make bench`, which judges ingest only.
+"""Three numbers each: rounds, batches that each connection sends in a round, and requests for each
+kind of read in a round. BRIEF is for `make bench`, which judges ingest only.
 """
 FLOOR, AIM = 1.15, 1.05
 
@@ -118,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print a table for each number of vaults. Return 1 if a floor is not held."""
+    """Measure, and print a table for each number of vaults.
+
+    Return 1 if a figure misses a limit of the kind `Kind.FLOOR`, else 0.
+    """
     given = _parser().parse_args(arguments)
     held, effort = True, QUICK if given.quick else FULL
     for vaults in given.vaults:

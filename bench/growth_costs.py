@@ -28,7 +28,8 @@ LANES = 4
 BATCH = 1000
 LAST = 100
 SECONDS = 3600
-"""Longer than the hot window, so that the read goes to Postgres."""
+"""The n of the measured read `seconds/<n>`. It is longer than the hot window, so that this read
+goes to Postgres."""
 
 Cost = dict[str, float]
 
@@ -94,7 +95,7 @@ class Grown:
     def calls(self) -> dict[str, Callable[[], int]]:
         """Return a function for each kind of read.
 
-        It reads in this process, and returns the number of readings.
+        The function reads in this process, and returns the number of readings.
         """
         readings, vault, window = self.parts.readings, self.vault, self.window
         read_filter = ReadFilter(window.low, window.high)

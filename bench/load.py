@@ -15,11 +15,12 @@ TIMEOUT_SECONDS = 60
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 Lane = Iterable[bytes]
+"""The requests that one connection sends, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How a side accepts readings over HTTP."""
+    """How a service under load accepts readings over HTTP."""
 
     method: str
     path: str
@@ -27,7 +28,8 @@ class Wire:
     status: int
     """Status of the response that acknowledges readings."""
     batch: Callable[[int, int, str], bytes]
-    """Returns a body, given the number of its first reading, how many readings, and the vault."""
+    """Returns the body of a batch, given the number of its first reading, the number of readings,
+    and the vault."""
     single: Callable[[int, str], str]
     """Returns the body of one reading, given its number and the vault."""
 

@@ -3,7 +3,8 @@
 py-spy samples the running threads of a process from outside, 200 times a second. It does not pause
 the process (`--nonblocking`), because a pause wakes waiting threads. A sample counts for the stage
 whose code is nearest to the top of the stack, so library calls of a stage count for the stage. A
-thread that waits for a core counts as running, so a call that wakes another process looks large.
+thread that waits for a core counts as running. If a call wakes another process, that process may
+take the core of the thread. The thread then waits within the call, and the call looks expensive.
 """
 
 import shutil

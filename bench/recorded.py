@@ -29,10 +29,11 @@ RECORDED = Path(__file__).with_name("results.json")
 
 
 def write(results: Results, scale: Scale, path: Path = RECORDED, only: Sequence[str] = ()) -> None:
-    """Write the figures of a run. The tables in the file, which other commands wrote, stay.
+    """Write the figures of a run to the file. Keep the file's tables, which other commands wrote.
 
-    With `only`, the run made these measures and no others. Their figures replace those of the same
-    names, and `partial` says when they were made, and how busy the machine was.
+    If the run made only some measures, `only` names them. The figures of the run then replace the
+    figures of the same names in the file, and the other figures stay. The member `partial` of the
+    file says when each of these measures was made, and how busy the machine was.
     """
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     details: dict[str, dict[str, str]] = {}

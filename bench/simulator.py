@@ -55,7 +55,8 @@ class Plant:
     busy: float = 3000
     """With more entries a second, the linger of a writer grows."""
     max_linger: float = 0.05
-    """The linger from twice `busy` entries a second on; ignored if it is shorter than `linger`."""
+    """The longest linger. It applies if `2 * busy` or more entries come in a second. Ignored if it
+    is shorter than `linger`."""
     rest: float = 0.005
     """Shortest seconds from the end of a writer's drain to the start of its next one."""
     job: float = 0.003

@@ -60,7 +60,10 @@ class Bench:
         return wire.request(wire.body(begin, batch, vault))
 
     def loads(self) -> list[Spent]:
-        """Measure an idle service and loads of mostly jobs, drains, entries, segments, readings."""
+        """Measure the service when it is idle, and then under five loads.
+
+        The first load contains mostly jobs, the second one mostly drains, and so on (`THINGS`).
+        """
         number = int(4000 * self._scale)
         singles, many = self._lanes(self.few, number), self._lanes(self.many, number)
         seconds = 20 * self._scale
@@ -112,7 +115,7 @@ class Bench:
         return float(row[0] or 0) if row else 0.0
 
     def queued(self) -> tuple[float, float]:
-        """Return the bytes in Redis of an entry in the backlog, and of a reading in it."""
+        """Return two sizes in Redis, in bytes: an entry without readings, and a reading."""
         pid = self._service.pids["writer"]
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -137,9 +140,10 @@ class Bench:
         return int(cast("dict[str, int]", self.redis.info("memory"))["used_memory"])
 
     def stored(self) -> tuple[float, float, float]:
-        """Return the bytes in Postgres of a segment and of a reading, and of WAL for a stored byte.
+        """Return the size of a segment without its readings, the size of a reading, and a factor.
 
-        Small and large segments give two equations for the first two.
+        The sizes are bytes in Postgres. The factor is the number of WAL bytes for each stored byte.
+        Small and large segments give two equations, whose solution is the two sizes.
         """
         sizes, written = [], self._wal()
         lanes = self._lanes(self.many, int(4000 * self._scale))
@@ -161,7 +165,7 @@ class Bench:
         return float(row[0]) if row else 0.0
 
     def keys(self) -> tuple[float, float]:
-        """Return the bytes in Redis of a hot segment without its payload, and of a vault."""
+        """Return the bytes in Redis of a hot segment without its payload, and of a vault record."""
         segments, indexes, records = (
             list(self.redis.scan_iter(f"{prefix}*", count=1000))
             for prefix in ("iot:hot:segment:", "iot:hot:index:", "iot:vault:")

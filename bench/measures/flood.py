@@ -35,8 +35,8 @@ SETTINGS = {
     "IOT_TRUSTED_PROXIES": "1",  # so that each flood has its own address
 }
 DEVICE, RESTARTED = "127.0.0.2", "127.0.0.3"
-CLOSED = 2
-"""Vaults that are opened during each flood."""
+OPENINGS = 2
+"""Number of closed vaults that are opened during each flood."""
 _ADDRESSES = count(1)
 _BEGIN_SECONDS = 0.5
 """Time from the start of a flood until the device is measured."""
@@ -45,7 +45,10 @@ _SCRIPT = Path(__file__).parents[1] / "flood.lua"
 
 @dataclass(slots=True)
 class _Values:
-    """The values measured with one kind of flood: one for each round, `CLOSED` in `first`."""
+    """The values measured with one kind of flood.
+
+    Each list has one value for each round, but `first` has `OPENINGS` values for each round.
+    """
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
@@ -63,7 +66,7 @@ def measure_flood(stage: Stage) -> None:
     rounds, seconds = stage.scale.rounds, stage.scale.flood_seconds
     found: defaultdict[str, _Values] = defaultdict(_Values)
     with running_service(settings=SETTINGS) as service:
-        closed = _closed_vaults(service, rounds * len(FLOODS) * CLOSED)
+        closed = _closed_vaults(service, rounds * len(FLOODS) * OPENINGS)
         with _Device(service) as device:
             for kind in [*FLOODS] * rounds:
                 _measure_round(service, device, kind, seconds, found[kind], closed)
@@ -83,7 +86,7 @@ def _measure_round(
     with _flooded(service, kind):
         time.sleep(_BEGIN_SECONDS)
         _note(device.send(seconds), seconds, values.beside, values.p99_beside)
-        values.first += [_first_answer(service, next(closed)) for _ in range(CLOSED)]
+        values.first += [_first_answer(service, next(closed)) for _ in range(OPENINGS)]
 
 
 class _Device:

@@ -25,7 +25,8 @@ ASK_PAUSE_SECONDS = 0.002
 GIVE_UP_SECONDS = 10
 SINGLE_LANES = 16
 FULL_LOAD_TIMES = 4
-"""How often the batches of a round are sent to find the full load: a short load is too fast."""
+"""How many times the batches of a round are sent to find the full load. If they were sent only
+once, the load would be short, and faster than the service can sustain."""
 
 
 def measure_freshness(stage: Stage) -> None:

@@ -75,7 +75,10 @@ def fill(side: Side, vault: str, count: int, lanes: int, size: int = 1000) -> No
 
 
 def read_all(port: int, vault: str) -> int:
-    """Read a vault of this service or of the stand-in. Return the number of readings."""
+    """Read a vault over HTTP, and return the number of readings.
+
+    The server on `port` is this service, or the stand-in for the old server.
+    """
     body = json.dumps({"data": {"db_password": vault}}).encode()
     return count_in_response(port, "POST", "/api/iot", body, MARK)
 

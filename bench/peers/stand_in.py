@@ -13,12 +13,17 @@ from bench.peers.side import HTTPPeer
 
 SETTLE_SECONDS = 120
 
+# Figures of the real old server on two cores.
 RECORDED_SINGLE = 1_430.0
+"""Requests/s with one reading each."""
 RECORDED_ACKNOWLEDGED = 115_000.0
+"""Readings/s in batches, until they are acknowledged."""
 RECORDED_STORED = 42_000.0
+"""Readings/s in batches, until they are stored."""
 RECORDED_READ = 491_476 / 8.2
+"""Readings/s of a read."""
 RECORDED_BYTES = 178.0
-"""Figures of the real old server on two cores: requests/s, readings/s, bytes per reading."""
+"""Bytes on disk per reading."""
 
 
 class StandIn(HTTPPeer):

@@ -24,10 +24,12 @@ _log = logging.getLogger("iot_sensor_client")
 class Follower:
     """Polls for new readings.
 
-    Each poll reads again from `overlap` seconds before the newest known reading, and leaves out
-    known ids. This finds even a reading that is stored an hour late: the service stores the
-    readings of one password in the order of receipt, so a late reading was received after the
-    newest known reading.
+    Each poll asks for the readings received since the newest known reading. This finds even a
+    reading that is stored an hour late: the service stores the readings of one password in the
+    order of receipt, so a late reading was received after all known readings.
+
+    A poll begins `overlap` seconds earlier, because the clocks of the service's machines may
+    differ. The poll leaves out readings whose ids are known.
     """
 
     def __init__(

@@ -22,17 +22,20 @@ if TYPE_CHECKING:
     from .client import Client
 
 STREAM_SECONDS = 60.0
-"""Longest time without a byte, until the first event tells the interval of the heartbeats."""
+"""Timeout of a stream until its first event: the longest time without a byte. The first event says
+after how many seconds without another event the service sends the event `heartbeat`. From then on,
+the timeout follows from this number."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
 """How many ids to remember. Readings that the stream left out are read by time, and those with a
 known id are dropped."""
 _STOP_SECONDS = 0.2
 _MAX_VAULT_SECONDS = 10.0
-"""Longest pause while no vault has the password. The next stream begins with the readings since the
-first attempt, as far as the hot window holds them (300 s by default)."""
+"""Longest pause between two attempts to open a stream, while no vault has the password. When
+a stream opens, it begins with the readings received since the first attempt, if the hot window
+still holds them (300 s by default)."""
 _POLLING_SECONDS = 30.0
-"""While the follower polls, it asks for a stream this often."""
+"""Seconds between two attempts to open a stream, while the follower polls."""
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 _log = logging.getLogger("iot_sensor_client")

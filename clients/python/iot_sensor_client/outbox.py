@@ -74,9 +74,9 @@ class Outbox:
 
     A whole batch is set aside in two cases:
 
-    - It is not known for 23 hours whether the service has stored the batch. After 24 hours, the
-      service forgets the batch's Idempotency-Key, and could store the batch twice. With
-      `in_doubt="send"`, such a batch is sent again.
+    - The result of an attempt is unknown, and 23 hours later it is still not known whether the
+      service has stored the batch. After 24 hours, the service forgets the batch's Idempotency-Key,
+      and could store the batch twice. With `in_doubt="send"`, such a batch is sent again.
     - The service has other readings under the Idempotency-Key of the batch
       (`idempotency_key_reused`). This happens if the file was copied, and both copies have sent.
       Some readings of the batch may be stored, so no reading is sent again.

@@ -52,8 +52,8 @@ class Batch:
     rows: Sequence[str]
     created: float
     tried: float | None
-    """Unix time of the first attempt whose result is unknown, or an earlier time. None: all are
-    known."""
+    """Unix time of the first attempt whose result is unknown. If the process was killed before it
+    recorded the attempt: the time when the batch was created. None: no result is unknown."""
 
 
 @dataclass(slots=True)

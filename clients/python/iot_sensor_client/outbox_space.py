@@ -20,7 +20,8 @@ RESERVE_BYTES = 2 * 1024 * 1024
 WAL_BYTES = 512 * 1024
 """Space that the WAL keeps after a checkpoint, which comes after 100 pages (400 KiB)."""
 _PLENTY = 8
-"""A disk with space for this many reserves has enough space for all its outboxes."""
+"""If this many times `RESERVE_BYTES` are free on the disk, an outbox adds readings without making
+room: the space is enough, even if several outboxes add readings at the same time."""
 _KEPT_PAGES = 256
 """Free pages that the file keeps for new readings (1 MiB)."""
 _VACUUM_PAGES = 2048
@@ -110,10 +111,11 @@ class OutboxSpace:
     def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
         """Return the file's free pages to the disk, so that others can use the space.
 
-        This runs VACUUM, which copies all pages in use. Do nothing if it would cost too much:
+        This runs VACUUM, which copies all pages in use. Do nothing in these cases:
 
-        - At most `kept_pages` are free, or at most `free_per_used` for each page in use.
-        - More than `_VACUUM_PAGES` are in use.
+        - Few pages are free: at most `kept_pages`, or at most `free_per_used` free pages for each
+          page in use.
+        - More than `_VACUUM_PAGES` pages are in use.
         - The disk has no room for two copies of the pages in use.
         """
         # A failure leaves the file as it was. It must not fail the caller, who has just removed

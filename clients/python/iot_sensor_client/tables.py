@@ -10,7 +10,8 @@ from typing import Any
 _TIMES = ("relative_timestamp", "interrogator_timestamp")
 _FREEFORM = "freeform"
 _MAX_DIGITS = 1_000
-"""CPython converts at most 4,300 digits by default (`sys.set_int_max_str_digits`)."""
+"""Maximum number of digits of an integer; a longer one becomes a string. This is below the limit of
+CPython, which is 4,300 digits by default (`sys.set_int_max_str_digits`)."""
 _MAX_FLOAT_INTEGER = 2**53
 """Up to this integer, a float64 represents every integer exactly."""
 Pages = Iterable[Sequence[Mapping[str, Any]]]
@@ -90,10 +91,11 @@ def _columns(pages: Pages, *, flatten: bool) -> Columns:
 
 
 def _members(freeform: str) -> dict[str, Any]:
-    """Return the value of each column, such as `freeform.rssi`, for a reading's `freeform`.
+    """Return the values of the columns for a reading's `freeform`, which is JSON text.
 
-    `freeform` is JSON text. If it is not an object, its value is that of the column `freeform`. An
-    integer with more than `_MAX_DIGITS` digits becomes a string.
+    If `freeform` is an object, each member is the value of a column such as `freeform.rssi`. If
+    not, the whole of it is the value of the column `freeform`. An integer with more than
+    `_MAX_DIGITS` digits becomes a string.
     """
     value = json.loads(freeform, parse_int=_integer)
     if "\\u" in freeform:

@@ -36,7 +36,7 @@ entries (docs/adr/0031)."""
 BUSY_ENTRIES = 3000
 """Entries a second above which the linger grows, because the API needs the CPU for requests."""
 MAX_LINGER_SECONDS = 0.05
-"""The linger from twice `BUSY_ENTRIES` entries a second on."""
+"""The longest linger. It applies if `2 * BUSY_ENTRIES` or more entries come in a second."""
 PAUSE_SECONDS = 0.005
 """Shortest pause after a drain, even after a long drain, so that idle writers get work, too."""
 JOB_SECONDS = 1.0

@@ -189,7 +189,7 @@ def _hand_over(writer: Writer) -> None:
 def recover(writer: Writer) -> None:
     """Queue a sweep after RQ's loop has ended, for example because Redis was away.
 
-    If Redis is full and takes no jobs, drain all shards here, without jobs, to make room.
+    If Redis is full and takes no jobs, drain all shards directly, without jobs, to make room.
     """
     try:
         writer.watch.require_ownership()
@@ -198,7 +198,7 @@ def recover(writer: Writer) -> None:
         writer.backlog.enqueue_once([names.SWEEP_JOB])
     except RedisError as error:
         if is_out_of_memory(error):
-            _log.warning("Redis is full: draining without jobs")
+            _log.warning("Redis is full and takes no jobs: draining all shards directly")
             _drain_directly(writer)
     except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
         _log.debug("no sweep is queued: %s", error)
@@ -226,7 +226,7 @@ def _like_a_job(writer: Writer) -> Iterator[None]:
             yield
     except Exception as error:  # noqa: BLE001 - any defect of one shard
         writer.drop_postgres()
-        report(_log, "draining without jobs failed", error)
+        report(_log, "draining directly failed", error)
 
 
 def _work_on_jobs(writer: Writer) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_CONNECTIONS = 50
-"""Maximum number of connections; a probe or a scrape takes one. One more closes the oldest."""
+"""Maximum number of open connections. Each probe and each scrape opens one. A connection beyond
+the maximum makes the server close the oldest one."""
 SILENT_SECONDS = 10.0
 """Seconds after which a client that sends nothing is disconnected."""
 Check = Callable[[], tuple[bool, Mapping[str, str]]]

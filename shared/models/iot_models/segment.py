@@ -8,8 +8,8 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
 
 The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in the
 order above. Ids are not stored: each is `ID_STRIDE` above the last. Times are run-length encoded.
-`SORTED`: the readings were received in another order. The segment also has the position of each
-reading in that order. `MERGED` and `MERGED_ALONE`: ids and times are two more columns.
+`SORTED`: the order of receipt was another one. One more column has each reading's position in the
+order of receipt. `MERGED` and `MERGED_ALONE`: ids and times of receipt are two more columns.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 

@@ -10,7 +10,9 @@ from .reading import INT64_MAX, INT64_MIN
 # Possessive quantifiers: a text that is not a number is refused in one pass, without backtracking.
 _NUMBER = re.compile(r"([+-]?(?:\d++(?:\.\d*+)?|\.\d++))(?:[eE]([+-]?)(\d++))?", re.ASCII)
 _MAX_EXPONENT_DIGITS = 9
-"""Longer exponents count as 999,999,999. No request has so many digits that the result differs."""
+"""An exponent with more digits counts as 999,999,999. The result is the same: zero, or an error,
+because the number is beyond 64 bits. Only a mantissa with nearly a billion digits could change the
+result, and no request is so long."""
 _US_DATE = re.compile(
     r"(1[0-2]|0?[1-9])/(3[01]|[12]\d|[0 ]?[1-9])/(\d{4})"
     r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",

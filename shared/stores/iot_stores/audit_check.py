@@ -202,8 +202,8 @@ class _Check:
         maker = retired.get(key_id_of(link))
         if maker is not None and sequence > maker.sequence:
             raise AuditFaultError(
-                f"{where} has a link that was made with master key {key_id_of(link)}, but this key "
-                f"was retired after link {maker.sequence}"
+                f"{where} was chained with master key {key_id_of(link)}, although this key was "
+                f"retired earlier, after link {maker.sequence}"
             )
         for key_id, key in retired.items():
             if key.sequence == sequence and key.link != link:

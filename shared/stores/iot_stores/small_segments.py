@@ -131,7 +131,7 @@ def replace(
     names = [(segment.bounds.first_id, segment.bounds.received_min) for segment in old]
     deleted = connection.execute(_DELETE, _parameters(old[0].vault_id, names)).rowcount
     if deleted != len(old):
-        raise RuntimeError(f"only {deleted} of the {len(old)} segments to replace exist")
+        raise RuntimeError(f"{len(old)} segments must be replaced, but only {deleted} exist")
     history.insert(connection, new)
 
 

@@ -169,7 +169,7 @@ def test_a_retired_key_continues_no_chain(log: Log) -> None:
     link = make_link(log.old, head.link, ChainedRecord(4, record_id, at, b"event 0"))
     log.postgres.execute("INSERT INTO audit_chain VALUES (4, %s, %s)", (record_id, link))
     with pytest.raises(
-        AuditFaultError, match="made with master key 1, but this key was retired after link"
+        AuditFaultError, match="master key 1, although this key was retired earlier, after link"
     ):
         log.verify(retired)
 

@@ -14,7 +14,8 @@ _MAX_PAUSE = 5.0
 _READ_EVERY = 10
 """Number of readings that a device sends between two reads of its last reading."""
 _MAX_LAG_SECONDS = 1.0
-"""After a delay, a device sends faster than its rate, to make up for at most this many seconds."""
+"""Longest delay that a device makes up for, by sending faster than its rate. Of a longer delay, the
+device makes up for this many seconds only."""
 _MAX_FAILURES = 20
 
 

@@ -55,8 +55,8 @@ def _verify(parsed: argparse.Namespace) -> int:
         raise AuditFaultError(
             f"the chain is whole up to {checked.head}, but later records may be missing: "
             "Redis has no published head to compare with. To check for them, pass the last head "
-            "that a writer logged (--head). For later checks, a running writer publishes the "
-            "current head within seconds"
+            "that a writer logged (--head). A running writer publishes the current head within "
+            "seconds; later checks then compare with this head"
         )
     head, pending = checked.head or "none", checked.pending
     print(f"the audit log is whole: head {head}; records not chained yet: {pending}")

@@ -13,7 +13,8 @@ from .option_types import Subparsers, positive_integer, seconds
 from .stored_keyring import add_keyring_options, stored_keyring
 
 _SETTLE_SECONDS = 60.0
-"""A request stores what it seals at most this long after it has chosen the master key."""
+"""Longest time between two steps of a request: it chooses the primary master key, and it stores
+what it has encrypted under this key."""
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:

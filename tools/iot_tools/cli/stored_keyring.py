@@ -85,9 +85,10 @@ class StoredKeyring:
             writer_keys.change(derive)
 
     def retired_key_of_writers(self) -> KeyId | None:
-        """Return the id of the newest retired master key that the writers' keys still contain.
+        """Return the id of the newest retired master key that a writers' key is derived from.
 
-        Return None if there is no such key, or if the writers' keys are not found.
+        Return None if no writers' key is derived from a retired master key, or if the writers' keys
+        are not found.
         """
         text = None if self._writer_keys is None else self._writer_keys.read()
         if text is None or not is_for_writers(text):

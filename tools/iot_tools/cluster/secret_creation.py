@@ -40,7 +40,8 @@ class SecretRequest:
     keyring: str | None = None
     writer_keys: str | None = None
     keyring_from: tuple[str, str] | None = None
-    """An existing Secret and its key: the keyring from which the writer keys are derived."""
+    """An existing Secret, and the field of this Secret that holds the keyring. The writer keys are
+    derived from this keyring. None: they are derived from the keyring in the Secret `keyring`."""
     tokens: str | None = None
     """The Secret with tokens.json, which has only hashes of the tokens."""
     token_values: str | None = None
@@ -54,9 +55,9 @@ class SecretRequest:
     postgres: tuple[str, str] | None = None
     """The name of the Secret, and the host of Postgres."""
     required: Sequence[tuple[str, str]] = ()
-    """Existing Secrets, and the key that each must have."""
+    """Pairs: an existing Secret, and a field that this Secret must have."""
     ports: Sequence[tuple[tuple[str, str], frozenset[int]]] = ()
-    """For each URL: its Secret, its key there, and the ports that the network policies open."""
+    """For each URL: its Secret, its field there, and the ports that the network policies open."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -215,8 +216,8 @@ class SecretCreation:
                 _log.info("Secret %s: exists, not changed", name)
                 continue
             _log.info(
-                "Secret %s: not created, because %s exists and would not contain its tokens; "
-                "create new tokens with `iot-sensor tokens create`",
+                "Secret %s: not created, because %s exists and has no hashes of the tokens that "
+                "this new Secret would hold; create new tokens with `iot-sensor tokens create`",
                 name,
                 request.tokens,
             )

@@ -54,8 +54,9 @@ def send_through(
     `wait_seconds` is 0, the call waits for one attempt, for up to 5 s.
 
     Raises:
-        IotError: the outbox can't store the readings, or it has set readings aside and does not
-            send them again. The service refused these readings for good, or may have stored them.
+        IotError: the outbox can't store the readings, or it has set readings aside during this call
+            and does not send them again. The outbox sets readings aside if the service refuses them
+            for good, or if it is not known whether the service has stored them.
     """
     try:
         with Outbox(client, path, linger=0.0) as outbox:

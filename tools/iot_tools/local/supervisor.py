@@ -59,7 +59,7 @@ class Supervisor:
         After an exception, the parts that were started still run: call `stop`.
 
         Raises:
-            LaunchError: a part could not be started, ended, or was not ready in time.
+            LaunchError: a part could not be started, has ended already, or was not ready in time.
             ShutdownRequested: a signal arrived.
         """
         waiting = [_Watched(part) for part in parts]

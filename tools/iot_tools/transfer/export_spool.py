@@ -99,7 +99,8 @@ class ExportSpool:
     def cursor(self) -> str | None:
         """The last cursor that the service returned, or None if it has not returned any.
 
-        The next page begins at this cursor. In a complete spool, the last page began at it.
+        If the spool is incomplete, the next page begins at this cursor. If the spool is complete,
+        its last page began at this cursor: the service returns no cursor with the last page.
         """
         return self._state("cursor")
 

@@ -26,7 +26,8 @@ class Chunks:
     def __init__(self, rows: Iterator[tuple[int, ImportRow]]) -> None:
         self._rows = rows
         self._next: deque[tuple[int, ImportRow]] = deque()
-        """Rows that come before the other rows."""
+        """Rows to take before further rows of the file: rows that were put back, and a row that
+        `left` has read."""
         self.taken = 0
         """How many rows were taken and not put back."""
 

@@ -20,8 +20,8 @@ _DIGEST_BYTES = 16
 _Cell = TypeVar("_Cell")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 MAX_DIGITS = 4_300
-"""Most digits of an integer that CPython converts by default (`sys.set_int_max_str_digits`): the
-time grows with the square of their number."""
+"""Maximum number of digits of a text that is converted to an integer. This is CPython's default
+(`sys.set_int_max_str_digits`): the time grows with the square of the number of digits."""
 CSV_NAMES = {
     "absolute_timestamp": "received", "relative_timestamp": "relative",
     "relativetime": "relative", "interrogator_timestamp": "interrogator",

@@ -190,10 +190,11 @@ class Importer:
     def _compare(self) -> None:
         """Read the vault, and mark the readings in the plan that the service has.
 
-        While the vault is read, a writer may store a chunk of an earlier, killed run. If the read
-        finds only a part of the chunk, the rest would be sent with another key, and be stored
-        twice. So read the vault until two successive reads find the same number of the file's
-        readings. One read is enough if it finds all or none of them.
+        The vault is read page by page. Between two pages, a writer may store a chunk of an earlier,
+        killed run. The read then misses the readings of this chunk that belong to earlier pages.
+        The import would send the missed readings with another Idempotency-Key, and the service
+        would store them twice. So read the vault until two successive reads find the same number of
+        the file's readings. One read is enough if it finds all readings of the file, or none.
         """
         before = self.report.readings
         while True:

@@ -1,7 +1,7 @@
 """The cipher of the old program's database, only for its files.
 
-AES-256-CTR without authentication. The 32 bytes of the key are the first 32 hex digits of
-SHA-512(password). The first counter block is the number in the last 16 decimal digits of the
+AES-256-CTR without authentication. The key is the first 32 hex digits of SHA-512(password), as 32
+bytes of ASCII. The first counter block is the number in the last 16 decimal digits of the
 interrogator timestamp. The text has PKCS#7 padding and is stored in base64.
 """
 

@@ -13,7 +13,11 @@ _BATCH = 5_000
 
 
 class ParquetFile:
-    """A Parquet file of `iot-sensor export`, or one with the columns of such a CSV file."""
+    """A Parquet file to import.
+
+    Its columns have the names of the columns of a CSV file (`check_columns`), as in a Parquet file
+    of `iot-sensor export`.
+    """
 
     def __init__(self, path: Path, password: str) -> None:
         self._pa, self._pq = pyarrow()

@@ -106,7 +106,9 @@ def _check_usable(
         )
     issuers = [each for each in authorities if each.subject == found.issuer]
     if issuers and not any(_is_signed_by(found, each) for each in issuers):
-        raise SettingsError(f"{name} is not signed by this authority")
+        raise SettingsError(
+            f"{name} is not signed by the authority of this name in IOT_TLS_CLIENT_CA_FILE"
+        )
 
 
 def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

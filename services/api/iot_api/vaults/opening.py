@@ -273,7 +273,7 @@ class Vaults:
         except TooManyRequestsError:
             pass  # scrypts run: a later renewal moves the vault
         except UnavailableError as error:
-            _log.warning("vaults are not moved to the newest lookups now: %s", error)
+            _log.warning("a vault keeps its old lookup until a later renewal: %s", error)
         return record
 
     def _search(

@@ -77,7 +77,7 @@ class VaultOpener:
                 return self._create(search, key, policy)
             except PolicyChangedError:
                 self._policy.forget()
-        raise UnavailableError("the lookups in use are being changed; try again")
+        raise UnavailableError("the lookup policy in Postgres keeps changing; try again")
 
     def _open_record(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool
@@ -115,7 +115,7 @@ class VaultOpener:
         except VaultErasedError:
             raise OldRecordError from None
         except (PolicyChangedError, UnavailableError, TooManyRequestsError) as error:
-            _log.warning("a vault record that Postgres lacks is not restored now: %s", error)
+            _log.warning("a vault record that Postgres lacks is not restored yet: %s", error)
             self._restorer.watch(record)
             return record, vault
         if standing.vault_id != record.vault_id:
@@ -162,7 +162,7 @@ class VaultOpener:
         except PolicyChangedError:
             self._policy.forget()  # a later use moves the vault
         except (RedisError, psycopg.Error) as error:
-            report(_log, "vaults are not moved to the new lookups now", error)
+            report(_log, "a vault keeps its old lookup until a later use", error)
         return record
 
     def keep(

@@ -59,8 +59,8 @@ HOT_WINDOW_PAUSE_SECONDS = 10.0
 """Pause after an error of a hot window that has its own Redis. Each attempt may take a timeout of
 seconds, in which the backlog grows."""
 MANY_MISSING = 1000
-"""Number of missing entry numbers from which a session should end, because each drain reads and
-writes all of them."""
+"""If a session lacks more entry numbers than this, the writer asks the API for new sessions: each
+drain reads and writes all missing numbers of a session."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 

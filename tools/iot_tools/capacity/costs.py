@@ -85,7 +85,8 @@ class Costs:
     )
     stored_segment: float = _cost(MEASURED["stored_segment"], "bytes",
                                   "Postgres: a segment's row and index entries", _DISK)  # fmt: skip
-    stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault", _DISK)
+    stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault",
+                                "pg_total_relation_size of vaults")  # fmt: skip
     wal_factor: float = _cost(MEASURED["wal_factor"], "",
                               "Postgres: WAL for a stored byte, page images included",
                               "pg_current_wal_lsn over the loads")  # fmt: skip

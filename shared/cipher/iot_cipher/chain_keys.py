@@ -4,8 +4,9 @@ The chain keys of retired master keys stay in the keyring, to check the links ma
 
     "retired": {"<id>": {"chain": <base64>, "sequence": <number>, "link": <hex>}}
 
-`sequence` and `link` belong to the last record of the chain when the key was retired. Links made
-with the key are valid only up to this record, so a thief of the key can't extend the chain.
+`sequence` and `link` are the number and the link of the record that was the last of the chain when
+the master key was retired. Links made with `chain` are valid only up to this record, so a thief of
+the key can't extend the chain.
 """
 
 import base64
@@ -28,8 +29,8 @@ class RetiredKey(SecretHolder):
     __slots__ = ("chain_key", "link", "sequence")
 
     def __init__(self, chain_key: bytes, sequence: int, link: bytes) -> None:
-        """`sequence` and `link` belong to the last record of the chain when the key was retired.
-        They are 0 and `BEFORE_FIRST` if the chain was empty."""
+        """`sequence` and `link` are the number and the link of the record that was the last of the
+        chain when the key was retired. If the chain was empty, they are 0 and `BEFORE_FIRST`."""
         self.chain_key = chain_key
         self.sequence = sequence
         self.link = link
@@ -63,9 +64,9 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
         raise ValueError(
-            f"a retired key must have a chain key of {KEY_BYTES} bytes and a link of {LINK_BYTES} "
-            "bytes"
+            f"an entry under retired must have a `chain` of {KEY_BYTES} bytes and a `link` of "
+            f"{LINK_BYTES} bytes"
         )
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("the sequence of a retired key is not an integer of at least 0")
+        raise ValueError("the `sequence` of an entry under retired is not an integer of at least 0")
     return RetiredKey(chain_key, sequence, link)

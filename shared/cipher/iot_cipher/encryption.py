@@ -1,7 +1,8 @@
 """The encryption of readings: AES-256-GCM and HKDF-SHA256, open vaults, segments and entries.
 
-An entry holds readings on their way from the API to a writer. It is sealed with a transit key,
-and has these fields, with their lengths in bytes:
+An entry holds readings on their way from the API to a writer. It is sealed with a key that is
+derived from a transit key and the entry's session. It has these fields, with their lengths in
+bytes:
 
     version (1) | key id (4) | session (16) | number (8) | nonce (12) | ciphertext and tag
 
@@ -52,8 +53,9 @@ SEAL_FORMAT = 1
 MAX_ABANDONED_NUMBERS = 100
 """A session ends after this many of its entries were not appended to the backlog."""
 ENTRIES_PER_SESSION = 2**32
-"""Each session has its own key. With random nonces, a key may encrypt at most this many messages
-(NIST SP 800-38D, 8.3)."""
+"""Number of entries after which a new session begins. All entries of a session are sealed with the
+same key, which is derived from the transit key and the session. With random nonces, a key may
+encrypt at most this many messages (NIST SP 800-38D, 8.3)."""
 
 _SHA256 = SHA256()
 _CHUNK = b"iot-sensor chunk v1"

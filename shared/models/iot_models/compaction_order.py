@@ -26,7 +26,8 @@ class Source:
     first_id: int
     received_min: int
     salt: bytes
-    """16 bytes. Another segment with the same `first_id` has another salt."""
+    """16 bytes: the salt of the segment's chunk key. It identifies the segment: a merged segment
+    may have the same `first_id` and `received_min` as one of its sources, but has another salt."""
     chunk_key: bytes = field(repr=False)
     """32 bytes."""
 

@@ -10,9 +10,10 @@ from .reading import INT64_MAX, INT64_MIN
 # Possessive quantifiers: a text that is not a number is refused in one pass, without backtracking.
 _NUMBER = re.compile(r"([+-]?(?:\d++(?:\.\d*+)?|\.\d++))(?:[eE]([+-]?)(\d++))?", re.ASCII)
 _MAX_EXPONENT_DIGITS = 9
-"""An exponent with more digits counts as 999,999,999. The result is the same: zero, or an error,
-because the number is beyond 64 bits. Only a mantissa with nearly a billion digits could change the
-result, and no request is so long."""
+"""An exponent with more digits is replaced by 999,999,999, because `Decimal` refuses exponents of
+19 digits. The replacement does not change the result. If the exponent is negative, the result is
+zero. If the exponent is positive, the number is zero or beyond 64 bits, which is an error. Only a
+mantissa with nearly a billion digits could change the result, and no request is so long."""
 _US_DATE = re.compile(
     r"(1[0-2]|0?[1-9])/(3[01]|[12]\d|[0 ]?[1-9])/(\d{4})"
     r"\s+(1[0-2]|0?[1-9]):([0-5]?\d):([0-5]?\d|60)(?:\.(\d{1,6})\d*)?\s+([ap])m",

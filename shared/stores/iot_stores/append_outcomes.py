@@ -55,8 +55,8 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     """
     if outcome == AppendOutcome.LOST:
         raise UnavailableError(
-            "Redis has lost an earlier request with this Idempotency-Key; nothing was stored, try "
-            "again"
+            "Redis has lost what it remembered of an earlier attempt at this request "
+            "(Idempotency-Key); this attempt stored nothing, try again"
         )
     if outcome == AppendOutcome.FULL:
         raise _full(*more)

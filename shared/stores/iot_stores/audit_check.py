@@ -172,8 +172,9 @@ class _Check:
         where = f"record {record_id} (not chained)"
         if not pending:
             raise AuditFaultError(
-                f"{where} is not listed in audit_pending: the record was inserted while the "
-                "trigger was disabled, or its link was deleted"
+                f"{where} is missing from the table audit_pending, which lists all records without "
+                "a link: the trigger note_pending_audit was disabled when the record was inserted, "
+                "or the record had a link, which was deleted"
             )
         self._open(where, sealed)
         if old:

@@ -52,9 +52,9 @@ _REPLACE_LINKS: LiteralString = """
 def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAuditHead) -> int:
     """Replace the first link of format 1 and all links after it. Return how many were replaced.
 
-    The new links have the newest format. Links after the first are replaced in any format, because
-    each link authenticates the link before it. If the published head is replaced, publish the new
-    head.
+    The new links have the newest format. All links after the first are replaced, whatever their
+    format, because each link authenticates the link before it. If the published head is replaced,
+    publish the new head.
 
     If the process is killed or Redis fails before the new head is published, `audit verify` reports
     that the chain lacks the published head. `audit accept` then accepts the chain.
@@ -100,7 +100,7 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Decrypt all records under other master keys, and encrypt them under the primary one.
+    """Find records encrypted under other master keys, and encrypt them under the primary one.
 
     Return two numbers: records encrypted again, and records that can't be decrypted. Records that
     can't be decrypted stay unchanged; `audit verify` finds them. Records with a link of format 1

@@ -38,7 +38,8 @@ class LetterOrder:
     letter_id: str
     action: LetterAction
     client: Mapping[str, Value]
-    """Who asked, for the audit log. `client` is the address, `token` the token's name or None."""
+    """Who asked, for the audit log: the address under the key "client", and the name of the token
+    (or None) under the key "token"."""
 
     def encode(self) -> bytes:
         """Return the content of the order, not yet sealed."""

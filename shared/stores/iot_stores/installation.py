@@ -99,5 +99,5 @@ def _mark_keyring(connection: Connection, mark: bytes) -> None:
     try:
         connection.execute("UPDATE installation SET keyring = %s WHERE keyring IS NULL", (mark,))
     except POSTGRES_UNAVAILABLE as error:
-        # For example, the server is read-only. The next process sets the mark.
-        _log.warning("could not mark the database with the keyring: %s", error)
+        # For example, the server is read-only. The next process stores the mark.
+        _log.warning("could not store the mark of the keyring in the database: %s", error)

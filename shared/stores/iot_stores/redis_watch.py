@@ -109,12 +109,15 @@ class RedisWatch:
         self._claim = load_script(client, "owner_claim.lua")
         self._logged: Verdict | None = None
         self._verdict: Verdict | None = None
-        """The verdict of the check `_verdict_number`; None: unknown."""
+        """The verdict of the last check; None: no verdict, so the next use checks Redis."""
         self.safe = False
         """Whether the last check found that Redis may get readings; if not, PUTs call
         `require_safe`.
         """
         self._verdict_number = 0
+        """The number of the check that set `_verdict`. A check with a lower number began earlier,
+        and does not replace the verdict.
+        """
         self._check_numbers = itertools.count(1)
         self._verdict_lock = threading.Lock()
         self._first_check_lock = threading.Lock()

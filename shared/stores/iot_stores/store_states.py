@@ -95,7 +95,8 @@ POSTGRES_STATES: Mapping[str, str] = {
     "lock_not_available": "a lock was not free in time",
     "idle_in_transaction_session_timeout": "it ended a session that waited in a transaction",
 }
-"""Meaning of each state of Postgres, by condition name. All other states mean `_STATEMENT`."""
+"""Meaning of each state of Postgres, by condition name. For a state without an entry here, the text
+of `_STATEMENT` is used."""
 _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "too_many_connections": re.compile(
         "too many (clients|connections)|connection slots|no more connections allowed"  # PgBouncer

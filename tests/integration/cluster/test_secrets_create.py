@@ -146,7 +146,8 @@ def test_an_existing_secret_is_not_changed(name: str, kube: KubeApi, run: Run) -
     if name == "f-tokens":
         assert ("plant", "f-probe") not in kube.objects
         for other in ("f-token-values", "f-probe"):
-            assert f"Secret {other}: not created, because f-tokens exists" in said.out
+            reason = "the API would not accept its new tokens: Secret f-tokens exists"
+            assert f"Secret {other}: not created, because {reason}" in said.out
         assert "`iot-sensor tokens create`" in said.out
     else:
         stands = {key: value for key, value in contents[name].items() if key != "note"}

@@ -13,8 +13,8 @@ from .option_types import Subparsers, positive_integer, seconds
 from .stored_keyring import add_keyring_options, stored_keyring
 
 _SETTLE_SECONDS = 60.0
-"""Longest time between two steps of a request: it chooses the primary master key, and it stores
-what it has encrypted under this key."""
+"""Longest time for which a running request may still use the former primary master key. A request
+chooses its master key first, and later stores what it has encrypted under this key."""
 
 
 def add_keys(parser: argparse.ArgumentParser) -> None:

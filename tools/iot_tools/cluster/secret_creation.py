@@ -216,8 +216,9 @@ class SecretCreation:
                 _log.info("Secret %s: exists, not changed", name)
                 continue
             _log.info(
-                "Secret %s: not created, because %s exists and has no hashes of the tokens that "
-                "this new Secret would hold; create new tokens with `iot-sensor tokens create`",
+                "Secret %s: not created, because the API would not accept its new tokens: Secret "
+                "%s exists, and has only the hashes of earlier tokens; create tokens with "
+                "`iot-sensor tokens create`",
                 name,
                 request.tokens,
             )

@@ -119,8 +119,9 @@ class Importer:
     def run(self, *, dry_run: bool = False) -> ImportReport:
         """Import the readings that the service lacks; with `dry_run`, only count them.
 
-        With `dry_run`, times of receipt that the service refuses are reported, too. The service may
-        refuse further rows, for example a reading that is larger than its limit for bodies.
+        A dry run also reports the rows whose time of receipt the service refuses. It does not find
+        rows that the service would refuse for other reasons in an import, for example because a
+        reading is larger than the service's limit for bodies.
 
         Raises:
             ImportFileError: the file can't be read.

@@ -46,9 +46,11 @@ _TAILS = {
 """For each original: what follows the prefix in its stand-in (see `StandIns`)."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
-"""Where a piece may end: before a byte that is in no original, or before an original."""
+"""Where a piece of a body may end, so that no original is split (see `StandIns`): before a byte
+that is in no original, before an original, or before the first backslash of a run."""
 _NEAR = 16
-"""More bytes than the longest original."""
+"""A number of bytes, larger than the longest original. `end_of_piece` searches for a border in
+twice as many bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,9 @@ class StandIns:
     originals: tuple[bytes, ...]
     """The originals in the order of replacement. The rarest come first, because the stand-ins of
     frequent originals make the body long for later searches. `restore` uses the reverse order."""
-    passes_pairs: bool
-    """Whether pairs of backslashes must be skipped: `\\\\ud800` holds no escape."""
+    skips_pairs: bool
+    """Whether `hide` must skip pairs of backslashes. A pair is an escaped backslash, so the text
+    `\\\\ud800`, with two backslashes, is not the escape `\\ud800`."""
 
     @classmethod
     def for_body(cls, body: bytes) -> "StandIns | None":
@@ -88,11 +91,11 @@ class StandIns:
         ]
         if not originals:
             return None
-        passes_pairs = originals[-1][:1] == b"\\" and rb"\\" in body
+        skips_pairs = originals[-1][:1] == b"\\" and rb"\\" in body
         sample = _sample(body)
         # `-Infinity` stays before `Infinity`: each `-Infinity` counts as an `Infinity` too.
         originals.sort(key=sample.count)
-        return cls(_prefix_absent_from(body), tuple(originals), passes_pairs)
+        return cls(_prefix_absent_from(body), tuple(originals), skips_pairs)
 
     def hide(self, body: bytes) -> bytes:
         """Replace each original in a body by its stand-in."""
@@ -102,12 +105,12 @@ class StandIns:
         while start < len(body):
             end = end_of_piece(body, start)
             piece = body[start:end]
-            if self.passes_pairs:
+            if self.skips_pairs:
                 # `replace` goes from left to right, so each remaining backslash begins an escape.
                 piece = piece.replace(rb"\\", _PAIR)
             for original, stand_in in pairs:
                 piece = piece.replace(original, stand_in)
-            pieces.append(piece.translate(_TO_BACKSLASH) if self.passes_pairs else piece)
+            pieces.append(piece.translate(_TO_BACKSLASH) if self.skips_pairs else piece)
             start = end
             time.sleep(0)  # other greenlets run
         return b"".join(pieces)

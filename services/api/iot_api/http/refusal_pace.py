@@ -14,8 +14,9 @@ PER_SECOND = 50
 """Errors per second that a process sends to one address without a delay. A burst of as many errors
 is not delayed either."""
 LIMITED_PER_SECOND = 10
-"""`PER_SECOND` for 429 answers. A client that gets more of them ignores `Retry-After`. A 429 costs
-as much CPU as a PUT, and delays the PUTs of other clients (docs/adr/0022)."""
+"""`PER_SECOND` for 429 answers. It is lower than for other errors, for two reasons. Only a client
+that ignores `Retry-After` gets more than ten 429 answers a second. And each 429 answer costs as
+much CPU as a PUT, which delays the PUTs of other clients (docs/adr/0022)."""
 MAX_DELAY_SECONDS = 5.0
 
 DELAY = "iot_api.delay"

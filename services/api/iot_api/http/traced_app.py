@@ -14,7 +14,8 @@ from .responses import Headers, StartResponse, Wsgi
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
 _OTHER = "_OTHER"
-"""OpenTelemetry's name for all other methods. A client may send any method."""
+"""Replaces the method of a request in its span if the method is not in `_METHODS`, because a client
+may send any text as the method. OpenTelemetry defines this name."""
 
 
 class TracedApp:

@@ -25,8 +25,8 @@ _STAND_INS = bytes(
     if ord(character) not in _ESCAPES and character not in "u0123456789abcdef"
 )
 """Characters that `json.dumps` does not escape and that do not occur in `\\uXXXX`."""
-_SAMPLED = 16
-"""One byte in 16 is counted."""
+_SAMPLE_STEP = 16
+"""`_rarest` counts characters in every 16th byte of a piece, not in the whole piece."""
 _SPARE_BYTES = bytes(range(0x80, 0x80 + len(_ESCAPES)))
 """Bytes that do not occur in escaped text."""
 
@@ -99,5 +99,5 @@ def _rarest(piece: bytes, number: int) -> bytes:
         return absent
     # Counting 76 characters in the whole piece would take longer than all the rest. The sample
     # begins at a random position, so that a sender can't hide a frequent character from it.
-    sample = piece[random.randrange(_SAMPLED) :: _SAMPLED]  # noqa: S311 - nothing is kept secret
+    sample = piece[random.randrange(_SAMPLE_STEP) :: _SAMPLE_STEP]  # noqa: S311 - no secret
     return bytes(sorted(_STAND_INS, key=sample.count)[:number])

@@ -95,7 +95,8 @@ def _bad_row(body: bytes) -> int | None:
 def _holds_lines(body: bytes) -> bool:
     """Return whether an invalid JSON body looks like NDJSON.
 
-    Then its first line is a whole value, and another value begins behind the line.
+    The body looks like NDJSON if its first line is an object or a list, and another object or list
+    begins after the first line.
     """
     body = body.lstrip()
     end = body.find(b"\n")

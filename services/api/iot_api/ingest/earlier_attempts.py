@@ -1,7 +1,8 @@
-"""Earlier attempts at a request, made before a password of the request got another vault.
+"""Find earlier attempts at a request, also if a password of the request has another vault now.
 
-Redis stores a request under its Idempotency-Key and the ids of its vaults. Between two attempts, a
-vault may be erased or get another password; then the next attempt creates a new vault. The first
+Redis stores a request under its Idempotency-Key and the ids of its vaults. Between two attempts at
+a request, one of its vaults may be erased or get another password. The next attempt then creates a
+new vault for the old password, so its vault ids differ from those of the first attempt. The first
 attempt is found nevertheless, because Redis keeps the id of a password's former vault for a day
 (`cached_records.hide_records`).
 """

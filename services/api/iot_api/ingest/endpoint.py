@@ -226,7 +226,7 @@ def _choice(query: str, parameter: str, default: str, other: str) -> bool:
     """Return whether the query sets `parameter` to `other`, not to its default `default`.
 
     Raises:
-        InvalidRequestError: the parameter has another value.
+        InvalidRequestError: the value of `parameter` is neither `default` nor `other`.
     """
     parameters = parse_qsl(query, keep_blank_values=True)
     given = next((value for name, value in parameters if name == parameter), default)

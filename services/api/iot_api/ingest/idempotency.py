@@ -26,8 +26,9 @@ from .parser import Batch
 from .receipts import decode_receipt, encode_list
 
 CLIENTS_SHARE = 4
-"""One client may have at most a quarter of the remembered requests. All clients behind an untrusted
-proxy count as one, because a client that invents addresses could use up the whole limit."""
+"""One client may have at most a quarter of the remembered requests. A client behind an untrusted
+proxy may invent addresses, and would use up the whole limit if each address counted as one client.
+So all clients behind an untrusted proxy count as one client."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
 """A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""

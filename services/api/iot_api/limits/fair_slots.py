@@ -185,11 +185,11 @@ class FairSlots:
     request by one turn. The queue has a limit as a whole, and a limit per client. All clients
     behind one untrusted proxy together get at most half of the queue.
 
-    A new caller is refused immediately if the queue is full for this caller. When the limit of the
-    whole queue is checked, only callers with the priority of the new caller or with an earlier
-    priority count. With `estimates`, a caller is also refused immediately if its estimated wait
-    exceeds its timeout. The estimate assumes turns as long as the latest turns. `always_queue`
-    skips both checks, for work that is half done.
+    A new caller is refused immediately if its client has reached the limit per client, or if the
+    queue is full. Only callers that would be served before the new caller count for this; waiting
+    callers of later priorities do not. With `estimates`, a caller is also refused immediately if
+    its estimated wait exceeds its timeout. The estimate assumes turns as long as the latest turns.
+    `always_queue` skips both checks, for work that is half done.
     """
 
     def __init__(
@@ -250,9 +250,9 @@ class FairSlots:
     ) -> Reservation:
         """Reserve a position in the queue for a caller that may need a slot.
 
-        Until `Reservation.cancel`, the caller counts as waiting. It is refused here, before it is
-        known whether it needs a slot. So a client can't conclude from a refusal that its request
-        needs a slot.
+        Until `Reservation.cancel`, the caller counts as waiting. If the queue has no room, the
+        caller is refused here, before it is known whether it needs a slot. So a client can't
+        conclude from a refusal that its request needs a slot.
 
         Raises:
             TooManyRequestsError: the queue is full, or the estimated wait is longer than `seconds`.

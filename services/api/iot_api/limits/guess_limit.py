@@ -62,7 +62,8 @@ class GuessLimit(MinuteLimit):
     def count_unanswered(self, client: Client) -> None:
         """Count a refused or failed opening like an unknown password, but make no client a suspect.
 
-        The client learns from the failure that no vault of the password is open.
+        Requests for open vaults need no opening. So the client learns from the failure that the
+        vault of the password is not open, as it would from an answer.
         """
         super().count(client)
 

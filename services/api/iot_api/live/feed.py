@@ -77,8 +77,9 @@ class Joined:
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return the position that a heartbeat gives to the client.
 
-        `position` is the position behind the last sent event. If no event waits for the client, the
-        client has every reading up to `Feed.offered`. Then return `position` advanced to `offered`.
+        `position` is the position behind the last sent event. Return it unchanged if an event waits
+        for the client. Otherwise the client has every reading up to `Feed.offered`, so return
+        `position` advanced to `offered`.
         """
         offered = self.feed.offered
         if not self.listener.is_idle:

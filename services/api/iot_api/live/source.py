@@ -121,8 +121,9 @@ class LiveSource:
     ) -> Iterator[tuple[WatchedVault, LiveRows | None]]:
         """Yield the new readings of vaults from the hot window.
 
-        If the hot window may lack new readings of a vault, yield the vault with None. The caller
-        must advance `Watched.position` behind each result before it takes the next.
+        If the hot window may lack new readings of a vault, yield the vault with None. Before the
+        caller takes the next result, it must set the position of the vault to the end of the
+        readings of this result.
         """
         moved = {each: each.moved(drained) for each in watched}
         shards = sorted(set(chain.from_iterable(moved.values())))

@@ -35,7 +35,9 @@ _SURROGATES = re.compile(
     rb"(?P<before>(?:[^\\]++|\\u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
     rb"|\\(?!u[Dd][89A-Fa-f]).){0,4096}+)(?P<odd>\\u[Dd][89A-Fa-f][0-9A-Fa-f]{2})?"
 )
-"""A pair of surrogates is one character; a lone surrogate is odd, because UTF-8 can't encode it."""
+"""Matches JSON up to the next lone surrogate (`odd`), which UTF-8 can't encode.
+
+A pair of surrogates is one character."""
 
 
 def split_runs(texts: bytes) -> Iterator[bytes]:

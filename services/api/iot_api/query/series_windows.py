@@ -21,7 +21,7 @@ from .window_aggregates import NUMERIC, PLACED, Window, new_window
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
-"""Limit of the texts of all groups and of all first and last values together."""
+"""Limit of the texts in memory together: those of groups, and of the aggregates first and last."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
 _WINDOW_BYTES = 400

@@ -50,8 +50,9 @@ class _Produced:
 class UnorderedRead:
     """An unordered read, in one or more turns. It remembers which readings it has yielded.
 
-    Each turn has its own snapshot of the vault. A turn continues where the last segment of the
-    previous turn begins, and leaves out the readings that earlier turns have yielded.
+    Each turn has its own snapshot of the vault. Segments come in the order of their beginnings. A
+    turn continues at the beginning of the last segment of the previous turn, because others may
+    begin there, too. It leaves out the readings that earlier turns have yielded.
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:

@@ -1,8 +1,8 @@
 """The gunicorn worker of the API: gunicorn's gevent worker, with deadlines and a quick shutdown.
 
 gunicorn's own gevent worker (27.0) accepts no connection while `worker_connections` is reached. It
-waits for silent clients without a deadline, at shutdown until `graceful_timeout`. It logs bytes
-that it can't parse.
+has no deadline for a client that sends nothing. At shutdown, it waits for such a client until
+`graceful_timeout` has passed. It logs bytes that it can't parse.
 """
 
 import time

@@ -97,7 +97,8 @@ def _check_usable(
 ) -> None:
     """Raise `SettingsError` for a list that makes OpenSSL refuse all certificates of its issuer."""
     now = dt.datetime.now(dt.UTC)
-    name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
+    issuer = found.issuer.rfc4514_string()
+    name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {issuer}"
     if found.next_update_utc is not None and found.next_update_utc <= now:
         raise SettingsError(f"{name} expired at {found.next_update_utc:%Y-%m-%dT%H:%M:%SZ}")
     if found.last_update_utc > now:
@@ -107,7 +108,7 @@ def _check_usable(
     issuers = [each for each in authorities if each.subject == found.issuer]
     if issuers and not any(_is_signed_by(found, each) for each in issuers):
         raise SettingsError(
-            f"{name} is not signed by the authority of this name in IOT_TLS_CLIENT_CA_FILE"
+            f"{name} is not signed with the key that {issuer} has in IOT_TLS_CLIENT_CA_FILE"
         )
 
 

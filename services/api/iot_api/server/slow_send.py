@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
-"""Key in the WSGI environ: a function of the view that pauses its work, which frees its transaction
-and memory. The worker calls it at most once for each piece of the answer, if the client has not
-taken the whole piece after `PAUSE_SECONDS`."""
+"""Key in the WSGI environ. The view stores a function under this key. The function pauses the work
+on the answer, which frees the transaction and the memory of the view. The worker calls the function
+at most once for each piece of the answer, if the client has not taken the whole piece after
+`PAUSE_SECONDS`."""
 _SPIN_SECONDS = 0.01
 
 

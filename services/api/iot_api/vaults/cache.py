@@ -21,8 +21,8 @@ RENEW_SECONDS = 300.0
 """The record of a vault in use is read again after this time, or after half of the cache time if
 that is shorter."""
 UNSETTLED_SECONDS = 0.5
-"""For `SETTLING_SECONDS` after a change of a vault's password was announced, the old password may
-open the vault again. The cache then keeps the vault only for this long."""
+"""If a vault is opened with its old password within `SETTLING_SECONDS` after a change of the
+password was announced, the cache keeps the vault for only this long."""
 _DROP_EVERY_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 
@@ -68,9 +68,11 @@ class VaultCache:
         self.changes_noted = 0
         """Number of announced changes of passwords and erasures that this process has noted."""
         self.followed_until = math.inf
-        """This process has read the announcements of all changes that are carried out before this
-        time. The time is `ANNOUNCED_SECONDS` after the start of the last read of announcements: a
-        change is carried out no earlier than `ANNOUNCED_SECONDS` after its announcement."""
+        """Until this time, open vaults may be used without reading the announced changes again.
+
+        The time is `ANNOUNCED_SECONDS` after the start of the last read. A change is carried out no
+        earlier than `ANNOUNCED_SECONDS` after its announcement. So the last read returned all
+        changes that are carried out before this time. `inf`: nothing was read yet."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
@@ -168,8 +170,8 @@ class VaultCache:
         `lookup` is the lookup of the new password; for an erasure, it is `ERASING` or `ERASED`. A
         vault that was opened with the new password is kept.
 
-        In the next `SETTLING_SECONDS`, the old record may open the vault again. The cache then
-        keeps the vault for only `UNSETTLED_SECONDS`, and after `ERASED` not at all.
+        If the old record opens the vault again within the next `SETTLING_SECONDS`, the cache keeps
+        the vault for only `UNSETTLED_SECONDS`; if `lookup` is `ERASED`, it does not keep the vault.
         """
         self.changes_noted += 1
         self._changes.note(vault_id, lookup)

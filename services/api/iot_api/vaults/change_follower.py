@@ -19,9 +19,10 @@ FOLLOW_SECONDS = 0.5
 """Time between two reads of the announced changes."""
 ANNOUNCED_SECONDS = 2 * FOLLOW_SECONDS
 """Time from the announcement of a change to the change itself. After the change, it is announced
-again, and the same time passes until the client gets the answer. In both times, all processes drop
-the vault. A process that has not read the announcements for this long, for example because the
-process hung, reads them before it uses an open vault."""
+again, and the same time passes until the client gets the answer. Within this time after each of the
+two announcements, every process reads the announcement and drops the vault. A process that has not
+read the announcements for this long, for example because the process hung, reads them before it
+uses an open vault."""
 LATEST_SECONDS = 20.0
 """A change that is not made within this time after its announcement is given up. This is much
 shorter than `unsettled_changes.SETTLING_SECONDS`."""

@@ -24,8 +24,9 @@ class KnownPolicy:
     def current(self) -> LookupPolicy:
         """Return which lookups are in use.
 
-        If Postgres is away and nothing is known, return both formats of lookups, with the scrypt
-        cost of this process.
+        If Postgres is away and this process knows no policy, return a policy with the lookups of
+        both vault formats (`VaultFormat`). In this policy, lookups of format 2 have the scrypt cost
+        of this process.
 
         Raises:
             UnavailableError: the policy in Postgres is invalid, or its scrypt cost could not be

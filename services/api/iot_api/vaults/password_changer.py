@@ -68,8 +68,9 @@ class PasswordChanger:
     def change(self, old: bytes, new: bytes, client: Client) -> None:
         """Change the password of a vault.
 
-        An unknown old password counts as a guess. So does a new password that no vault has, even if
-        the change fails later: any answer but `ConflictError` tells the client this.
+        An unknown old password counts as a guess. A new password that no vault has also counts as a
+        guess, even if the change fails later: any answer but `ConflictError` tells the client that
+        no vault has the new password.
 
         Raises:
             InvalidRequestError: `old` and `new` are the same password.
@@ -119,7 +120,8 @@ class PasswordChanger:
             self._vaults.searches(old, client, is_proven=True), policy, record
         )
         secret = self._free_secret(vault, new, policy, client)
-        # Counted before the change, because a change that fails tells the client the same.
+        # Counted before the change: a change that fails also tells the client that the new password
+        # has no vault.
         count_guess()
         changed = wrap_vault(self._keyring(), vault, secret)
         if self._records.find([record.lookup]).record != record:

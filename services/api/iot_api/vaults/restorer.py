@@ -21,7 +21,8 @@ from .cache import VaultCache
 PAUSE_SECONDS = 1.0
 """Shortest time between two checks."""
 IDLE_SECONDS = 2.0
-"""Longest time between two checks: entries may be held for vaults that nobody uses."""
+"""If no request asks for a check within this time, the thread checks nevertheless: entries may be
+held for vaults that no request uses."""
 SCAN_SECONDS = 10.0
 """Shortest time between two searches of all records in Redis."""
 KEEP_SECONDS = 60.0
@@ -100,11 +101,12 @@ class VaultRestorer:
         """Read the record of an open vault again, to renew the vault.
 
         `known` is the record from which the vault was opened. `lookups` are the lookups under which
-        the password may have a vault.
+        the password may have a vault; an earlier lookup takes precedence over a later one.
 
-        Return the record in Redis if it is `known`, a rewrap of `known`, or the record of another
-        vault. Any other record in Redis may be out of date. In that case, or if Redis has no record
-        or is away, return the record in Postgres; None if Postgres has no record.
+        Return the record in Redis if it is `known` or a rewrap of `known`. Also return it if it
+        belongs to another vault: the password then has that vault, not the vault of `known`. Any
+        other record in Redis may be out of date. In that case, or if Redis has no record or is
+        away, return the record in Postgres; None if Postgres has no record.
 
         Raises:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
@@ -114,8 +116,8 @@ class VaultRestorer:
         except RedisError as error:
             report(_log, "vaults are looked up in Postgres", error)
             record = None
-        # The record of another vault is not out of date: the first lookups take precedence over the
-        # lookup of `known`.
+        # The record of another vault is not out of date: an earlier lookup takes precedence over
+        # the lookup of `known`.
         if record is not None and (
             record == known or record.vault_id != known.vault_id or self.is_rewrapped(known, record)
         ):

@@ -35,10 +35,15 @@ class SharedOpenings:
         """Return the result of `look_up`, or of a running opening with the same key.
 
         Before the wait for a running opening, call `before_waiting`. If the running opening raises
-        an error, raise it here, too. In two cases, start over instead: the request that runs the
-        opening is killed, or it is refused (`TooManyRequestsError`) and belongs to another client.
-        `client` has limits of its own. After `_MAX_ATTEMPTS` attempts, raise the refusal, or
-        `UnavailableError` if the other request was killed.
+        an error, raise it here, too. In two cases, start over instead:
+
+        - The request that runs the opening is killed.
+        - The request that runs the opening belongs to another client, and is refused
+          (`TooManyRequestsError`). The limits are counted per client, so `client` may still open
+          the vault.
+
+        After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other
+        request was killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

@@ -77,7 +77,7 @@ class VaultOpener:
                 return self._create(search, key, policy)
             except PolicyChangedError:
                 self._policy.forget()
-        raise UnavailableError("the lookup policy in Postgres keeps changing; try again")
+        raise UnavailableError("the database is being changed; try again")
 
     def _open_record(
         self, search: PasswordSearch, key: bytes, record: VaultRecord, *, from_cache: bool

@@ -39,9 +39,11 @@ class CompactionOutcome(StrEnum):
 
     MERGED = "merged"
     DAMAGED = "damaged"
-    """A segment could not be decrypted. It stays, and the others were merged."""
+    """A segment could not be decrypted, and stays as it is. The others were merged if the merge
+    reduced their number."""
     GONE = "gone"
-    """Nothing was merged: a segment no longer exists, or the merge would not save a segment."""
+    """Nothing was merged. For example, a segment no longer exists, or the merge would not reduce
+    the number of segments."""
     REFUSED = "refused"
     """The order could not be decrypted."""
     EMPTY = "empty"

@@ -56,8 +56,8 @@ DRAIN_BYTES = 4 * 2**20
 DRAIN_CONTENT_BYTES = 16 * 2**20
 """Approximate maximum of a drain's entries, in decompressed bytes. Bounds the writer's memory."""
 HOT_WINDOW_PAUSE_SECONDS = 10.0
-"""Pause after an error of a hot window that has its own Redis. Each attempt may take a timeout of
-seconds, in which the backlog grows."""
+"""Pause after an error of a hot window that has its own Redis. Without the pause, each drain might
+wait several seconds for a timeout of this Redis, and the backlog would grow meanwhile."""
 MANY_MISSING = 1000
 """If a session lacks more entry numbers than this, the writer asks the API for new sessions: each
 drain reads and writes all missing numbers of a session."""

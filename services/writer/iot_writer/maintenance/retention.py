@@ -42,8 +42,9 @@ def enforce(connection: Connection, audit: AuditLog, *, days: int, redis_now: in
     deletions in the audit log, so the call may be interrupted and repeated. Even with 0 days, the
     ledger forgets idle sessions.
 
-    `redis_now` is the time in Unix milliseconds by Redis's clock. The earliest of the clocks of
-    Redis, Postgres and this process counts, so a clock that is ahead deletes nothing early.
+    `redis_now` is the time in Unix milliseconds by Redis's clock. Three clocks are compared: those
+    of Redis, of Postgres and of this process. The earliest time is used, so a clock that is ahead
+    deletes nothing early.
     """
     now = earliest_now(redis_now, connection)
     ledger.forget_sessions(connection, now - SESSION_DAYS * DAY_MS)

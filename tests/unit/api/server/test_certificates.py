@@ -315,7 +315,7 @@ def invalid_lists() -> dict[str, tuple[bytes, str]]:
         "a certificate": (authority.certificate, "IOT_TLS_CLIENT_CRL_FILE has no certificate rev"),
         "expired": (authority.revoke(begins=-9, ends=-1), f"{name} expired at 20"),
         "not yet valid": (authority.revoke(begins=1, ends=9), f"{name} is not valid before 20"),
-        "of another key": (whole, f"{name} is not signed by the authority of this name"),
+        "of another key": (whole, f"{name} is not signed with the key that CN=devices has"),
     }
 
 

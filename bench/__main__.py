@@ -1,4 +1,4 @@
-"""`python -m bench`: measure all figures of the service and of its peers in one run."""
+"""`python -m bench`: measure the service, and the programs that it is compared with, in one run."""
 
 import argparse
 import sys
@@ -41,7 +41,7 @@ MEASURES: dict[str, tuple[Measure, float]] = {
     "steps": (measure_steps, 60),
     "profile": (measure_profiles, 120),
 }
-"""Measures in order, each with its time limit in seconds."""
+"""By name, in the order of a run: the measure, and its time limit in seconds."""
 BESIDE_PEERS = ("batches", "read", "singles")
 NOT_IN_QUICK = ("constants", "profile")
 

@@ -2,7 +2,7 @@
 
 A figure stands between two comments, `<!-- bench: KEY -->figure<!-- / -->`, and a table between
 `<!-- bench table: NAME -->` and `<!-- end of bench table -->`. `Recorded.text` explains the keys.
-`<!-- bench missed -->` begins the table of limits that are not kept.
+`<!-- bench missed -->` begins the table of the limits that figures of results.json do not keep.
 `<!-- cost: KEY -->figure<!-- / -->` is a figure of the capacity model; `cost_text` explains its
 keys.
 """
@@ -48,8 +48,9 @@ def filled(text: str, results: Recorded) -> str:
 def cost_text(key: str) -> str:
     """Return the text of a figure of the capacity model.
 
-    `key` is the name of a cost; or `outage RATE BATCH`, for the minutes for which the default
-    backlog can hold RATE readings a second in requests of BATCH readings.
+    `key` is the name of a cost, or `outage RATE BATCH`. The figure of `outage` is the number of
+    minutes after which the default backlog is full, if no reading is stored and RATE readings a
+    second arrive in requests of BATCH readings.
     """
     name, *numbers = key.split()
     if name == "outage":
@@ -62,7 +63,7 @@ def cost_text(key: str) -> str:
 
 
 def main() -> None:
-    """Fill all documents."""
+    """Replace the figures in all documents."""
     results = recorded()
     for name in DOCUMENTS:
         path = ROOT / name

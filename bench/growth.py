@@ -45,9 +45,9 @@ def measure_growth(stage: Stage) -> None:
 def side_by_side(
     sizes: Sequence[Size], shards: Sequence[int], effort: tuple[int, int, int]
 ) -> list[Grown]:
-    """Start services with these histories. Measure each while the others are idle.
+    """Start a service for each of `sizes`, and measure each service while the others are idle.
 
-    `effort` has the members of `FULL`.
+    `shards` has the number of shards of each service. `effort` has three numbers, as `FULL` has.
     """
     rounds, batches, requests = effort
     with ExitStack() as stack:
@@ -65,7 +65,10 @@ def side_by_side(
 
 
 def report(results: Results, found: Sequence[Grown]) -> None:
-    """Add to the results the row that compares the last history with the first, and all details."""
+    """Add to the results a row that compares the last service with the first, and all details.
+
+    The row compares the CPU of ingest.
+    """
     least, most = found[0], found[-1]
     times = most.size.readings // least.size.readings
     row = Row(f"CPU seconds a million readings, history {times}x", "s", _total(most))

@@ -41,7 +41,7 @@ class Grown:
     size: Size
     service: Service
     parts: Parts
-    """The API's code in this process, on the same stores."""
+    """The parts of an API, built in this process, on the stores of `service`."""
     vault: OpenVault
     window: Window
     ingest: list[Cost] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Grown:
         self.ingest.append({part: used / million for part, used in watch.used().items()})
 
     def warm(self) -> None:
-        """Open the vaults in every process and read everything once."""
+        """Open the vaults in every API process, store some readings, send each read 20 times."""
         self.service.open_vaults([VAULT, *map(vault_name, range(LANES))])
         self.measure_ingest(10)
         self.ingest.clear()
@@ -164,7 +164,7 @@ def _request(method: str, path: str) -> bytes:
 
 
 def grow(stack: ExitStack, size: Size, shards: int) -> Grown:
-    """Start a service, store a history and warm it up. The stack stops the service."""
+    """Start a service, store a history, and warm the service up. `stack` stops the service."""
     service = stack.enter_context(running_service(shards))
     parts = build_service(load({**service.environment, "IOT_API_POSTGRES_POOL": "2"}))
     stack.callback(parts.close)

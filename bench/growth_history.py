@@ -35,7 +35,7 @@ _DAY_MS = 86_400_000
 _APART = 7_200_000
 """Milliseconds between the newest segments, so that the last hour holds one."""
 _CLEAR = 5000
-"""Milliseconds around the segment in the middle that hold no other segment."""
+"""Milliseconds before and after the segment in the middle in which no other segment lies."""
 _NOISE = os.urandom(2**22)
 
 
@@ -62,14 +62,14 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Relative times in microseconds between which `BATCH` readings of the vault lie."""
+    """The first and the last relative time, in microseconds, of `BATCH` readings of the vault."""
 
     low: int
     high: int
 
 
 def fill(postgres_url: str, vault: OpenVault, size: Size, shards: int) -> Window:
-    """Store a history. Return the window of the encrypted segment in its middle."""
+    """Store a history. Return the relative times of an encrypted segment in the middle."""
     now = int(time.time() * 1000)
     begins = [month_begin(now)]
     while len(begins) < MONTHS:
@@ -141,7 +141,7 @@ def _true(
 
 
 def pages(connection: Connection) -> tuple[int, int]:
-    """Return how many pages of the history were found in memory, and how many had to be read.
+    """Return how many pages of the history Postgres found in memory so far, and how many it read.
 
     Pages of indexes and TOAST are included.
     """

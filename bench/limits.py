@@ -28,6 +28,6 @@ def within(seconds: float, what: str) -> Iterator[None]:
 def wait_until(
     condition: Callable[[], bool], seconds: float, what: str, interval: float = 0.01
 ) -> None:
-    """Wait for a condition. Raise `TimeoutError` if it stays false."""
+    """Wait up to `seconds` for a condition named `what`. Raise `TimeoutError` if it stays false."""
     if not child.wait_until(condition, seconds, interval):
         raise TimeoutError(f"{what}: not reached after {seconds:.0f} s")

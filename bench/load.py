@@ -60,7 +60,7 @@ def send(port: int, lanes: Sequence[Lane], status: int) -> Sent:
     A connection sends its next request after the response to the last one.
 
     Raises:
-        RuntimeError: a response has another status.
+        RuntimeError: a response has another status than `status`, or a connection failed.
     """
     failures: list[str] = []
     counts = [0] * len(lanes)
@@ -102,7 +102,7 @@ def shared(requests: Iterable[bytes], lanes: int) -> list[Lane]:
 
 
 def paced(lane: Lane, per_second: float, seconds: float) -> Iterator[bytes]:
-    """Yield the requests of a lane at a steady rate, until the seconds are over."""
+    """Yield requests of a lane at a steady rate of `per_second`, for up to `seconds` seconds."""
     began = time.perf_counter()
     for number, request in enumerate(lane):
         now = time.perf_counter() - began
@@ -118,7 +118,7 @@ class Connection:
     """One connection with one request at a time. Reconnects after the server closed it."""
 
     def __init__(self, port: int, source: str = "127.0.0.1") -> None:
-        """`source` is the client's address."""
+        """Connect to `port` of this machine, from the address `source`."""
         self._port = port
         self._source = source
         self._socket: socket.socket | None = self._open()
@@ -133,7 +133,7 @@ class Connection:
         """Send a request and return the body of the response, which must have a Content-Length.
 
         Raises:
-            RuntimeError: the response has another status.
+            RuntimeError: the response has another status than `status`.
         """
         if self._socket is None:
             self._socket = self._open()

@@ -1,4 +1,4 @@
-"""The machine and the versions of a run."""
+"""Facts about a run: the machine, the versions of all programs, the durability of each side."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from .stage import Stage
 
 
 def machine() -> list[tuple[str, str]]:
-    """Return cores, memory, kernel and the load by other programs."""
+    """Return the cores, memory, kernel, Python version and load average of the machine."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))
     gib = int(memory[1]) / 2**20 if memory else 0

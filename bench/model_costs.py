@@ -8,7 +8,7 @@ MODULE = ROOT / "tools" / "iot_tools" / "capacity" / "measured.py"
 
 
 def module(results: Recorded) -> str:
-    """Return the text of `measured.py`."""
+    """Return the text of `iot_tools/capacity/measured.py`."""
     lines = [
         f'    "{name}": {value},' for name, value in results.content["details"][SECTION].items()
     ]

@@ -25,7 +25,7 @@ def family(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the children of the main thread, none after the process ended."""
+    """Return the children that the process's main thread started; none if the process has ended."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     except OSError:
@@ -46,7 +46,10 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """Return the bytes of a process with its descendants: the sum of PSS and the largest RSS."""
+    """Return two sizes of a process and its descendants, in bytes.
+
+    The first is the PSS of all these processes together, the second the largest RSS of one of them.
+    """
     total, largest = 0, 0
     for each in family(pid):
         try:
@@ -94,7 +97,10 @@ class MemoryWatch:
         return max(rss for _, rss in self.samples)
 
     def growth(self) -> float:
-        """Return the mean PSS of the last third divided by that of the first third; 1 is flat."""
+        """Return how PSS has grown; 1 means that it did not grow.
+
+        This is the mean of the last third of the samples, divided by the mean of the first third.
+        """
         third = max(1, len(self.samples) // 3)
         first = sum(pss for pss, _ in self.samples[:third])
         return sum(pss for pss, _ in self.samples[-third:]) / first
@@ -102,8 +108,10 @@ class MemoryWatch:
 
 @contextmanager
 def sampled(sample: Callable[[], AnySample], every: float) -> Iterator[list[AnySample]]:
-    """Call `sample` while the block runs, at least once, and each `every` seconds. Yield the list
-    of its results, which grows meanwhile."""
+    """Call `sample` every `every` seconds while the block runs, at least once.
+
+    Yield the list of the results, which grows meanwhile.
+    """
     samples: list[AnySample] = []
     over = threading.Event()
 
@@ -138,7 +146,7 @@ class CpuWatch:
         self._began = time.perf_counter()
 
     def used(self) -> dict[str, float]:
-        """Return the CPU seconds used so far, by name."""
+        """Return the CPU seconds used so far, by the name of the process."""
         now = self._now()
         return {name: now[name] - self._before[name] for name in now}
 

@@ -55,12 +55,16 @@ WRITER_STAGES = {
     "RQ": ("rq/",),
     "drain, all else": ("iot_writer/", "iot_stores/", "iot_models/"),
 }  # fmt: skip
-"""By stage: parts of the paths of its files. A stack is searched from its top."""
+"""For each stage of the code: parts of the paths of its files. A sample counts for the stage whose
+file is nearest to the top of the stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Samples by stack. A stack is its frames, `function (file:line)`, from the outermost one."""
+    """Number of samples by stack.
+
+    A stack is a tuple of frames, `function (file:line)`, from the outermost frame on.
+    """
 
     stacks: Counter[tuple[str, ...]]
 
@@ -70,14 +74,18 @@ class Profile:
         return self.stacks.total()
 
     def by_stage(self, stages: dict[str, tuple[str, ...]]) -> dict[str, float]:
-        """Return the share of each stage, of the event loop and of all else."""
+        """Return the shares of the samples: of each stage, of the event loop and of all else."""
         shares = Counter[str]()
         for stack, count in self.stacks.items():
             shares[_stage(stack, stages)] += count
         return {name: shares[name] / max(1, self.samples) for name in (*stages, LOOP, OTHER)}
 
     def text(self, top: int = 20) -> str:
-        """Return as text which functions take most time: their own share, and that with callees."""
+        """Return a table of the `top` functions that take most time themselves.
+
+        Each line has two shares of the samples: of the function's own code, and of this code with
+        the functions that it calls.
+        """
         own, with_all = Counter[str](), Counter[str]()
         for stack, count in self.stacks.items():
             own[_function(stack[-1])] += count
@@ -93,7 +101,7 @@ class Profile:
 
 
 def available() -> str | None:
-    """Return the path of py-spy, None if it is not installed."""
+    """Return the path of py-spy; None if py-spy is not installed."""
     beside = Path(sys.executable).with_name("py-spy")
     return str(beside) if beside.exists() else shutil.which("py-spy")
 
@@ -113,7 +121,12 @@ class Recording:
         )
 
     def finish(self) -> Profile:
-        """Return the profile. Raise `RuntimeError` if py-spy failed, for example without rights."""
+        """Wait for py-spy, and return the profile.
+
+        Raises:
+            RuntimeError: py-spy failed, for example because tracing is forbidden.
+            TimeoutExpired: py-spy did not end in time.
+        """
         try:
             output, _ = self._process.communicate(timeout=self._seconds + 30)
         except subprocess.TimeoutExpired:

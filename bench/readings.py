@@ -6,17 +6,17 @@ from functools import cache
 
 EPOCH_US = 1_795_414_643_286_560
 STEP_US = 1000
-"""Microseconds between two readings. The jitter is smaller, so no two readings have one time."""
+"""Microseconds between two readings. The jitter is smaller, so no two times are equal."""
 _DISTINCT = 65_536
 _TAGS = 50
 
 
 @cache
 def _sightings() -> list[tuple[str, str, int]]:
-    """Return the readings of moving tags, which are the same in all runs.
+    """Return readings of moving RFID tags, which are the same in all runs.
 
-    Each has its `freeform` (about 90 bytes), its tag and fields in line protocol, and the jitter of
-    its time in microseconds.
+    A reading is a tuple: its `freeform` (about 90 bytes), its tag and fields in line protocol, and
+    the jitter of its time in microseconds.
     """
     generator = random.Random(96)  # noqa: S311 - test data
     tags = [f"{generator.getrandbits(96):024x}" for _ in range(_TAGS)]
@@ -49,7 +49,7 @@ def freeform(number: int) -> str:
 
 
 def json_reading(number: int, password: str) -> str:
-    """Return a reading as JSON, as a PUT to this service has it."""
+    """Return a reading as JSON, in the form of a PUT to this service."""
     text, _, _ = _sightings()[number % _DISTINCT]
     moment = time_of(number)
     return (
@@ -89,5 +89,8 @@ def rows(begin: int, count: int, vault: str) -> bytes:
 
 
 def vault_name(number: int) -> str:
-    """Return the password, or tag, of a vault. All have one length, so one can replace another."""
+    """Return the name of a vault: its password in this service, its tag in InfluxDB.
+
+    Names of numbers below 1,000,000 have the same length, so one can replace another in a request.
+    """
     return f"vault-{number:06}"

@@ -24,7 +24,7 @@ SECTIONS = {
     "single CPU": "CPU seconds a million readings: one a request, by process",
     "single stages": "CPU seconds a million readings, by stage: one reading a request",
 }
-"""Short names of sections, for keys."""
+"""Sections of the results by the short names that keys use (see `Recorded.text`)."""
 RECORDED = Path(__file__).with_name("results.json")
 
 

@@ -1,7 +1,7 @@
 """Counts a word in a response of any length.
 
-`iot_sensor_client` returns a complete response. A measure of reads receives hundreds of megabytes,
-and must neither keep them nor spend CPU on them that the servers need.
+A measure of reads receives hundreds of megabytes, and must neither keep them nor spend CPU on them
+that the servers need. `iot_sensor_client` is not used, because it keeps the whole response.
 """
 
 import http.client

@@ -9,7 +9,7 @@ from .spread import Spread, number
 
 
 class Kind(StrEnum):
-    """The kind of a limit: a floor must be held, an aim is a target."""
+    """The kind of a limit: a floor must be held, an aim should be held."""
 
     FLOOR = "floor"
     AIM = "aim"
@@ -22,14 +22,14 @@ class Bar:
     kind: Kind
     text: str
     ratio: Spread | None
-    """The figure divided by its reference; None if one of them was not measured."""
+    """The figure divided by its reference, or by 1 for an absolute limit. None: not measured."""
     bound: float
-    """The limit of the ratio."""
+    """The lowest or the highest ratio that keeps the limit, as `holds` says."""
     holds: Callable[[float, float], bool]
 
     @property
     def held(self) -> bool | None:
-        """Whether the median keeps the limit; None if it was not measured."""
+        """Whether the median of `ratio` keeps the limit; None if `ratio` was not measured."""
         return None if self.ratio is None else self.holds(self.ratio.median, self.bound)
 
     @property
@@ -39,7 +39,10 @@ class Bar:
 
     @property
     def reached(self) -> float | None:
-        """The ratio relative to its limit. At 1 or more, the limit is held."""
+        """The ratio divided by its limit, or the inverse for an upper limit.
+
+        At 1 or more, the limit is held.
+        """
         if self.ratio is None:
             return None
         share = self.ratio.median / self.bound
@@ -59,17 +62,17 @@ class Row:
     def at_least(
         self, kind: Kind, factor: float, of: str, reference: Spread | float | None
     ) -> "Row":
-        """Add the limit: at least `factor` times the reference."""
+        """Add the limit: at least `factor` times `reference`, which the results call `of`."""
         return self._add_limit(kind, f"{factor:g} x {of}", factor, reference, operator.ge)
 
     def at_most(
         self, kind: Kind, factor: float, of: str, reference: Spread | float | None
     ) -> "Row":
-        """Add the limit: at most `factor` times the reference."""
+        """Add the limit: at most `factor` times `reference`, which the results call `of`."""
         return self._add_limit(kind, f"at most {factor:g} x {of}", factor, reference, operator.le)
 
     def below(self, kind: Kind, bound: float, unit: str) -> "Row":
-        """Add the limit: at most `bound`."""
+        """Add an absolute limit: at most `bound`."""
         return self._add_limit(kind, f"at most {number(bound)} {unit}", bound, 1.0, operator.le)
 
     def _add_limit(
@@ -101,12 +104,12 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     details: list[Detail] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Remarks on the table."""
+    """Remarks on the run, to be printed with the results."""
     failures: list[str] = field(default_factory=list)
-    """Measures that failed, with their errors."""
+    """Measures and peers that failed, with their errors."""
     profiles: dict[str, str] = field(default_factory=dict)
     speeds: dict[str, dict[str, Spread]] = field(default_factory=dict)
-    """Values by figure and side."""
+    """The values of all sides: by name of the figure, then by name of the side."""
 
     def detail(self, section: str, name: str, value: Spread | str, unit: str = "") -> None:
         """Add a detail."""
@@ -114,12 +117,12 @@ class Results:
         self.details.append(Detail(section, name, text))
 
     def speed(self, figure: str, side: str) -> Spread | None:
-        """Return the value of a side, None if it was not measured."""
+        """Return the value of a figure for a side; None if it was not measured."""
         return self.speeds.get(figure, {}).get(side)
 
     @property
     def missed_floors(self) -> list[str]:
-        """Floors that are not held."""
+        """The floors that are not held, as text."""
         return [
             f"{row.figure}: {bar.text}"
             for row in self.rows

@@ -28,7 +28,7 @@ class Scale:
     flood_seconds: float
     """Seconds for which a device sends alone, and then beside a flood."""
     constants: float
-    """Size of the loads that give the constants of the capacity model; 1 in a full run."""
+    """Factor on the loads that give the constants of the capacity model; 1 in a full run."""
     profile_seconds: int
     starts: int
     """Number of starts of `make run` with an existing environment."""
@@ -37,7 +37,7 @@ class Scale:
 
     @property
     def readings(self) -> int:
-        """Readings per side and round."""
+        """Readings that a side gets as batches in one round."""
         return self.lanes * self.batches * self.batch
 
 

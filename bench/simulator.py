@@ -98,13 +98,14 @@ class SimulationResult:
     refused: int = 0
     drains: int = 0
     seconds: float = 0.0
-    """Until the last request was stored."""
+    """Simulated seconds until the last request was stored."""
     busy: float = 0.0
-    """Sum of the seconds that each writer worked."""
+    """Seconds that the writers spent in drains, added up over all writers."""
     waits: list[float] = field(default_factory=list)
     """Seconds from acknowledged to stored, for each request."""
     oldest_waits: list[float] = field(default_factory=list)
-    """The same for the oldest request of each shard in a drain (`iot_stored_after_seconds`)."""
+    """As `waits`, but only for the oldest request of each shard in a drain. The metric
+    `iot_stored_after_seconds` measures the same in the service."""
     entry_seconds: float = 0.0
     """Waiting entries, integrated over time."""
     max_waiting: int = 0
@@ -128,7 +129,7 @@ class SimulationResult:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of the values lies."""
+    """Return the value below which the share `share` of the values lies, for example 0.99."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -227,7 +228,10 @@ class Simulation:
             self._at(self._now + self._plant.job, "look", self._free.pop())
 
     def _look(self, writer: int) -> None:
-        """Take all queued drains up to the limit, except those of shards that are being drained."""
+        """Start a drain of all shards for which one is queued, up to the limit of readings.
+
+        Shards that another writer drains are left to that writer.
+        """
         numbers = list(self._jobs)
         self._jobs.clear()
         room = max(1, self._plant.max_readings // self._load.batch)
@@ -282,7 +286,7 @@ def simulate(load: Load, plant: Plant, seed: int = 1) -> SimulationResult:
 
 
 def summary(load: Load, plant: Plant, result: SimulationResult) -> list[tuple[str, str]]:
-    """Return names and values of the result to print."""
+    """Return the lines to print: pairs of a name and a value as text."""
     return [
         ("most requests/s that can be stored", f"{plant.limit(load.batch):,.0f}"),
         ("acknowledged to stored, p50", f"{quantile(result.waits, 0.5) * 1000:.1f} ms"),

@@ -1,8 +1,11 @@
 """Compare the simulator with the real service at the same loads.
 
-Each load is simulated twice. First with the measured time of its own drains (`iot_drain_seconds`):
-this shows whether the model of the queue is right. Then with the costs of a drain fitted to three
-of the loads: this shows whether the simulator predicts the other loads.
+Each load is simulated twice:
+
+1. with the mean drain time that the service had under this load (`iot_drain_seconds`): this shows
+   whether the model of the queue is right;
+2. with costs of a drain that are fitted to three of the loads: this shows whether the simulator
+   predicts the other loads.
 """
 
 import random
@@ -164,7 +167,10 @@ def _measure(service: Service, port: int, load: Load, vaults: Sequence[str]) -> 
 def _lane(
     service: Service, load: Load, vaults: Sequence[str], seed: float, lane: int
 ) -> Iterator[bytes]:
-    """Yield the requests of one connection. All connections form a Poisson stream together."""
+    """Yield the requests of one connection, when they are due.
+
+    The requests of all connections together form a Poisson stream.
+    """
     generator = random.Random(seed)  # noqa: S311 - runs must be repeatable
     wire, own = service.wire, vaults[lane::LANES]
     requests = [wire.request(wire.body(0, load.batch, vault)) for vault in own]

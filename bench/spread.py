@@ -17,7 +17,7 @@ class Spread:
         return statistics.median(self.values)
 
     def over(self, other: "Spread | float") -> "Spread":
-        """Return the ratios of the values to `other`.
+        """Return the values divided by `other`.
 
         If both have the same number of rounds, the ratios are those of each round. Otherwise, each
         value is divided by the median of `other`.
@@ -30,7 +30,7 @@ class Spread:
         return self.over(other.median)
 
     def text(self) -> str:
-        """Return `median (lowest .. highest)`."""
+        """Return `median (lowest .. highest)`, or the only value."""
         if len(self.values) == 1:
             return number(self.values[0])
         low, high = min(self.values), max(self.values)

@@ -43,7 +43,7 @@ class Stage:
         return [self.service, *self.peers.values()]
 
     def peer(self, kind: type[Peer]) -> Peer | None:
-        """Return a peer, None if it is not installed."""
+        """Return a peer; None if it is not installed or did not start."""
         return self.peers.get(kind.name)
 
     def stop_peers(self) -> None:
@@ -58,7 +58,11 @@ class Stage:
 
 @contextmanager
 def staged(scale: Scale) -> Iterator[Stage]:
-    """Start all sides. Sides that are not installed are left out, with a note in the results."""
+    """Start all sides. They stop at the end of the block.
+
+    A peer that is not installed is left out, with a note in the results. A peer that does not start
+    is left out, too, and counts as a failure.
+    """
     results = Results()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="iot-bench-peers-")))
@@ -91,6 +95,6 @@ def missing(name: str, package: str) -> str:
 
 
 def batches(wire: Wire, vault: str, begin: int, number: int, size: int) -> Iterator[bytes]:
-    """Yield requests of `size` readings each."""
+    """Yield `number` requests of `size` readings each, from the reading with number `begin` on."""
     for batch in range(number):
         yield wire.request(wire.batch(begin + batch * size, size, vault))

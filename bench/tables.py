@@ -11,7 +11,7 @@ _HEAD = ("figure", "result (lowest .. highest)", "limit", "ratio", "")
 
 
 def figures(results: Results) -> list[Sequence[str]]:
-    """Return one line per limit."""
+    """Return a line for each limit, and one for each figure without limits."""
     lines: list[Sequence[str]] = []
     for row in results.rows:
         ours = "not measured" if row.ours is None else f"{row.ours.text()} {row.unit}"
@@ -24,7 +24,7 @@ def figures(results: Results) -> list[Sequence[str]]:
 
 
 def _ratio(row: Row, bar: Bar) -> str:
-    """Return the ratio as text, empty for an absolute limit."""
+    """Return the ratio as text; empty for an absolute limit, or if nothing was measured."""
     if bar.ratio is None or bar.ratio == row.ours:
         return ""
     return bar.ratio.text()

@@ -37,7 +37,7 @@ def run(port: int, wire: Wire, bodies: Sequence[str], *, seconds: int, folder: P
     """Send the bodies in turn for some seconds.
 
     Raises:
-        RuntimeError: a request was refused, or got no response.
+        RuntimeError: wrk failed, or a request was refused or got no response.
     """
     path = folder / "bodies"
     path.write_text("\n".join(bodies) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Batches of 1000: time from the first byte sent until all readings are stored, CPU, bytes."""
+"""Batches of 1000 readings: time until all are acknowledged and stored, CPU, bytes stored."""
 
 import time
 from collections import defaultdict
@@ -56,7 +56,7 @@ def measure_batches(stage: Stage) -> None:
 
 
 def _prepare(stage: Stage, sides: list[Side], vaults: list[str]) -> Prepared:
-    """Return bodies by content type. Sides with the same content type share them."""
+    """Return the bodies for each content type. Sides with the same content type share bodies."""
     scale, prepared = stage.scale, Prepared()
     for side in sides:
         if side.wire.content_type not in prepared:
@@ -84,7 +84,7 @@ def _renamed(lanes: list[list[bytes]], model: list[str], vaults: list[str]) -> l
 
 
 def _check(side: Side, readings: int) -> None:
-    """Raise `RuntimeError` if a side lost readings: it can't be compared."""
+    """Raise `RuntimeError` if a side lost readings: its figures can't be compared."""
     if side.stored() < readings:
         raise RuntimeError(f"{side.name} holds {side.stored()} of {readings} readings")
 
@@ -123,7 +123,10 @@ def _judge_stand_in(stage: Stage, stored: Spread | None) -> None:
 
 
 def _bytes(stage: Stage) -> None:
-    """Measure sizes now, while the history holds little besides batches."""
+    """Measure the bytes that each side has stored per reading.
+
+    This is measured now, while the history holds little besides batches.
+    """
     ours = spread([stage.service.history_bytes() / stage.service.stored()])
     row = Row("bytes a reading in Postgres, indexes counted", "B", ours)
     stage.results.rows.append(row.below(Kind.AIM, 10, "B"))

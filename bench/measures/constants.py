@@ -1,8 +1,9 @@
 """Measure the constants of the capacity model.
 
 Five loads contain different numbers of jobs, drains, entries, segments and readings. Their CPU
-seconds give equations, whose solution is the cost of one of each. Sizes are measured in Redis and
-Postgres. `make docs` copies the constants into `tools/iot_tools/capacity/measured.py`.
+seconds give equations, whose solution is the cost of one job, one drain and so on. Sizes are
+measured in Redis and Postgres. `make docs` copies the constants into
+`tools/iot_tools/capacity/measured.py`.
 """
 
 import os
@@ -29,11 +30,11 @@ SECTION = "constants of the capacity model"
 FEW, MANY = 4, 200
 LANES = 4
 OPENED = 4
-"""Vaults whose opening is timed."""
+"""Number of key derivations whose mean CPU time is the cost of opening a vault."""
 THINGS = ("job", "drain", "entry", "segment", "reading")
 MICRO = 1e6
 KEY_SLOT_BYTES = 40
-"""Bytes of a key in Redis's tables of keys and of expiry times."""
+"""Bytes that a key takes in the tables in which Redis keeps all keys and all expiry times."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
-"""A device beside a flood of unknown passwords: its throughput, its p99, and its first 201.
+"""Devices beside a flood of unknown passwords: requests/s, p99, and the time until a first 201.
 
-The flood comes from one address at full speed (wrk), the device from another one. Each round
-measures the device alone and then beside the flood, so that both share the state of the machine.
+wrk sends the flood at full speed from one address. In each round, a device with another address
+sends alone and then beside the flood, so that the state of the machine is the same both times.
+During the flood, another device sends readings, each under a vault that is not open: the measure
+is the time until the 201.
 """
 
 import signal
@@ -39,7 +41,7 @@ OPENINGS = 2
 """Number of closed vaults that are opened during each flood."""
 _ADDRESSES = count(1)
 _BEGIN_SECONDS = 0.5
-"""Time from the start of a flood until the device is measured."""
+"""Seconds from the start of a flood until the device is measured."""
 _SCRIPT = Path(__file__).parents[1] / "flood.lua"
 
 
@@ -128,7 +130,7 @@ def _note(waits: list[float], seconds: float, speeds: list[float], p99s: list[fl
 
 
 def _closed_vaults(service: Service, number: int) -> Iterator[str]:
-    """Create vaults, then restart the API, so that none is open. Return the passwords."""
+    """Create vaults, then restart the API to close the vaults. Return their passwords."""
     names = [f"restarted {each}" for each in range(number)]
     for at, name in enumerate(names):
         # One client for each vault: the service lets a client wait between new vaults.

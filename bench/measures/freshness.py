@@ -1,8 +1,9 @@
 """Time from 201 until a reading can be read, at half of full load.
 
 The measure first finds the full load that this load generator reaches, and then sends half of it. A
-separate process sends single readings under other passwords. After each 201 it repeats `last/1`
-until a response contains the reading. The time ends with that response, so it includes one read.
+separate process sends single readings under other passwords. After each 201 this process repeats
+`last/1` until a response contains the reading. The measured time ends with this response, so the
+time includes one read.
 """
 
 import json
@@ -30,7 +31,7 @@ once, the load would be short, and faster than the service can sustain."""
 
 
 def measure_freshness(stage: Stage) -> None:
-    """Measure for batches and for single readings."""
+    """Measure under a load of batches, and under a load of single readings."""
     scale = stage.scale
     for what, lanes, size, distinct, times in (
         ("batches of 1000", scale.lanes, scale.batch, scale.batches, FULL_LOAD_TIMES),
@@ -46,7 +47,7 @@ def measure_freshness(stage: Stage) -> None:
 
 
 def _full_load(service: Service, prepared: list[list[bytes]]) -> float:
-    """Send the requests. Return requests/s, timed until the last request is stored."""
+    """Send the requests. Return requests/s, counted until the last request is stored."""
     began = time.perf_counter()
     sent = send(service.port, prepared, service.wire.status)
     service.settle()

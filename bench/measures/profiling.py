@@ -1,4 +1,4 @@
-"""Profiles under load, and CPU seconds per million readings for each stage."""
+"""Profiles under load, and CPU seconds per million readings for each part of the code."""
 
 import threading
 import time
@@ -78,7 +78,8 @@ def _profile(
 ) -> None:
     """Profile processes under a load.
 
-    `count` returns the number of readings of the load; by default, the stored readings are counted.
+    `parts` names the processes, and gives the stages of the code for each. `count` returns the
+    number of readings of the load. Default: the number of readings that were stored.
     """
     service, seconds = stage.service, stage.scale.profile_seconds
     service.settle()

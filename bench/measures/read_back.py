@@ -1,4 +1,4 @@
-"""Speed of reading a vault over HTTP. The readings of the response are counted and not kept."""
+"""Speed of reading a vault. Readings that arrive over HTTP are counted and not kept."""
 
 import json
 import time
@@ -22,14 +22,17 @@ from iot_tools.local.ports import free_port
 READ = "read back"
 CPU = "CPU seconds a million readings: read back, by process"
 MARK = b'"interrogator_timestamp":'
-"""Appears once in each reading of a response."""
+"""Text that each reading of a response contains once."""
 
 Read = Callable[[], int]
 """Reads a vault and returns the number of readings."""
 
 
 def measure_read_back(stage: Stage) -> None:
-    """Measure all sides in turn, in several rounds, on vaults with the same readings."""
+    """Measure this service, the stand-in, InfluxDB and DuckDB in turn, in several rounds.
+
+    All of them hold the same readings.
+    """
     # The stand-in reads all rows of its file, whatever the password, so it gets a new file.
     stand_in = StandIn(stage.folder / "read_back", free_port())
     try:
@@ -94,7 +97,8 @@ def _reader(stage: Stage, side: Side, vault: str) -> Read:
 def _influx(side: InfluxDB, vault: str) -> Read:
     """Return a function that reads InfluxDB.
 
-    InfluxDB counts the points itself, because no word of a response appears once per point.
+    The function reads all points. It returns a number that InfluxDB has counted before, because no
+    word of a response appears once per point.
     """
     path = side.read_path(vault)
 

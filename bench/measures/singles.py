@@ -20,7 +20,7 @@ WARM_SECONDS = 1
 
 
 def measure_singles(stage: Stage) -> None:
-    """Measure all sides in turn, in several rounds."""
+    """Measure all sides that use HTTP in turn, in several rounds."""
     results = stage.results
     if not wrk.installed():
         results.rows.append(_row(stage))
@@ -54,7 +54,7 @@ def measure_singles(stage: Stage) -> None:
 
 
 def bodies_of(side: Side, vaults: list[str]) -> list[str]:
-    """Return bodies of one reading each, for the vaults in turn."""
+    """Return bodies with one reading each. The vaults take turns."""
     return [side.wire.single(n, vaults[n % len(vaults)]) for n in range(BODIES)]
 
 
@@ -75,7 +75,7 @@ def _row(stage: Stage) -> Row:
 
 
 def _costs(cpu: dict[str, list[float]]) -> list[Row]:
-    """Return the CPU time of a request with one reading, drains included, by process."""
+    """Return a row for each process: the CPU of a request with one reading, drains included."""
     api, redis, writer = (
         Row(f"{part}: CPU of a request with one reading", "µs", spread(cpu[part]))
         for part in ("API", "Redis", "writer")

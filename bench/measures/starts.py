@@ -26,7 +26,7 @@ _FIRST_READING = re.compile(r"first reading read back ([\d.]+) s after start")
 
 
 def measure_starts(stage: Stage) -> None:
-    """Measure with an existing environment and, in a full run, without one."""
+    """Measure with an existing virtual environment and, in a full run, without one."""
     ready = spread([_with_environment() for _ in range(stage.scale.starts)])
     results = stage.results
     section = "to the first reading read back"
@@ -62,7 +62,10 @@ def _from_nothing() -> float:
 
 
 def _seconds(command: Sequence[str], patience: float) -> float:
-    """Run a command until it prints its time. Return the seconds, and stop it with its children."""
+    """Run `make run` until its first reading is read back. Return the seconds that it prints.
+
+    Then stop it with its children. It has `patience` seconds for the first reading.
+    """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     with TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(  # noqa: S603 - commands of our own

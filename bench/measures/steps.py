@@ -32,10 +32,10 @@ from iot_writer.drain.segment_builder import Arrival, build_segments
 
 WHILE_SECONDS = 0.1
 DRAINED = 10
-"""Entries in the segment of one drain."""
+"""Number of entries from which the measured segment is made, as in one drain."""
 
 Step = tuple[str, int, Callable[[], Any]]
-"""Name, readings per call, and the call."""
+"""Name of the step, readings per call, and the function to call."""
 
 
 def measure_steps(stage: Stage) -> None:

@@ -1,4 +1,7 @@
-"""DuckDB, a columnar database in this process, as the ceiling of reads: no HTTP, no encryption."""
+"""DuckDB, a columnar database that runs in this process.
+
+DuckDB shows how fast reads can be without HTTP and without encryption.
+"""
 
 from pathlib import Path
 
@@ -54,7 +57,7 @@ class DuckDBFile:
         self._database.execute(script)
 
     def read(self, vault: str, target: str = NOWHERE) -> int:
-        """Write all readings of a vault as JSON, in order of time. Return their number."""
+        """Write the readings of a vault to `target`, as JSON in order of time. Return how many."""
         query = _READ.format(freeform=self._freeform, table=self._table, vault=vault, target=target)
         (count,) = self._database.execute(query).fetchall()[0]
         return int(count)
@@ -69,7 +72,10 @@ class DuckDBFile:
 
 
 def filled_files(folder: Path, vault: str, count: int) -> list[DuckDBFile]:
-    """Return two files with the same readings: `freeform` as text, and a column for each field."""
+    """Return two files with the same readings.
+
+    The first file has `freeform` as text, the second one a column for each field of `freeform`.
+    """
     rows = folder / "rows.tsv"
     rows.write_bytes(readings.rows(0, count, vault))
     texts = DuckDBFile(folder / "texts.duckdb", "text", "freeform")

@@ -30,11 +30,11 @@ class InfluxDB(HTTPPeer):
     )  # fmt: skip
 
     def command(self) -> list[str]:
-        """Return the program: all settings are in the environment."""
+        """Return the command: it has no arguments, because all settings are in the environment."""
         return [self.program]
 
     def environment(self) -> dict[str, str]:
-        """Return the settings."""
+        """Return the environment of this process, with all settings of InfluxDB."""
         return {
             **os.environ,
             "INFLUXDB_META_DIR": str(self.folder / "meta"),

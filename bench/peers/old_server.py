@@ -2,8 +2,9 @@
 
 The old server is not part of this project. The stand-in does the same work in the same order. A PUT
 is parsed by the standard library's JSON, and its rows go into a queue. One thread takes all rows of
-the queue, encrypts row by row within the INSERT (AES-CTR, key derived from the password, counter =
-interrogator time, base64) and commits. A read decrypts row by row and builds one JSON document.
+the queue, inserts the rows of each password, and commits. The INSERT encrypts each row with
+AES-CTR: the key is derived from the password, and the counter is the interrogator time. The table
+holds the result in base64. A read decrypts row by row and builds one JSON document.
 """
 
 import argparse
@@ -74,7 +75,7 @@ class Database:
         self._rows.put((password, row))
 
     def fetch_all(self, password: str) -> list[dict[str, Any]]:
-        """Return all rows. All must be encrypted under this password."""
+        """Return all rows of the file, which must all be encrypted under this password."""
         names = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp")
         connection = self._connect(password)
         found = [

@@ -1,4 +1,4 @@
-"""Plain Postgres: one row a reading, not encrypted, by COPY."""
+"""Plain Postgres: COPY stores each reading as one row, not encrypted."""
 
 import time
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _COPY = "COPY readings (vault, relative_timestamp, interrogator_timestamp, freef
 
 
 class PostgresRows(Peer):
-    """The Postgres program of this service, as a separate server. Each batch is a transaction."""
+    """A Postgres server of its own, with the program of this service. A batch is a transaction."""
 
     name = "Postgres, COPY"
     durability = "acknowledged = committed, with fsync; not encrypted"
@@ -61,7 +61,10 @@ class PostgresRows(Peer):
         return f"PostgreSQL {number // 10_000}.{number % 10_000}"
 
     def send_batches(self, lanes: Sequence[Sequence[bytes]]) -> float:
-        """Copy the batches of each lane on a connection of its own. Return the seconds."""
+        """Copy the batches of each lane over a connection of its own.
+
+        Return the seconds until all batches are committed.
+        """
         with ThreadPoolExecutor(len(lanes)) as pool:
             began = time.perf_counter()
             for _ in pool.map(self._copy, lanes):

@@ -28,7 +28,7 @@ class Side(ABC):
     wire: Wire
     port: int
     stores_later: ClassVar[bool] = False
-    """Whether it acknowledges readings before it has stored them."""
+    """Whether the side acknowledges readings before it has stored them."""
 
     @abstractmethod
     def stored(self) -> int:
@@ -53,7 +53,7 @@ class Peer(Side):
     disk_scope: ClassVar[str] = "whole folder, WAL included"
     """What `disk_bytes` counts."""
     package: ClassVar[str] = ""
-    """Debian package of its program; empty if it is part of this benchmark."""
+    """Debian package of `program`; empty if the peer has no program of its own."""
     program: ClassVar[str] = ""
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -62,7 +62,7 @@ class Peer(Side):
 
     @classmethod
     def installed(cls) -> bool:
-        """Return whether the program of this side is installed."""
+        """Return whether the peer's program is installed."""
         return not cls.program or shutil.which(cls.program) is not None
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Peer(Side):
         return " ".join(result.stdout.split()) or "not from a Debian package"
 
     def settle(self) -> None:
-        """Return at once: by default a peer acknowledges after it has processed readings."""
+        """Return immediately: most peers acknowledge readings after they have processed them."""
 
     def disk_bytes(self) -> int:
         """Return the bytes of the server's folder, without its log."""
@@ -111,7 +111,7 @@ class HTTPPeer(Peer):
         """Return whether the server answers."""
 
     def environment(self) -> dict[str, str] | None:
-        """Return the environment of the server's process; None if it inherits ours."""
+        """Return the environment of the server's process. None: the environment of this process."""
         return None
 
     def prepare(self) -> None:

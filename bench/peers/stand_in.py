@@ -15,15 +15,15 @@ SETTLE_SECONDS = 120
 
 # Figures of the real old server on two cores.
 RECORDED_SINGLE = 1_430.0
-"""Requests/s with one reading each."""
+"""Requests/s of the old server, with one reading each."""
 RECORDED_ACKNOWLEDGED = 115_000.0
-"""Readings/s in batches, until they are acknowledged."""
+"""Readings/s in batches that the old server acknowledges."""
 RECORDED_STORED = 42_000.0
-"""Readings/s in batches, until they are stored."""
+"""Readings/s in batches that the old server stores."""
 RECORDED_READ = 491_476 / 8.2
-"""Readings/s of a read."""
+"""Readings/s that the old server returns in a read."""
 RECORDED_BYTES = 178.0
-"""Bytes on disk per reading."""
+"""Bytes on disk of the old server, per reading."""
 
 
 class StandIn(HTTPPeer):
@@ -80,7 +80,10 @@ class StandIn(HTTPPeer):
 
 
 def compared_with_recorded(ratio: float) -> str:
-    """Return a sentence that compares the stand-in with the real old server."""
+    """Return a sentence that compares the stand-in with the real old server.
+
+    `ratio` is a figure of the stand-in divided by the recorded figure of the old server.
+    """
     if 2 / 3 <= ratio <= 3 / 2:
         return f"It is about as fast ({ratio:.2f} x)."
     if ratio > 1:

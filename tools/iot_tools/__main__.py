@@ -16,7 +16,7 @@ def main() -> int:
 
 
 def _collect_garbage() -> None:
-    """Turn on garbage collection, except for the objects of the imported modules."""
+    """Turn garbage collection on again. It skips the objects that the imports created."""
     gc.freeze()
     gc.enable()
 

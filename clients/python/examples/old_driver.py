@@ -29,7 +29,7 @@ class OutboxConsumer:
     """
 
     outbox_path = "readings.outbox"
-    """One file for each driver that runs at the same time."""
+    """Path of the outbox. Drivers that run at the same time need different paths."""
 
     db_host: str
     db_password: str

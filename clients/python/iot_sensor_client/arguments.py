@@ -1,4 +1,4 @@
-"""Checks of arguments, so that a wrong one fails at the call that names it."""
+"""Checks of arguments, so that the call with a wrong argument fails, not a later call."""
 
 import threading
 from collections.abc import Callable
@@ -26,11 +26,13 @@ def checked_retry(retry: RetryPolicy) -> RetryPolicy:
 
 
 def checked_timeout(name: str, seconds: float | None) -> float | None:
-    """Return a timeout of a socket in seconds. None: no timeout.
+    """Return `seconds`, the timeout of a socket. None: no timeout.
+
+    Error messages call the argument `name`.
 
     Raises:
         TypeError: `seconds` is not a number.
-        ValueError: a socket can't have this timeout.
+        ValueError: `seconds` is not greater than 0, or is too large.
     """
     if seconds is None:
         return None
@@ -42,9 +44,9 @@ def checked_timeout(name: str, seconds: float | None) -> float | None:
 
 
 def checked(name: str, value: T, kind: type, description: str) -> T:
-    """Return `value`. Raises `TypeError` if it is not a `kind`.
+    """Return `value`. Raises `TypeError` if it is not an instance of `kind`.
 
-    `description` names the kind in the message, for example "a str".
+    The message is `<name> must be <description>`, with a description such as "a str".
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {description}, not {type(value).__name__}")

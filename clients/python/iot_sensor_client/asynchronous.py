@@ -15,9 +15,9 @@ T = TypeVar("T")
 class AsyncClient:
     """The calls `send`, `read`, `readings` and `follow` of a `Client`, for asyncio.
 
-    Each call has the same arguments, results and errors as in `Client`. A cancelled call ends at
-    once; its request continues in a thread, and may succeed. Call methods of an `Outbox` with
-    `asyncio.to_thread`.
+    Each call has the same arguments, results and errors as in `Client`. A cancelled call ends
+    immediately; its request continues in a thread, and may succeed. Call methods of an `Outbox`
+    with `asyncio.to_thread`.
     """
 
     def __init__(self, client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Batches: readings as JSON text, and the body of a PUT that holds them."""
+"""Batches: encode readings as JSON text, and build the body of a PUT from these texts."""
 
 import gzip
 import json
@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_READINGS = 1000
-"""Readings of a batch. A request of this size costs the service a fraction of a second."""
+"""Default maximum of readings in a batch. A request of this size costs the service a fraction of a
+second."""
 MAX_BYTES = 1024 * 1024
-"""Bytes of a batch before compression; a larger reading is a batch of its own."""
+"""Maximum bytes of a batch before compression. A larger reading is a batch of its own."""
 _MEMBERS = frozenset(
     {"relative_time", "interrogator_time", "freeform", "db_password", "absolute_timestamp"}
 )
-"""The members of a reading that the service uses. The service ignores all others."""
+"""The members of a reading that the service uses. The service ignores all other members."""
 
 
 def encode_reading(reading: Mapping[str, Any], number: int) -> str:
-    """Return a reading as JSON text, in ASCII. Error messages call it `reading <number>`.
+    """Return a reading as JSON text, in ASCII. Error messages call the reading `reading <number>`.
 
     Raises:
         ValueError: the reading is not a mapping, JSON can't represent it, or it has a member that
@@ -42,10 +43,12 @@ def encode_readings(
 ) -> Iterator[str]:
     """Return an iterator over readings as JSON texts.
 
+    `encode` encodes one reading, given the reading and its number. The iterator raises the errors
+    of `encode`.
+
     Raises:
         TypeError: `readings` is not iterable.
-        ValueError: `readings` is a single reading or a text. Or, from the iterator, as for
-            `encode_reading`.
+        ValueError: `readings` is a single reading or a text.
     """
     kind = type(readings).__name__
     if not isinstance(readings, Iterable):
@@ -59,7 +62,7 @@ def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
     """Divide encoded readings into batches of at most `max_readings` readings and `MAX_BYTES`.
 
     A reading larger than `MAX_BYTES` is a batch of its own. The same readings always give the same
-    batches, so `Client.send` with the same arguments repeats each batch under the same key.
+    batches, so a second `Client.send` with the same arguments sends each batch under the same key.
     """
     batch: list[str] = []
     size = 0

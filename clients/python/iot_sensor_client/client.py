@@ -1,4 +1,4 @@
-"""The client: requests with retries, readings in and out."""
+"""The client: sends requests with retries, stores readings and reads them back."""
 
 import itertools
 import json as json_format
@@ -172,17 +172,18 @@ class Client:
         """Store readings. On return they are acknowledged: the service stores each exactly once.
 
         Args:
-            readings: mappings with `relative_time`, `interrogator_time` and `freeform`.
+            readings: mappings with `relative_time`, `interrogator_time` and `freeform`. A reading
+                may also have a `db_password`.
             idempotency_key: names these readings. Requests with the same key are stored once, so a
                 caller that keeps readings can send them again after an error or a restart. The
-                service rejects the key with other readings. Default: a random key, which protects
-                the retries of this call.
+                service rejects other readings under the same key. Default: a random key, which
+                protects the retries of this call.
 
         Raises:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
                 Also raised if another server, such as a proxy, answered with a 2xx status.
-            ValueError: a reading can't be written as JSON, or has other members.
+            ValueError: a reading can't be written as JSON, or has an unknown member.
         """
         body = batch_body(list(encode_readings(readings)), self._password)
         return self._put(body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
@@ -211,8 +212,7 @@ class Client:
             RejectedError: the service will never accept a batch. The earlier batches are stored:
                 `acknowledged` of the error is the number of their readings.
             RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
-            ValueError: a reading can't be written as JSON, or has other members than those of
-                `put_readings`. The earlier batches are stored.
+            ValueError: as for `put_readings`. The earlier batches are stored.
         """
         key = idempotency_key or str(uuid.uuid4())
         acknowledged = 0
@@ -373,8 +373,8 @@ class Client:
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
 
-        All readings of the window that were acknowledged before the call are erased, even if they
-        are not stored yet. The request is retried, because erasing twice does no harm.
+        All these readings that were acknowledged before the call are erased, even if they are not
+        stored yet. The request is retried, because erasing twice does no harm.
 
         Returns:
             The number of readings that the last attempt erased. Earlier attempts may have erased
@@ -382,7 +382,7 @@ class Client:
 
         Raises:
             RejectedError: the password is unknown.
-            RetryableError: a part may be erased; repeat the call.
+            RetryableError: some of the readings may be erased; repeat the call.
         """
         return int(self._erase(f"/api/iot/{start}/{end}", repeatable=True))
 

@@ -25,11 +25,11 @@ class ClientError(Exception):
         super().__init__(message)
         self.response = response
         self.acknowledged = 0
-        """Readings that this call of `send` has stored before the error."""
+        """Number of readings that `Client.send` had stored when it raised this error."""
 
     @property
     def status(self) -> int | None:
-        """Status of the response, None without a response."""
+        """Status of the response; None if the request got no response."""
         return None if self.response is None else self.response.status
 
     @property
@@ -42,7 +42,7 @@ class ClientError(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait before the next attempt, None if the service did not name any."""
+        """Seconds to wait before the next attempt (`Retry-After`); None without this header."""
         return None if self.response is None else self.response.retry_after
 
 
@@ -58,7 +58,7 @@ class NoResponseError(RetryableError, OSError):
     """A request without a complete response. If `sent` is True, the service may have processed the
     request.
 
-    An `OSError`, like the errors of sockets and of `urllib`.
+    This error is also an `OSError`, like the errors of sockets and of `urllib`.
     """
 
     def __init__(self, message: str, *, sent: bool = True) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .client import Client
 
 _ROUNDING_SECONDS = 3
-"""Sum of three roundings of up to 1 s: the header `Date` (whole seconds), `_now` and `ceil`."""
+"""Rounding can make a poll begin up to this much earlier: up to 1 s each by the header `Date`
+(whole seconds), by `_now` and by `ceil`."""
 
 _log = logging.getLogger("iot_sensor_client")
 
@@ -43,14 +44,14 @@ class Follower:
         """Time of receipt by id, for all readings that a later poll may return again."""
         self._newest = datetime.min.replace(tzinfo=UTC)
         self._date = datetime.now(UTC)
-        """The clock of the service at the last answer."""
+        """The time by the service's clock (header `Date`) in the last answer."""
         self._asked = time.monotonic()
         self._began = False
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
-        """Poll until `stop` is set. Yield the new readings of each poll, by id, maybe none.
+        """Poll until `stop` is set. Yield a list of the new readings of each poll, ordered by id.
 
-        A second call continues after the first.
+        A list may be empty. A second call continues after the readings of the first call.
         """
         if not self._began:
             self._begin()
@@ -95,10 +96,10 @@ class Follower:
             cursor = f"&cursor={following}"
 
     def _now(self) -> datetime:
-        """Return the time by the service's clock, or up to a second later.
+        """Return the time by the service's clock, or a time up to a second later.
 
-        A second is added, because the header `Date` leaves out the fraction. A poll asks for the
-        last n seconds: with too early a time, n would be too small.
+        The header `Date` leaves out the fraction of a second, so this method adds a second. A time
+        that is too early would be worse: a poll would ask for too few of the last seconds.
         """
         return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
 

@@ -27,13 +27,13 @@ after how many seconds without another event the service sends the event `heartb
 the timeout follows from this number."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
-"""How many ids to remember. Readings that the stream left out are read by time, and those with a
-known id are dropped."""
+"""Maximum number of ids of received readings to remember. If the stream left out readings of a
+range of time, the follower reads all readings of this range, and drops those with a known id."""
 _STOP_SECONDS = 0.2
 _MAX_VAULT_SECONDS = 10.0
-"""Longest pause between two attempts to open a stream, while no vault has the password. When
-a stream opens, it begins with the readings received since the first attempt, if the hot window
-still holds them (300 s by default)."""
+"""Maximum of the growing pause, in seconds, between two attempts to open a stream, while no vault
+has the password. The stream begins with the readings received since the first attempt, so the
+pauses lose only readings that have left the hot window (after 300 s by default)."""
 _POLLING_SECONDS = 30.0
 """Seconds between two attempts to open a stream, while the follower polls."""
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
@@ -89,7 +89,8 @@ class LiveFollower:
     def _polled(self) -> Iterator[_Rows]:
         """Poll until the service has a stream for this follower, and follow the stream.
 
-        The last poll comes after the stream was opened, so it finds what was stored before.
+        The last poll comes after the stream was opened, so this poll finds all readings that were
+        stored before the stream began.
         """
         ask_at = time.monotonic() + _POLLING_SECONDS
         stream: Stream | None = None
@@ -107,7 +108,7 @@ class LiveFollower:
                 stream.close()
 
     def _free_stream(self) -> Stream | None:
-        """Return a stream of the readings that are stored from now on; None if none is free."""
+        """Return a stream of the readings that are stored from now on; None if no stream opens."""
         with suppress(NoResponseError):
             began = time.monotonic()
             stream = self._client.open_stream(_PATH, {"data": {**self._client.credentials}}, {})

@@ -23,7 +23,8 @@ from .retry import RetryPolicy
 
 MAX_BYTES = 256 * 1024 * 1024
 KEY_SECONDS = 23 * 3600
-"""How long a batch may be repeated under its key: the service remembers keys for 24 hours."""
+"""How long a batch may be repeated under its key, in seconds. This is less than the 24 hours for
+which the service remembers keys."""
 _MAX_RETRY_AFTER = 3600.0
 _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _BAD_READINGS = frozenset({"invalid_request", "too_large"})
@@ -37,7 +38,7 @@ class OutboxStatistics:
     """The state of an outbox at one moment."""
 
     state: Literal["idle", "sending", "waiting"]
-    """`waiting`: an attempt failed, and the next one waits for its time."""
+    """`waiting`: an attempt failed, and the outbox pauses before the next attempt."""
     waiting: int
     """Readings that are not acknowledged."""
     rejected: int
@@ -229,14 +230,14 @@ class Outbox:
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
         """Send rejected readings again, under a new Idempotency-Key. Return their number.
 
-        Readings that were resent or discarded before are left out.
+        Readings that were resent or discarded before are neither sent nor counted.
         """
         return self._take_back(rejected, send=True)
 
     def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
         """Delete rejected readings. Return their number.
 
-        Readings that were resent or discarded before are left out.
+        Readings that were resent or discarded before are not counted.
         """
         return self._take_back(rejected, send=False)
 
@@ -269,7 +270,7 @@ class Outbox:
         return self._done >= reading or not self._file.counts().waiting
 
     def _run(self) -> None:
-        """Send batches until the outbox is closed. Runs in a thread, which no error ends."""
+        """Send batches until the outbox is closed. Runs in the thread; continues after errors."""
         failures = 0
         finish: Callable[[], None] | None = None
         while True:

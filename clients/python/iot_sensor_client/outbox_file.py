@@ -1,6 +1,6 @@
 """The file of an outbox: readings that wait in SQLite, in batches.
 
-A batch keeps its readings and its Idempotency-Key."""
+A batch keeps its readings and its Idempotency-Key, so that a repeated request is the same."""
 
 import os
 import sqlite3
@@ -81,12 +81,13 @@ class OutboxFile:
         self._batch_size = batch_size
         self._lock = threading.RLock()
         self._open: tuple[int, int, int] | None = None
-        """Id of the batch that takes the next reading, the number of its readings, their bytes."""
+        """The batch that takes the next reading: its id, the number of its readings, their bytes.
+        None: the next reading begins a batch."""
         self._attempts = False
         self._unrecorded: tuple[int, float] | None = None
         """Id of a batch, and the time of its first attempt, if this time is not in the file yet."""
         self._counts: Counts | None = None
-        """None: not known; the readings have to be counted."""
+        """How much the file holds. None: not known, the readings have to be counted."""
         with self._reported():
             # The process may change its folder. SQLite puts the WAL beside the target of a link.
             self._path = Path(os.path.realpath(path))
@@ -259,7 +260,10 @@ class OutboxFile:
             self._space.shrink()
 
     def split(self, batch: Batch) -> None:
-        """Divide a batch into two with new keys. The service must have stored nothing of it."""
+        """Divide a batch into two batches with new Idempotency-Keys.
+
+        The service must not have stored the readings: under new keys, it would store them again.
+        """
         middle = batch.first + len(batch.rows) // 2
         with self._lock, self._reported(), self._transaction():
             for first, last in ((batch.first, middle - 1), (middle, batch.last)):
@@ -375,7 +379,7 @@ class OutboxFile:
 
 
 def _create_private(path: Path) -> None:
-    """Create the file for its owner alone. SQLite gives its other files the same mode."""
+    """Create the file, readable by its owner alone. SQLite gives its other files the same mode."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

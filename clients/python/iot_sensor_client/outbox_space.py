@@ -109,7 +109,7 @@ class OutboxSpace:
             self._database.execute("PRAGMA wal_checkpoint").fetchall()
 
     def shrink(self, *, kept_pages: int = _KEPT_PAGES, free_per_used: int = 3) -> None:
-        """Return the file's free pages to the disk, so that others can use the space.
+        """Return the file's free pages to the disk, so that other files can use the space.
 
         This runs VACUUM, which copies all pages in use. Do nothing in these cases:
 

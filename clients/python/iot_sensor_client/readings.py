@@ -95,7 +95,7 @@ def read_path(*, last: int | None, seconds: int | None, start: int | None, end: 
 
 
 def time_range(since: datetime | None, until: datetime | None, by: str) -> dict[str, str]:
-    """Return the query of the times `since` and `until` of `Client.readings`.
+    """Return the query parameters for `since`, `until` and `by` of `Client.readings`.
 
     Raises:
         TypeError: a time is not a `datetime`.
@@ -111,7 +111,10 @@ def time_range(since: datetime | None, until: datetime | None, by: str) -> dict[
 
 
 def _unix_ms(argument: str, time: datetime) -> str:
-    """Return Unix milliseconds as decimal text, exact to the microsecond: `1763877000123.456`."""
+    """Return Unix milliseconds as decimal text, exact to the microsecond: `1763877000123.456`.
+
+    Raises the errors of `time_range`. `argument` is the name of the time in a message.
+    """
     if not isinstance(time, datetime):
         raise TypeError(f"{argument} must be a datetime, not {type(time).__name__}")
     if time.tzinfo is None:

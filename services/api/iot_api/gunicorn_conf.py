@@ -91,8 +91,9 @@ control_socket_disable = True
 def when_ready(server: Any) -> None:
     """Start the metrics server.
 
-    The server is a separate process. A thread of the master would be a greenlet, which never runs,
-    because the master does not run gevent's event loop.
+    The metrics server is a separate process. It can't be a thread of gunicorn's master: gevent
+    would make the thread a greenlet. This greenlet would never run, because the master does not run
+    gevent's event loop.
     """
     if _settings.api_metrics_port:
         command = [sys.executable, "-m", "iot_api.server"]
@@ -161,7 +162,8 @@ def child_exit(server: Any, worker: Any) -> None:
 def on_exit(server: Any) -> None:
     """Stop the metrics server and remove the folder of metrics.
 
-    If a worker found a wrong setting, its error becomes the last line of the log.
+    If a worker ended because of a wrong setting, the worker's error becomes the last line of the
+    log.
     """
     metrics_process = getattr(server, "metrics_process", None)
     if metrics_process is not None:

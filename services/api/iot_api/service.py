@@ -285,7 +285,7 @@ def _readings(settings: Settings, pool: Pool, stores: Stores) -> Readings:
 def _reports(
     stores: Stores, keyring: KeyringFile, restorer: VaultRestorer
 ) -> Iterator[Callable[[], None]]:
-    """Yield two functions: one reports this process's loaded keys to Redis, one its heartbeat."""
+    """Yield two functions, which report the process's loaded keys and its heartbeat to Redis."""
     reported = stores.redis, stores.names, "api", keyring.current
     require_ownership = stores.watch.require_ownership
     open_vaults = restorer.master_keys_in_use

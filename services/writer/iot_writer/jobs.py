@@ -175,8 +175,8 @@ def _linger() -> None:
 def compact() -> str:
     """Execute one compaction order. Queue this job again if orders are left. Return the outcome.
 
-    Do nothing and return "later" while an entry waits longer than `STALE_SECONDS` in the backlog:
-    drains come first.
+    If an entry has waited in the backlog for longer than `STALE_SECONDS`, do nothing and return
+    "later", because drains come first.
     """
     writer = current()
     if any(age > sweep.STALE_SECONDS for age in writer.backlog.oldest_ages().values()):
@@ -278,8 +278,8 @@ def find_job(job_id: str) -> tuple[Function, tuple[int, ...]] | None:
 class KnownJob(Job):
     """A job of this module, built from its id. Only the status is read from the job's hash.
 
-    RQ's own class would import the callbacks and send the webhooks that a hash names. So a program
-    with write access to Redis could run code in the writers.
+    RQ's own class would import the callbacks and send the webhooks that the hash names. With that
+    class, a program with write access to Redis could run code in the writers.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ class DrainWorker(SimpleWorker):
 
     @property
     def dequeue_timeout(self) -> int:
-        """Longest blocking wait for a job, in seconds. Short, to notice the loss of Redis soon."""
+        """Longest blocking wait for a job, in seconds: short, to notice the loss of Redis soon."""
         return 4
 
     @property
@@ -62,8 +62,8 @@ class DrainWorker(SimpleWorker):
         """Return the next job and its queue; None if no job comes in time.
 
         Raises:
-            StopRequested: Redis belongs to another installation, or this can't be decided. RQ's
-                loop ends.
+            StopRequested: Redis belongs to another installation, or its owner is unknown. The
+                error ends RQ's loop.
         """
         try:
             self.watch.require_ownership()

@@ -26,11 +26,14 @@ _log = logging.getLogger(__name__)
 _LOCK = 0x696F74
 """Key of the advisory lock: a second migration waits, and then finds nothing to do."""
 _LOCK_LIMIT = "SET LOCAL lock_timeout = '2s'"
-"""Shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart)."""
+"""Limits how long a migration waits for a lock, because other statements wait behind it. The limit
+is shorter than the `lock_timeout` of the role `iot_api` (postgres-roles.sql of the chart), so a
+migration that waits does not make statements of the API fail."""
 _PAUSE_SECONDS = 3.0
 LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
-"""Errors of a migration that waited for a lock. Postgres reports a deadlock after 1 s, before the
-lock timeout: another transaction holds a table, and waits for a table that the migration holds."""
+"""Errors of a migration that waited too long for a lock. A deadlock means that another transaction
+has locked a table, and waits for a table that the migration has locked. Postgres reports a deadlock
+after 1 s, which is before the lock timeout."""
 _MIGRATIONS = resources.files(__package__) / "migrations"
 GRANTS = _MIGRATIONS / "grants.sql"
 _PLANTED = _MIGRATIONS / "planted.sql"

@@ -29,7 +29,7 @@ class ShutdownFlag:
         return self._set
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the flag is set, at most `seconds`; return whether it is."""
+        """Wait until the flag is set, for at most `seconds`. Return whether the flag is set."""
         if not self._set:
             try:
                 self._wakeups.get(timeout=seconds)

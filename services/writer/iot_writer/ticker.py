@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Ticker(threading.Thread):
     """A thread that queues each job once in its period, regardless of the number of writers.
 
-    In the period of the sweep, it also repairs Redis (`sweep.repair`).
+    Before the thread queues a sweep, it also repairs Redis (`sweep.repair`).
     """
 
     def __init__(self, writer: Writer) -> None:

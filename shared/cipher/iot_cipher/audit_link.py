@@ -23,7 +23,7 @@ from .writer_keys import AuditKeys
 
 FORMAT = 2
 SEALED_FORMAT = 1
-"""The link covers the sealed bytes of the record."""
+"""The format of old links. Such a link covers the sealed bytes of the record."""
 UNREADABLE_MARK = b"\xff"
 """Stands before the bytes of a record that can't be decrypted. No text in UTF-8 begins with it."""
 _HEAD = struct.Struct(">BI")

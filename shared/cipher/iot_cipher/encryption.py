@@ -45,7 +45,7 @@ NONCE_BYTES = 12
 SALT_BYTES = 16
 SEGMENT_FORMAT = b"\1"
 ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED = 1, 2
-"""Format 2 also has a time of receipt for each reading."""
+"""The formats of an entry. Format 2 also has a time of receipt for each reading."""
 COMPRESS_FROM = 512
 """Entries with fewer bytes of content are not compressed: compression would not pay."""
 MAX_CONTENT_BYTES = 2**31
@@ -166,10 +166,10 @@ def decrypt_with_chunk_key(
 ) -> bytes:
     """Decrypt a segment with its chunk key and return the encoded segment.
 
-    For writers, which have no data keys. API processes use `decrypt_segment`.
+    Writers have no data keys, so they need this function. API processes use `decrypt_segment`.
 
     Raises:
-        DecryptionError: payload or bounds were changed, or vault or key are not the segment's.
+        DecryptionError: payload or bounds were changed, or the segment has another vault or key.
     """
     # A memoryview, because a copy of a large payload would double the memory.
     head, message = bytes(payload[: 1 + SALT_BYTES]), memoryview(payload)[1 + SALT_BYTES :]
@@ -193,9 +193,9 @@ def _associated(head: bytes, vault_id: uuid.UUID, bounds: SegmentBounds) -> byte
 
 @dataclass(slots=True)
 class Entry:
-    """Readings of a vault, and the chunk key with which a writer encrypts them.
+    """Readings of a vault, and a chunk key with which a writer can encrypt a segment of them.
 
-    Stored only sealed (`Sealer`).
+    An entry is stored only in sealed form (`Sealer`).
     """
 
     vault_id: bytes
@@ -205,7 +205,7 @@ class Entry:
     chunk_key: bytes = field(repr=False)
     """32 bytes. The vault's data key can't be computed from the chunk key."""
     sealed_at: int
-    """Unix milliseconds of the API's clock."""
+    """Time of sealing in Unix milliseconds, by the clock of the API process."""
     readings: ReadingColumns = field(repr=False)
 
     def encode(self) -> bytes:

@@ -61,8 +61,8 @@ class Keyring(SecretHolder):
     def lookup(self, password: bytes) -> bytes:
         """Return the lookup of a password for vaults of format 1.
 
-        An attacker with the pepper can test passwords against this lookup fast. So new vaults get
-        format 2 as soon as no process of version 0.1 can run.
+        This lookup costs no scrypt, so an attacker who has the pepper can test passwords fast.
+        Version 0.1 knows only this lookup. New vaults get format 2 once its upgrade is complete.
         """
         return hmac.digest(self._pepper, password, "sha256")
 
@@ -107,8 +107,8 @@ class Keyring(SecretHolder):
 def parse_keyring(text: str) -> Keyring:
     """Parse a keyring: `{"version": 1, "primary": 1, "keys": {"1": ...}, "pepper": ...}`.
 
-    Keys and pepper are 32 bytes each, in base64. A keyring whose keys were retired also has
-    `"retired"`, see `chain_keys`.
+    Keys and pepper are 32 bytes each, in base64. If master keys were retired, the keyring also has
+    the section `"retired"` (see `chain_keys`).
 
     Raises:
         SettingsError: the keyring is invalid. The message contains no key.
@@ -161,8 +161,8 @@ def _parsed(
 ) -> tuple[int, KeyId, dict[KeyId, str], str, dict[KeyId, RetiredKey]] | None:
     """Return version, primary id, keys, pepper and retired keys; None if the text has another form.
 
-    Also return None for a repeated name and for an id such as 01: otherwise, a typo could lose a
-    key.
+    Also return None for a repeated name and for an id such as 01. Otherwise, of two keys with the
+    names "1" and "01", only one would be kept.
     """
     try:
         content = strict_json(text)

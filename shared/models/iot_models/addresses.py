@@ -11,8 +11,9 @@ _UNIX_SOCKET_OR_FD = re.compile(r"unix:.+|fd://\d+")
 def parse_bind(text: str) -> tuple[str, int] | None:
     """Check addresses separated by commas. Return the host and the port of the first address.
 
-    An IPv6 host is returned without brackets. Return None for a Unix socket or a file descriptor.
-    Every TCP address must have a port: without it, gunicorn would listen on port 8000.
+    An IPv6 host is returned without brackets. If the first address is a Unix socket or a file
+    descriptor, return None. Every TCP address must have a port: without a port, gunicorn would
+    listen on port 8000.
 
     Raises:
         SettingsError: an address is invalid.
@@ -41,7 +42,7 @@ def _parse(address: str) -> tuple[str, int] | None:
 
 
 def parse_metrics_address(text: str) -> str:
-    """Check that an address has no port, and return the address.
+    """Check that an address has no port, which is a setting of its own. Return the address.
 
     Raises:
         SettingsError: the address has a port, or an IPv6 address is in brackets.

@@ -73,7 +73,8 @@ def _now() -> str:
 class AuditEvent:
     """One event of the audit log.
 
-    `time` is by the clock of this process, in UTC. The row in `audit_log` also has Postgres's time.
+    `time` is in UTC, by the clock of the process that made the event. The event's row in the table
+    `audit_log` also has a time by the clock of Postgres.
     """
 
     kind: AuditKind

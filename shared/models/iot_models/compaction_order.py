@@ -7,11 +7,11 @@ from .errors import FormatError
 
 FORMAT = 2
 ONE_KEY_FORMAT = 1
-"""The format of orders from an older version: all merged segments share one key."""
+"""The format of orders from older versions. All segments merged by such an order share one key."""
 
 SMALL_READINGS = 512
-"""Segments with fewer readings are small: they may be merged. The index `segments_small` has this
-number, too."""
+"""Segments with fewer readings are small: they may be merged. The condition of the index
+`segments_small` in Postgres contains the same number."""
 
 _HEADER = struct.Struct("<B16sII")
 _ONE_KEY_HEADER = struct.Struct("<B16s16s32sI")
@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A new chunk key for one of the larger segments into which the sources are merged."""
+    """A new chunk key, for one merged segment."""
 
     salt: bytes
     """16 random bytes. The chunk key was derived with this salt."""
@@ -56,7 +56,7 @@ class CompactionOrder:
     key to merge one of them again could open the others."""
     sources: tuple[Source, ...]
     one_key: bool = False
-    """Whether an older version made the order: all merged segments share the key of one target."""
+    """Whether the order has `ONE_KEY_FORMAT`: all merged segments share the key of one target."""
 
     def encode(self) -> bytes:
         """Return the order as bytes, in the newest format (`FORMAT`)."""

@@ -20,15 +20,15 @@ class Metric:
     meaning: str
     labels: Sequence[str] = ()
     initial_labels: Sequence[str] = ()
-    """Values of the metric's only label that are exported as 0 from the start. A counter that
-    appears with its first event would show no increase in Prometheus."""
+    """Values of the metric's only label. For each of these values, the metric is exported as 0 from
+    the start: a counter that appears with its first event would show no increase in Prometheus."""
     of_processes: Literal["all", "livemin", "livesum"] = "all"
     """How a gauge that several worker processes set is exported. `all`: one value per process.
     `livemin`, `livesum`: the minimum or the sum of the values of the running processes."""
 
     @property
     def unit(self) -> str:
-        """The base unit, which the name ends with; "" if the metric has none."""
+        """The base unit, with which `family` ends; "" if the metric has no unit."""
         last = self.family.rpartition("_")[2]
         return last if last in _UNITS[self.kind == "histogram"] else ""
 

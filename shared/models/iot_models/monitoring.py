@@ -116,7 +116,8 @@ class _Server(ThreadingWSGIServer):
 
 
 class _IPv6Server(_Server):
-    """A server for IPv6 addresses. On `::` it accepts IPv4 too (Linux: bindv6only=0)."""
+    """A server that listens on an IPv6 address. On `::`, it also accepts IPv4 connections, unless
+    the kernel is configured otherwise (Linux: `net.ipv6.bindv6only=1`)."""
 
     address_family = socket.AF_INET6
 

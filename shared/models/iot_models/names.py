@@ -21,7 +21,7 @@ MAX_SHARDS = 256
 _MAX_PREFIX_LENGTH = 64
 
 DRAIN_JOB_PREFIX = "drain-"
-"""Prefix of the ids of all drains."""
+"""Prefix of the job ids of all drains."""
 
 
 def drain_job(shard: int) -> str:
@@ -201,7 +201,7 @@ class KeyNames:
         return f"{self.prefix}iot:requests:{client}"
 
     def guesses(self, client: str) -> str:
-        """Return the key of the counter of unknown passwords that a client named in this minute."""
+        """Return the key of the counter of a client's unknown passwords. It expires in a minute."""
         return f"{self.prefix}iot:guesses:{client}"
 
     def loaded_keys(self, process: str) -> str:
@@ -222,7 +222,7 @@ class KeyNames:
         return f"{self.prefix}iot:loaded:heartbeats"
 
     def new_vaults(self, client: str) -> str:
-        """Return the key of the counter of vaults that a client created in this minute."""
+        """Return the key of the counter of a client's new vaults. It expires in a minute."""
         return f"{self.prefix}iot:guesses:new-vaults:{client}"
 
     def rate(self, minute: int, policy: str, name: str) -> str:

@@ -121,7 +121,7 @@ class OpenTelemetryTracer:
 
 
 class RequestSpan:
-    """The span of a request, which ends after the last piece of the answer."""
+    """The span of a request. It ends after the last piece of the answer."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -185,7 +185,7 @@ def _values(attributes: Mapping[str, object]) -> Attributes:
 
 
 def _resource(service: str) -> Resource:
-    """Return the resource that OpenTelemetry's variables describe. Default name: `service`."""
+    """Return the resource that the variables `OTEL_*` describe; its default name is `service`."""
     instance = f"{socket.gethostname()}:{os.getpid()}"
     ours = Resource({SERVICE_NAME: service, SERVICE_INSTANCE_ID: instance})
     # Not `Resource.create`: its thread pool waits for itself under gevent, because `queue` is not
@@ -194,7 +194,10 @@ def _resource(service: str) -> Resource:
 
 
 def _pace_logs() -> None:
-    """Log at most once a minute that the collector is unreachable, not at each attempt."""
+    """Limit the log of the SDK: it logs each failed attempt to reach the collector.
+
+    Each message is logged at most once in `_LOG_SECONDS`.
+    """
     paced = _PacedEvents()
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("opentelemetry"):

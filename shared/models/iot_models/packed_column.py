@@ -9,7 +9,8 @@ from .segment import DELTA, RAW
 
 _SIGN = bytes(7) + b"\x80"
 _KEPT_MASKS = 10_000
-"""The masks of a column of up to this length are kept (160 KB). Most columns are not longer."""
+"""Masks for up to this many numbers are kept for later columns; they take 160 KB. Few columns are
+longer."""
 
 
 class PackedColumn(NamedTuple):

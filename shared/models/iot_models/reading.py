@@ -16,14 +16,15 @@ if sys.byteorder != "little":
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 INT64 = range(INT64_MIN, INT64_MAX + 1)
 IDS = range(2**53)
-"""The possible ids. A double represents each exactly: many clients read numbers as doubles."""
+"""The possible ids. Many clients read numbers as doubles, which represent these ids exactly."""
 RECEIPTS = range(-62_135_596_800_000, 253_402_300_800_000)
-"""The years 1 to 9999 in Unix milliseconds. `absolute_timestamp` has no text for other times."""
+"""The possible times of receipt in Unix milliseconds: the years 1 to 9999. `absolute_timestamp` has
+no text for other times."""
 MISSING_TIME = -1
-"""Stored for a time that the sender left out."""
+"""The relative or interrogator timestamp that is stored if the sender left it out."""
 
 SEPARATOR = b"\0"
-"""Separates the `freeform` texts of a batch. Valid JSON never contains this byte."""
+"""Separates the `freeform` texts in a column. Valid JSON never contains this byte."""
 _LONG_TEXT_BYTES = 32
 """If texts have at least this average length, `count_texts` counts with `replace`, not `count`."""
 

@@ -7,9 +7,9 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
 - the `freeform` texts
 
 The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in the
-order above. Ids are not stored: each is `ID_STRIDE` above the last. Times are run-length encoded.
-`SORTED`: the order of receipt was another one. One more column has each reading's position in the
-order of receipt. `MERGED` and `MERGED_ALONE`: ids and times of receipt are two more columns.
+order above. Ids are not stored, because each is `ID_STRIDE` more than the last, and times are
+run-length encoded. `SORTED`: like `ARRIVAL`, but the order of receipt differs, and one more column
+has each reading's position in it. `MERGED`, `MERGED_ALONE`: ids and times are two more columns.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 
@@ -32,7 +32,7 @@ from .errors import FormatError
 from .reading import IDS, INT64, RECEIPTS, SEPARATOR, Reading, absolute_timestamp
 
 ID_STRIDE = 256
-"""Distance between ids of a shard. `id % ID_STRIDE` is the shard, so no id is in two shards."""
+"""Distance between the ids of a shard. `id % ID_STRIDE` is the shard: no id is in two shards."""
 MAX_CONTENT_BYTES = 2**31
 
 _BOUNDS = struct.Struct("<9qI")
@@ -46,7 +46,7 @@ _CHECKED_BYTES = 2**16
 _FEW = 32  # Looking for unused bytes of so few numbers takes longer than unpacking all bytes.
 
 RUN_CHARACTERS = 2**17
-"""Approximate number of characters of texts that are decoded at a time."""
+"""Approximate number of characters of `freeform` texts that are decoded in one call."""
 
 _MAX_RATIO = 2**15
 """Maximum compression ratio of a zstd frame: the densest block has 4 bytes for 128 KiB."""
@@ -182,7 +182,7 @@ class Texts(Sequence[str]):
 
     A copy of all texts as `str` would double the memory of a large segment. Texts are decoded in
     runs of about `RUN_CHARACTERS`, which fit the CPU's cache: decoding all of them in one call
-    takes twice the time. Slices must have a step of 1.
+    takes twice the time. A slice of the texts must have a step of 1.
     """
 
     def __init__(self, content: bytes, start: int, count: int) -> None:
@@ -287,7 +287,7 @@ class SegmentColumns:
 
     ids: Sequence[int]
     received: Sequence[int]
-    """Unix milliseconds."""
+    """Times of receipt in Unix milliseconds."""
     relative: Sequence[int]
     interrogator: Sequence[int]
     freeform: Sequence[str]
@@ -411,7 +411,7 @@ def _positions(data: bytes) -> "array[int]":
 
 
 class _Contexts(threading.local):
-    """zstd's context of a thread: it is slow to create, and threads must not share it."""
+    """The zstd decompressor of each thread: slow to create, and threads must not share one."""
 
     def __init__(self) -> None:
         self.decompressor = zstandard.ZstdDecompressor()

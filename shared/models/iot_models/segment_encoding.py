@@ -38,14 +38,19 @@ MERGED_LEVEL = 9
 """Merged segments are compressed once, in the background, and live for years."""
 
 _BATCH_READINGS = 16
-"""With fewer readings per batch, on average, sorting batches costs more than sorting readings."""
+"""If the batches of a segment have at least this many readings on average, whole batches are sorted
+if possible. With smaller batches, sorting the single readings costs less."""
 _NUMBER = struct.Struct("<q")
 _MAX_WINDOW = 2**23
-"""Twice the largest window that the levels above use."""
+"""Largest zstd window, in bytes, that `decompress_head` accepts: twice the largest window that the
+levels above use."""
 
 
 class _Contexts(threading.local):
-    """zstd's contexts of a thread: they are slow to create, and threads must not share them."""
+    """The zstd compressors and the decompressor of each thread.
+
+    They are slow to create, and threads must not share them.
+    """
 
     def __init__(self) -> None:
         self.compressors = {
@@ -290,10 +295,10 @@ def compress(data: bytes, level: int) -> bytes:
 def decompress_head(frame: bytes, size: int) -> bytes:
     """Return the first `size` bytes of the content of a frame, or all if the content is shorter.
 
-    A crafted frame can't use more memory than a frame from `compress`.
+    A frame whose window exceeds `_MAX_WINDOW` is refused, because it might need much memory.
 
     Raises:
-        FormatError: the bytes are not a zstd frame.
+        FormatError: the bytes are not a zstd frame, or its window is too large.
     """
     try:
         with _contexts.small_window.stream_reader(frame) as reader:

@@ -17,7 +17,7 @@ class RememberedRequest:
     seconds: int
     """How long the request is remembered."""
     answer: bytes
-    """The answer to the request and its repeats."""
+    """The answer to the request. Redis stores it, so that a repeated request gets it, too."""
     max_requests: int
     """Maximum number of remembered requests of all clients."""
     counter: str

@@ -28,7 +28,7 @@ UNREADABLE = "(this entry can't be decrypted)"
 _HEADER = struct.Struct(">BI")
 _FIRST_NONCE = slice(_HEADER.size, _HEADER.size + NONCE_BYTES)
 _CONTEXT = b"iot-sensor audit"
-"""Associated data, so that no other kind of ciphertext is accepted as a record."""
+"""Part of the associated data of AES-GCM: no other kind of ciphertext decrypts as a record."""
 
 _INSERT = "INSERT INTO audit_log (sealed) VALUES (%s)"
 _APPEND = "SELECT record_audit_event(%s)"

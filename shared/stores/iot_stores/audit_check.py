@@ -38,7 +38,10 @@ _EXPORT = """
 
 
 class AuditFaultError(IotError):
-    """The audit log differs from what was written. The message names the first bad row."""
+    """The audit log differs from what was written, or a record waits too long for its link.
+
+    The message names the first fault.
+    """
 
 
 class CheckedAudit(NamedTuple):

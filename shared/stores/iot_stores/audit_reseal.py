@@ -53,8 +53,8 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
     """Replace the first link of format 1 and all links after it. Return how many were replaced.
 
     The new links have the newest format. All links after the first are replaced, whatever their
-    format, because each link authenticates the link before it. If the published head is replaced,
-    publish the new head.
+    format, because each link authenticates the link before it. If the published head is one of the
+    replaced links, publish the link that replaces it.
 
     If the process is killed or Redis fails before the new head is published, `audit verify` reports
     that the chain lacks the published head. `audit accept` then accepts the chain.
@@ -100,11 +100,11 @@ def renew_links(connection: Connection, keys: AuditKeys, published: PublishedAud
 
 
 def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
-    """Find records encrypted under other master keys, and encrypt them under the primary one.
+    """Encrypt again, under the primary master key, the records that are under other keys.
 
-    Return two numbers: records encrypted again, and records that can't be decrypted. Records that
-    can't be decrypted stay unchanged; `audit verify` finds them. Records with a link of format 1
-    are left out: call `renew_links` first. If the process is killed, call this function again.
+    Return (number of records encrypted again, number of records that can't be decrypted). Records
+    that can't be decrypted stay unchanged; `audit verify` finds them. Records with a link of format
+    1 are left out: call `renew_links` first. If the process is killed, call this function again.
     """
     resealed, unreadable, last = 0, 0, _BEFORE_ALL
     primary = keys.primary_id.to_bytes(4, "big")
@@ -122,7 +122,7 @@ def reseal_audit(connection: Connection, keys: AuditKeys) -> tuple[int, int]:
 
 
 def count_readable(connection: Connection, keys: AuditKeys, key_id: KeyId) -> int:
-    """Return the number of decryptable records that are encrypted under this master key."""
+    """Return the number of decryptable records that are encrypted under the master key `key_id`."""
     found = connection.execute(_UNDER_KEY, (key_id.to_bytes(4, "big"),)).fetchall()
     return sum(_is_readable(keys, sealed) for (sealed,) in cast("list[tuple[bytes]]", found))
 

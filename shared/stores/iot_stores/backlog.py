@@ -44,11 +44,13 @@ from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
 
 MAX_ENTRIES = 4096
-"""Maximum number of entries in one answer of Redis. An entry blocks Redis for a microsecond."""
+"""Maximum number of entries that `Backlog.read_shards` reads. Each entry blocks Redis for a
+microsecond."""
 _FSYNC_FACTOR = 4
-"""Factor for `MAX_ENTRIES` if each read waits for an fsync, which may come only once a second."""
+"""Factor by which `MAX_ENTRIES` grows if each read waits for an fsync: an fsync may come only once
+a second."""
 _MAX_BYTES = 2**50
-"""No shard has this many bytes, so a counter with this number is damaged."""
+"""If the counters say that this many bytes or more wait in a shard, a counter is damaged."""
 _NAME_BYTES = 64
 """Number of leading bytes that identify a sealed entry: they contain its session and number."""
 _UNKNOWN_SIZES = 64
@@ -82,7 +84,7 @@ class DrainedShards:
     """How far each shard is drained, which shards are empty, and when this was read."""
 
     now: int
-    """When the rest was read: Unix milliseconds by the clock of the backlog's Redis."""
+    """When the other fields were read: Unix milliseconds by the clock of the backlog's Redis."""
     positions: Mapping[int, str]
     """For each shard, `Offset.position` after the last drain that removed entries."""
     next_ids: Mapping[int, int]
@@ -114,7 +116,7 @@ class BacklogState:
 class Backlog(BacklogAppender):
     """The streams of all shards, and the Redis hash of their counters: bytes, positions, ids.
 
-    API processes append entries (`BacklogAppender`); writers read and remove entries, too.
+    API processes append entries (`BacklogAppender`). Writers read and remove entries.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class Backlog(BacklogAppender):
         return waiting
 
     def _read_streams(self, counts: Mapping[int, int]) -> dict[int, list[WaitingEntry]]:
-        """Return the given number of oldest entries of each shard."""
+        """Return the oldest entries of each shard. `counts`: how many entries of each shard."""
         commands: list[Sequence[str | int]] = [("TIME",)]
         for shard, count in counts.items():
             commands.append(("XRANGE", self._names.stream(shard), "-", "+", "COUNT", count))

@@ -40,7 +40,7 @@ from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
 
 MAX_BYTES = 2**20
-"""Approximate maximum size of a group. Each caller waits until the whole group is sent."""
+"""Maximum sealed bytes of a group of several requests: each caller waits for the whole group."""
 CHECK_SECONDS = 1.0
 """After a pause this long, the connection to Redis is checked before it is used."""
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class _GroupAnswer(NamedTuple):
 
 
 _Answer = tuple[Any, _GroupAnswer]
-"""The outcome of a request (see `AppendOutcome`), and what its group has in common."""
+"""The outcome of a request (see `AppendOutcome`), and the answer that its whole group shares."""
 
 
 class AppendScript:
@@ -238,19 +238,19 @@ class BacklogAppender:
     ) -> AppendResult:
         """Add sealed entries, given as (shard, sealed), and queue the drains of their shards.
 
-        All entries are added or none. Once `append` returns, they are acknowledged. A caller that
-        got no answer may append the same bytes again: the writer stores an entry once, even if the
-        stream has several copies. If Redis remembers the Idempotency-Key of `request`, nothing is
-        added, and the answer to the first attempt is returned.
+        All entries are added or none. Once `append` returns, the entries are acknowledged. After an
+        error, the caller may append the same bytes again: the writer stores an entry once, even if
+        the stream has several copies. If Redis remembers the Idempotency-Key of `request`, nothing
+        is added, and the answer to the first attempt is returned.
 
         Raises:
             TooLargeError: the entries exceed `max_bytes`, the limit of the whole backlog.
             GuardLimitError: one of `guards` is at its limit; nothing was added.
             TooManyRequestsError: the client has too many remembered requests; nothing was added.
             UnavailableError: nothing was added, because the backlog is full, too many requests are
-                remembered, or a counter is damaged (`BacklogCounters`). Or the entries were added,
-                but too few replicas or disks confirmed them in time (`confirmation`): a failover
-                may lose them.
+                remembered, Redis has lost an earlier attempt (`RememberedRequest.earlier`), or a
+                counter is damaged (`BacklogCounters`). Or the entries are in Redis, but too few
+                replicas or disks confirmed them in time, so a failover may lose the entries.
             RedisError: Redis refused a command, or is away. The entries may have been added.
         """
         arguments: list[Any]

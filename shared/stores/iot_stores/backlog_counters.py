@@ -15,7 +15,8 @@ from .scripts import load_script
 
 _POSITION = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
 _MAX_NEXT_ID = 2**52
-"""No shard has used half of all ids (`reading.IDS`), so a next id as high as this is damaged."""
+"""A counter of the next id with this value or more is damaged: no shard has used half of all ids
+(`reading.IDS`)."""
 
 
 class BacklogCounters:
@@ -26,7 +27,10 @@ class BacklogCounters:
         self._recount = load_script(client, "backlog_recount.lua")
 
     def recount(self) -> list[str]:
-        """Recount all counters if one of them is damaged. Return the names of the damaged ones.
+        """Recount all counters if one is damaged, or if their hash is missing or overwritten.
+
+        Return the names of the damaged counters. Without a valid hash, these are all counters that
+        are not 0 now, and the hash itself if it was overwritten.
 
         Raises:
             RedisError: Redis can't serve; the recount happened completely or not at all.
@@ -43,7 +47,8 @@ class BacklogCounters:
 def parse_digits(text: bytes) -> int | None:
     """Return the number in a value of Redis; None if the value is not 1 to 19 decimal digits.
 
-    Another program may have written the value. Python refuses to convert thousands of digits.
+    Another program may have written a longer value. `int` raises `ValueError` for thousands of
+    digits.
     """
     return int(text) if text.isdigit() and len(text) < 20 else None
 

@@ -66,7 +66,7 @@ def hide_records(
 
 
 def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
-    """Undo `hide_records` for a lookup, because the vault got this password back.
+    """Undo `hide_records` for a lookup, because the vault has this lookup's password again.
 
     If the lookup is hidden for another vault, nothing changes.
     """
@@ -81,7 +81,7 @@ def former_vaults(
     vault lost it.
 
     A vault loses a lookup when it is erased or gets another password. If several vaults lost the
-    lookup, the last one counts. Raises `RedisError`.
+    lookup, return the id of the vault that lost it last. Raises `RedisError`.
     """
     return cast("list[bytes | None]", client.mget(map(names.changed_lookup, lookups)))
 

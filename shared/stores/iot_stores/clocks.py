@@ -1,7 +1,7 @@
 """Clock skew between this process, Redis and Postgres.
 
-The clock of Redis sets the time of receipt of readings. The other two clocks show whether that
-clock is wrong. No reading depends on the clock of this process.
+The clock of Redis sets the time of receipt of readings. The clocks of this process and of Postgres
+show whether the clock of Redis is wrong. Deletions use the earliest of the three times.
 """
 
 import logging
@@ -80,7 +80,7 @@ class ClockSkew:
 
     redis: float
     postgres: float | None
-    """None: unknown."""
+    """None: the clock of Postgres is unknown."""
 
     def fault(self, max_seconds: float) -> str | None:
         """Return a text that names the wrong clock; None if no skew exceeds `max_seconds`.
@@ -130,8 +130,9 @@ class ClockWatch:
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
 
-        Postgres is queried only if the clocks of this process and Redis differ, to find the wrong
-        one. With a skew above `max_seconds`, the process is not ready.
+        Postgres is queried only if the clocks of this process and Redis differ by more than
+        `WARNING_SECONDS`: the clock of Postgres shows which of the two is wrong. With a skew above
+        `max_seconds` between this process and Redis, the process is not ready.
         """
         self._client = client
         self._connect = connect

@@ -20,8 +20,8 @@ SCAN_SECONDS = 300
 FULL_SCAN_SECONDS = 86_400
 """Shortest time between two scans of a vault's whole history."""
 COMPACTED_SECONDS = 30 * 86_400
-"""Time between two full scans if the first found nothing to merge. A full scan reads the index of
-every month."""
+"""Shortest time between two scans of a vault's whole history if the first found nothing to merge.
+Such a scan is expensive: it reads the index of every month."""
 
 
 class CompactionOrders:
@@ -46,7 +46,8 @@ class CompactionOrders:
     def claim_full_scan(self, vault_id: bytes) -> bool:
         """Return whether the caller should scan the vault's whole history now.
 
-        Within `FULL_SCAN_SECONDS`, only one process gets True; `request_full_scan` allows another.
+        Within `FULL_SCAN_SECONDS`, only one process gets True, unless `request_full_scan` allows
+        another full scan.
         """
         return self._claim(self._names.compaction_looked_back(vault_id), FULL_SCAN_SECONDS)
 

@@ -24,13 +24,16 @@ class Confirmation:
 
     @property
     def command(self) -> tuple[Any, ...]:
-        """The command that waits for the writes of its connection; () if nothing is required."""
+        """The command that waits for replicas and disks; () if neither is required.
+
+        The command waits for the writes that were sent over the same connection before.
+        """
         if self.fsync:
             return ("WAITAOF", 1, self.replicas, WAIT_MILLISECONDS)
         return ("WAIT", self.replicas, WAIT_MILLISECONDS) if self.replicas else ()
 
     def missing(self, answer: Any, client: "Redis") -> str:
-        """Return a sentence on the replicas or disks that lack the entries; empty if none does.
+        """Return a sentence about replicas or disks that lack the entries; empty if all have them.
 
         `answer` is Redis's answer to `command`. If replicas lack the entries, close the connections
         of `client`: they may lead to an old master that is cut off from its replicas.

@@ -24,10 +24,12 @@ class DeadLetter:
     """A sealed entry, and the reason why it was set aside."""
 
     letter_id: str
-    """Id in the stream of dead letters. Starts with the Unix milliseconds when it was added."""
+    """Id in the stream of dead letters. Starts with the time when the letter was added there, in
+    Unix milliseconds."""
     shard: int
     entry_id: str
-    """Id in the shard's stream. Starts with the Unix milliseconds when it was added there."""
+    """Id in the shard's stream. Starts with the time when the entry was added there, in Unix
+    milliseconds."""
     sealed: bytes
     reason: str
 
@@ -63,7 +65,7 @@ class DeadLetters:
         """Copy an entry to the dead letters. Return False if the entry is a dead letter already.
 
         The entry stays in its stream until `Backlog.remove`. If the process is killed before, the
-        next drain adds the entry again, which changes nothing.
+        next drain calls `add` for this entry again, which changes nothing.
 
         Raises:
             UnfitRedisError: Redis belongs to another installation.
@@ -136,8 +138,8 @@ def is_letter_id(text: str) -> bool:
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     """Return the dead letter in a stream item. Missing or invalid fields get default values.
 
-    Only another program writes items with missing or invalid fields. They can be dropped like
-    other dead letters.
+    Only another program writes items with missing or invalid fields. Such an item can be dropped
+    like other dead letters.
     """
     entry_id = fields.get(b"id", b"").decode(errors="replace")
     return DeadLetter(

@@ -21,7 +21,8 @@ from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
 from .postgres import Connection, Pool, short_query, transaction
 
 SETTLING_SECONDS = 60
-"""Time after which no process uses a vault that it had opened or read before the erasure."""
+"""Time after an erasure in which a process may still use the vault, because the process opened the
+vault or read its record before the erasure."""
 _MAX_LISTED = 100
 
 _ERASE = "SELECT erase_vault(%s::uuid, %s::bytea[])"
@@ -50,7 +51,7 @@ class UnfinishedErasure(NamedTuple):
 
 
 class Erasures:
-    """Erases vaults, in API processes: announces the erasure, makes it, and cleans Redis."""
+    """The steps of an API process to erase a vault: announce it, delete the record, clean Redis."""
 
     def __init__(
         self,

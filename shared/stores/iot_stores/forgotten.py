@@ -30,9 +30,9 @@ class DatedEntry(NamedTuple):
 
     session: SessionKey
     received: int
-    """Unix milliseconds by Redis's clock."""
+    """Time of receipt: Unix milliseconds by Redis's clock."""
     sealed: int
-    """Unix milliseconds by the clock of the API process."""
+    """When an API process sealed the entry: Unix milliseconds by the clock of the API process."""
 
     def is_older_than(self, moment: int) -> bool:
         """Return whether the entry was both received and sealed before `moment`.
@@ -61,11 +61,11 @@ def find_forgotten(
 
 
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
-    """Return whether a dead letter's entry is forgotten (`find_forgotten`). Ask before a replay.
+    """Return whether a dead letter's entry is forgotten (`find_forgotten`).
 
-    A replay gives the entry a new id, so a drain can't see that the entry is old, and might store
-    it a second time. Return False if the letter can't be opened: a writer then never stores the
-    entry. `now` is the time by Redis's clock.
+    Call this before a replay: a replay gives the entry a new id, so a drain can't see that the
+    entry is old, and might store it a second time. Return False if the letter can't be opened: a
+    drain can't open the entry either, and stores nothing. `now` is the time by Redis's clock.
     """
     try:
         sealed = decode_entry(opener.open(letter.shard, letter.sealed).content).sealed_at

@@ -1,7 +1,8 @@
 """Heartbeats: the counters and the loaded keys of each running process, in a stream of Redis.
 
-Each process adds a heartbeat every few seconds (`process_reports`). The stream keeps only the last
-seconds. `GET /api/status` computes rates from it, so any API process can report on all processes.
+Each process adds a heartbeat every few seconds (`process_reports`). The stream keeps the heartbeats
+of the last `KEEP_SECONDS`. `GET /api/status` computes rates from these heartbeats, so any API
+process can report on all processes.
 """
 
 import json
@@ -36,8 +37,9 @@ TOTALS = {
         "bytes_out": "iot_drain_written_bytes_total",
     },
 }
-"""By service: the totals in its heartbeats, and the metric of each total. A total is the value of a
-counter, or the sum of a histogram. `/api/status` has the rate of each total."""
+"""For each service, the names of the totals in its heartbeats, and the metric behind each total. A
+total is the value of a counter, or the sum of a histogram. `/api/status` has the rate of each
+total."""
 _GAUGES = {
     "api": "iot_api_heartbeat_timestamp_seconds",
     "writer": "iot_writer_heartbeat_timestamp_seconds",
@@ -49,12 +51,12 @@ class Heartbeat:
     """One heartbeat of a process."""
 
     at: int
-    """Unix milliseconds, by the clock of Redis."""
+    """When Redis received the heartbeat, in Unix milliseconds by the clock of Redis."""
     service: str
     process: str
     """`<host name>:<pid>`."""
     totals: Mapping[str, float]
-    """Counters of the process since its start, named as in `TOTALS`."""
+    """The totals since the start of the process, by the names in `TOTALS`."""
     drained_at: Mapping[int, float] = field(default_factory=dict)
     """When the writer last drained each shard, in Unix milliseconds by the clock of Redis."""
     keys: Sequence[KeyId] = ()
@@ -106,10 +108,10 @@ class HeartbeatSender(ProcessReport):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeats:
-    """The heartbeats of the last seconds."""
+    """The heartbeats of the last `KEEP_SECONDS`."""
 
     now: int
-    """Unix milliseconds, by the clock of Redis."""
+    """When the heartbeats were read, in Unix milliseconds by the clock of Redis."""
     by_process: Mapping[tuple[str, str], Sequence[Heartbeat]]
     """The heartbeats of each running process, by service and process, the oldest first."""
 
@@ -120,8 +122,8 @@ class Heartbeats:
     def rate(self, total: str, process: str | None = None) -> float:
         """Return how much a total (a name in `TOTALS`) rises per second.
 
-        Without `process`, add up the rates of all running processes. A process that has sent only
-        one heartbeat counts as 0.
+        Without `process`, add up the rates of all running processes. The rate of a process that has
+        sent only one heartbeat counts as 0.
         """
         rate = 0.0
         for (_, name), beats in self.by_process.items():

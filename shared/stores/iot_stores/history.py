@@ -85,7 +85,7 @@ _VAULT_MAXTIME = "SELECT max(relative_max) FROM segments WHERE vault_id = %s"
 _BEGIN_READ: LiteralString = f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {TIMEOUTS}"
 
 FETCH_BYTES = 2 * 2**20
-"""Approximate bytes of ciphertext fetched at a time. They bound the memory of a read."""
+"""Approximate bytes of ciphertext that a read fetches at a time. Bounds the memory of a read."""
 _FIRST_FETCH, _MAX_FETCH = 4, 512
 _LOOK, _MAX_LOOK = 256, 5_000
 """Minimum and maximum number of segments that `_first_matching` tests in order."""
@@ -131,7 +131,7 @@ class PageRange:
     """The part of a vault to read, and the direction."""
 
     after: Position | None = None
-    """Begin behind this position; None: begin with the first reading."""
+    """Begin behind this position; None: begin with the first reading in the order of the read."""
     until: Position | None = None
     """The last position to read. Needs `after`."""
     descending: bool = False
@@ -146,7 +146,7 @@ class ReadFilter:
     relative_low: int = INT64_MIN
     relative_high: int = INT64_MAX
     received_low: int = 0
-    """In Unix milliseconds."""
+    """`received_low` and `received_high` are in Unix milliseconds."""
     received_high: int = INT64_MAX
     interrogator_low: int = INT64_MIN
     interrogator_high: int = INT64_MAX

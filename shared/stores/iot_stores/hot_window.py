@@ -51,7 +51,7 @@ from .stream_entries import stream_order
 _MARGIN_MS = 1000
 """Segments that expire within this time count as gone, because a read takes some time."""
 _FIRST_FETCH, _MAX_FETCH = 4, 64
-"""Number of payloads in one round trip."""
+"""Number of payloads in the first round trip of a read, and maximum number in a later one."""
 _FETCH_BYTES = 4 * 2**20
 """Approximate size of the payloads in one round trip."""
 _LATE_SECONDS = 120
@@ -91,12 +91,12 @@ class DrainedShard:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The segments in the window with a vault's readings received since `begin`."""
+    """The segments in the window with readings of a vault that were received since `begin`."""
 
     begin: int
-    """In Unix milliseconds, by the clock of the backlog's Redis."""
+    """Time of receipt in Unix milliseconds, by the clock of the backlog's Redis."""
     bounds: Sequence[SegmentBounds] | None
-    """The bounds of all segments with these readings; None if the window may lack some."""
+    """The bounds of all these segments; None if the window may lack some of these readings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Cover:
     """The cover of a shard, as it is stored in the hot window's Redis."""
 
     position: str
-    """The position of the last drain in the window."""
+    """`Offset.position` after the last drain whose segments are in the window."""
     since: int
     """Start of the cover, in Unix milliseconds."""
     seconds: int
@@ -207,8 +207,8 @@ class HotWindow:
     def _large_payloads(self, drain: DrainedShard) -> Iterator[Sequence[str | int | bytes]]:
         """Yield a SET command for each payload that is too large for an argument of the script.
 
-        Payloads that the window does not keep are left out: larger than `MAX_PAYLOAD_BYTES`, or of
-        imported segments that are too old.
+        Payloads that the window does not keep are left out: payloads larger than
+        `MAX_PAYLOAD_BYTES`, and payloads of imported segments that are too old.
         """
         horizon = stream_order(drain.after.position)[0] - self._seconds * 1000
         for segment in drain.segments:
@@ -335,8 +335,8 @@ class HotWindow:
     def outdated(self, shards: Sequence[int]) -> list[int]:
         """Return the shards whose cover is not valid any more.
 
-        A cover is not valid if Redis has restarted or failed over since (its replication id has
-        changed), or if another program has overwritten the cover.
+        A cover is not valid if another program has overwritten the cover, or if Redis has restarted
+        or failed over since a writer wrote the cover: Redis then has another replication id.
         """
         if not (self._seconds and self._usable()):
             return []

@@ -1,4 +1,4 @@
-"""The installation that a database belongs to. Redis is marked with the same id.
+"""The id of the installation that a database belongs to. Redis is marked with the same id.
 
 Both stores also hold a mark of the keyring, derived one-way from its pepper. An API process with
 another pepper would find no vault, and would create vaults that no other process finds.
@@ -62,9 +62,9 @@ class Installation:
         return self._id
 
     def refresh(self, connection: Connection) -> bool:
-        """Read the id again. Return True if the id differs from the one that was read last.
+        """Read the id again. Return True if it differs from the id that was read before.
 
-        In this case, the URL of Postgres leads to another database now. Return False if no id was
+        True means that the URL of Postgres leads to another database now. Return False if no id was
         read before.
 
         Raises:

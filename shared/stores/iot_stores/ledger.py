@@ -180,7 +180,7 @@ class LockedShards(NamedTuple):
     offsets: dict[int, Offset]
     """The states of the shards that are locked."""
     sessions: dict[SessionKey, SessionNumbers]
-    """The stored numbers of sessions. A session without a row has no numbers."""
+    """The stored numbers of each session. If the ledger lacks a session, no number is stored."""
     missing_vaults: set[uuid.UUID]
     """The vaults that Postgres lacks."""
 
@@ -213,7 +213,7 @@ def begin_drain(
     shards notice the change even if `IOT_SHARDS` is changed back before their next drain.
 
     Raises:
-        MissingPartitionError: one of `partitions` does not exist. The transaction is open.
+        MissingPartitionError: one of `partitions` does not exist. The transaction stays open.
     """
     keys = list(sessions)
     parameters = {
@@ -330,7 +330,7 @@ def _byte_array(values: Iterable[bytes]) -> str:
 
 
 def forget_sessions(connection: Connection, before: int) -> None:
-    """Delete the sessions that were last seen before `before`, in Unix milliseconds."""
+    """Delete the sessions whose `seen_at` (see `save`) is before `before`, in Unix milliseconds."""
     connection.execute(_FORGET, (before,))
 
 

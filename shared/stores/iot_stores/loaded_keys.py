@@ -42,7 +42,8 @@ class LoadedKeys:
     fingerprints: Mapping[KeyId, str]
     primary_id: KeyId
     primary_seconds: float
-    """Seconds since the process changed to this primary key; infinite if it had no other before."""
+    """Seconds since the process changed to this primary key; infinite if the process has never had
+    another one."""
     open_vaults: Mapping[KeyId, int]
     """Open vaults of an API process, by the master key of their records."""
 
@@ -101,7 +102,9 @@ class LoadedKeysReporter(ProcessReport):
 
 
 def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
-    """Return the reports of all running processes. Scans all keys of Redis.
+    """Return the last report of each process that runs or ended less than `EXPIRY_SECONDS` ago.
+
+    Scans all keys of Redis.
 
     Raises:
         RedisError: Redis is away.

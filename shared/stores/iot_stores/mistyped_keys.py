@@ -1,8 +1,8 @@
 """Deletion of Redis keys whose value has the wrong type.
 
-Redis refuses each command on such a key (WRONGTYPE). Another program wrote the value, or an
-operator by mistake. What the service had stored in the key is lost already, so deleting the key
-loses nothing more.
+Another program wrote the value, or an operator by mistake. Redis refuses the commands that the
+service sends for such a key (WRONGTYPE). What the service had stored in the key is lost already, so
+deleting the key loses nothing more.
 
 A later version that stores another type must also use another name for the key. Otherwise, writers
 of this version would delete the key during a rolling update.

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 DAY_MS = 86_400_000
 END_MS = 253_399_622_400_000
-"""Start of December 9999. `datetime` ends with the year 9999, so December has no next month."""
+"""Start of December 9999. Readings must be received before this time: the partition of a month ends
+where the next month begins, and `datetime` has no month after December 9999."""
 
 
 def month_begin(milliseconds: int) -> int:

@@ -17,7 +17,8 @@ from .store_states import is_wrong_type, report
 from .stream_entries import StreamItem
 
 MAX_ANNOUNCED = 1000
-"""Length of the stream. A process that missed more changes compares its vaults with Postgres."""
+"""Maximum length of the stream. A process that has missed more changes compares its vaults with
+Postgres."""
 ERASING, ERASED = b"", b"erased"
 """Values in place of a new lookup: the vault is about to be erased, or is erased."""
 _VAULT, _LOOKUP = b"vault", b"lookup"
@@ -56,7 +57,8 @@ class PasswordChanges:
         Call this before the password is changed, or before and after the vault is erased.
 
         Also remove the vault's records under `old_lookups` from Redis, and hide such records
-        (`hide_records`): a process that read Postgres before the change may cache one afterwards.
+        (`hide_records`): a process that read Postgres before the change may cache such a record
+        afterwards.
 
         Raises:
             RedisError: the change may have been announced or not.

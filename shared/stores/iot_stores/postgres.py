@@ -37,7 +37,8 @@ IDLE_LIMIT: LiteralString = "SET LOCAL idle_in_transaction_session_timeout = '10
 """Ends the transaction of a client that hangs between two statements, or whose machine is lost.
 SET LOCAL works through a pooler in transaction mode."""
 TIMEOUTS: LiteralString = f"SET LOCAL statement_timeout = '30s'; {IDLE_LIMIT}"
-"""Also ends the transaction of a client that hangs in the middle of a COPY."""
+"""`IDLE_LIMIT`, and a timeout of each statement. The timeout also ends the transaction of a client
+that hangs in the middle of a COPY."""
 
 _READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean"
 _LIVENESS = {

@@ -49,7 +49,7 @@ class ProcessReport(ABC):
         self._next = 0.0
 
     def report(self) -> None:
-        """Send a report, at most once in `REPORT_SECONDS`; else do nothing.
+        """Send a report. Do nothing if the last attempt was less than `REPORT_SECONDS` ago.
 
         If the report can't be sent, log the error and drop the report: the next report has newer
         values.

@@ -49,7 +49,7 @@ def connect_redis(settings: Settings) -> "Redis":
 def connect_hot_window(
     settings: Settings, shared: "Redis", *, timeout: float = RESPONSE_SECONDS
 ) -> "Redis":
-    """Return a client for the hot window's own Redis; if it has none, return `shared`.
+    """Return a client for the hot window's own Redis; `shared` if the settings name no such Redis.
 
     `timeout`: maximum time until a reply, in seconds. Raises `SettingsError` like `connect_redis`.
     """

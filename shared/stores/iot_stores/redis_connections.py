@@ -19,7 +19,7 @@ from redis.sentinel import SentinelConnectionPool
 from .store_states import state_of
 
 RENEW_SECONDS = 1.0
-"""Shortest time between two renewals while the server can't serve."""
+"""Shortest time between two renewals of all connections while the server can't serve."""
 
 
 class RefusalParser(_HiredisParser):

@@ -5,7 +5,7 @@ IOT_REDIS_ALLOW_EVICTION and IOT_REDIS_ALLOW_NO_AOF permit other settings of the
 
 Redis is marked with the id of the installation, which is stored in Postgres. The check runs before
 the first use, every second in a thread, and in `/readyz`. Requests use the result of the last
-check, so they cost no round trip.
+check, so the checks cost requests no round trip.
 """
 
 import copy
@@ -75,7 +75,7 @@ class Verdict:
     foreign: str = ""
     """Why the process must neither write to this Redis nor read from it."""
     unsafe: str = ""
-    """Why Redis must not get readings. Waiting entries may be drained."""
+    """Why Redis must not get new readings. Writers still drain the entries that wait in Redis."""
     unchecked: str = ""
     """What could not be checked."""
     evicts: bool = False
@@ -150,7 +150,7 @@ class RedisWatch:
         """Check Redis now, and raise unless it belongs to this installation.
 
         Raises:
-            UnfitRedisError: Redis belongs to another installation, or this can't be decided.
+            UnfitRedisError: Redis belongs to another installation, or the check can't find out.
             RedisError, psycopg.Error: Redis or Postgres is away.
         """
         self.check()
@@ -340,7 +340,7 @@ def _is_loading(info: dict[str, Any]) -> bool:
 def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool, str, str]:
     """Return (whether Redis evicts keys, unsafe settings, settings that Redis does not report).
 
-    The settings are texts for people. An empty text means no settings.
+    Unsafe and unreported settings are sentences for the operator, empty if there are none.
     """
     name = requirements.name
     policy, aof = info.get("maxmemory_policy"), info.get("aof_enabled")
@@ -393,7 +393,7 @@ def _foreign(requirements: RedisRequirements, owner: str, own_id: str) -> str:
 
 
 class RedisWatchThread(threading.Thread):
-    """A thread that checks every second, so that requests need no check."""
+    """A thread that calls `RedisWatch.check` every second, so that requests need no check."""
 
     def __init__(self, watches: Sequence[RedisWatch]) -> None:
         super().__init__(name="redis-watcher", daemon=True)

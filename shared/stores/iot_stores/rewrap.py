@@ -71,7 +71,7 @@ class Rewrap:
         self.result = Rewrapped()
 
     def waiting(self, connection: Connection) -> int:
-        """Return the number of records in Postgres under another key than the primary one."""
+        """Return the number of records in Postgres that still need another master key."""
         row = connection.execute(_COUNT, (self._primary,)).fetchone()
         return cast("tuple[int]", row)[0]
 

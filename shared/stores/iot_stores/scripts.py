@@ -11,7 +11,8 @@ from redis.exceptions import NoScriptError, ResponseError
 Call = tuple[Sequence[Any], Sequence[Any]]
 """Keys and arguments of one call of a script."""
 _LOADS = 100
-"""Maximum number of loads of a script: another client may send SCRIPT FLUSH after SCRIPT LOAD."""
+"""Maximum number of times that `load_and_repeat` loads a script. Redis forgets a loaded script when
+another client sends SCRIPT FLUSH."""
 
 
 def load_script(client: "Redis", name: str) -> Any:

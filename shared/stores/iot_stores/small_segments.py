@@ -13,8 +13,8 @@ from . import history
 from .postgres import Connection
 
 SMALL_BYTES = 65_536
-"""Segments with this many bytes are not small: merging them would save only a row and index
-entries."""
+"""A segment is small if its payload has fewer bytes than this, and it has fewer than 512 readings.
+Merging segments with larger payloads would save only rows and index entries."""
 
 _FIND: LiteralString = """
     SELECT first_id, received_min, count, octet_length(payload)

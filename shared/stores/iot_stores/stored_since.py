@@ -41,7 +41,7 @@ class StoredAfter:
 
     vault_id: uuid.UUID
     since: int
-    """Only segments with readings received at or after this time, in Unix milliseconds."""
+    """Find only segments with readings received at or after this time, in Unix milliseconds."""
     ids: Mapping[int, int]
     """The highest known id of each shard."""
     floor: int

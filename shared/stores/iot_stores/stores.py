@@ -31,7 +31,8 @@ class Stores:
 
     Opening a store sends nothing: the first command connects.
 
-    Every property that needs a Redis client raises `SettingsError` when the URL is invalid.
+    Every property that needs a Redis client raises `SettingsError` if the URL of this Redis is
+    invalid.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Stores:
 
     @cached_property
     def mistyped_keys(self) -> MistypedKeys:
-        """The keys that hold a value of another type, which writers delete."""
+        """Deletes keys that hold a value of the wrong type. Writers use it."""
         return MistypedKeys(self.redis, self.names)
 
     @cached_property

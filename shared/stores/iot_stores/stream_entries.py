@@ -36,9 +36,10 @@ class WaitingEntry:
     Times of receipt rise within a stream, except that released entries keep their first time of
     receipt."""
     has_valid_time: bool = field(init=False, compare=False)
-    """Whether a partition for the entry's times can exist.
+    """Whether the time in the entry's id and the time of receipt are before `months.END_MS`.
 
-    An id that was planted in Redis may name a time after the year 9999."""
+    Another program may have added an item whose id has a later time. The history can't have a
+    partition for such a time."""
 
     def __post_init__(self) -> None:
         # Computed once: a drain compares the times several times for each entry.
@@ -61,7 +62,8 @@ class Removal:
 
     shard: int
     last: WaitingEntry
-    """All entries up to and including this one are removed; none if it is not in the stream."""
+    """The last entry to remove: all earlier entries are removed, too. If the stream lacks this
+    entry, nothing is removed."""
     position: str
     """The shard's position in the ledger after the drain (`ledger.Offset.position`)."""
     next_id: int
@@ -94,7 +96,7 @@ class ShardProgress:
     position: str | None
     """The position after the last drain that removed entries; None if it is unknown."""
     next_id: int
-    """Neither this id nor a higher one was used."""
+    """The id of the shard's next reading; 0 if it is unknown."""
     bytes: int = 0
     """Approximate number of sealed bytes that wait."""
     entries: int = 0

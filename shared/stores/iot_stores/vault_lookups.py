@@ -17,8 +17,8 @@ from iot_models.settings import MAX_SCRYPT_LOG2_N, MIN_SCRYPT_LOG2_N
 from .postgres import Connection
 
 SETTLE_SECONDS: Literal[60] = 60
-"""Time in which processes of version 0.1 finish their last requests. They are not ready any more,
-so they get no new requests."""
+"""Time after the migration to schema 0004 in which processes of version 0.1 finish their last
+requests. With this schema, these processes are not ready, so they get no new requests."""
 
 POLICY_COLUMNS: LiteralString = (
     f"fast_lookups, costs, changed_at < now() - interval '{SETTLE_SECONDS} s'"
@@ -51,9 +51,12 @@ class LookupPolicy:
 
     fast_lookups: FastLookups
     costs: tuple[int, ...]
-    """scrypt costs (log2 of N) of the lookups of format 2. New vaults get the last one."""
+    """scrypt costs (log2 of N) of the lookups of format 2, rising. New vaults get the last cost."""
     old_version_gone: bool = False
-    """Whether processes of version 0.1 have ended. Vaults of format 1 may then get a new lookup."""
+    """Whether schema 0003 or 0004, the newer of the two, was made more than `SETTLE_SECONDS` ago.
+
+    If new vaults have format 2, processes of version 0.1 have ended by then, so vaults of format 1
+    may get a new lookup."""
 
     @property
     def creates_fast_lookups(self) -> bool:
@@ -129,8 +132,9 @@ def raise_cost(connection: Connection, cost: int) -> None:
 def end_fast_lookups(connection: Connection, *, after_seconds: float) -> bool:
     """Finish an upgrade from version 0.1: migrate schema 0003 to 0004. Return whether it was done.
 
-    New vaults then get format 2. Do nothing if they already do, or if `iot-sensor migrate` ran less
-    than `after_seconds` ago, because processes of version 0.1 may still run.
+    From then on, new vaults get format 2. Do nothing if new vaults already get format 2, or if
+    `iot-sensor migrate` ran less than `after_seconds` ago, because processes of version 0.1 may
+    still run.
     """
     row = connection.execute(_END_FAST_LOOKUPS, (after_seconds,)).fetchone()
     return cast("tuple[bool]", row)[0]

@@ -1,4 +1,4 @@
-"""The capacity model: what a fleet of devices needs, from costs that the benchmark measured.
+"""The capacity model: computes what a fleet of devices needs.
 
-Pure arithmetic; `bench` measures.
+The model measures nothing itself. The benchmark in `bench` has measured most of its constants.
 """

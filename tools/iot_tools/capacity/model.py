@@ -1,7 +1,7 @@
 """The capacity model: what a fleet of devices needs, and which limit it reaches first.
 
-Arithmetic on measured costs, stage by stage. The model ignores the time that entries wait in
-queues, which `bench.simulator` simulates.
+The model computes with the constants in `costs.py`, most of which the benchmark measured. The model
+ignores the time that entries wait in queues, which `bench.simulator` simulates.
 """
 
 import math
@@ -11,7 +11,7 @@ from .costs import Costs
 
 DAY = 86_400
 PROCESSES = 2
-"""Processes of an API pod."""
+"""Number of processes of an API pod."""
 SPARE = 1
 """Number of spare API pods, and of spare writers."""
 MICRO = 1e-6
@@ -34,7 +34,8 @@ class Demand:
     idempotent: bool = False
     """Whether requests have an Idempotency-Key."""
     sticky: bool = False
-    """Whether all requests of a device reach the same API process, which alone opens its vault."""
+    """Whether all requests of a device reach the same API process. Only this process opens the
+    device's vault."""
     vault_cache_seconds: int = 3600
     vault_cache_size: int = 50_000
 
@@ -66,14 +67,14 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit of one release."""
+    """A limit of one release, and how much of it a load uses."""
 
     name: str
     used: float
     """Used share of the limit; above 1 the limit is exceeded."""
     remedy: str
     hard: bool = True
-    """Whether the limit can be raised only by a further release or another database."""
+    """False if a setting raises the limit. `Capacity.releases` uses only hard limits."""
 
 
 class Capacity:
@@ -258,7 +259,11 @@ class Capacity:
 
     @property
     def disk(self) -> float:
-        """Bytes of Postgres after `Demand.retention_days`, with the unmerged segments of a day."""
+        """Bytes of Postgres after `Demand.retention_days`.
+
+        If segments are compacted, the small segments of one day, which wait for compaction, are
+        included.
+        """
         costs, demand = self.costs, self.demand
         small = self.segments * DAY * costs.stored_segment if self._rewrites() else 0.0
         vaults = demand.vaults * costs.stored_vault

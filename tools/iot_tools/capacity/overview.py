@@ -24,8 +24,8 @@ WAYS = {
 def capacities() -> list[tuple[str, str, Capacity, Capacity]]:
     """Return a tuple for each fleet and each way in which its devices send.
 
-    A tuple has the number of devices, the way, the capacity with sticky routing, and the capacity
-    without it.
+    A tuple has the number of devices as text, the name of the way (a key of `WAYS`), the capacity
+    with sticky routing (`Demand.sticky`), and the capacity without sticky routing.
     """
     capacities = []
     for devices in FLEETS:

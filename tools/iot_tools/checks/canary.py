@@ -32,9 +32,9 @@ T = TypeVar("T")
 class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
-    After a restart, or with two canaries, a number may be sent again. The service stores it
-    once, because the key is the same. A relative time as small as n does not change the answer of
-    `GET /api/iot/maxtime`, the greatest relative time of all vaults.
+    After a restart, or with two canaries, a number may be sent again. The service stores the
+    reading only once, because the Idempotency-Key is the same. `GET /api/iot/maxtime` returns the
+    greatest relative time of all vaults. Numbers as small as those of the canary do not change it.
     """
 
     def __init__(
@@ -68,15 +68,16 @@ class Canary:
         metrics.export_build("iot_canary_build_info")
 
     def health(self) -> tuple[bool, dict[str, str]]:
-        """Return whether the loop still runs, and the body of the response to /healthz.
+        """Return whether the canary is healthy, and the body of the response to /healthz.
 
-        Failed requests do not make the canary unhealthy.
+        The canary is unhealthy if its loop has been stuck for more than 5 minutes plus `every`.
+        Failed requests do not make it unhealthy.
         """
         alive = time.monotonic() - self._active_at < _STUCK_SECONDS + self._every
         return alive, {"status": "ok" if alive else "stuck"}
 
     def run(self) -> None:
-        """Send and check until a signal raises an exception."""
+        """Send readings and check them, until a signal raises an exception."""
         pause = _MIN_PAUSE
         while not self.resume():
             time.sleep(pause)
@@ -94,10 +95,10 @@ class Canary:
             time.sleep(max(_MIN_PAUSE, min(send_at, check_at) - time.monotonic()))
 
     def resume(self) -> bool:
-        """Find the last stored number; `send` continues after it. Return False after a failure.
+        """Find the greatest number that is stored: `send` continues with the next number.
 
-        Also watch the last stored numbers: as many as are sent in an hour, but at least 2 and at
-        most 5000.
+        Also watch the greatest stored numbers: as many as are sent in an hour, but at least 2 and
+        at most 5000. Return False if a request failed.
         """
         self._active_at = time.monotonic()
         last = self._try(lambda: [self._client.max_relative_time()])

@@ -59,8 +59,8 @@ class Soak:
     def wait_for_service(self) -> None:
         """Wait until the service responds. After `self.begin` seconds, return anyway.
 
-        Failures are not counted, because it takes a moment until all nodes of a cluster know a new
-        Kubernetes Service.
+        Requests that fail meanwhile are not counted: requests to a new Kubernetes Service may fail
+        until all nodes of the cluster know the Service.
         """
         deadline = time.monotonic() + self.begin
         client = self._client(keep_alive=False)

@@ -14,8 +14,8 @@ _MAX_PAUSE = 5.0
 _READ_EVERY = 10
 """Number of readings that a device sends between two reads of its last reading."""
 _MAX_LAG_SECONDS = 1.0
-"""Longest delay that a device makes up for, by sending faster than its rate. Of a longer delay, the
-device makes up for this many seconds only."""
+"""Longest delay that a device makes up for. After a slow request, the device sends faster than its
+rate until it has made up for the delay, or for this many seconds of a longer delay."""
 _MAX_FAILURES = 20
 
 
@@ -35,7 +35,8 @@ class Account:
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)
     stored: bool = False
-    """Whether the service said that the last reading is stored, and so all readings before it."""
+    """Whether the service said that the last reading is stored. All earlier readings are stored
+    before the last one (see `SoakDevice._store_last`)."""
     lost: int = 0
     """Readings that were acknowledged, and could not be read."""
     doubled: int = 0

@@ -10,9 +10,9 @@ class _Watched:
     acknowledged_at: float
     missing_since: float | None = None
     present: bool = False
-    """Found by the last check."""
+    """Whether the last check found the reading."""
     found: bool = False
-    """Found at least once."""
+    """Whether the reading was ever found. Numbers from `resume` count as found."""
     lost: bool = False
     doubled: bool = False
 
@@ -24,7 +24,7 @@ class CheckResult:
     lost: list[int] = field(default_factory=list)
     doubled: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
-    """Reported as lost by an earlier check, and found now."""
+    """Numbers that an earlier check reported as lost, and that this check found."""
     round_trips: list[float] = field(default_factory=list)
     """Seconds from sending to finding, for each reading that was found for the first time."""
 
@@ -32,8 +32,9 @@ class CheckResult:
 class WatchedReadings:
     """The numbers of at most `max_count` readings, each watched for `keep` seconds.
 
-    A number is lost when checks have missed it for `grace` seconds. A failed check restarts this
-    period, because it does not tell whether the reading is there.
+    A number is lost when checks have not found it for `grace` seconds. A failed check restarts this
+    period, because it does not tell whether the reading is there. A number that is missing after
+    `keep` seconds stays watched until it is found or lost.
     """
 
     def __init__(self, *, grace: float, keep: float, max_count: int) -> None:
@@ -56,8 +57,8 @@ class WatchedReadings:
     def counted(self) -> list[int]:
         """The watched numbers that were reported as lost or doubled.
 
-        The canary puts them into the readings that it sends. After a restart it reads them there,
-        so that it does not report them again.
+        The canary puts these numbers into each reading that it sends. After a restart, the canary
+        reads the numbers from these readings, so that it does not report them again.
         """
         return [
             number for number, watched in self._watched.items() if watched.lost or watched.doubled

@@ -119,7 +119,7 @@ def _lost_head(stores: CommandStores, connection: Connection) -> str:
     Return "(damaged)" if the head in Redis can't be parsed.
 
     Raises:
-        IotError: Redis has no head, or the audit log contains this head, so no record is lost.
+        IotError: Redis has no head; or no record is lost, because the audit log contains the head.
     """
     try:
         published = stores.audit_head.read()

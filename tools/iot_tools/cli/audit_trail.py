@@ -19,8 +19,8 @@ def record_if_configured(
 ) -> None:
     """Record a change of tokens or keys in the audit log, if the environment names a Postgres.
 
-    Call this after the change, because a token must be revocable even while Postgres is
-    unavailable. If recording fails, only print a warning.
+    If recording fails, only print a warning. Call this function after the change, so that a token
+    can be revoked even while Postgres is unavailable.
     """
     if not has_stores():
         return

@@ -79,11 +79,12 @@ else:  # argparse's class is generic for type checkers only
 class _Subcommands(_Base):
     """Adds subcommands.
 
-    The help of a subcommand begins with the line that describes it in the list of commands.
+    In the list of commands, each subcommand has a line that describes it. The help of the
+    subcommand shows the same text as its description.
     """
 
     def add_parser(self, name: str, **options: Any) -> CommandParser:
-        """Add a subcommand. Without a `description`, its `help` becomes its description."""
+        """Add a subcommand. If `options` has no `description`, make one from `help`."""
         meaning = f"{options['help'][:1].upper()}{options['help'][1:]}."
         options.setdefault("description", textwrap.fill(meaning, width=_WIDTH))
         return super().add_parser(name, **options)

@@ -45,7 +45,7 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
 
 
 def _selected(stores: CommandStores, parsed: argparse.Namespace) -> Iterator[DeadLetter]:
-    """Yield all dead letters with `--all`, else the one with the id in the options.
+    """With `--all`, yield all dead letters, else the dead letter whose id the options name.
 
     Raises:
         SettingsError: the id is invalid.

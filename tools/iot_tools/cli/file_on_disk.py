@@ -62,7 +62,11 @@ class FileOnDisk:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Lock the folder: every change creates a new file, so the file can't carry the lock."""
+        """Lock the folder of the file during the block.
+
+        The file itself is not locked: every change replaces it by a new file, and the lock would
+        stay with the old one.
+        """
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)

@@ -12,7 +12,8 @@ from .password_option import add_password, password_of
 from .service_option import add_service, service_client
 
 _IN_ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
-"""JSON has line ends only between its tokens, where a space means the same."""
+"""Replaces the line ends in a JSON text by spaces. JSON has line ends only between tokens, where a
+space means the same."""
 
 
 def add_follow(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,11 @@ _MAX_SHOWN = 10
 
 
 class KeyRotation:
-    """Changes a keyring. `rewrap` encrypts the outer wraps of vaults and the audit log again."""
+    """The steps of a rotation: `add`, `promote`, `rewrap` and `retire`. `rotate` runs all of them.
+
+    `rewrap` encrypts the outer wraps of vaults and the audit log again. The other steps change the
+    keyring.
+    """
 
     def __init__(
         self,
@@ -175,7 +179,11 @@ class KeyRotation:
             self.retire(key_id)
 
     def loading_problems(self, *key_ids: KeyId) -> list[str]:
-        """Return a sentence for each process that lacks one of these keys, or does not report."""
+        """Return a sentence for each problem that a process has with these keys.
+
+        The process has not loaded a key, has loaded a different key under the same id, or does not
+        report its keys.
+        """
         ours = fingerprints(self.keyring())
         reports = self._reports()
         problems = self._reporting_problems(reports)

@@ -31,10 +31,10 @@ def main(
 ) -> int:
     """Run one subcommand. Return its exit status.
 
-    An `IotError` is printed on stderr without a traceback: the status is 2 if a setting or an
-    option is wrong, else 1. After Ctrl-C it is 130, as in a shell. If the output is a pipe whose
-    reader has exited, such as `head`, it is 141, as after SIGPIPE. `imported` is called after the
-    imports and before the subcommand runs.
+    An `IotError` is printed on stderr without a traceback. The exit status is 2 if a setting or an
+    option is wrong, and 1 after any other `IotError`. After Ctrl-C, the exit status is 130, as in a
+    shell. If the output is a pipe whose reader has exited, such as `head`, the exit status is 141,
+    as after SIGPIPE. `imported` is called after the imports and before the subcommand runs.
     """
     with _output_errors():
         return _run_command(arguments, imported)
@@ -283,4 +283,5 @@ _COMMANDS: dict[str, tuple[str, AddArguments]] = {
     ),
     "completion": ("print a script that completes this command in a shell", _add_completion),
 }
-"""By command: its line in the list of commands, and the function that adds its arguments."""
+"""By name of the command: its line in the list of commands, and the function that adds its
+arguments."""

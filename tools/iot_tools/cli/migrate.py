@@ -96,7 +96,10 @@ class PostgresAt:
 
 
 def _read(url: str) -> tuple[str, str, str]:
-    """Return the conninfo with a timeout, the server as `host:port/database`, and the password."""
+    """Return three texts: the conninfo with a connect timeout, the server, and its password.
+
+    The server is written as `host:port/database`.
+    """
     parts = url_parts(url)
     port, database = parts.get("port") or "5432", parts.get("dbname") or parts.get("user") or ""
     where = f"{parts.get('host') or 'localhost'}:{port}/{database}"

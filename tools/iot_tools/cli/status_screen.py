@@ -14,9 +14,10 @@ Part = Mapping[str, Any]
 Line = tuple[str | Text, ...]
 
 OLD_SECONDS = 60.0
-"""An entry that waits longer is shown as a problem, as in the alert IotBacklogOld."""
+"""An entry that waits for more seconds is shown as a problem, as in the alert IotBacklogOld."""
 FULL = 0.7
-"""A backlog fuller than this is shown as a problem, as in the alert IotBacklogNearlyFull."""
+"""A backlog that fills more than this share of its limit is shown as a problem, as in the alert
+IotBacklogNearlyFull."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SHARDS = "stored last for shards"
 _FIXED_LINES = 18
@@ -29,7 +30,8 @@ def screen(
     """Return the screen for `status`, which is None if no status was received yet.
 
     `problem` says why the last request failed; it is empty if the request succeeded.
-    With a `height`, tables are cut and lines do not wrap, so that the screen fits.
+    If `height` is given, tables are cut and lines do not wrap, so that the screen fits into this
+    number of lines.
     """
     parts: list[RenderableType] = [_title(status, url, problem)]
     if status is None:

@@ -55,7 +55,10 @@ class StoredKeyring:
 
     @property
     def derivation(self) -> str:
-        """Text that tells the user to derive the writers' keys; "" if `change` derives them."""
+        """Text that tells the user to derive the writers' keys again.
+
+        It is empty if an option names the writers' keys: in this case, `change` derives them.
+        """
         if self._writer_keys is not None:
             return ""
         source = f"--keyring {self.name}" if isinstance(self._source, FileOnDisk) else ""
@@ -67,7 +70,10 @@ class StoredKeyring:
         return f"Derive the writers' keys again: {how}."
 
     def derive_writer_keys(self) -> None:
-        """Derive the writers' keys again, if an option names them and the keyring has changed."""
+        """Derive the writers' keys again, if they do not match the keyring.
+
+        Do nothing if no option names the writers' keys.
+        """
         if self._writer_keys is None:
             return
 

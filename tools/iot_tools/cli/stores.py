@@ -1,4 +1,4 @@
-"""Opens Redis and Postgres for a command. Raises `UnavailableError` if they can't serve."""
+"""Redis and Postgres for a command, which gets `UnavailableError` if one of them can't serve."""
 
 import os
 from collections.abc import Callable, Iterator

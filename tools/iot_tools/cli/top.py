@@ -24,7 +24,8 @@ _PLAIN_WIDTH = 100
 _FOREVER_REFUSED = frozenset({401, 403, 404})
 
 Show = Callable[[dict[str, Any] | None, str], None]
-"""Shows a status (None: none came yet), and why the last request failed ("": it succeeded)."""
+"""Shows the newest status, or None if no status was received yet. The second argument says why the
+last request failed; it is empty if the request succeeded."""
 
 
 def add_top(parser: argparse.ArgumentParser) -> None:

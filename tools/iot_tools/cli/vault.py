@@ -12,7 +12,8 @@ from .service_option import add_service, service_client
 from .token_option import read_secret, token_of
 
 _TIMEOUT = 60.0
-"""A change of a password takes 2 s and several scrypts, which may wait for other scrypts."""
+"""Timeout of a request, in seconds. A change of a password takes 2 s and several scrypts, which may
+wait for other scrypts."""
 _WORD = "erase"
 _NEW_FILE_OPTION = "--new-password-file"
 
@@ -95,8 +96,8 @@ def _confirm() -> None:
 def _reason(error: ClientError, unknown: str) -> str:
     """Return why a request failed.
 
-    If no response came, append `unknown`, because the request may have succeeded. If the request
-    was not sent, append "nothing was changed".
+    If the request was sent and no response came, append `unknown`, because the request may have
+    succeeded. If the request was not sent, append "nothing was changed".
     """
     if isinstance(error, NoResponseError):
         return f"{error}; {unknown if error.sent else 'nothing was changed'}"

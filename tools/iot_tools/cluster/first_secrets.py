@@ -26,13 +26,13 @@ class FirstSecret:
 
     name: str
     keys: Sequence[str]
-    """Keys that must exist and not be empty."""
+    """Keys that the Secret must have, each with a value that is not empty."""
     about: str
     make: Callable[[], Content]
     check: Callable[[Content], object] = dict
-    """Raises `IotError` when the content of an existing Secret is wrong."""
+    """Takes the content of an existing Secret, and raises `IotError` if the content is invalid."""
     remedy: str = ""
-    """Added to the error message: what to do."""
+    """What to do if an existing Secret is invalid: appended to the error message."""
     derived: bool = False
     """Whether an existing Secret is updated to the content that `make` returns."""
 

@@ -51,9 +51,9 @@ class SecretRequest:
     probe: str | None = None
     """The Secret with the token and the password of the probe and the canary."""
     redis: tuple[str, str] | None = None
-    """The name of the Secret, and the host of Redis."""
+    """The Secret with password and URL of the chart's Redis, and the host in this URL."""
     postgres: tuple[str, str] | None = None
-    """The name of the Secret, and the host of Postgres."""
+    """The Secret with password and URL of the chart's Postgres, and the host in this URL."""
     required: Sequence[tuple[str, str]] = ()
     """Pairs: an existing Secret, and a field that this Secret must have."""
     ports: Sequence[tuple[tuple[str, str], frozenset[int]]] = ()
@@ -73,15 +73,16 @@ class SecretCreation:
         """Create the missing Secrets.
 
         Raises:
-            ClusterError: an existing Secret is invalid, a required Secret is missing, no network
-                policy opens the port of a URL, or the API server refused a request.
+            ClusterError: an existing Secret is invalid, a required Secret is missing, a URL has a
+                port that the network policies do not open, or the API server refused a request.
         """
         request = self._request
         for name, key in request.required:
             self._note(self._missing_keys(name, [key], self._content(name)))
         for (name, key), opened in request.ports:
             self._note(self._closed_ports(name, key, opened))
-        # This Secret is read before the two that it is made from: if it exists, so do those two.
+        # The Secret with tokens.json is created after `token_values` and `probe`, so it is read
+        # before them: if it exists, these two were created as well.
         tokens_exist = request.tokens is not None and self._content(request.tokens) is not None
         secrets = self._secrets_in_order(tokens_exist=tokens_exist)
         contents = [(secret, self._content(secret.name)) for secret in secrets]

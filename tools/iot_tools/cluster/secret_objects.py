@@ -95,9 +95,9 @@ class SecretObjects:
     def change(self, secret: SecretObject, keys: Mapping[str, str]) -> bool:
         """Set keys of a Secret to new values. Its other keys stay unchanged.
 
-        Return False if the Secret was changed or deleted after `secret` was read. The caller then
-        reads the Secret again. The Secret may already have the new values: a request whose response
-        was lost is retried, and the retry gets a conflict.
+        Return False if the Secret was changed or deleted after `secret` was read. The caller must
+        read the Secret again, which may already have the new values: if the response to the first
+        request is lost, the retry conflicts with the change that the first request has made.
         """
         secret.raw.data = {**(secret.raw.data or {}), **_encoded(keys)}
         name = secret.name

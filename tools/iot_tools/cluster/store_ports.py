@@ -16,7 +16,7 @@ _DEFAULTS = {
 
 
 def ports_value(url: str) -> str:
-    """Return the name of the chart value with the ports of this Redis or Postgres."""
+    """Return the name of the chart value that lists the ports of the Redis or Postgres at `url`."""
     return f"networkPolicy.{'redis' if url.startswith('redis') else 'postgres'}.ports"
 
 

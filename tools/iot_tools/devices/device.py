@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 MAX_BATCH = 500
-"""Usual maximum number of readings in a request."""
+"""Maximum number of readings in a request, unless the caller sets another."""
 _CAPACITY = 200_000
-"""Readings that a device keeps while the service is away."""
+"""Maximum number of readings that a device keeps while the service is away, unless the caller sets
+another."""
 _MAX_PAUSE_SECONDS = 10.0
 _LATENCIES = 100_000
 
@@ -34,7 +35,7 @@ class Counts:
     requests: int = 0
     """Requests that were acknowledged."""
     failures: int = 0
-    """Requests that failed, and were sent again."""
+    """Requests that failed, but may succeed when they are sent again."""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     """Seconds from a request to its acknowledgement, of the newest requests."""
 

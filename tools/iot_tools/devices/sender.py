@@ -26,7 +26,7 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
     The message of an error says how many readings were acknowledged before the error.
 
     Raises:
-        SettingsError: the iterator `readings` raised it, for example at an invalid line.
+        SettingsError: iterating over `readings` raised this error, for example at an invalid line.
         IotError: a batch was not acknowledged. Later batches were not sent.
     """
     sent = 0
@@ -130,8 +130,8 @@ def reading_of(fields: Sequence[str], taken_at: str) -> dict[str, Any]:
     in a form that the service takes.
 
     Raises:
-        SettingsError: a field is not of this form, is given twice, is not UTF-8, has a number that
-            is too large, or is nested too deeply.
+        SettingsError: a field is not a text `name=value`, is given twice, is not UTF-8, has a
+            number that is too large, or is nested too deeply.
     """
     freeform = {}
     for field in fields:

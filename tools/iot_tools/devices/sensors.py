@@ -10,7 +10,8 @@ _SECOND = 1_000_000
 _TAGS = 4
 
 Measure = Callable[[int, float, int], dict[str, Any]]
-"""Returns a `freeform`, given a reading's number, seconds since the start, and Unix time in µs."""
+"""Returns the `freeform` of a reading. Arguments: the number of the reading, the seconds since the
+sensor started, and Unix time in µs."""
 
 
 class Kind(NamedTuple):
@@ -19,12 +20,12 @@ class Kind(NamedTuple):
     rate: float
     """Usual number of readings a second."""
     make: Callable[[int], Measure]
-    """Returns the `Measure` of the sensor with this number. It is the same in each run."""
+    """Takes the number of a sensor, and returns its `Measure`, which is the same in each run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When a sensor takes readings: at a rate, with delays (`jitter`) and pauses (gaps)."""
+    """When a sensor takes readings: at a rate, with random delays (`jitter`) and gaps."""
 
     rate: float
     """Readings a second."""

@@ -25,7 +25,7 @@ _REPORT_SECONDS = 60.0
 class Simulation:
     """What the simulated devices send, and to which service.
 
-    Each device follows `schedule`, and stops after `readings` readings, if a number is given.
+    Each device follows `schedule`. It stops after `readings` readings, unless `readings` is None.
     """
 
     url: str
@@ -34,7 +34,8 @@ class Simulation:
     kind: str = "rfid"
     devices: int = 1
     batch: int | None = None
-    """Readings in a request; None: those of half a second, at most 500."""
+    """Maximum number of readings in a request. If it is None, a request has the readings of half a
+    second, at most 500."""
     readings: int | None = None
     insecure: bool = False
     """Whether to accept every certificate."""

@@ -19,8 +19,9 @@ _RENEW_BEFORE = dt.timedelta(days=30)
 def ensure_certificate(certificate: Path, key: Path) -> bool:
     """Create a self-signed certificate and its key (mode 0600) unless valid ones exist.
 
-    The certificate is valid for localhost, 127.0.0.1, ::1 and this machine's name. An existing one
-    is replaced if it has other names, or expires within 30 days. Return True if it was created.
+    The certificate is valid for localhost, 127.0.0.1, ::1 and this machine's name. An existing
+    certificate is replaced if it has other names, or expires within 30 days. Return whether a
+    certificate was created.
     """
     if key.exists() and certificate.exists() and _is_valid(certificate):
         return False

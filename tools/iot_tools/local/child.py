@@ -12,7 +12,7 @@ from pathlib import Path
 from . import launch
 
 _GROUP_SECONDS = 1.0
-"""Time for the rest of a process group to end after SIGTERM."""
+"""Seconds that the other processes of a process group have to end after SIGTERM."""
 
 
 class LaunchError(Exception):
@@ -41,8 +41,8 @@ class Program:
 class Child:
     """A process that runs `program`, in its own session: Ctrl-C reaches the parent only.
 
-    Start the child from a thread that lives as long as the child should. On Linux, the kernel sends
-    `death_signal` when this thread ends, even if the parent process lives on.
+    On Linux, the kernel sends `death_signal` to the child when the thread that started the child
+    ends, even if the parent process lives on. So start the child from a thread that lives longer.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Child:
         ready: Callable[[], bool] | None = None,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`ready` returns whether the process can do its work, for example answers requests.
+        """`ready` returns whether the process can do its work, such as answer requests.
 
         The process inherits the file descriptors `inherit`.
         """

@@ -12,7 +12,7 @@ from iot_sensor_client import Client, ClientError
 from iot_tools.devices.sensors import Schedule, Sensor
 
 _PROXIES = ("http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-"""Proxy variables that curl uses, even for the loopback address."""
+"""Environment variables that make curl use a proxy, even for the loopback address."""
 _EXAMPLE_PASSWORD = "my-password"  # noqa: S105 -- an example, printed for all to see
 
 

@@ -39,7 +39,7 @@ class Launcher:
         variables: Mapping[str, str] = {},
         stop_seconds: float = 15,
     ) -> Child:
-        """Return the API: gunicorn with these further options and environment variables."""
+        """Return the API: gunicorn with `options`. `variables` are added to the environment."""
         arguments = [*GUNICORN, *options, APPLICATION]
         return self.python(name, arguments, ready, variables, stop_seconds)
 
@@ -50,7 +50,7 @@ class Launcher:
         variables: Mapping[str, str] = {},
         stop_seconds: float = 40,
     ) -> Child:
-        """Return a writer with these further environment variables."""
+        """Return a writer. `variables` are added to the environment."""
         return self.python(name, ["-m", "iot_writer"], None, variables, stop_seconds)
 
     def python(

@@ -26,7 +26,7 @@ def parse(given: Mapping[str, str]) -> Options:
     """Parse the make variables PORT, DATA_DIR, DEVICES, TLS and STARTED (seconds since 1970).
 
     Raises:
-        SettingsError: a variable is invalid, or the directory can't be used.
+        SettingsError: a variable is invalid, or the directory DATA_DIR can't be used.
     """
     return Options(
         port=_number("PORT", given["PORT"], 1, 65_535),
@@ -47,7 +47,7 @@ def _number(name: str, text: str, low: int, high: int) -> int:
 def _timestamp(text: str) -> float:
     """Parse the output of `date +%s.%N`. Return the present time if the text is empty.
 
-    Some systems print the letter N instead of nanoseconds; it is ignored.
+    Instead of nanoseconds, the `date` of some systems prints the letter N, which is ignored.
     """
     return float(text.rstrip("N")) if text else time.time()
 

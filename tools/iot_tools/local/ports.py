@@ -47,11 +47,12 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> int | None:
-    """Reserve a port by a UDP socket. Return its descriptor, None if the port is reserved already.
+    """Reserve a port by a UDP socket that is bound to it. Return the descriptor of the socket.
 
-    Without reservations, two servers could get the same port, and clients of both would reach the
-    one that listens first. With a UDP socket, a server can still listen on the port by TCP, and the
-    kernel ends the reservation when the process ends.
+    Return None if the port is reserved already. Without reservations, two servers could get the
+    same port, and the clients of both would reach the server that listens first. The UDP socket
+    does not keep a server from listening on the port by TCP. When the process ends, the kernel
+    closes the socket and so ends the reservation.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
         try:

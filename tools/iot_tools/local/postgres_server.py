@@ -74,8 +74,8 @@ class PostgresServer(Server):
 
     It listens on a Unix socket in `directory`, which only the owner can use. With `port`, or if the
     path of the socket would be too long or have special characters, it listens on 127.0.0.1, with a
-    random password. `settings` override the default server settings. With `fsync` "off", initdb
-    does not sync either.
+    random password. `settings` override the default server settings. If they set `fsync` to "off",
+    initdb does not sync its files either.
     """
 
     name = "postgres"
@@ -163,7 +163,7 @@ class PostgresServer(Server):
         made.rename(self.data)
 
     def _run_initdb(self, made: Path) -> None:
-        """Fill the empty directory `made`."""
+        """Run initdb, which creates a database in the empty directory `made`."""
         Child(self._program("initdb", self._initdb_options(made), self.log)).run(60)
 
     def _initdb_options(self, made: Path) -> list[str]:
@@ -191,8 +191,8 @@ class PostgresServer(Server):
 def _holds_a_socket(directory: Path) -> bool:
     """Return whether a Unix socket of PostgreSQL can be in `directory`.
 
-    Its path must be short, and without special characters. For example, libpq and PostgreSQL split
-    a path at commas, and `url_parts` refuses an @.
+    The path of the socket must be short, and without special characters. For example, libpq and
+    PostgreSQL split a path at commas, and `url_parts` refuses an @.
     """
     path = os.fsencode(directory / ".s.PGSQL.5432")
     return len(path) <= _MAX_SOCKET_PATH and _SOCKET_PATH.fullmatch(path) is not None

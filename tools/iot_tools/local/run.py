@@ -58,7 +58,7 @@ def run(options: Options) -> int:
 
 
 class LocalRun:
-    """One run, from the start of the first process to the end of the last."""
+    """One `make run`, from the start of the first process to the end of the last process."""
 
     def __init__(self, parts: Parts, terminal: Terminal, signals: ShutdownSignals) -> None:
         self._parts = parts

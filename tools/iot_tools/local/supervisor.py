@@ -15,7 +15,7 @@ _STABLE_AFTER = 60.0
 
 
 class Part(Protocol):
-    """A child process as the supervisor uses it."""
+    """What the supervisor needs of a child process, such as a `Child` or a `Server`."""
 
     @property
     def name(self) -> str: ...
@@ -125,7 +125,7 @@ class Supervisor:
 
 
 def _check_started(part: Part, *, late: bool) -> None:
-    """Raise `LaunchError` if the part has ended, or if it is `late` and still not ready."""
+    """Raise `LaunchError` if the part has ended, or if it is not ready and `late` is set."""
     if not part.running:
         raise LaunchError(f"{part.name} did not start ({part.ending}):\n{part.log_tail()}")
     if late and not part.ready():

@@ -17,11 +17,11 @@ class Terminal:
 
     @property
     def elapsed(self) -> float:
-        """The seconds since the start."""
+        """The seconds since `started`."""
         return max(0.0, time.time() - self.started)
 
     def say(self, text: str) -> None:
-        """Print a line, prefixed with the seconds since the start."""
+        """Print a line, prefixed with the seconds since `started`."""
         self.show(f"[{self.elapsed:5.1f} s] {text}")
 
     def show(self, text: str) -> None:

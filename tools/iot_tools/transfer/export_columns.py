@@ -13,7 +13,8 @@ from .import_row import CSV_NAMES, MAX_DIGITS
 MAX_MEMBERS = 1_000
 """Largest number of members of `freeform` that can become columns."""
 _MAX_DEPTH = 100
-"""Depth of nested objects down to which members become columns."""
+"""Depth of nested objects down to which members become columns. A deeper object becomes one column,
+as JSON text."""
 Cell = int | float | bool | str | None
 
 
@@ -24,7 +25,7 @@ class Kind(Enum):
     INTEGER = "integer"
     FLOAT = "float"
     TEXT = "text"
-    """Texts, and everything else as JSON text."""
+    """Texts. Values that fit no other type of column, such as lists, become JSON text."""
 
 
 OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
@@ -48,9 +49,9 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        The column of a member has the member's name. If this name is in `_RESERVED`, such as `id`,
-        the column is named `freeform.id`. A member that is itself named `freeform.id` gets the
-        column `freeform.freeform.id`, so that all names differ.
+        The column of a member has the member's name. If this name is in `_RESERVED`, or begins with
+        `freeform.`, the prefix `freeform.` is added, so that all names differ: the member `id` has
+        the column `freeform.id`, and the member `freeform.id` has `freeform.freeform.id`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

@@ -41,7 +41,7 @@ class ExportLock:
     def release(self) -> None:
         """Delete the lock file, then release the lock.
 
-        In the other order, another process could lock the file just before its deletion.
+        In the other order, another process could lock the file just before this process deletes it.
         """
         if self._file is not None:
             with suppress(FileNotFoundError):

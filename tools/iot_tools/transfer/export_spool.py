@@ -133,8 +133,8 @@ class ExportSpool:
     def save_renames(self, form: str, names: Mapping[Path, Path]) -> None:
         """Save the final name for each temporary name, once all files are complete.
 
-        If the export is killed while it renames the files, the next run renames the others.
-        `form` identifies the format and layout of the files.
+        If the export is killed while it renames the files, the next run renames the remaining
+        files. `form` identifies the format and layout of the files.
         """
         with self._database:
             saved = {str(old): str(new) for old, new in names.items()}

@@ -18,7 +18,7 @@ from .legacy_cipher import LegacyCipher
 from .parquet import pyarrow
 
 _ROW_GROUP = 50_000
-"""Readings in memory until Parquet writes them."""
+"""Number of readings that are collected in memory, and then written as a row group of Parquet."""
 _LEGACY_TABLE = (
     "CREATE TABLE IOTD(id INTEGER PRIMARY KEY, absolute_timestamp DATETIME DEFAULT"
     " CURRENT_TIMESTAMP, relative_timestamp BIGINT, interrogator_timestamp BIGINT, freeform TEXT)"
@@ -39,7 +39,7 @@ OpenWriter = Callable[[Path], Writer]
 
 
 class CsvWriter:
-    """A CSV file (RFC 4180) with a header line."""
+    """A CSV file with a header line: RFC 4180, but each row ends with a line feed only."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")

@@ -46,7 +46,8 @@ class ExportForm:
     flatten: bool = False
     """Whether the members of `freeform` become columns."""
     split_runs: bool = False
-    """Whether a new file begins where the relative time starts again."""
+    """Whether a new file begins at each reading with a smaller relative timestamp than the reading
+    before, for example after a restart of the device."""
 
     def check(self, path: Path) -> None:
         """Check that the files of an export to `path` can be written.
@@ -157,9 +158,9 @@ class Exporter:
         """Raise `IotError` if the readings of a complete spool were fetched with another password.
 
         The spool holds no hash of its password, because a hash would help to guess the password. So
-        the service checks the password: it refuses the spool's cursor with any other password. A
-        complete spool of a single page has no cursor: delete its readings, so that the caller
-        fetches them again.
+        the service checks the password: it refuses the spool's cursor with any other password. If a
+        complete spool has a single page, it has no cursor. In this case, delete its readings, so
+        that the caller fetches them again.
         """
         if self._spool.cursor is None:
             self._spool.clear()

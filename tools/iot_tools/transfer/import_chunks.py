@@ -8,13 +8,15 @@ from .import_row import ImportRow
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Limits of a chunk. A chunk must become one entry, because a writer stores an entry completely or
-not at all. The API divides readings into several entries if they are too many or too large, or were
-received on different days. So a chunk has limits, and all its readings were received on one day."""
+"""Limits of a chunk: the number of its readings, and the bytes of their `freeform`.
+
+A chunk must become one entry, because a writer stores an entry completely or not at all. The API
+divides readings into several entries if they are too many or too large, or were received on
+different days. So a chunk has limits, and all its readings were received on one day."""
 _DAY = len("2026-11-23")
 
 Chunk = list[tuple[int, ImportRow]]
-"""Positions in the file, and rows."""
+"""Rows, each with its position in the file, from 0."""
 
 
 class Chunks:

@@ -15,7 +15,7 @@ from .import_row import CSV_NAMES
 
 FORMATS = ("sqlite", "csv", "ndjson", "json", "parquet")
 READ_ERRORS = (OSError, EOFError, zlib.error)
-"""Errors of a file that can't be read, or of a gzip file that is damaged."""
+"""Exceptions that are raised if a file can't be read, or if a gzip file is damaged."""
 _GZIP = b"\x1f\x8b"
 _REFUSED = {
     b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it first",
@@ -38,13 +38,13 @@ def opened(path: Path) -> BinaryIO:
     """Open a file for reading. If it is a gzip file, its decompressed content is read.
 
     Raises:
-        READ_ERRORS: the file can't be read. Reading it may raise them, too.
+        READ_ERRORS: the file can't be read. A read of the returned file may raise them, too.
     """
     return cast("BinaryIO", gzip.open(path)) if _is_gzip(path) else path.open("rb")
 
 
 def format_of(path: Path, form: str | None) -> str:
-    """Return `form`, or if it is None the format that the first bytes of the file show.
+    """Return `form`. If it is None, return the format that the first bytes of the file show.
 
     Raises:
         ImportFileError: the file can't be read, is empty or a pipe, its format is unknown, or it

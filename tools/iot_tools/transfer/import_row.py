@@ -20,14 +20,15 @@ _DIGEST_BYTES = 16
 _Cell = TypeVar("_Cell")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 MAX_DIGITS = 4_300
-"""Maximum number of digits of a text that is converted to an integer. This is CPython's default
-(`sys.set_int_max_str_digits`): the time grows with the square of the number of digits."""
+"""Maximum number of digits of a text that is converted to an integer. CPython has the same limit by
+default (`sys.set_int_max_str_digits`), because the time of the conversion grows with the square of
+the number of digits."""
 CSV_NAMES = {
     "absolute_timestamp": "received", "relative_timestamp": "relative",
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
     "interrogatortime": "interrogator",
 }  # fmt: skip
-"""What a CSV column holds, by the name of the column."""
+"""By the name of a CSV or Parquet column with a time: the parameter of `make_row` for this time."""
 
 
 class RowError(ValueError):
@@ -140,11 +141,11 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
 
 
 def row_of_json(data: Mapping[str, object], written: str | None) -> ImportRow:
-    """Return the row of a JSON object: a reading as the API returns it, or as a PUT sends it.
+    """Convert a JSON object: a reading as the API returns it, or as a PUT sends it.
 
-    `written` is the JSON text of its member `freeform`. If it is None, the text is made from the
-    decoded value, which loses the digits of a number beyond those of a double. Raises `RowError` if
-    a value is invalid.
+    `written` is the JSON text of the member `freeform`, as the file has it. If `written` is None,
+    the text is made from the decoded value, whose floats have only the precision of a double.
+    Raises `RowError` if a value is invalid.
     """
     received, freeform = data.get("absolute_timestamp"), data.get("freeform", "")
     if written is None:
@@ -159,19 +160,20 @@ def row_of_json(data: Mapping[str, object], written: str | None) -> ImportRow:
 
 
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
-    """Return the row of a CSV file of the old program or of `iot-sensor export`.
+    """Convert a row of a CSV file of the old program or of `iot-sensor export`.
 
     If the column `freeform` is missing or empty, `freeform` is made from the columns other than id
-    and times. Numbers and JSON stay as they are written. Raises `RowError` if a value is invalid.
+    and times. Cells with numbers or other JSON are copied into `freeform` unchanged. Raises
+    `RowError` if a value is invalid.
     """
     return _row_of_columns({name: text for name, text in fields.items() if text}, _member)
 
 
 def row_of_parquet(fields: Mapping[str, object]) -> ImportRow:
-    """Return the row of a Parquet file of `iot-sensor export`.
+    """Convert a row of a Parquet file of `iot-sensor export`.
 
-    If the column `freeform` is missing or null, `freeform` is made like that of `row_of_csv`, but
-    with the types of the columns. Raises `RowError` if a value is invalid.
+    If the column `freeform` is missing or null, `freeform` is made from the columns other than id
+    and times, each value with the type of its column. Raises `RowError` if a value is invalid.
     """
     cells = {name: _time_as_text(cell) for name, cell in fields.items() if cell is not None}
     return _row_of_columns(cells, lambda cell: json.dumps(cell, default=str))
@@ -216,8 +218,8 @@ def _member(text: str) -> str:
 def _received(text: str) -> str:
     """Convert a time of receipt to `YYYY-MM-DD HH:MM:SS`, UTC.
 
-    It can have any of the forms that the stores of the old program use. Raises `RowError` if it has
-    none of them.
+    `text` can have any of the forms that the databases of the old program use. Raises `RowError` if
+    it has none of these forms.
     """
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds

@@ -2,8 +2,8 @@
 
 1. Read the file, check each row and note the digests of the readings (`ImportPlan`).
 2. Read the vault, and note which of these readings the service has.
-3. Send the others in chunks, each as one entry with an Idempotency-Key made from its readings, and
-   wait until they are stored.
+3. Send the readings that the service lacks, in chunks, and wait until all chunks are stored. Each
+   chunk becomes one entry, and has an Idempotency-Key made from its readings.
 
 If a run is killed, each chunk is stored completely or not at all, so the next run continues with
 the missing chunks. Chunks that were accepted but are not stored yet are sent again with the same
@@ -35,8 +35,8 @@ from .service_pages import ServicePages, checked
 
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
-"""Chunks that may wait in the backlog. Entries of a vault are stored in order, so when the last
-chunk is stored, all are."""
+"""Number of chunks that may wait in the backlog. After each such number, the import waits until the
+last chunk is stored. All chunks are stored by this time: entries of a vault are stored in order."""
 _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
@@ -54,7 +54,7 @@ class ImportReport:
     readings: int = 0
     """Valid readings in the file."""
     present: int = 0
-    """Readings that the service had before."""
+    """Readings of the file that the service had before the import."""
     imported: int = 0
     other_password: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
@@ -94,7 +94,7 @@ class _Limits:
 
 
 def _limits_in(response: Response | None) -> _Limits | None:
-    """Return the limits that a refusal of a time of receipt names; None for any other response."""
+    """Return the limits that the service names when it refuses a time of receipt, else None."""
     try:
         details = response.json() if response is not None else {}
         return _Limits(str(details["oldest"]), str(details["latest"]))
@@ -245,9 +245,9 @@ class Importer:
     def _send(self, rows: Chunk, chunks: Chunks, round_number: int, *, wait: bool) -> bool:
         """Send a chunk, without the rows that the service refuses.
 
-        While the chunk is too large, put its second half back into `chunks`. Return True if the
-        service may have stored nothing: it knew the key, or did not say whether it knew the key.
-        With `wait`, return only when the chunk is stored.
+        While the chunk is too large for the service, put its second half back into `chunks`. Return
+        True if the service may have stored nothing: it knew the chunk's Idempotency-Key from an
+        earlier request, or did not say so. With `wait`, return only when the chunk is stored.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):
@@ -299,9 +299,9 @@ class Importer:
     def _without_refused(self, rows: Chunk, error: RejectedError) -> Chunk:
         """Return the rows to send after the service has refused one of them.
 
-        If it refused the time of receipt, note the limits that it names, and return all rows:
-        `_allowed` then removes all rows beyond the limits. Else remove the refused row: the row
-        that the response names, or a single row that is too large.
+        If the service refused a time of receipt, note the limits that the response names, and
+        return all rows: the caller removes the rows beyond the limits (`_allowed`). Else remove the
+        refused row: the row that the response names, or the only row if it is too large.
         """
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             number = 0

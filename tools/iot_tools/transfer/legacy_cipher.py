@@ -1,4 +1,4 @@
-"""The cipher of the old program's database, only for its files.
+"""The cipher of the old program's database. Only the import and export of such databases use it.
 
 AES-256-CTR without authentication. The key is the first 32 hex digits of SHA-512(password), as 32
 bytes of ASCII. The first counter block is the number in the last 16 decimal digits of the

@@ -1,4 +1,4 @@
-"""The library for Parquet files, which is an extra of the package."""
+"""Imports the library for Parquet files, which is an optional dependency."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ def pyarrow() -> tuple[Any, Any]:
     """Import `pyarrow` and `pyarrow.parquet`.
 
     Raises:
-        IotError: they are not installed.
+        IotError: pyarrow is not installed.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 -- an extra of the package

@@ -9,7 +9,7 @@ from .import_row import ImportRow, OtherPasswordError, RowError, row_of_parquet
 from .parquet import pyarrow
 
 _BATCH = 5_000
-"""Rows that are decoded at a time."""
+"""Number of rows that are decoded together."""
 
 
 class ParquetFile:

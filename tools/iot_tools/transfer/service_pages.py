@@ -14,7 +14,7 @@ RETRY = RetryPolicy(max_attempts=60, max_seconds=600.0)
 TIMEOUT = 60.0
 _FIRST_LIMIT, _MAX_LIMIT = 1_000, 10_000
 _PAGE_BYTES = 4 * 2**20
-"""Approximate size of a page; bounds the memory of the command."""
+"""Approximate size of the response with a page, in bytes. It bounds the memory of the command."""
 
 
 class CursorError(IotError):

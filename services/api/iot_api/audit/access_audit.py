@@ -19,8 +19,8 @@ from .refusals import Counted, ReachedLimit, Refusal, RefusalCounter
 TICK_SECONDS = 1.0
 _STOP_SECONDS = 3.0
 _MAX_TOKEN_EVENTS = 1000
-"""Maximum number of token events that wait while Postgres is away. Further events are only counted,
-in `iot_audit_unrecorded_total`."""
+"""Maximum number of changes of tokens that wait to be recorded while Postgres is away. Further
+changes are not recorded, only counted in `iot_audit_unrecorded_total`."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class AccessAudit(threading.Thread):
         self._stopping = threading.Event()
 
     def follow(self, tokens: Callable[[], Tokens] | None) -> None:
-        """Record each change of the tokens that `tokens` returns, from now on.
+        """From now on, record each change of the tokens that `tokens` returns.
 
-        `tokens` is None if the service has no file of tokens: then nothing is recorded.
+        `tokens` is None if the service has no file of tokens. Then there are no changes to record.
         """
         self._tokens = tokens
         self._known = {} if tokens is None else _by_name(tokens())
@@ -65,8 +65,8 @@ class AccessAudit(threading.Thread):
     def check(self, *, last: bool = False) -> None:
         """Record the changes of tokens, and the counts of refused requests.
 
-        A count waits if the same refusal was recorded less than a minute ago. With `last`, all
-        counts are recorded.
+        A count waits if an equal `Refusal` or `ReachedLimit` was recorded less than a minute ago.
+        With `last`, all counts are recorded.
 
         Raises:
             psycopg.Error, IotError: the audit log can't be written; a later check records the rest.

@@ -13,9 +13,9 @@ class AuditEvents:
         self._pool = pool
 
     def record(self, event: AuditEvent) -> None:
-        """Add an event. It is durable when this returns.
+        """Add an event. When this method returns, the event is durable.
 
-        If the session to Postgres ends during the commit, the event may be recorded twice.
+        If the connection to Postgres breaks during the commit, the event may be recorded twice.
 
         Raises:
             UnavailableError: the database role has no permission to append to the audit log, or

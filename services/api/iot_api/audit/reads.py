@@ -17,12 +17,12 @@ _log = logging.getLogger(__name__)
 class ReadRecord:
     """The records of one read in the audit log.
 
-    A response that is not streamed has one record, `read`, with the number of readings. A streamed
-    response has two records:
+    If the number of readings is known before the first byte is sent, the read has one record:
+    `read`, with the number of readings. Any other read has two records:
 
-    - `read`, before the first byte, without the number of readings.
-    - `read_ended`, with this number, before the last byte or when the response ends early, for
-      example because the client closes the connection.
+    - `read`, before the first byte is sent, without the number of readings.
+    - `read_ended`, with the number of readings. It is recorded before the last byte is sent, or
+      when the response ends early, for example because the client closes the connection.
     """
 
     def __init__(self, events: AuditEvents, vault_id: uuid.UUID, name: str, client: Client) -> None:
@@ -37,7 +37,7 @@ class ReadRecord:
         self._begun = False
 
     def begin(self) -> None:
-        """Record that a streamed response begins.
+        """Record the read before the first byte is sent, without the number of readings.
 
         Raises:
             UnavailableError: the read can't be recorded, so nothing may be sent.
@@ -46,7 +46,9 @@ class ReadRecord:
         self._begun = True
 
     def end(self, readings: int) -> None:
-        """Record that all readings of the response are encoded, before the last piece is sent.
+        """Record the number of readings in a complete response.
+
+        Call this before the last piece of the response is sent.
 
         Raises:
             UnavailableError: the read can't be recorded, so the response must not be completed.
@@ -58,9 +60,10 @@ class ReadRecord:
             self._record(AuditKind.READ, readings=readings)
 
     def abort(self, readings: int) -> None:
-        """Record that a streamed response was cut off after `readings` readings.
+        """Record that a response was cut off after `readings` readings.
 
-        A failure is only counted and logged.
+        No effect unless `begin` was called, and `end` was not. If the record can't be written, this
+        is only counted and logged.
         """
         if not self._begun:
             return

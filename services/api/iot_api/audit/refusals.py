@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 PERIOD_SECONDS = 60.0
-"""Shortest time between two records of the same kind, token and client."""
+"""Minimum time between two records of equal refusals (`Refusal`) or reached limits
+(`ReachedLimit`). At the end of the process, waiting counts are recorded earlier."""
 MAX_KEYS = 100
-"""Maximum number of combinations of kind, token and client that are counted separately in a period.
-Further combinations are counted by kind only, because a client can send from many addresses."""
+"""Maximum number of different refusals that a `RefusalCounter` counts separately within
+`PERIOD_SECONDS`. Further refusals are counted without their token and client. Otherwise a client
+that sends from many addresses could fill the audit log."""
 
 
 class Refusal(NamedTuple):
@@ -20,7 +22,7 @@ class Refusal(NamedTuple):
     scope: str
     """The scope that the request needs."""
     token: str | None = None
-    """Name of the token; None: no token, or an unknown one."""
+    """Name of the token; None: no token, an unknown token, or clients that are counted together."""
     client: str | None = None
     """Address of the client; None: several clients that are counted together."""
 
@@ -30,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 class ReachedLimit(NamedTuple):
-    """Which limit a client has reached, and which client."""
+    """Which limit was reached, and by whom."""
 
     reason: str
     """The member `reason` in the body of the 429 answer."""
@@ -46,14 +48,15 @@ Counted = TypeVar("Counted", Refusal, ReachedLimit)
 
 
 class RefusalCounter(Generic[Counted]):
-    """Counts refused requests until they are recorded. Any number of threads may count."""
+    """Counts equal refusals until the counts are recorded. Any number of threads may count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: dict[Counted, int] = {}
         self._recorded: dict[Counted, float] = {}
-        """When each refusal was last recorded. `take` forgets a time after `PERIOD_SECONDS`."""
+        """For each refusal, when `take` last returned its count to be recorded. `take` forgets
+        times older than `PERIOD_SECONDS`."""
 
     def count(self, refusal: Counted) -> None:
         """Count a refusal. Returns immediately."""

@@ -15,7 +15,8 @@ from .document import METHODS, Document, resolve
 
 _CODE = re.compile(r"`([^`]*)`")
 _DEPTH = 3
-"""Objects are described to this depth."""
+"""Maximum number of dots in the name of a row, such as `data.freeform`. Members of deeper objects
+have no rows."""
 
 
 class Operation(NamedTuple):

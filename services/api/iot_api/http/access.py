@@ -24,8 +24,9 @@ class Access:
     """Checks the token of a request against the scope that a route needs.
 
     Without a file of tokens, every request is allowed. Anonymous scopes (`IOT_ANONYMOUS_SCOPES`)
-    need no token: the Authorization header is not read, so an old client may send any. A client
-    certificate replaces the Authorization header: its DNS name is the name of a token.
+    need no token: the Authorization header is not read, so an old client may send any value in it.
+    If the client has a certificate, the DNS name of the certificate is the name of its token, and
+    the Authorization header is not read.
     """
 
     def __init__(self, tokens: Callable[[], Tokens] | None, anonymous: frozenset[Scope]) -> None:
@@ -45,7 +46,7 @@ class Access:
         return self.tokens is not None and scope not in self._anonymous
 
     def admit(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Call `check` for a WSGI request. If it refuses the request, also call `on_refusal`."""
+        """Call `check` for a WSGI request. If `check` refuses it, also call `on_refusal`."""
         authorization = environ.get("HTTP_AUTHORIZATION")
         certificate = environ.get(CLIENT_CERTIFICATE)
         try:
@@ -60,7 +61,8 @@ class Access:
     def token_name(self, scope: Scope, environ: Mapping[str, Any]) -> str:
         """Return the name of a WSGI request's token.
 
-        Return "" if no token is valid for the scope, or if the scope needs none.
+        Return "" if the request has no token that is valid for the scope, or if the scope needs no
+        token.
         """
         try:
             return self.check(
@@ -156,7 +158,10 @@ def needs_no_token(view: View) -> View:
 
 
 def declared_scope(view: Callable[..., Any]) -> Scope | None:
-    """Return the scope that a view needs: None if it needs no token, `admin` if undeclared."""
+    """Return the scope that a view needs, None if it needs no token.
+
+    A view without a declaration needs `admin`.
+    """
     return getattr(view, "scope", Scope.ADMIN)
 
 

@@ -13,15 +13,16 @@ worker can set this key, because the keys of a client's headers begin with `HTTP
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A client certificate that OpenSSL verified at the handshake.
+    """A client certificate that OpenSSL verified at the TLS handshake.
 
-    It was valid then, and an authority of `IOT_TLS_CLIENT_CA_FILE` had issued it for clients.
+    At the handshake, the certificate had not expired. An authority of `IOT_TLS_CLIENT_CA_FILE` has
+    issued it for clients.
     """
 
     name: str
     """The DNS name, in lower case. Empty if the certificate has none, or more than one."""
     expires: float
-    """Unix time. A connection may outlive its certificate."""
+    """Unix time at which the certificate expires. The connection may last longer."""
 
     is_revoked: Callable[[], bool] = lambda: False
     """Returns whether the authority has revoked the certificate, as far as this process knows."""

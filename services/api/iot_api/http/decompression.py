@@ -13,8 +13,9 @@ from iot_api.limits.memory_budget import BODY_FACTOR, charge_request
 from iot_models.errors import InvalidRequestError, TooLargeError, UnsupportedMediaTypeError
 
 MAX_MEMBERS = 1000
-"""Limit of gzip members or zstd frames in one body. Even an empty member takes microseconds. bgzip
-and pzstd write members of 64 kB or more."""
+"""Maximum number of gzip members or zstd frames in one body. Even an empty member takes
+microseconds to decompress. bgzip and pzstd write members of 64 kB or more, so 1000 members hold at
+least 64 MB."""
 
 _BYTES_PER_TURN = 2**20
 _MEMBERS_PER_TURN = 16
@@ -48,7 +49,7 @@ class Codec:
 
     name: str
     members: str
-    """What the format calls its members."""
+    """The word for the parts of a body in error messages: `members` (gzip) or `frames` (zstd)."""
     slice_bytes: int
     """Number of compressed bytes that are decompressed at a time."""
     first_slice_bytes: int
@@ -162,7 +163,7 @@ def decompress_body(
         TooLargeError: the body decompresses to more than `limit` bytes.
         UnsupportedMediaTypeError: the Content-Encoding is not supported.
         InvalidRequestError: the body does not match its Content-Encoding.
-        UnavailableError: the memory of this process is used up.
+        UnavailableError: the memory budget of this process is used up.
     """
     codec = _codec(environ)
     if codec is None:

@@ -20,18 +20,20 @@ import msgspec
 Content = TypeVar("Content")
 
 _SLICE = 256 * 1024
-"""Number of bytes that are decoded at a time. A whole body could take four times its size: one
-character above U+FFFF makes all characters of a `str` take four bytes each."""
+"""Number of bytes that are decoded to a `str` at a time. The `str` of a whole body could take four
+times the size of the body: one character above U+FFFF makes all characters of a `str` take four
+bytes each."""
 _AT_ONCE = 24 * 1024
-"""Approximate size, in bytes, of the pieces in which parts of a body are replaced. In a piece of
-30,000 bytes or more, CPython's search for 6 bytes or more takes twice as long
-(Objects/stringlib/fastsearch.h)."""
+"""`hide` and `restore` cut a body into pieces of about this many bytes, and call `bytes.replace`
+for each piece. In a piece of 30,000 bytes or more, CPython's search for 6 bytes or more takes twice
+as long (Objects/stringlib/fastsearch.h)."""
 _POSITION = re.compile(r" \(byte (\d+)\)$")
 _TRUNCATED = "Input data was truncated"
 _MAX_DIGITS = 9
 _SHORTER_DIGITS = (1, 6)
-"""Numbers of digits to try for the prefix of the stand-ins (see `StandIns`), before `_MAX_DIGITS`
-are tried. A short prefix makes a body grow less, but is more likely to be in the body already."""
+"""The prefix of the stand-ins (see `StandIns`) has one digit. If the body contains this prefix, a
+prefix with six digits is tried, and then prefixes with `_MAX_DIGITS` digits. A short prefix makes
+the body grow less, but is more likely to be in the body already."""
 _PAIR = b"\xff\xff"
 """Stands for a pair of backslashes while `hide` searches for escapes. UTF-8 has no byte 0xff."""
 _TO_BACKSLASH = bytes.maketrans(b"\xff", b"\\")
@@ -49,8 +51,8 @@ _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\
 """Where a piece of a body may end, so that no original is split (see `StandIns`): before a byte
 that is in no original, before an original, or before the first backslash of a run."""
 _NEAR = 16
-"""A number of bytes, larger than the longest original. `end_of_piece` searches for a border in
-twice as many bytes."""
+"""A number of bytes, larger than the longest original. `end_of_piece` searches 2 * `_NEAR` bytes
+for a place where the piece may end (`_BORDER`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class StandIns:
 
     A replaced part is an *original*, its replacement a *stand-in*. A stand-in is the `prefix`, the
     same for all originals, and the tail of its original (`_TAILS`). With the prefix `[7`, the
-    stand-in of `NaN` is `[7]`, and the stand-in of `Infinity` is `[7 ]`. The digits are chosen so
-    that the body does not contain the prefix. A decoded string may contain the prefix nevertheless,
-    if the sender wrote it with an escape (`[\\u0037`).
+    stand-in of `NaN` is `[7]`, and the stand-in of `Infinity` is `[7 ]`. The digits of the prefix
+    are chosen so that the body does not contain the prefix. A decoded string may contain the prefix
+    nevertheless, if the sender wrote it with an escape (`[\\u0037`).
 
     The stand-in of `NaN` or `Infinity` is an array, so it can't join with its neighbours: `-NaN`
     and `NaN1` stay errors. Originals inside a string such as `"NaN"` are replaced, too. The string
@@ -192,18 +194,18 @@ def _prefix_absent_from(body: bytes) -> bytes:
 
 
 class NotJsonError(ValueError):
-    """A body that Python's `json` would refuse too."""
+    """A body is neither JSON nor in the dialect of old clients."""
 
     def __init__(self, error: Exception, strict: bytes, byte: int | None) -> None:
-        """`error` is the decoder's error, `strict` the body that the decoder received.
+        """`error` is the error of the strict decoder, `strict` the body that this decoder received.
 
-        `byte` is the position of the error in the body that was sent, None if it is unknown.
+        `byte` is the position of the error in the body that the client sent, None if it is unknown.
         """
         problem = _POSITION.sub("", str(error))
         problem = "it ends too early" if problem == _TRUNCATED else problem
         super().__init__(problem if byte is None else f"{problem} (byte {byte})")
         self.strict = strict
-        """The body as the decoder received it."""
+        """The body as the strict decoder received it: in UTF-8, with the stand-ins, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +214,15 @@ class Decoded(Generic[Content]):
 
     content: Content
     strict: bytes
-    """The body as the decoder accepted it."""
+    """The body as the strict decoder accepted it: in UTF-8, with the stand-ins, if any."""
     stand_ins: StandIns | None = None
     """The stand-ins in `content` and `strict`, if any."""
 
 
 def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]:
-    """Decode a body that may be in the JSON dialect of old clients. `decoder` accepts only JSON.
+    """Decode a body that may be in the JSON dialect of old clients.
+
+    `decoder` is the strict decoder: it accepts only JSON.
 
     Raises:
         NotJsonError: the body is neither JSON nor in the dialect.

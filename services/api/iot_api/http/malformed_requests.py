@@ -1,7 +1,7 @@
-"""Responses of the worker itself: to invalid HTTP, and to defects outside the application.
+"""Responses of the worker itself: to invalid HTTP, and to errors that the app did not answer.
 
-Neither the responses nor the log use gunicorn's messages, because these quote what could not be
-parsed. This may be a token or a part of a body.
+Neither the responses nor the log contain the message of a `ParseException`, because the message
+quotes the bytes that could not be parsed. These bytes may be a token or a part of a body.
 """
 
 from collections.abc import Mapping
@@ -43,9 +43,9 @@ _OTHER = (400, "Bad Request", "the request is not valid HTTP")
 
 
 def refusal_of(error: ParseException, headers: Headers) -> bytes:
-    """Return the response to a request that gunicorn could not parse, with `headers` added.
+    """Return the response to a request that is not valid HTTP, with `headers` added.
 
-    Count the request as one to an unknown path.
+    The metrics count the request like a request to an unknown path.
     """
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
@@ -55,7 +55,7 @@ def refusal_of(error: ParseException, headers: Headers) -> bytes:
 
 
 def defect_response(headers: Headers) -> bytes:
-    """Return the response to a defect outside the application, with `headers` added."""
+    """Return a 500 response for an error that the app did not answer, with `headers` added."""
     sentence = "this is a defect of the server; it has been logged"
     body = problem_body(500, ErrorCode.INTERNAL, sentence)
     return _closing_response(500, "Internal Server Error", body, headers)

@@ -15,7 +15,7 @@ from .responses import JSON, json_body
 
 PROBLEM_JSON = "application/problem+json"
 TYPE_PREFIX = "urn:iot-sensor:error:"
-"""Beginning of `type`. The code follows."""
+"""Beginning of the member `type`, before the error code."""
 TITLES: Mapping[ErrorCode, str] = MappingProxyType(
     {
         ErrorCode.INVALID_REQUEST: "Invalid request",

@@ -11,8 +11,8 @@ from typing import Any
 from .request import client_of
 
 PER_SECOND = 50
-"""Errors per second that a process sends to one address without a delay. A burst of as many errors
-is not delayed either."""
+"""Errors (4xx) per second that a process sends to one address without a delay. After a second
+without errors, a burst of this many errors is not delayed either."""
 LIMITED_PER_SECOND = 10
 """`PER_SECOND` for 429 answers. It is lower than for other errors, for two reasons. Only a client
 that ignores `Retry-After` gets more than ten 429 answers a second. And each 429 answer costs as
@@ -34,7 +34,7 @@ class RefusalPace:
         """For each address, the time at which its bucket is empty."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
-        """If `status` is 4xx, count the answer for its client. After many, delay the answer."""
+        """If `status` is 4xx, count the answer for its client. Delay it if the client got many."""
         if 400 <= status < 500:
             rate = LIMITED_PER_SECOND if status == 429 else PER_SECOND
             delay = self.delay(client_of(environ, self._trusted_proxies).sender, rate)

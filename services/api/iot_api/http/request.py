@@ -46,7 +46,7 @@ once. The worker sets it if there are any, and joins the values of such a header
 Proven = set[bytes]
 _MAX_PROVEN = 64
 _CHECKED_PATH = "/healthz"
-"""`OPTIONS *` (RFC 9110, 9.3.7) gets the answer to OPTIONS of this path, which always exists."""
+"""`OPTIONS *` (RFC 9110, 9.3.7) is answered like OPTIONS of this path, which always exists."""
 _PROXY_HEADERS = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 _CACHED_CHARACTERS = 256
 """Longer `X-Forwarded-For` headers are not cached: together they could take megabytes."""
@@ -75,10 +75,10 @@ JSON_TYPES = {
     "application/x-www-form-urlencoded",
 }
 _MAX_FORM_BYTES = 64 * 1024
-"""Size limit of the body of a `PasswordsForm` without its passwords. It is low, because these
-requests take no turn in `LargeRequests`."""
+"""Maximum bytes of the body of a `PasswordsForm`, not counting the passwords. The limit is low,
+because these requests take no turn in `LargeRequests`."""
 _MAX_ESCAPE_BYTES = 6
-"""JSON may escape one byte of a password as six."""
+"""JSON may escape one byte of a password as six bytes, for example `\\u0041`."""
 
 
 class RequestDispatcher:
@@ -142,19 +142,20 @@ class Answered(NamedTuple):
 
 
 class AnswerLog(Protocol):
-    """The log of requests (`RequestLog`)."""
+    """What this module uses of the log of requests (`RequestLog`)."""
 
     logged_from: float
     """A request that succeeds is logged if it took at least this many seconds."""
 
     def add(self, answered: Answered, environ: Mapping[str, Any]) -> None:
-        """Log a request; call this only as `RequestLog.add` allows."""
+        """Log a request. Call this only if it failed or took at least `logged_from` seconds."""
 
 
 def register_request_metrics(app: Flask, request_metrics: RequestMetrics, log: AnswerLog) -> None:
-    """Give each response of Flask an `X-Request-Id`, count it, and log it if needed.
+    """Give each response of Flask an `X-Request-Id`. Count each request, and log it if needed.
 
-    Requests to unknown paths share one label, because clients can send any path and method.
+    All requests to unknown paths are counted under the route `none` and the method `any`, because
+    clients can send any path and method.
     """
 
     @app.before_request
@@ -270,7 +271,7 @@ def receive_body(environ: Mapping[str, Any], limit: int) -> bytes:
         TooLargeError: the body is larger than `limit` bytes.
         InvalidRequestError: the body is not valid chunked encoding, or was cut off. Such a body is
             refused here, because the parser can't see that NDJSON was cut off between two lines.
-        UnavailableError: the memory of this process is used up.
+        UnavailableError: the memory budget of this process is used up.
     """
     stated = environ.get("CONTENT_LENGTH", "")
     if "HTTP_TRANSFER_ENCODING" not in environ and stated.isdecimal():

@@ -8,8 +8,9 @@ from iot_models import metrics
 class RequestMetrics:
     """The counters of requests and their durations.
 
-    Requests are summed up until the next flush of the metrics: for each change, prometheus_client
-    takes a lock and writes to a memory-mapped file.
+    The requests are listed in `answered`, and added to the metrics at the next flush. One flush for
+    many requests is cheaper: prometheus_client takes a lock and writes to a memory-mapped file for
+    each change of a metric.
     """
 
     def __init__(self) -> None:

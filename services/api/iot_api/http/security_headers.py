@@ -1,8 +1,9 @@
 """Headers that tell browsers neither to cache a response nor to run scripts in it.
 
-Every response of the worker and of the application has them, except a 201. Its body is a constant
-sentence with a number, and no browser caches or renders the answer to a PUT. A device on a metered
-connection would pay for the 160 bytes with every reading.
+Every response of the worker and of the application has these headers, except a 201. A 201 does not
+need them: its body is a constant sentence with a number, and no browser caches or renders the
+answer to a PUT. The headers take 160 bytes, which a device on a metered connection would pay for
+with every reading.
 """
 
 from functools import cache

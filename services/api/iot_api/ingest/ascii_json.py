@@ -10,11 +10,13 @@ from itertools import islice
 from iot_models.errors import TooLargeError
 
 SLICE = 64 * 1024
-"""Bytes that are escaped in one call: bounds the memory and the time until other greenlets run."""
+"""Maximum bytes that one call of `_escape` escapes. The limit bounds the memory of the call, and
+the time until other greenlets run."""
 
 _ESCAPES = {ord("\\"): b"\\\\", ord('"'): b'\\"', 10: b"\\n", 9: b"\\t", 13: b"\\r", 0: b"\\u0000"}
-"""Escapes of `json.dumps` that must be undone, in this order. The texts contain no other control
-characters: JSON allows line feeds, tabs and carriage returns, and byte 0 separates texts.
+"""Escapes of `json.dumps` that must be undone, in this order. The texts contain no control
+characters but these: JSON allows line feeds, tabs and carriage returns between its tokens, and byte
+0 separates the texts.
 
 The escaped backslash (`\\\\`) comes first. `replace` searches from left to right, so it finds each
 escaped backslash as a whole, and each backslash that remains begins another escape. If the line
@@ -24,11 +26,13 @@ _STAND_INS = bytes(
     for character in string.printable[:94]
     if ord(character) not in _ESCAPES and character not in "u0123456789abcdef"
 )
-"""Characters that `json.dumps` does not escape and that do not occur in `\\uXXXX`."""
+"""The characters that may be stand-ins in `_escape`: `json.dumps` does not escape them, and they do
+not occur in `\\uXXXX`."""
 _SAMPLE_STEP = 16
 """`_rarest` counts characters in every 16th byte of a piece, not in the whole piece."""
 _SPARE_BYTES = bytes(range(0x80, 0x80 + len(_ESCAPES)))
-"""Bytes that do not occur in escaped text."""
+"""Bytes that do not occur in escaped text. `_escape` uses them for the characters of the piece that
+equal a stand-in, until it swaps the stand-ins back."""
 
 
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:

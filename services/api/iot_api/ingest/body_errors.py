@@ -60,7 +60,8 @@ def refuse_content(problem: str) -> NoReturn:
 def refuse_json(error: NotJsonError, *, lines: bool) -> NoReturn:
     """Raise an InvalidRequestError for a body that is not JSON.
 
-    It names the first invalid row of a list or of NDJSON (`lines`).
+    The error names the first invalid row, if the body is a list or NDJSON. `lines`: the request
+    says that the body is NDJSON.
     """
     body, problem = error.strict, f"is not JSON: {error}"
     if lines:

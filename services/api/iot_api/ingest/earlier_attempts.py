@@ -25,24 +25,24 @@ from .idempotency import DamagedAnswerError, IdempotencyKey, IdempotencyPolicy, 
 from .parser import Batch
 
 MAX_COMBINATIONS = 64
-"""Limit of the combinations of vaults under which earlier attempts are looked for. A combination
-has either the former or the present vault of each password. Six passwords that each have a former
-vault give 2**6 = 64 combinations."""
+"""Maximum number of combinations of vaults for which `find` looks for an earlier attempt. A
+combination has either the former or the present vault of each password. Six passwords that each
+have a former vault give 2**6 = 64 combinations."""
 
 
 @dataclass(frozen=True, slots=True)
 class EarlierAttempt:
     """An accepted earlier attempt at a request.
 
-    Some of its vaults are those of the current attempt, and at least one is different.
+    At least one of its vaults is also a vault of the current attempt, and at least one is not.
     """
 
     entries: tuple[EntryName, ...]
-    """The last entry of each shard."""
+    """The earlier attempt's last entry in each shard."""
     vaults: frozenset[bytes]
-    """The vaults that the current attempt has, too. Their readings are acknowledged already."""
+    """The ids of the vaults that both attempts have. Their readings are acknowledged already."""
     count: int
-    """The number of readings of these vaults."""
+    """The number of readings that the current attempt has for `vaults`."""
     name: str = ""
     """The key in Redis that remembers the attempt."""
 
@@ -102,7 +102,7 @@ class EarlierAttempts:
     def _possible(
         self, key: IdempotencyKey, cache_keys: Sequence[bytes], vaults: Sequence[OpenVault]
     ) -> dict[str, tuple[bytes, ...]]:
-        """Return the Redis keys that may hold earlier attempts, with the vaults of each attempt."""
+        """Return each Redis key that may hold an earlier attempt, with the attempt's vault ids."""
         found = [self._cache.get(cache_key) for cache_key in cache_keys]
         lookups = [b"" if cached is None else cached.record.lookup for cached in found]
         former = former_vaults(self._client, self.policy.names, lookups)

@@ -193,8 +193,9 @@ def _count_rejected(status: int) -> None:
 def not_yet_stored(content: Mapping[str, object], receipt: str, prefix: str) -> PlainResponse:
     """Return the response to a request whose readings are acknowledged and not stored yet.
 
-    `ask` in the body is the path of the receipt on this server. `Location` has the path for the
-    client: it begins with `prefix`, which proxies remove from the path of a request.
+    The member `ask` of the body is the path of the receipt on this server. The header `Location`
+    has the path for the client, which begins with `prefix`: proxies remove `prefix` from the path
+    of a request.
     """
     ask = f"/api/iot/stored/{receipt}"
     body = json_body({**content, "stored": False, "ask": ask})

@@ -1,9 +1,11 @@
 """Requests with an Idempotency-Key: their keys in Redis, their fingerprints and their answers.
 
 Redis stores a request under its Idempotency-Key and the ids of its vaults. So clients with
-different passwords may use the same Idempotency-Key, and do not learn of each other. The
-fingerprint covers the readings as they are stored, not the bytes of the body. So a client may
-repeat a request with another compression, as NDJSON, or with its members in another order.
+different passwords may use the same Idempotency-Key, and do not learn of each other.
+
+The fingerprint of a request shows whether a later request with the same key has the same readings.
+It covers the readings as they are stored, not the bytes of the body. So a client may repeat a
+request with another compression, as NDJSON, or with its members in another order.
 
 The fingerprint has an HMAC for each vault, under the vault's data key. So a guess of a reading
 can't be tested with a copy of Redis, even together with the keyring.
@@ -31,19 +33,20 @@ proxy may invent addresses, and would use up the whole limit if each address cou
 So all clients behind an untrusted proxy count as one client."""
 _KEY = re.compile(r"[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
-"""A string of RFC 8941, the form in draft-ietf-httpapi-idempotency-key-header."""
+"""The header as a quoted string of RFC 8941, as draft-ietf-httpapi-idempotency-key-header says."""
 _ANSWER = re.compile(r"(\d{1,18}) ([\w=-]+)(?: ([\w-]+))?", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "2"
-"""First character of a fingerprint. A change to what the parser stores needs a new version, because
-fingerprints of different versions are not compared."""
+"""First character of a fingerprint. If the parser stores readings differently, the same request has
+another fingerprint. Such a change needs a new version: fingerprints of different versions are not
+compared, so a request that is repeated after the upgrade is not refused."""
 _PART_BYTES = 12
-"""Length of a vault's part of a fingerprint. A multiple of 3: base64 without padding."""
+"""Bytes of a vault's part of a fingerprint. A multiple of 3, so that base64 needs no padding."""
 _PART = re.compile(f".{{{_PART_BYTES * 4 // 3}}}")
 
 
 class DamagedAnswerError(UnavailableError):
-    """What Redis remembers of a request is damaged."""
+    """The answer that Redis holds for an earlier request is damaged."""
 
 
 class IdempotencyKey(NamedTuple):
@@ -52,7 +55,7 @@ class IdempotencyKey(NamedTuple):
     text: str
     """The key without quotes: `"abc"` and `abc` are the same key."""
     as_sent: str
-    """The key as earlier versions remember it, with its quotes."""
+    """The key as the client sent it, with any quotes. Earlier versions store requests under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,9 @@ class FirstAnswer:
     """The answer to the first request with a key."""
 
     count: int
-    """Number of readings."""
+    """Number of readings in the request."""
     entries: tuple[EntryName, ...]
-    """The last entry of each shard."""
+    """The last entry of the request in each shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,11 @@ class KeyedRequest:
     """A request with an Idempotency-Key."""
 
     names: tuple[str, ...]
-    """The names of the Redis keys that may hold the request. It is stored under the first; other
-    versions use the others."""
+    """The names of the Redis keys that may hold the request. This process stores the request under
+    the first name; processes of other versions store it under one of the others."""
     parts: Mapping[bytes, str]
-    """By vault id: a hash of the readings of this vault. Empty while processes of version 0.1 may
-    run, because they can't read an answer with a fingerprint."""
+    """The fingerprint's part for each vault id: a hash of the readings for this vault. Empty while
+    processes of version 0.1 may run, because they can't read an answer with a fingerprint."""
 
     @property
     def fingerprint(self) -> str:
@@ -82,20 +85,21 @@ class KeyedRequest:
         return "".join([_VERSION, *(part for _, part in sorted(self.parts.items()))])
 
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
-        """Return what Redis remembers of the request.
+        """Encode what Redis remembers of the request.
 
-        This is the number of its readings, the last entry of each shard (for a receipt), and its
-        fingerprint.
+        `count` is the number of its readings. `entries` has its last entry in each shard, for a
+        receipt. The fingerprint is added if the request has `parts`.
         """
         answer = f"{count} {encode_list(entries)}"
         return (f"{answer} {self.fingerprint}" if self.parts else answer).encode()
 
     def decode_answer(self, answer: bytes) -> FirstAnswer:
-        """Return the first answer to this request; `answer` is what Redis remembers of it.
+        """Return the first answer to this request from `answer`, the bytes that Redis remembers.
 
         Raises:
             IdempotencyKeyReusedError: the remembered request has other readings. This is
                 detected only if both requests have fingerprints of the current version.
+            DamagedAnswerError: another program has overwritten the answer.
         """
         return self.decode_attempt(answer, self.parts)
 
@@ -104,7 +108,7 @@ class KeyedRequest:
 
         Raises:
             IdempotencyKeyReusedError: the earlier attempt had other readings for a vault of this
-                request. This is detected only if both have fingerprints of the current version.
+                request. Detected only if both attempts have fingerprints of the current version.
             DamagedAnswerError: another program has overwritten the answer.
         """
         first, fingerprint = _decoded(answer)
@@ -152,7 +156,10 @@ class IdempotencyPolicy:
         return KeyedRequest((*names, first), parts)
 
     def names_of(self, key: IdempotencyKey, vault_ids: Sequence[bytes]) -> list[str]:
-        """Return the names of the Redis keys that may hold a request, that of version 0.1 last."""
+        """Return the names of the Redis keys that may hold a request.
+
+        The last name is the one that version 0.1 uses.
+        """
         digests = [request_digest(text, vault_ids) for text in dict.fromkeys(key)]
         digests.append(_first_request_digest(key.as_sent, vault_ids))
         return list(map(self.names.remembered_request, digests))
@@ -162,8 +169,8 @@ class IdempotencyPolicy:
     ) -> RememberedRequest:
         """Return what Redis must store to remember a request and its encoded answer.
 
-        Redis also counts the remembered requests of `client`, and limits their number.
-        `earlier` is as in `RememberedRequest`.
+        Redis also counts the remembered requests of `client`, and limits their number. `earlier` is
+        the Redis key of an earlier attempt that has appended a part of the readings.
         """
         return RememberedRequest(
             request.names,
@@ -177,7 +184,7 @@ class IdempotencyPolicy:
 
 
 def _decoded(answer: bytes) -> tuple[FirstAnswer, str]:
-    """Return what `KeyedRequest.encode_answer` has encoded. The fingerprint may be empty."""
+    """Decode a result of `KeyedRequest.encode_answer`: the answer, and the fingerprint or ""."""
     found = _ANSWER.fullmatch(answer.decode("ascii", errors="replace"))
     try:
         entries = decode_receipt(found[2]) if found else []
@@ -223,7 +230,8 @@ def _first_request_digest(key: str, vault_ids: Iterable[bytes]) -> bytes:
 def _hash(key: IdempotencyKey, vault: OpenVault, batch: Batch) -> bytes:
     """Return an HMAC of the readings of one vault, under the vault's data key.
 
-    It covers the Idempotency-Key, so the same readings under two keys have different fingerprints.
+    The HMAC covers the Idempotency-Key, so the same readings under two Idempotency-Keys have
+    different fingerprints.
     """
     columns = batch.readings
     times = [columns.relative, columns.interrogator]

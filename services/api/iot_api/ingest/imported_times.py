@@ -14,7 +14,8 @@ from iot_stores.months import DAY_MS
 
 _DAY_SECONDS = 86_400
 MAX_DAYS = 366
-"""Maximum number of days in a request: each day becomes at least one entry in the backlog."""
+"""Maximum number of days (UTC) on which the readings of a request under one password were received.
+The readings of each day become at least one entry in the backlog."""
 _ROWS_PER_TURN = 4096
 """Rows that are parsed before other greenlets run."""
 _FIELD = "absolute_timestamp"

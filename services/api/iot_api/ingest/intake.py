@@ -39,8 +39,8 @@ from .put_openings import PutOpenings
 MAX_READINGS = 10_000
 """Limit of readings in an entry. A larger request becomes several entries, appended in one step."""
 MAX_FREEFORM_BYTES = 4 * 2**20
-"""Limit of `freeform` in an entry of more than one reading. An entry becomes a segment, and a read
-holds whole segments in memory."""
+"""Maximum bytes of `freeform` in an entry of more than one reading. All readings of an entry are in
+one segment, and a read holds whole segments in memory."""
 _VAULT_ID = attrgetter("vault_id")
 
 
@@ -51,7 +51,8 @@ class Accepted:
     count: int
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
-    """The last entry of the request in each shard. When these entries are stored, all entries of
+    """The last entry of the request in each shard. If an earlier attempt appended a part of the
+    readings, the last entries of that attempt come first. When `entries` are stored, all entries of
     the request are stored. Empty if the request has no Idempotency-Key and `accept` was called
     without `with_entries`."""
     ends: Mapping[int, int] = field(default_factory=dict)
@@ -63,8 +64,8 @@ class Accepted:
     vaults: Sequence[uuid.UUID] = ()
     """The vaults of the readings. Empty for a repeated request."""
     names: Sequence[EntryName] = ()
-    """The names of all entries. Empty if `accept` was called without `with_entries`, or if the
-    request is a repeated one."""
+    """The names of all entries that were appended. Empty if `accept` was called without
+    `with_entries`, or if the request is a repeated one."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return fields for the log event of the request (`http.request_log.Logged`)."""
@@ -79,7 +80,7 @@ class Accepted:
 class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
     """Lets a greenlet wait until another greenlet wakes it up (`backlog_append.Wakeup`).
 
-    It takes a third of the time of a lock that gevent has patched.
+    A wait and a wake-up take a third of the time that a lock patched by gevent takes.
     """
 
     __slots__ = ()
@@ -133,10 +134,10 @@ class Intake:
         With `with_entries`, the result has `Accepted.entries` and `Accepted.names`.
 
         `proven` holds the cache keys of the passwords under which earlier requests of the
-        connection stored readings. If this request is accepted, the keys of its passwords are
-        added. While the vaults of proven passwords are open, the guess limit does not apply to
-        them, because the client learns nothing new. So a device can send while another client at
-        its address guesses passwords.
+        connection stored or read readings (`http.request.PROVEN`). If this request is accepted, the
+        keys of its passwords are added. While the vaults of proven passwords are open, the guess
+        limit does not apply to them, because the client learns nothing new. So a device can send
+        while another client at its address guesses passwords.
 
         While an earlier request with the same Idempotency-Key and passwords is remembered, a
         request with the same readings appends nothing and returns the earlier result. If a password
@@ -304,7 +305,7 @@ def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, li
 def _split(readings: ReadingColumns) -> Iterable[ReadingColumns]:
     """Cut readings into entries.
 
-    Imported readings in an entry were all received on the same day: an entry becomes one segment,
+    All imported readings of an entry were received on the same day: they are stored in one segment,
     which retention deletes as a whole.
     """
     if readings.received is None:

@@ -217,7 +217,7 @@ def _decode_rows(
 
 
 class _AsWritten:
-    """The fields of a request as JSON text: a decoded float loses digits beyond 2**53."""
+    """The fields of all rows as JSON text. A decoded float would lose digits beyond 2**53."""
 
     def __init__(self, body: bytes, *, lines: bool) -> None:
         """`body` is JSON that the decoder accepts; with `lines`, it is NDJSON."""

@@ -13,7 +13,11 @@ _MAX_ATTEMPTS = 3
 
 
 class PutOpenings:
-    """Opens the vaults of PUTs. Called if a vault is not open, or not yet used by the client."""
+    """Opens the vaults of PUTs.
+
+    `Intake` uses this class if a vault of the PUT is not open, or if the client has not used the
+    vault before.
+    """
 
     def __init__(self, vaults: Vaults, max_openings: int) -> None:
         """One request may open at most `max_openings` vaults."""
@@ -25,7 +29,7 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Return the vaults of a request. `keys` are the cache keys of the passwords.
 
-        If a vault was erased or got another password meanwhile, all vaults are looked up again.
+        If a vault is erased or gets another password meanwhile, all vaults are looked up again.
 
         Raises:
             TooManyRequestsError: the request may open no more vaults. Or the client is over the

@@ -9,7 +9,7 @@ Time = int | float | str
 
 
 class Data(Redacted, gc=False):
-    """The content of a row."""
+    """The member `data` of a row."""
 
     db_password: str = ""
     relative_time: Time = MISSING_TIME
@@ -24,7 +24,7 @@ class Row(Redacted, gc=False):
 
 
 class Written(Redacted, gc=False):
-    """Some fields of a row as JSON text."""
+    """The member `data` of a row, without `freeform`. The fields stay JSON text."""
 
     db_password: msgspec.Raw = msgspec.Raw(b'""')
     relative_time: msgspec.Raw = msgspec.Raw(b"-1")

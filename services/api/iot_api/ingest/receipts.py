@@ -17,17 +17,22 @@ from iot_stores.postgres import Pool
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 
 _NAME = struct.Struct(">H16sQ")
-"""An entry name in a list of names. The first byte is 0, because a shard is below 256."""
+"""An entry name in a plain list: shard, session, number. The first byte of a name is 0, because a
+shard is below 256. So no plain list begins with `_GROUPED`."""
 _GROUPED = 2
 """First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
-"""Session, number of names minus one, bytes per number. The shards and the numbers follow."""
+"""Head of a group of names: their session, how many they are minus one, and the bytes of each
+number. The shards of all names follow, one byte each, and then the numbers of all names."""
+_MAX_GROUP = 256
+"""Maximum number of names in a group. A session with more names gets several groups."""
 _MAX_LISTED = 64
-"""Maximum number of names in a plain list; more names are grouped by session. Proxies and gunicorn
-accept a request line of about 4 KiB, which holds a list of 114 names. In groups, the names of 256
-shards take 3.1 KiB."""
+"""`encode_receipt` writes up to this many names as a plain list, and groups more names by session.
+Proxies and gunicorn accept a request line of about 4 KiB, which holds a plain list of 114 names. In
+groups, the names of 256 shards take 3.1 KiB."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 0.2
-"""Seconds between two queries while a request waits."""
+"""Seconds between two checks of `Receipts.wait`: the first pause, and the longest. Each pause is
+twice as long as the one before."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +40,8 @@ _log = logging.getLogger(__name__)
 class Receipts:
     """Checks whether entries are stored.
 
-    Only the ledger in Postgres knows this. A query to Redis costs less, so `wait` first waits until
-    the entries have left the backlog.
+    Only the ledger in Postgres knows whether an entry is stored. A query to Redis costs less than a
+    query to Postgres, so `wait` first waits until the entries have left the backlog.
     """
 
     def __init__(self, pool: Pool, backlog: Backlog) -> None:
@@ -81,7 +86,8 @@ class Receipts:
 def encode_receipt(entries: Sequence[EntryName]) -> str:
     """Encode the names of entries as text for a URL.
 
-    `entries` must hold at most one entry of each shard, so that the text fits into a request line.
+    The text fits into a request line if there is at most one entry of each shard. A request may
+    have two of a shard if an earlier attempt appended a part of its readings.
     """
     if len(entries) <= _MAX_LISTED:
         return encode_list(entries)
@@ -89,11 +95,13 @@ def encode_receipt(entries: Sequence[EntryName]) -> str:
     for name in entries:
         by_session.setdefault(name.session, []).append(name)
     receipt = bytearray([_GROUPED])
-    for session, group in by_session.items():
-        width = max(1, (max(name.number for name in group).bit_length() + 7) // 8)
-        receipt += _GROUP.pack(session, len(group) - 1, width)
-        receipt += bytes(name.shard for name in group)
-        receipt += b"".join(name.number.to_bytes(width) for name in group)
+    for session, names in by_session.items():
+        for begin in range(0, len(names), _MAX_GROUP):
+            group = names[begin : begin + _MAX_GROUP]
+            width = max(1, (max(name.number for name in group).bit_length() + 7) // 8)
+            receipt += _GROUP.pack(session, len(group) - 1, width)
+            receipt += bytes(name.shard for name in group)
+            receipt += b"".join(name.number.to_bytes(width) for name in group)
     return base64.urlsafe_b64encode(receipt).decode()
 
 

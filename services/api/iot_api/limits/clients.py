@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from iot_models.audit_event import Value
 
 _IPV6_PREFIX = 64
-"""Internet providers give each customer at least a /64, so all its addresses are one client."""
+"""All addresses of a /64 are one client: Internet providers give each customer at least a /64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Client:
     """
 
     name: str
-    """`<token name>@<address>`, or the address if the request has no token."""
+    """`<token name>@<address>`, or `<address>` if the request has no token. Behind an untrusted
+    proxy, `<address>` is `<address of the proxy> for <address that the proxy named>`."""
     proxy: str = ""
     """The address of an untrusted proxy that named the client's address; otherwise "". Each client
     behind the proxy has its own limits, and all of them share a wider limit."""
@@ -40,7 +41,7 @@ class Client:
 
     @property
     def address(self) -> str:
-        """The address that the request really came from: `proxy`, or else the client's address."""
+        """The address that really sent the request: `proxy`, or else the client's address."""
         return self.proxy or self.name.rpartition("@")[2]
 
     @property

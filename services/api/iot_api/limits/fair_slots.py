@@ -16,7 +16,7 @@ from .clients import Client
 
 MAX_RETRY_SECONDS = 60
 _NEWEST_SHARE = 0.2
-"""Weight of the newest turn in the moving average of the durations."""
+"""Weight of the newest turn in the moving average of the turns' durations."""
 
 
 class Priority(IntEnum):
@@ -32,7 +32,8 @@ class Turn:
     """The time for which a caller holds a slot."""
 
     was_used: bool = True
-    """Whether the duration of this turn counts in the estimates for later turns."""
+    """Whether the caller used its slot. If not, the duration of the turn does not count in the
+    estimates for later turns."""
 
 
 class Reservation:
@@ -68,12 +69,13 @@ class _Waiter:
         self.priority = priority
         self.granted = False
         self.turn = threading.Lock()
-        """Held until the slot is granted."""
+        """A lock that is held until the waiter gets a slot."""
         self.turn.acquire()
 
 
 _Group = OrderedDict[str, deque[_Waiter]]
-"""The waiting callers of each client of a group. The first client is served next."""
+"""A group (`Client.group`): the waiting callers of each client, by the client's name. The first
+client is served next."""
 
 
 class _FairQueue:
@@ -85,11 +87,11 @@ class _FairQueue:
         self._max_waiting = max_waiting
         self._max_per_client = max_per_client
         self._groups: list[OrderedDict[str, _Group]] = [OrderedDict() for _ in Priority]
-        """By priority, the groups that wait. The first group is served next."""
+        """For each priority, the groups that wait, by name. The first group is served next."""
         self._counts = [0 for _ in Priority]
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
-        """Number of callers behind each untrusted proxy."""
+        """Number of callers in the queue behind each untrusted proxy."""
         self._reserved: Counter[str] = Counter()
         """Number of reserved positions of each client. Waiting callers are not included."""
 
@@ -97,7 +99,7 @@ class _FairQueue:
         return sum(self._counts)
 
     def is_full(self, client: Client, priority: Priority) -> bool:
-        """Return whether there is no room for a new caller."""
+        """Return whether there is no room for a new caller of this client and priority."""
         return (
             sum(self._counts[: priority + 1]) >= self._max_waiting
             or self._of_client[client.name] >= self._max_per_client
@@ -105,7 +107,7 @@ class _FairQueue:
         )
 
     def turns_before(self, client: Client, priority: Priority) -> int:
-        """Return how many turns come before the turn of a new caller."""
+        """Return how many turns come before that of a new caller of this client and priority."""
         groups = self._groups[priority]
         group: _Group = groups.get(client.group, OrderedDict())
         own = len(group.get(client.name, ())) + self._reserved[client.name]
@@ -182,14 +184,15 @@ class FairSlots:
 
     Waiting callers are served by priority, then round-robin by group (`Client.group`), then
     round-robin by client of the group. So a client with a thousand requests delays another client's
-    request by one turn. The queue has a limit as a whole, and a limit per client. All clients
-    behind one untrusted proxy together get at most half of the queue.
+    request of the same priority by one turn. The queue has a limit as a whole, and a limit per
+    client. All clients behind one untrusted proxy together get at most half of the queue.
 
-    A new caller is refused immediately if its client has reached the limit per client, or if the
-    queue is full. Only callers that would be served before the new caller count for this; waiting
-    callers of later priorities do not. With `estimates`, a caller is also refused immediately if
-    its estimated wait exceeds its timeout. The estimate assumes turns as long as the latest turns.
-    `always_queue` skips both checks, for work that is half done.
+    A new caller is refused immediately if the queue is full, or if its client or its untrusted
+    proxy has reached its limit. For a new caller, the queue is full if the callers of the same and
+    of earlier priorities reach the limit; callers of later priorities do not count. With
+    `estimates`, a caller is also refused immediately if its estimated wait exceeds its timeout. The
+    estimate assumes turns as long as the latest turns. `always_queue` skips all these checks, for
+    work that is half done.
     """
 
     def __init__(
@@ -212,7 +215,7 @@ class FairSlots:
         self._clock = clock
         self._guard = threading.Lock()
         self._turn_seconds = 0.0
-        """Mean duration of the latest turns."""
+        """Moving average of the durations of turns."""
 
     @property
     def waiting(self) -> int:
@@ -309,7 +312,7 @@ class FairSlots:
         self._turn_seconds += share * (seconds - self._turn_seconds)
 
     def _withdraw(self, waiter: _Waiter) -> bool:
-        """Remove a waiter from the queue. Return False if it got a slot meanwhile, and holds it."""
+        """Remove a waiter from the queue. Return False if the waiter holds a slot already."""
         with self._guard:
             if waiter.granted:
                 return False

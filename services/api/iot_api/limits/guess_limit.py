@@ -60,10 +60,10 @@ class GuessLimit(MinuteLimit):
             self._new_vaults.count(client)
 
     def count_unanswered(self, client: Client) -> None:
-        """Count a refused or failed opening like an unknown password, but make no client a suspect.
+        """Count a refused or failed opening of a vault like an unknown password.
 
-        Requests for open vaults need no opening. So the client learns from the failure that the
-        vault of the password is not open, as it would from an answer.
+        A request for an open vault needs no opening. So the failure tells the client that the vault
+        of the password is not open. The client does not become a suspect.
         """
         super().count(client)
 

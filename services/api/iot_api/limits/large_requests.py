@@ -19,9 +19,9 @@ LARGE_BYTES = 2**20
 """A request is large if its decompressed body has at least this many bytes. Parsing 16 MiB takes
 0.1 to 0.4 s, and for a part of that time the process serves no other request."""
 DENSE_BYTES, DENSITY = 16 * 1024, 32
-"""A body that decompresses to more than `DENSITY` times its received size is large from
-`DENSE_BYTES` decompressed bytes on. Otherwise a hundred received bytes could keep a worker as busy
-as a megabyte."""
+"""A request is also large if its decompressed body has at least `DENSE_BYTES` bytes, and more than
+`DENSITY` times the bytes that were received. Otherwise a hundred received bytes could keep a worker
+as busy as a megabyte."""
 WAIT_SECONDS = 20.0
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 16, 4
 _REFUSAL = "too many large requests wait; try again"
@@ -30,9 +30,9 @@ _REFUSAL = "too many large requests wait; try again"
 class LargeBodyMemory:
     """The memory that the large bodies of a process take.
 
-    All large bodies take at most three quarters of the memory budget, and those of a group of
-    clients (`Client.group`) at most half. The rest is for other bodies. A large body of any size is
-    accepted if there is no other.
+    All large bodies take at most three quarters of the memory budget, and the large bodies of one
+    group of clients (`Client.group`) at most half. The rest is for other bodies. If there is no
+    other large body, a large body of any size is accepted.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -61,9 +61,9 @@ class LargeBodyMemory:
 class LargeRequests:
     """Limits decompression and parsing to one large body at a time.
 
-    Small bodies never wait. They are counted, because large bodies are slowed down only if small
-    ones were served meanwhile or the CPU was contended. A large body stays in memory while it waits
-    (`LargeBodyMemory`).
+    Small bodies never wait. They are counted, because there is a rest between two large bodies only
+    if small bodies were served meanwhile or the CPU was contended (`Pace`). A large body stays in
+    memory while it waits (`LargeBodyMemory`).
     """
 
     def __init__(self, memory_bytes: int, pace: Pace | None = None) -> None:
@@ -78,9 +78,9 @@ class LargeRequests:
             reason=Refusal.LARGE_REQUESTS,
         )
         self._small_before = 0
-        """`small` at the end of the last large request."""
+        """The value of `small` at the end of the last large request."""
         self.small = 0
-        """Number of small requests."""
+        """Number of small requests since the start of the process."""
 
     @contextmanager
     def turn(self, client: Client) -> Iterator["BodyTurn"]:
@@ -100,8 +100,8 @@ class LargeRequests:
         """Hold the slot for large bodies. `received`: bytes of the whole body as received.
 
         Raises:
-            TooManyRequestsError: too many requests wait for the slot, their bodies take too much
-                memory, or the wait took too long.
+            TooManyRequestsError: too many requests wait for the slot, the large bodies of the
+                process take too much memory, or the wait took too long.
         """
         with (
             self._memory.hold(client.group, received * BODY_FACTOR),
@@ -111,7 +111,7 @@ class LargeRequests:
             yield
 
     def _served_small(self) -> bool:
-        """Return whether small requests were served since the last large one."""
+        """Return whether small requests were served since the last large request ended."""
         served = self.small > self._small_before
         self._small_before = self.small
         return served

@@ -18,7 +18,7 @@ BODY_FACTOR = 2
 """Bytes of memory that a byte of a body takes while it is parsed and encrypted."""
 SLOW_SECONDS = 1.0
 SLOW_BYTES_PER_SECOND = 4 * 2**20
-"""A body that arrives for longer than `SLOW_SECONDS`, at less than this rate, may be dropped."""
+"""A request that holds fewer bytes than this per second of its age is slow (`MemoryBudget`)."""
 
 CHARGE = "iot_api.charge"
 """Key in the WSGI environ: a function that charges the request for bytes. It raises
@@ -60,10 +60,10 @@ class MemoryBudget:
     """Bytes of memory that all requests of a process share.
 
     A request is slow if it was first charged at least `SLOW_SECONDS` ago and holds less than
-    `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, the slow request with the
-    largest weight (bytes times age) is dropped, in favour of fast clients. If no other request is
-    slow, the request that asks for bytes is refused. It is also refused if it is slow itself and
-    has the largest weight.
+    `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, a slow request is dropped, in
+    favour of fast clients: of those that can be dropped (`Holder.droppable`), the request with the
+    largest weight (bytes times age). If there is none, the request that asks for bytes is refused.
+    It is also refused if it is slow itself and has the largest weight.
     """
 
     def __init__(self, limit: int) -> None:
@@ -117,7 +117,9 @@ class MemoryBudget:
 
 
 def charge_request(environ: Mapping[str, Any], count: int) -> None:
-    """Charge a request for `count` bytes in addition to its body, if they exceed `EXEMPT_BYTES`.
+    """Charge a request for `count` bytes in addition to its body.
+
+    No effect if `count` is at most `EXEMPT_BYTES`.
 
     Raises:
         UnavailableError: the budget of this process is used up.

@@ -20,7 +20,8 @@ from .clients import Client
 WINDOW_SECONDS = 60
 WIDE_FACTOR = 10
 """The limit that a group of clients shares, as a multiple of one client's limit. A group is all
-clients behind one untrusted proxy, all with one token, or all at one address with any token."""
+clients behind one untrusted proxy, all clients with one token, or all clients with any token at one
+address (`Client.wide_names`)."""
 _MAX_NOTED = 10_000
 
 Name = TypeVar("Name")
@@ -30,7 +31,11 @@ _log = logging.getLogger(__name__)
 
 
 class MinuteLimit:
-    """Counters in Redis, shared by all pods. While Redis is away, nothing is counted or refused."""
+    """Counters in Redis, shared by all pods.
+
+    While Redis is away, nothing is counted. Then each process refuses only the clients that it
+    knows to be over the limit.
+    """
 
     def __init__(
         self,
@@ -52,10 +57,10 @@ class MinuteLimit:
         self._sentence = sentence
         self._reason = reason
         self._refused: dict[str, float] = {}
-        """Clients that this process has refused, and until when they are over the limit."""
+        """For each client that this process has refused: until when it is over the limit."""
         self._reached: dict[str, tuple[float, float]] = {}
-        """Clients that reached the limit with an event in this process: when, and until when they
-        are over the limit."""
+        """For each client that reached the limit with an event in this process: the time of this
+        event, and until when the client is over the limit."""
 
     @property
     def is_on(self) -> bool:
@@ -108,8 +113,8 @@ class MinuteLimit:
         """Refuse a client that has reached the limit while its request waited.
 
         The request passed `check` at the time `since`. Another request of the client may have
-        reached the limit after that. This does not ask Redis: it knows only the events and refusals
-        of this process.
+        reached the limit after `since`. Redis is not asked, so only the events and refusals of this
+        process count.
 
         Raises:
             TooManyRequestsError: the client is over the limit.
@@ -122,11 +127,13 @@ class MinuteLimit:
     def refusal(self, client: Client, seconds: float) -> TooManyRequestsError:
         """Return the error for a client that stays over the limit for `seconds`.
 
-        Until then, this process refuses the client without asking Redis. `seconds` is the remaining
-        lifetime of a counter in Redis. If it is negative or exceeds `WINDOW_SECONDS`, another
-        program has written the counter, or the clock of Redis was set back. Then the client's
-        counters that would live longer than `WINDOW_SECONDS` are reset, and the client is refused
-        for 1 s only.
+        During this time, this process refuses the client without asking Redis.
+
+        `seconds` is the remaining lifetime of a counter, as Redis returned it. It is negative if
+        the counter has just expired, or never expires because another program has written it. It
+        exceeds `WINDOW_SECONDS` if another program has written the counter, or if the clock of
+        Redis was set back. In all these cases, refuse the client for 1 s only, and reset the
+        client's counters that never expire or would live longer than `WINDOW_SECONDS`.
         """
         if not 0 <= seconds <= WINDOW_SECONDS:
             self._restart_counters(client)
@@ -135,7 +142,7 @@ class MinuteLimit:
         return self._error(seconds)
 
     def count(self, client: Client) -> None:
-        """Count an event."""
+        """Count an event of a client, in the counters of the client and of its groups."""
         try:
             for guard in self.guards(client):
                 with self._redis.pipeline(transaction=True) as pipeline:
@@ -154,10 +161,10 @@ class MinuteLimit:
             report(_log, "unknown passwords are not counted", error)
 
     def _number(self, name: str, count: bytes | None) -> int:
-        """Return `count`, the value of the counter at the Redis key `name`; 0 if it has none.
+        """Return the number in `count`, the value of the Redis key `name`; 0 if the key is missing.
 
-        A value that is not a number was written by another program. Reset it to 0, so that it locks
-        no client out.
+        If the value is not a number, another program has written it. Then set the key to 0 and
+        return 0, so that the value locks no client out.
         """
         number = parse_digits(b"0" if count is None else count)
         if number is None:
@@ -184,10 +191,10 @@ class MinuteLimit:
 
 
 def note(notes: dict[Name, Noted], name: Name, noted: Noted) -> None:
-    """Store `noted` under the name of a client. If there are too many notes, drop all others first.
+    """Store `noted` in `notes` under `name`. If `notes` is full, empty it first.
 
-    For example, `noted` is the time until which this process refuses the client. No count is lost
-    with the notes, because the counters are in Redis.
+    For example, `name` is the name of a client, and `noted` is the time until which this process
+    refuses the client. Emptying `notes` loses no count, because the counters are in Redis.
     """
     if len(notes) >= _MAX_NOTED:
         notes.clear()

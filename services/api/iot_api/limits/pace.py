@@ -11,7 +11,8 @@ CONTENDED_REST = 9.0
 meanwhile or the CPU was contended."""
 MAX_REST_SECONDS = 4.0
 CONTENDED_SHARE = 0.05
-"""The CPU is contended if this process waited for it for more than this share of the time."""
+"""The CPU is contended if this process waited for the CPU for more than this share of the duration
+of a piece of work."""
 _SCHEDSTAT = Path("/proc/self/schedstat")
 
 

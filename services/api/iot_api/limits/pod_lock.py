@@ -11,11 +11,14 @@ from pathlib import Path
 _POLL_SECONDS = 0.02
 _TIME = struct.Struct("d")
 _folders: list[Path] = []
-"""The folder that the processes of a pod share; none in a process that is alone."""
+"""The folder that `share_locks` was called with; empty if it was not called."""
 
 
 def share_locks(folder: Path) -> None:
-    """Make this process and its children share the locks that they create later, in `folder`."""
+    """Make this process and its children share the locks that they create after this call.
+
+    The locks are files in `folder`.
+    """
     _folders[:] = [folder]
 
 

@@ -1,7 +1,8 @@
 """Rate limits: how many requests one address and one token may send in a minute.
 
-A process counts in memory, and adds its counts to those in Redis once a second. So a request costs
-no round trip, and pods agree within a second.
+A process counts in memory, and exchanges its counts with Redis once a second. So a request costs no
+round trip, and each process counts a client's requests to the other processes, too, with a delay of
+at most two seconds.
 """
 
 import logging
@@ -23,14 +24,13 @@ from .clients import Client
 
 WINDOW_SECONDS = 60
 SETTLE_SECONDS = 1.0
-"""Time between two exchanges with Redis. After this time at the latest, all processes refuse a
-client over its limit."""
+"""Time between two exchanges with Redis: a process adds its counts, and reads the sums."""
 STATES = "iot_api.rates"
-"""Key in the WSGI environ: the states of the limits that the request counted for."""
+"""Key in the WSGI environ: a list with a `State` for each limit that applies to the request."""
 _LIFE_SECONDS = 2 * WINDOW_SECONDS
 _STOP_SECONDS = 2.0
 _MAX_COUNTERS = 100_000
-"""Maximum number of counters in a process. With more, the process forgets them and starts again."""
+"""If a process has more counters than this, it drops all of them and begins with none."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,10 @@ class RateLimit:
         per_token: int,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """A limit of 0 is off. `now` returns Unix seconds."""
+        """`per_address` and `per_token`: requests per minute; 0 is no limit.
+
+        `now` returns Unix seconds.
+        """
         self._redis = redis
         self._names = names
         self._per_address = per_address
@@ -75,7 +78,7 @@ class RateLimit:
         self._window = 0
         self._counters: dict[tuple[str, str], _Counter] = {}
         self._guard = threading.Lock()
-        """Protects the counters from `settle`, which runs in its own thread."""
+        """Protects the counters, because `settle` runs in its own thread."""
 
     @property
     def is_on(self) -> bool:
@@ -117,8 +120,9 @@ class RateLimit:
             )
 
     def headers(self, environ: dict[str, Any]) -> Headers:
-        """Return the rate-limit headers for the response to a request; none if it was not counted.
+        """Return the rate-limit headers for the response to a request.
 
+        A request to which no limit applied, or for which `count` was not called, gets no headers.
         The syntax is that of draft-ietf-httpapi-ratelimit-headers-10.
         """
         states = cast("list[State] | None", environ.get(STATES))

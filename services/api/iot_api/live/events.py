@@ -14,7 +14,8 @@ from .position import LivePosition, encode_position
 MAX_READINGS = 500
 """Maximum number of readings of an event."""
 MAX_CHARACTERS = 64 * 1024
-"""Limit of the texts in an event, in characters. A reading with a longer text has its own event."""
+"""Limit of the `freeform` texts in an event, in characters. A reading with a longer text is the
+only reading of its event."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -24,11 +25,12 @@ class ReadingsEvent:
 
     text: bytes
     position: LivePosition
-    """The position of a listener that has the event."""
+    """The position of a listener that has received this event."""
     readings: int
     skipped: int
     begin: int
-    """Earliest time of receipt of these readings, in Unix milliseconds; `end` is the latest."""
+    """Earliest time of receipt of the readings (in a summary: of the skipped readings), in Unix
+    milliseconds. `end` is the latest."""
     end: int
 
 
@@ -39,13 +41,13 @@ def encode_event(name: str, content: object, event_id: str | None = None) -> byt
 
 
 def open_event(now: int, event_id: str, retry_ms: int, heartbeat_seconds: int) -> bytes:
-    """Return the first event of a stream."""
+    """Return the first event of a stream. `now` is in Unix milliseconds."""
     content = {"time": now, "heartbeat": heartbeat_seconds}
     return b"retry: %d\n%b" % (retry_ms, encode_event("open", content, event_id))
 
 
 def heartbeat_event(now: int, event_id: str) -> bytes:
-    """Return an event that says that the stream is alive."""
+    """Return an event that says that the stream is alive. `now` is in Unix milliseconds."""
     return encode_event("heartbeat", {"time": now}, event_id)
 
 

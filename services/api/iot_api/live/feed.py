@@ -13,8 +13,8 @@ from .position import LivePosition
 from .source import Watched
 
 OTHER_SHARDS_SECONDS = 1.0
-"""Interval at which other shards than the vault's own are read: while IOT_SHARDS is being changed,
-a vault has readings in two shards."""
+"""Shortest time between two checks of a vault if only other shards than its own were drained.
+Another shard may contain readings of the vault while IOT_SHARDS is being changed."""
 POSTGRES_SECONDS = 0.5
 """Shortest time between two reads of a vault in Postgres."""
 
@@ -32,13 +32,14 @@ class Feed(Watched):
     """Whether the vault is being read from Postgres."""
     used_postgres: bool = False
     verify_at: float = math.inf
-    """When the vault's record is compared with Postgres again."""
+    """Time of the next comparison of the vault's record with Postgres, by `time.monotonic`."""
 
     def is_due(self, drained: DrainedShards, now: float) -> bool:
         """Return whether to look for new readings now.
 
-        True if a shard was drained since the last check, unless that check is too recent
-        (`POSTGRES_SECONDS`, `OTHER_SHARDS_SECONDS`).
+        True if a shard was drained since the last check. There are two exceptions: the last check
+        read Postgres less than `POSTGRES_SECONDS` ago, or only other shards than the vault's own
+        were drained and the last check was less than `OTHER_SHARDS_SECONDS` ago.
         """
         moved = self.moved(drained)
         age = now - self.checked_at

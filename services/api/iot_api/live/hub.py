@@ -30,17 +30,17 @@ from .position import LivePosition
 from .source import LiveSource
 
 VERIFY_SECONDS = 300.0
-"""Time between two comparisons of the vault's record with Postgres."""
+"""While a vault has live streams, its record is compared with Postgres at this interval."""
 VERIFY_CHANGED_SECONDS = 2.0
-"""Time between two comparisons after a change of the password was announced: the change may still
-be pending."""
+"""The interval used in place of `VERIFY_SECONDS` while an announced change of the vault's password
+may still be pending."""
 CHANGING_SECONDS = 3.0
 """For this long after a change of a password was announced, no stream is opened with the old
 password. Most changes are made within this time. If a change takes longer, streams may be opened
 with the old password before the change is made. The next comparison after the change
 (`VERIFY_CHANGED_SECONDS`) ends these streams."""
 REFUSED_SECONDS = 5
-"""`Retry-After` of a stream beyond a limit."""
+"""`Retry-After` of the answer that refuses a stream because of a limit."""
 
 _log = logging.getLogger(__name__)
 

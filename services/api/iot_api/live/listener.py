@@ -15,9 +15,11 @@ from .live_rows import Skipped
 from .position import LivePosition
 
 MAX_WAITING_BYTES = 2**20
-"""Limit of the events that wait for one listener."""
+"""Limit of the total size of the events that wait for one listener. One event alone may be
+larger."""
 MAX_ALL_WAITING_BYTES = 32 * 2**20
-"""Limit of the events that wait for all listeners of a process."""
+"""Limit of the total size of the events that wait for all listeners of a process. Each listener may
+have one waiting event in any case."""
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class Listener:
         self.client = client
         self.record = record
         self.joined_at = position
-        """The client's position before it got readings through this object."""
+        """The client's position when this object was created."""
         self.still_allowed = still_allowed
         self.is_gone = is_gone
         self._all_waiting = all_waiting
@@ -116,7 +118,7 @@ class Listener:
     def skipped_to(self) -> LivePosition | None:
         """Return the position behind the events that were left out; None if no event was.
 
-        Forget these events.
+        The listener forgets these events: `take` returns no summary of them.
         """
         with self._changed:
             position, self._skipped, self._skipped_to = self._skipped_to, None, None

@@ -57,8 +57,8 @@ def rows_of_segment(
 ) -> LiveRows:
     """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
 
-    If the segment is damaged, return its readings as skipped. An error would end the stream here
-    again at each attempt to resume.
+    If the segment is damaged, return its readings as skipped. If an error ended the stream instead,
+    it would end the stream at the same segment each time the client resumes.
     """
     bounds = segment.bounds
     payload: bytes | bytearray = segment.payload
@@ -75,7 +75,10 @@ def rows_of_segment(
 
 
 def merge_rows(parts: Sequence[LiveRows], after: LivePosition) -> LiveRows:
-    """Merge the readings of segments in the order of ids: the ids of segments may overlap."""
+    """Merge `parts`, the readings of segments behind the position `after`, in the order of ids.
+
+    Merging is necessary because the ids of segments may overlap.
+    """
     position, skipped = after, [part.skipped for part in parts if part.skipped is not None]
     for part in parts:
         position = position.advanced(part.position.ids)

@@ -19,9 +19,11 @@ from .source import LiveSource
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
 LOOK_SECONDS = 1.0
-"""While no shard is drained, the vaults are checked at this interval."""
+"""Interval at which all feeds are checked even if no shard was drained: the vault record of a feed
+may be due for a comparison with Postgres, or its position for an update (`IDLE_SECONDS`)."""
 IDLE_SECONDS = 10.0
-"""The position of a vault without new readings is brought up to date at this interval."""
+"""Interval at which the position of a vault without new readings is advanced to the state of the
+shards."""
 AWAY_SECONDS = 1.0
 """Time until the next poll after an error of Redis."""
 _CONSEQUENCE = "live streams get no readings"
@@ -54,7 +56,7 @@ class LivePoller:
         self._positions: Mapping[int, str] = {}
         """How far the shards were drained at the last poll."""
         self._look_at = 0.0
-        """When all vaults are checked next, even if no shard was drained."""
+        """When all feeds are checked next, even if no shard was drained (`LOOK_SECONDS`)."""
         self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
         self._has_feeds = threading.Event()
         self._has_work = threading.Event()

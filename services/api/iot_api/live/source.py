@@ -1,8 +1,8 @@
 """The source of a live stream: the readings of a vault that were stored after a position.
 
 New readings come from the hot window, in one round trip for all vaults. Readings that the hot
-window may lack come from Postgres. Both give all readings of a shard up to some id and none above,
-so a position stays exact when a stream changes between them.
+window may lack come from Postgres. Both the hot window and Postgres return all readings of a shard
+up to some id and none above. So a position stays exact when a stream changes from one to the other.
 """
 
 import logging
@@ -31,9 +31,10 @@ from .live_rows import LiveRows, Skipped, merge_rows, rows_of_segment
 from .position import LivePosition
 
 SLACK_MS = 5000
-"""Redis's clock may be set back by this much without the loss of a reading."""
+"""If the clock of Redis is set back by at most this much, a live stream misses no reading."""
 MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
-"""A listener that lacks more than this in Postgres gets a summary."""
+"""If the segments in Postgres that a listener lacks have more readings or more bytes than this, the
+listener gets a summary in place of their readings."""
 PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
 """Approximate size of a page, which one transaction reads from Postgres. A page is longer if the
 ids of merged segments overlap."""
@@ -119,11 +120,11 @@ class LiveSource:
     def recent_rows(
         self, watched: Sequence[WatchedVault], drained: DrainedShards
     ) -> Iterator[tuple[WatchedVault, LiveRows | None]]:
-        """Yield the new readings of vaults from the hot window.
+        """Yield pairs of a vault and some of its new readings, from the hot window.
 
-        If the hot window may lack new readings of a vault, yield the vault with None. Before the
-        caller takes the next result, it must set the position of the vault to the end of the
-        readings of this result.
+        A pair with None in place of readings says that the hot window may lack new readings of the
+        vault. Before the caller takes the next pair, it must advance the vault's position to the
+        end of the readings of this pair.
         """
         moved = {each: each.moved(drained) for each in watched}
         shards = sorted(set(chain.from_iterable(moved.values())))
@@ -150,7 +151,8 @@ class LiveSource:
     def stored_rows(self, watched: Watched, drained: DrainedShards) -> Iterator[LiveRows]:
         """Yield from Postgres a vault's new readings, up to the state of the shards in `drained`.
 
-        The caller must advance `Watched.position` behind each result before it takes the next.
+        Before the caller takes the next result, it must advance `Watched.position` to the end of
+        the readings of this result.
 
         Raises:
             psycopg.Error: Postgres failed; the next call continues at the vault's position.
@@ -259,7 +261,8 @@ class LiveSource:
         """Yield the readings in Postgres behind `after` and up to `until`, page by page.
 
         If there are too many (`MAX_BEHIND_READINGS`, `MAX_BEHIND_BYTES`), yield only a summary.
-        While a page is sent, no connection is in use.
+        `turn` is held while a connection is in use. While the caller sends a page, no connection is
+        in use.
         """
         metrics.counter("iot_live_reads_of_postgres_total").inc()
         with turn, self._pool.connection() as connection, read_transaction(connection):

@@ -23,7 +23,8 @@ clients of a process that ended do not return at the same moment."""
 CHECK_SECONDS = 1.0
 """Before an event, the token is checked again if its last check is older than this."""
 MAX_ROUNDS = 5
-"""A client that is far behind gets stored readings in at most this many rounds, then a summary."""
+"""Maximum number of times that a stream reads stored readings for a client that does not keep up
+with the feed. After that, the client gets a summary of the readings that it lacks."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class LiveStream:
     def _check_token(self) -> None:
         """Raise an `IotError` if the client may not read any more.
 
-        Checked at most once in `CHECK_SECONDS`.
+        The client's token is checked at most once in `CHECK_SECONDS`.
         """
         now = time.monotonic()
         if now - self._allowed_at >= CHECK_SECONDS:

@@ -22,8 +22,9 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""The browser loads files from this service only, and connects to no other. It runs no inline
-script, applies no inline style, and never turns text into a script or markup."""
+"""The Content-Security-Policy of the page. With it, the browser loads files from this service only,
+and connects to no other service. It runs no inline script, applies no inline style, and never turns
+text into a script or markup."""
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -39,7 +40,8 @@ class PageFile:
     media_type: str
     etag: str
     bodies: Mapping[str | None, bytes]
-    """The content, keyed by coding. The key None has the uncompressed content."""
+    """The content, keyed by content coding, such as `gzip`. None is the key of the uncompressed
+    content."""
 
 
 @cache

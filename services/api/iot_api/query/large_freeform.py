@@ -22,9 +22,10 @@ from iot_models.segment import RUN_CHARACTERS
 SMALL_BYTES = 2 * RUN_CHARACTERS
 """A text of up to this size may become Python objects."""
 _MAX_DIGITS = 4300
-"""The same limit as msgspec: CPython does not convert a longer integer by default."""
+"""Maximum number of digits of an integer. msgspec has the same limit, and so has CPython by
+default."""
 _PER_TURN = 64
-"""Number of regular expression matches after which other greenlets run."""
+"""`_replaced` lets other greenlets run after this number of regular expression matches."""
 # The possessive `++` and `*+` keep no positions to return to, so a match needs no memory. One match
 # takes a bounded part of the text, so that other greenlets can run in between.
 _CONSTANTS = re.compile(
@@ -127,8 +128,8 @@ class LargeFreeform:
     def _members(self, text: bytes) -> dict[tuple[str, ...], memoryview]:
         """Return the JSON texts of the fields, and of the objects that contain them, by path.
 
-        For the field `a.b`, the paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Missing
-        paths are left out.
+        The field `a.b` may be a member named `a.b`, or the member `b` of the member `a`. So its
+        paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Missing paths are left out.
         """
         try:
             return self._found(text)
@@ -192,7 +193,7 @@ def _replaced(pattern: re.Pattern[bytes], text: bytes, new: bytes) -> bytes:
 
 
 def finite_float(text: str) -> float | None:
-    """Return the number; None if it is too large for a double."""
+    """Return the number in `text`; None if it is too large for a double."""
     number = float(text)
     return number if math.isfinite(number) else None
 

@@ -23,7 +23,7 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""Rows that overlap no other segment are not buffered if they have this size together, or more."""
+"""Rows of at least this size that follow all buffered readings stay columns (`MergeBuffer`)."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300

@@ -31,7 +31,7 @@ _DESCENDING, _HAS_UNTIL = 1, 2
 
 
 def encode_cursor(cursor: Cursor, context: bytes) -> str:
-    """Encode a cursor for a response. It is valid in this context only."""
+    """Encode a cursor for a response. The cursor is valid only in the same `context`."""
     until = cursor.until
     flags = cursor.descending * _DESCENDING + (until is not None) * _HAS_UNTIL
     body = _FORM.pack(VERSION, flags, *cursor.after, *(until or (0, 0)), cursor.received_low)

@@ -28,11 +28,12 @@ from iot_stores.interval_index import Position
 from .merge import OpenSegment, Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
-"""Longest wait for the first turn."""
+"""Longest wait for a slot before the read has begun. A read has begun once it has produced a batch,
+or has searched for a whole turn without finding a reading."""
 NEXT_TURN_SECONDS = 60.0
-"""Longest wait for another turn, when part of the response has been sent."""
+"""Longest wait of a read that has begun, for a slot or for the slot for large segments."""
 LARGE_SECONDS = 20.0
-"""Longest wait of the first turn for the slot for large segments."""
+"""Longest wait for the slot for large segments before the read has begun."""
 SLICE_SECONDS = 0.5
 """A turn that lasted this long ends if another read waits for a slot."""
 TURN_SECONDS = 3.0

@@ -45,7 +45,7 @@ MAX_BUFFERED = 2_000
 """If n is at most this number, `latest` keeps the last n readings in memory. If n is greater,
 `latest` streams the readings."""
 MAX_BUFFERED_CHARACTERS = 2**20
-"""Limit of the texts of the readings kept in memory, in characters."""
+"""`latest` keeps no readings in memory if their `freeform` texts together have more characters."""
 MIN_BYTES = 4 * 2**20
 """Merge buffer that each read gets, even if many reads are under way."""
 
@@ -77,7 +77,7 @@ class Selection:
     rows: type[Rows] = Rows
     """The class of the rows of opened segments."""
     combine: Combine | None = None
-    """Produces the readings, if they are not merged in order."""
+    """Produces the readings; None: the segments are merged in order."""
     found_overlap: bool = False
     """Whether two segments with common ids were found and reported."""
 
@@ -328,7 +328,7 @@ def opener(
 
 
 def _next(key: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest key after this one."""
+    """Return the smallest sort key greater than `key`."""
     return key[0], key[1] + 1
 
 
@@ -391,7 +391,7 @@ class _Tail:
     """The readings, ascending, if they fit in memory."""
 
     def bound(self, page: Page) -> Page:
-        """Return the page limited to these positions."""
+        """Return `page`, limited to the readings from position `first` to position `last`."""
         order = DESCENDING if page.descending else ASCENDING
         begin, until = (self.last, self.first) if page.descending else (self.first, self.last)
         after = order.just_before(order.key_of(begin))

@@ -26,10 +26,12 @@ WHOLE_BYTES = 256 * 1024
 """Responses up to about this size are sent in one piece, with a Content-Length."""
 
 CHUNK = 512
-"""Readings encoded at a time: output that stays in the CPU cache is cheaper to send."""
+"""Number of readings encoded at a time. The output of so few readings stays in the CPU cache, so it
+is cheaper to send."""
 RUN_CHUNK = 2048
-"""Readings of a `Run` encoded at a time. All texts of a `Run` but one are short, so a piece may
-have more than `CHUNK` readings. A response then has fewer pieces, and each piece costs a send."""
+"""Number of readings of a `Run` encoded at a time. All texts of a `Run` but one are short, so a
+piece may have more than `CHUNK` readings. A response then has fewer pieces, and each piece costs a
+send."""
 PIECE_CHARACTERS = 256 * 1024
 """Limit of the texts of all readings in one piece, in characters."""
 CUT_CHARACTERS = 128 * 1024
@@ -247,7 +249,8 @@ class ReadingsStream:
         """Number of encoded readings of the batch."""
         self._cut_id = 0
         self._cut_at = 0
-        """Number of encoded characters of the next reading, whose id is `_cut_id`."""
+        """How many characters of the next reading's text are encoded already. If there are any,
+        `_cut_id` is the id of this reading."""
         self._counter = metrics.counter("iot_readings_read_total")
 
     def pause(self) -> None:

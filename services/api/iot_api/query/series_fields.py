@@ -35,7 +35,8 @@ from .large_freeform import (
 from .series_query import Condition
 
 Value = str | int | float | None
-"""`None`: no value. bool is an int."""
+"""The value of a field; None if there is no value. True and False are included, because bool is a
+subclass of int."""
 
 _SCALARS = {str, int, float, bool, NoneType}
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -163,7 +164,7 @@ def _column(values: list[Any]) -> Column:
 
 
 def _as_double(number: int) -> int | None:
-    """Return the number; None if it is too large for a double."""
+    """Return `number`, still as an integer; None if it is too large for a double."""
     try:
         float(number)
     except OverflowError:

@@ -50,7 +50,7 @@ class SeriesQuery:
     groups: tuple[str, ...]
     conditions: tuple[Condition, ...]
     step: int | None
-    """Length of a window in ms; None for the readings themselves."""
+    """Length of a window in ms; None if the series has one row for each reading."""
     aggregate: Aggregate
     form: str | None
     """`json`, `ndjson` or `csv`, if the request names one."""

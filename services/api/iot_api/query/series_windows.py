@@ -21,7 +21,8 @@ from .window_aggregates import NUMERIC, PLACED, Window, new_window
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
-"""Limit of the texts in memory together: those of groups, and of the aggregates first and last."""
+"""Limit of all texts that the windows of a request hold: values of the group fields, and texts that
+are the first or last value of a window."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
 _WINDOW_BYTES = 400
@@ -44,9 +45,9 @@ collected together. With fewer readings per step, each reading is collected by i
 Group = Any
 """The value of the group field if there is exactly one; otherwise a tuple of all group values."""
 Key = tuple[int, Group]
-"""Number of the step, and the group."""
+"""The number of the step (its start time divided by the length of a step), and the group."""
 Pending = defaultdict[int, defaultdict[Group, list[Any]]]
-"""The values of each step and group."""
+"""The collected values of one field, by number of the step and by group."""
 
 
 class SeriesWindows:
@@ -55,8 +56,8 @@ class SeriesWindows:
     def __init__(
         self, query: SeriesQuery, step: int, charge: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`step` is in milliseconds. `charge` is as in `FieldReader`, also for the memory of
-        windows. It may raise UnavailableError, which ends the request.
+        """`step` is in milliseconds. `charge` is called as in `FieldReader`, and with the memory of
+        new windows. It may raise UnavailableError, which ends the request.
         """
         self._charge = charge
         self._query = query
@@ -258,7 +259,10 @@ def _keys_of(pending: Pending) -> Iterator[Key]:
 
 
 def _order(key: Key) -> tuple[Any, ...]:
-    """Return the sort key of a window: numbers, then texts, then groups without a value."""
+    """Return a key that sorts windows by step, then by the values of their group.
+
+    Numbers come first, then texts, then missing values.
+    """
     number, group = key
     return number, *(
         (2, 0) if each is None else (isinstance(each, str), each) for each in _values_of(group)

@@ -15,7 +15,7 @@ _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+ ]\d\d:\d\d)?", re.ASCII
 )
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_800_000_000
-"""The years 1 to 9999, in µs. `datetime` has no others."""
+"""Start of year 1 and end of year 9999, in µs since 1970. `datetime` has no other years."""
 
 
 class TimeOf(StrEnum):

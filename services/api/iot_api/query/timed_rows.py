@@ -63,7 +63,7 @@ class TimedRun(ColumnRun):
     """A batch of readings. A `TimedReading` is created only when it is accessed."""
 
     def __init__(self, columns: SegmentColumns, indices: slice, texts: memoryview) -> None:
-        """The arguments are as in `TimedColumns`."""
+        """`columns` has the whole segment. `indices` and `texts` are as in `TimedColumns`."""
         self._columns = columns
         self._indices = range(indices.start, indices.stop)
         self._texts = texts

@@ -23,9 +23,10 @@ from .pausable_read import Scan, SegmentBatch
 from .readings import IdRanges, Overlap, Selection, opener
 
 _ID_BYTES = 40
-"""Memory of an id that is kept."""
+"""Approximate memory of a remembered id."""
 _KEPT = 64
-"""From this many kept segments on, a read drops each segment that no later segment can overlap."""
+"""A turn remembers the ids of at least this many segments before it forgets the segments that no
+later segment can overlap."""
 
 
 class SharedReadingError(Exception):
@@ -51,8 +52,9 @@ class UnorderedRead:
     """An unordered read, in one or more turns. It remembers which readings it has yielded.
 
     Each turn has its own snapshot of the vault. Segments come in the order of their beginnings. A
-    turn continues at the beginning of the last segment of the previous turn, because others may
-    begin there, too. It leaves out the readings that earlier turns have yielded.
+    turn continues at the beginning of the last segment of the previous turn, because segments that
+    were not opened yet may have readings from there on. The turn leaves out the readings that
+    earlier turns have yielded.
     """
 
     def __init__(self, charge: Callable[[int], None]) -> None:
@@ -71,7 +73,7 @@ class UnorderedRead:
     def combine(
         self, selection: Selection, segments: Iterable[SealedSegment], page_range: PageRange
     ) -> Generator[Sequence[Reading], None, None]:
-        """Yield the batches of one turn: `Selection.combine`."""
+        """Yield the batches of one turn. This is the `Selection.combine` of an unordered read."""
         page_range = selection.read_filter.narrow(page_range)
         open_segment = opener(selection, page_range, ASCENDING)
         scan = Scan(selection.read, ASCENDING, page_range)

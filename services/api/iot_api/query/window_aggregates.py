@@ -1,8 +1,8 @@
 """The aggregates of a series: how the values of a field in one window become one value.
 
-The results are exact, even when the mean is large. Sums are those of `math.fsum`. Variances are
-merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
-Sample Variances" (1979).
+Rounding errors stay small, even if the mean is much larger than the deviation. Sums are those of
+`math.fsum`. Variances are merged as in Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
+Algorithm for Computing Sample Variances" (1979).
 """
 
 import math

@@ -43,4 +43,5 @@ _POLICY = (
     f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""The browser loads no other files, runs no scripts, and applies only the page's own style."""
+"""Content-Security-Policy of `/docs`: the browser loads no other files, runs no scripts, and
+applies only the page's own style."""

@@ -37,7 +37,8 @@ from iot_stores.history import ReadFilter
 
 _ALL = ReadFilter()
 _PLAIN_DIGITS = 18
-"""Number of digits that always fit in 64 bits."""
+"""Most digits for which `_number` needs no check of the range: such a number always fits in 64
+bits."""
 _PASSWORD = PasswordsForm("db_password", required=False)
 _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 
@@ -181,8 +182,8 @@ def _requested_vault(service: Service) -> OpenVault | None:
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
     """Return the vault of a password. If no vault has the password, count a guess and return None.
 
-    A client over its guess limit may use a password that has found a vault on this connection
-    before, because the client learns nothing new.
+    A client over its guess limit may still use a password that has found a vault on this connection
+    before, if the vault is open: the answer tells the client nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

@@ -21,9 +21,8 @@ from .revocations import Revocations
 from .startup_errors import check_certificate, check_client_authorities
 
 CHECK_SECONDS = 5.0
-"""Seconds between two checks of the files. A check compares their content, because a changed file
-may have the same time and size. kubelet replaces a symbolic link above the files; other programs
-write in place."""
+"""Seconds between two checks of the files for changes. A check compares the content of the files,
+because a changed file may have the same time and size as before."""
 _log = logging.getLogger(__name__)
 
 
@@ -120,8 +119,9 @@ class ServedCertificate:
 def _context(config: Any) -> ssl.SSLContext:
     """Return gunicorn's TLS context, for TLS 1.2 or later, with OP_IGNORE_UNEXPECTED_EOF.
 
-    `Connection.receive_no_more` ends the receiving side. Without this option, OpenSSL 3 would take
-    this for an error of the client, and send an alert to the client.
+    `Connection.receive_no_more` ends the receiving side of a connection. Without
+    OP_IGNORE_UNEXPECTED_EOF, OpenSSL 3 would take that end for an error of the client, and send an
+    alert to the client.
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -145,8 +145,8 @@ def _validity(certificate: Path) -> "tuple[dt.datetime, dt.datetime] | None":
 def _check_validity(validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
     """Raise SettingsError for a certificate that has expired or is not valid yet.
 
-    Only a reload calls this, so that the earlier certificate stays in use. At the start, even an
-    expired certificate is used.
+    Only a reload checks the validity: if the new certificate is refused, the earlier one stays in
+    use. At the start there is no earlier certificate, so even an expired certificate is used.
     """
     if validity is None:
         return

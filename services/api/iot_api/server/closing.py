@@ -28,14 +28,15 @@ class Closable:
     request: Any = None
     closing: bool = False
     failure: Exception | None = None
-    """Raised by the next receive of the body."""
+    """Error that the next receive of the body raises; None if there is none."""
     missing_body: Exception | None = None
-    """Set when the server ends the receiving side while the connection waits for a request. If the
-    head of a request has arrived by then, but not its whole body, the receive of the body raises
-    this error. The sending side is still open, so the client gets this error as the answer.
-    Otherwise the answer would be 400 (the body is cut off), and the client might drop readings."""
+    """Error for a request whose head arrived before the server ended the receiving side, but whose
+    body is incomplete: the receive of the body raises the error. The sending side is still open, so
+    the client gets this error as the answer. Without this error, the answer would be 400 (the body
+    is cut off), and the client might drop readings. None unless the server ends the receiving side
+    of a connection that waits for a request."""
     delay_ends: Event | None = None
-    """Set when a delayed answer must not wait any longer."""
+    """Event that ends the wait of a delayed answer early. None before the first delayed answer."""
 
     @property
     def droppable(self) -> bool:
@@ -61,14 +62,14 @@ class Closable:
     def end_idle(self, failure: Exception) -> None:
         """Close a connection that waits for a request.
 
-        A request whose head has arrived meanwhile, but not its whole body, is answered with
+        If the head of a request has arrived meanwhile, but not its whole body, the answer is
         `failure`.
         """
         self.missing_body = failure
         self.receive_no_more()
 
     def end_delay(self) -> None:
-        """Send a delayed answer now."""
+        """End the wait of a delayed answer. The answer is sent now, unless `closing` is set."""
         if self.delay_ends is not None:
             self.delay_ends.set()
 
@@ -113,10 +114,10 @@ class Closable:
         self._shut_down(socket.SHUT_RDWR)
 
     def reset_at_close(self) -> None:
-        """Make the close of the connection send RST, and drop what is not sent yet.
+        """Prepare the connection so that its close sends RST and drops all unsent bytes.
 
-        So the client sees that its answer is cut off, even if the answer ends with the connection
-        (HTTP/1.0).
+        The RST tells the client that its answer is cut off. With HTTP/1.0, a client would take a
+        close without RST for the end of a complete answer.
         """
         with suppress(OSError), self._duplicate() as duplicate:
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

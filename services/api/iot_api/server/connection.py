@@ -32,8 +32,9 @@ are not charged to the memory budget."""
 _TURN_SECONDS = 0.01
 """Longest time for which one connection is read before other greenlets run."""
 _SMALL_PART_BYTES = 4096
-"""A shorter part of a body is joined with the next one. Otherwise a body that arrives two bytes at
-a time would take 60 times its size in memory, while twice its size is charged."""
+"""A part of a body that is shorter than this is joined with the next part. Otherwise a body that
+arrives two bytes at a time would take 60 times its size in memory, while only twice its size is
+charged to the memory budget."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,8 @@ class Connection(Closable):
     proven: Proven = field(default_factory=set)
     """Passwords that the client has proven to know, as cache keys."""
     reserved: bool = False
-    """Whether the connection belongs to the reserve, which answers only health checks."""
+    """Whether the connection is in the reserve of `ConnectionTable`: health checks are answered,
+    all other requests are refused."""
     head_bytes: int = 0
     """Received bytes of the head, or of several heads that arrived together."""
     body_began: float = 0.0
@@ -57,11 +59,12 @@ class Connection(Closable):
     """Whether the rest of the body is read only to be discarded."""
     send_began: float = 0.0
     piece_bytes: int = 0
-    """Sent bytes of the piece that is blocked."""
+    """Bytes of the current piece of the answer that were sent while the piece was blocked. A piece
+    is blocked from when the kernel takes no more bytes until the whole piece is sent."""
     blocked_before: float = 0.0
-    """Seconds for which earlier pieces of the answer were blocked."""
+    """Seconds for which the earlier pieces of the answer were blocked."""
     blocked_bytes: int = 0
-    """Bytes sent while the answer was blocked."""
+    """Sum of `piece_bytes` over all pieces of the answer."""
 
     def start_request(self, request: Any) -> None:
         """Record that the request line and all headers of a request have arrived."""
@@ -166,8 +169,9 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
     def take_turns(self, now: float) -> None:
         """Let other greenlets run if this one has run for `_TURN_SECONDS`.
 
-        gevent switches greenlets only when a receive has to wait, and one receive may bring 200
-        requests. So a client that sends fast enough would delay all others, and even timeouts.
+        gevent switches greenlets only when a receive has to wait. If a client sends fast enough, no
+        receive waits, and each may bring 200 requests. Without this method, such a client would
+        delay all others, and even timeouts. `now` is the time of the monotonic clock.
         """
         if now - self._turn_began >= _TURN_SECONDS:
             gevent.sleep(0)
@@ -177,9 +181,10 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Return the next bytes of a head or a body; b"" at the end of the stream.
 
         Raises:
-            LimitRequestHeaders: the head is too long.
-            UnavailableError: the memory of this process is used up.
-            Exception: the `failure` with which the connection was closed while a body arrived.
+            LimitRequestHeaders: the head has more than `MAX_HEAD_BYTES`.
+            UnavailableError: the memory budget is used up.
+            Exception: `failure` or `missing_body` of the connection. The server ended the
+                receiving side before the whole body arrived.
         """
         connection = self._connection
         if connection.request is not None:
@@ -226,7 +231,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             raise
 
     def _drop_body(self) -> None:
-        """Free the received part of a body whose rest will be discarded."""
+        """Free the received part of a body, and end the connection after the answer."""
         request = self._connection.request
         request.force_close()
         self.ahead = b""
@@ -286,7 +291,7 @@ class PutRequest:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The headers: names in capitals, and values."""
+        """The headers as pairs: the name in capitals, and the value."""
         return self.head.headers
 
     def force_close(self) -> None:
@@ -416,8 +421,8 @@ def _first_lines(version: tuple[int, int], status: str, closes: bool, second: in
 def client_closes(version: tuple[int, int], headers: list[tuple[str, str]]) -> bool:
     """Return whether a request asks to close the connection after the answer (RFC 9112, 9.3).
 
-    `Connection` is a list, such as `TE, close`; gunicorn 27 compares only the first such header, as
-    a whole.
+    The value of the header `Connection` is a list, such as `TE, close`, and the header may be
+    repeated. gunicorn 27 compares only the whole value of the first such header.
     """
     values = [value for name, value in headers if name == "CONNECTION"]
     options = [option.strip(" \t").lower() for option in ",".join(values).split(",")]

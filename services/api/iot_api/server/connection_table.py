@@ -15,8 +15,8 @@ STALLED_SECONDS = 1.0
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings of the silent connections while few connections are silent."""
 _SHARE = 16
-"""A ranking chooses at least 1/16 of all connections, if that many are silent, so that a flood of
-new connections needs few rankings."""
+"""A ranking chooses the connections to close next: at least 1/16 of all connections, if that many
+are silent. So a flood of new connections needs few rankings."""
 
 
 class _Group:
@@ -142,8 +142,8 @@ class ConnectionTable:
     def _rank(self, connection: Connection) -> tuple[float, ...]:
         """Return the sort key of a connection: the connection with the lowest key is closed first.
 
-        The key is the phase, then the size of the client's network (largest first), then since when
-        the connection is silent.
+        The key is the phase, then the number of connections from the client's network (largest
+        first), then the time at which the silence began (oldest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since

@@ -7,7 +7,8 @@ from .connection import Connection
 from .phase import Phase
 
 FIRST_BYTE_SECONDS = 15.0
-"""Deadline for the first byte of a new connection, including the TLS handshake."""
+"""Deadline for the first byte of the first request, from when the connection was accepted. With
+TLS, the handshake must be complete by then, too."""
 HEAD_SECONDS = 10.0
 """Deadline for the whole head of a request, from its first byte."""
 BODY_SECONDS = 60.0
@@ -19,7 +20,8 @@ SEND_GRACE_SECONDS = 10.0
 """A client may read more slowly than `SEND_BYTES_PER_SECOND` for this long."""
 SEND_BYTES_PER_SECOND = 8 * 1024
 RESERVE_SECONDS = 1.0
-"""Deadline for everything on a connection of the reserve, except the application's work."""
+"""A connection in the reserve of `ConnectionTable` is closed at this age, except in the phases
+ANSWERING, DELAYED and LINGERING."""
 
 
 def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:

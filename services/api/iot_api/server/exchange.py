@@ -58,8 +58,8 @@ _HEAD = re.compile(
     _METHODS + rb"[\x21-\x7e]++ HTTP/1\.[01]\r\n"
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
-"""The heads that llhttp may parse (RFC 9112, 3 and 5, without underscores in names). llhttp alone
-would also accept several spaces in the request line, HTTP/2.0, and empty lines before the head."""
+"""Heads that llhttp may parse: RFC 9112 with the methods `_METHODS`, no underscore in header names.
+llhttp would also accept several spaces in the request line, HTTP/2.0 and empty lines before it."""
 _ASTERISK = ("OPTIONS", "*")
 _SECURITY_LINES = {tls: security_lines(tls=tls, replaced=frozenset()) for tls in (False, True)}
 
@@ -105,8 +105,8 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     """gunicorn's `Request`, with a faster parser of the head.
 
     llhttp parses a head that matches `_HEAD`. All other heads, and heads that llhttp refuses, go to
-    gunicorn's own parser. It accepts some of them, for example a head with a rare method or after
-    an empty line. gunicorn also decides how long the body is.
+    gunicorn's own parser, which accepts some of them: for example a head with a rare method, or
+    one after an empty line. gunicorn also decides how long the body is.
     """
 
     body: Any
@@ -203,8 +203,8 @@ class ApiRequest(Request):  # type: ignore[misc] # gunicorn has no types
     ) -> bool:
         """Return whether gunicorn's parser must parse a head, because of its target or headers.
 
-        It has rules for unusual targets, headers that may occur only once, headers of trusted
-        proxies, and `Expect`.
+        That parser has rules for unusual targets, headers that may occur only once, headers of
+        trusted proxies, and `Expect`.
         """
         names = [name for name, _ in headers]
         if any(names.count(name) > 1 for name in RFC9110_5_3_SINGLETON_FIELDS):
@@ -314,8 +314,8 @@ class Exchange:
         """Answer a request by the WSGI app; return whether the connection ends.
 
         Raises:
-            ClientGoneError: an answer without a stated length was cut off. A normal close would
-                look like its end.
+            ClientGoneError: the client is gone; or an answer of unknown length was cut off, so the
+                connection is reset: the client would take a normal close for the answer's end.
         """
         connection, writer, server = self.connection, self.writer, self._server
         answer, environ = create(
@@ -362,10 +362,10 @@ class Exchange:
                 body.close()
 
     def _loses_next(self, body: Any) -> bool:
-        """Return whether the connection ends because of a body that is not read completely.
+        """Return whether the connection must end, because a body is not read completely.
 
-        The start of the next request is then unknown, or too far away. After a final status in
-        place of `100 Continue`, clients may or may not send the body (RFC 9110, 10.1.1).
+        The start of the next request may be unknown, or too far away. It is unknown after a final
+        status in place of `100 Continue`: clients may or may not send the body (RFC 9110, 10.1.1).
         """
         left = body.left if type(body) is SizedBody else getattr(body.reader, "length", 0)
         expected = self.reader.send_continue is not None

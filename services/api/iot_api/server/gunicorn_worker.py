@@ -47,10 +47,10 @@ GRACE_SECONDS = 1.0
 BODY_SECONDS = 5.0
 """After SIGTERM, bodies have this long to arrive."""
 RESERVE = 64
-"""Connections beyond the limit that answer health checks and refuse all other requests."""
+"""Number of connections beyond the limit. On these, only health checks are answered."""
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _BEAT_SECONDS = 0.1
-"""Seconds between two heartbeats. SIGTERM is noticed at the next one."""
+"""Seconds between two heartbeats to gunicorn's master. SIGTERM is noticed at the next one."""
 _ENFORCE_SECONDS = 0.25
 """Seconds between two checks of all deadlines. A timer for each request would cost more."""
 
@@ -250,8 +250,8 @@ def _is_health_check(environ: dict[str, Any]) -> bool:
 def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answer 503 as a WSGI app, with little CPU time: the process has too many connections.
 
-    A CORS preflight is answered 204, so that the browser sends the request itself. Browsers show
-    why a request was refused, but not why a preflight was refused.
+    A CORS preflight is answered 204. The browser then sends the request, and can show why it was
+    refused. Browsers do not show why a preflight was refused.
     """
     if is_preflight(environ):
         start_response("204 NO CONTENT", [("X-Request-Id", new_request_id())])
@@ -266,7 +266,7 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
 
 
 def _send_last(exchange: Exchange, answer: bytes) -> None:
-    """Send an answer if the client takes it immediately, and end the connection."""
+    """Send an answer if the kernel takes it without waiting, and end the connection."""
     with suppress(OSError):
         exchange.writer.send_at_once(answer)
         half_close(exchange.connection, shuts_down=False)

@@ -15,7 +15,7 @@ _UNSENT_BYTES = 2**18
 
 
 class Listener:
-    """The address of a listening socket, also after the socket is closed."""
+    """The address of a listening socket. It stays available when the socket is closed."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._name = listener.getsockname()
@@ -50,7 +50,7 @@ def start_server(
 
 
 def close_listener(server: Any) -> None:
-    """Close a listener. First serve the connections in its queue, which Linux would reset."""
+    """Close a listener. First serve the connections in its queue: the close would reset them."""
     server.stop_accepting()
     while accepted := server.do_read():
         server.do_handle(*accepted)

@@ -50,8 +50,8 @@ def _size(file: Path) -> int:
 class WorkersCollector(Collector):
     """A collector of the metrics of all workers.
 
-    It adds the units of the metrics, because the files of prometheus_client have none. They have no
-    exemplars either (docs/metrics.md#exemplars).
+    It adds the units of the metrics, because the files of prometheus_client have none. The files
+    have no exemplars either (docs/metrics.md#exemplars).
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,8 @@ def _by_shard(name: str, values: Mapping[int, float]) -> GaugeMetricFamily:
 def main() -> int:
     """Serve until the parent process, gunicorn's master, ends. Return 2 if a setting is wrong.
 
-    `/healthz` does not check the workers, because gunicorn's master restarts workers that hang.
+    `/healthz` on the metrics server's port does not check the workers, because gunicorn's master
+    restarts workers that hang.
     """
     parent = os.getppid()
     try:

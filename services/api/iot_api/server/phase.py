@@ -9,21 +9,21 @@ class Phase(IntEnum):
     """What a connection waits for, in the order in which connections are closed to make room."""
 
     LINGERING = 0
-    """The client's FIN, after the last answer."""
+    """Waits for the client's FIN, after the last answer."""
     DELAYED = 1
-    """The time at which an error is answered (`RefusalPace`)."""
+    """Waits for the end of the delay of an error answer (`RefusalPace`)."""
     HEAD = 2
-    """The rest of a request's head."""
+    """Waits for the rest of a request's head."""
     NEW = 3
-    """The first byte, or the TLS handshake."""
+    """New connection: waits for the TLS handshake, if any, and then for the first byte."""
     IDLE = 4
-    """The next request."""
+    """Waits for the next request."""
     BODY = 5
-    """The rest of a body."""
+    """Waits for the rest of a request's body."""
     SENDING = 6
-    """A client that reads too slowly."""
+    """Waits until a slow client takes more of the answer."""
     ANSWERING = 7
-    """The application. A connection in this phase is never closed to make room."""
+    """Waits for the application. A connection in this phase is never closed to make room."""
 
 
 class ClientGoneError(OSError):

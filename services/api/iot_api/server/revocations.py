@@ -26,8 +26,8 @@ class RevokedCertificates:
 
     identities: frozenset[Identity]
     expires: Mapping[bytes, dt.datetime]
-    """When each list expires, by issuer (DER). Once the list of an issuer has expired, OpenSSL
-    refuses all certificates of this issuer in full handshakes."""
+    """The time at which the list of an issuer (DER) expires. After that time, OpenSSL refuses all
+    certificates of this issuer, except in handshakes that resume a session."""
 
 
 class Revocations:
@@ -54,14 +54,14 @@ class Revocations:
     ) -> RevokedCertificates:
         """Read the file of revocation lists, and return the content of the lists.
 
-        Make `context` refuse the certificates in the lists. The first load accepts a list that has
-        expired, is not valid yet, or is not signed by its issuer in the file `authorities`. OpenSSL
-        then refuses every certificate of this issuer. In a later load, such a list is an error, so
-        that the lists in use stay in use.
+        Make `context` refuse the certificates in the lists. A list is unusable if it has expired,
+        is not valid yet, or is not signed by its issuer in the file `authorities`. The first load
+        (`first`) accepts an unusable list, and OpenSSL then refuses every certificate of its
+        issuer. In a later load, an unusable list is an error, so that the lists in use stay in use.
 
         Raises:
-            SettingsError: the file has no list, or a list that can't be read or (in a later load)
-                can't be used.
+            SettingsError: the file has no list, or a list that can't be read, or (in a later load)
+                an unusable list.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)
@@ -120,7 +120,7 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 
 
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
-    """Return the certificates of a file that OpenSSL has loaded.
+    """Return the certificates in the file `authorities`. OpenSSL can load this file.
 
     Return [] if `cryptography` can't read the file, for example because a certificate has OpenSSL's
     trust settings.

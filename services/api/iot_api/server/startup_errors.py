@@ -17,7 +17,8 @@ from iot_models.settings import load_one
 
 EXIT_CODE = 2
 _ENDS_MASTER = 3
-"""gunicorn's `Arbiter.WORKER_BOOT_ERROR`: the master ends, and starts no other worker."""
+"""Exit code of a worker that makes gunicorn's master end, and start no other worker
+(`Arbiter.WORKER_BOOT_ERROR`)."""
 _shared: list[Path] = []
 
 
@@ -75,7 +76,7 @@ def _contents(variable: str, path: str) -> dict[str, int]:
 
 
 def refuse_in_worker(error: SettingsError) -> NoReturn:
-    """End this worker and its master. Without a master, raise the error."""
+    """End this worker and its master. If `share` was not called, only raise the error."""
     if not _shared:
         raise error
     # The first worker that fails leaves its error, and holds the lock until it has exited, which

@@ -29,9 +29,10 @@ _DISCARD_SECONDS = 2.0
 LINGER_SECONDS = 10.0
 """Longest time from the last answer to the close of the connection."""
 SILENT_SECONDS = 2.0
-"""The connection is closed earlier if the client has sent and received nothing for this long."""
+"""The connection is closed before `LINGER_SECONDS` if the client has sent and received nothing for
+this long."""
 _LINGER_BYTES = 256 * 2**20
-"""The connection is closed earlier if the client has sent this much."""
+"""The connection is closed before `LINGER_SECONDS` if the server has discarded this many bytes."""
 _STEP_BYTES = 2**16
 _POLL_SECONDS = 0.05
 

@@ -153,7 +153,7 @@ def _seconds_ago(beats: Heartbeats, at: float) -> float:
 
 
 def _last_drains(writers: Iterable[Heartbeat]) -> dict[int, tuple[float, str]]:
-    """Return the last drain of each shard by a running writer: Unix ms, and the writer's name."""
+    """Return by shard the last drain of a running writer: its time (Unix ms), the writer's name."""
     last: dict[int, tuple[float, str]] = {}
     for writer in writers:
         for shard, at in writer.drained_at.items():

@@ -18,8 +18,8 @@ from iot_stores.password_changes import ERASED
 from .unsettled_changes import UnsettledChanges
 
 RENEW_SECONDS = 300.0
-"""The record of a vault in use is read again after this time, or after half of the cache time if
-that is shorter."""
+"""The record of a vault in use is read again after this time, or after half of the cache's
+`seconds` if that is shorter."""
 UNSETTLED_SECONDS = 0.5
 """If a vault is opened with its old password within `SETTLING_SECONDS` after a change of the
 password was announced, the cache keeps the vault for only this long."""
@@ -63,7 +63,7 @@ class VaultCache:
         self._clock = clock
         self._secret = os.urandom(32)
         self._vaults: OrderedDict[bytes, CachedVault] = OrderedDict()
-        """Ordered by expiry, the earliest first."""
+        """By cache key, in order of expiry, the earliest first."""
         self._changes = UnsettledChanges(clock)
         self.changes_noted = 0
         """Number of announced changes of passwords and erasures that this process has noted."""

@@ -24,7 +24,7 @@ two announcements, every process reads the announcement and drops the vault. A p
 read the announcements for this long, for example because the process hung, reads them before it
 uses an open vault."""
 LATEST_SECONDS = 20.0
-"""A change that is not made within this time after its announcement is given up. This is much
+"""A change that is not made within this time after its announcement is given up. The time is much
 shorter than `unsettled_changes.SETTLING_SECONDS`."""
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def wait_before_change(change: str) -> None:
     """Wait until every process has read the announcement of a change that is not made yet.
 
     Raises:
-        UnavailableError: this took longer than `LATEST_SECONDS`, so the change must not be made.
-            `change` names it in the message.
+        UnavailableError: the wait took longer than `LATEST_SECONDS`, so the change must not be
+            made. `change` is the name of the change in the message.
     """
     announced = time.monotonic()
     wait_for_followers()
@@ -66,7 +66,7 @@ class ChangeFollower(threading.Thread):
         """Whether the last check failed."""
         self._stopping = threading.Event()
         self.on_change: Callable[[uuid.UUID, bytes], None] = lambda *_: None
-        """Called with each change: the vault, and the lookup of the new password."""
+        """Called with each change: the vault's id, and a lookup as in `UnsettledChange`."""
         self.on_gap: Callable[[], None] = lambda: None
         """Called when this process may have missed announcements."""
 

@@ -29,9 +29,10 @@ from iot_stores.small_segments import SegmentName, SmallSegment, find_small
 from .compaction_sources import VerifiedSource, verify_sources
 
 MIN_SEGMENTS = 64
-"""Segments of the current day are merged once there are at least this many small ones."""
+"""If a day has not ended, either none or at least this many of its small segments are merged."""
 MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
-"""Limits of one order, which a writer carries out in about a tenth of a second."""
+"""Maximum number of segments, of readings and of encrypted bytes in one order. A writer carries out
+an order of this size in about a tenth of a second."""
 MAX_FOUND = 2048
 """Maximum number of small segments that one scan of a vault considers."""
 MARGIN_MS = 60_000

@@ -1,8 +1,8 @@
 """Verify the sources of a compaction order: small segments whose keys a writer may get.
 
 An attacker who can write to the database can plant a small row with the salt of a large segment, to
-get the large segment's key. So this process decrypts each segment before a writer gets the key, and
-derives the key from the salt in the decrypted payload.
+get the large segment's key. So this process derives each key from the salt in the segment's
+payload, and decrypts the payload with the key, before a writer gets the key.
 """
 
 import logging
@@ -22,9 +22,9 @@ from iot_stores.small_segments import SegmentName, SmallSegment, fetch_small
 BATCH = 32
 """Number of segments fetched at a time, with at most 2 MiB. Other greenlets run between batches."""
 MAX_DAYS = 4
-"""A segment whose readings were received on more days is not merged. A merged segment has readings
-of one day only and a key of its own, so an order needs a key for each day. This limit bounds the
-number of these keys. A segment with more days arises when writers were down for days."""
+"""A segment whose readings were received on more than 4 days is not merged. A merged segment has
+readings of one day only and a key of its own, so an order needs a key for each day. This limit
+bounds the number of these keys. A segment with more days arises when writers were down for days."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The policy of lookups in Postgres, as far as this process knows it."""
+"""Which lookups are in use: the `LookupPolicy` in Postgres, as far as this process knows it."""
 
 import logging
 

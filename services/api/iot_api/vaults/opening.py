@@ -129,7 +129,9 @@ class Vaults:
         return self.queue.reserve(client, key)
 
     def find_or_create(self, password: bytes, client: Client) -> OpenVault:
-        """Return the vault of a password for writing. If it has none, create one and count a guess.
+        """Return the vault of a password for writing.
+
+        If no vault has the password, create one and count a guess.
 
         Raises the errors of `find`, and `RedisError` if the record can't be stored in Redis.
         """
@@ -260,9 +262,9 @@ class Vaults:
         return renewed
 
     def _moved_when_idle(self, request: VaultRequest, cached: CachedVault) -> VaultRecord:
-        """Do the same as `VaultOpener.move`, if no other scrypt runs.
+        """Give a vault the newest lookup if the policy requires it and no other scrypt runs.
 
-        Otherwise return the present record: a later renewal moves the vault to the newest lookup.
+        Return the vault's record. If other scrypts run, a later renewal tries again.
         """
         # After an upgrade, all vaults in use are moved within minutes.
         record = cached.record

@@ -7,7 +7,7 @@ MAX_BYTES = 4096
 
 
 def normal_form(password: bytes) -> bytes:
-    """Return the password as OpaqueString of RFC 8265.
+    """Return the password in the form OpaqueString of RFC 8265.
 
     Every Unicode space becomes an ASCII space, then the text is normalized to NFC. No password is
     refused: characters that the RFC forbids are kept, and a password that is not UTF-8 or longer

@@ -46,7 +46,8 @@ class PasswordSearch:
         self._keyring = keyring
         self.client = client
         self.missed = missed
-        """Lookups of the password as sent, if this search is for its normal form."""
+        """If this search is for the normal form of a password, and the client sent another form:
+        the lookups of the form that the client sent. Otherwise empty."""
         self._password = password
         self._scrypt_log2_n = scrypt_log2_n
         self._slow_key = slow_key
@@ -81,7 +82,7 @@ class PasswordSearch:
     def create(
         self, records: VaultRecords, policy: LookupPolicy
     ) -> tuple[VaultRecord, VaultRecord, OpenVault]:
-        """Create a vault for the password. If new vaults are audited, add this to the audit log.
+        """Create a vault for the password. If new vaults are audited, also add an audit record.
 
         Return the record of the created vault, the record that is stored for the password, and the
         created vault, open. If another process created a vault for the password first, its record

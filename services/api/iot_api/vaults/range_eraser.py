@@ -34,7 +34,7 @@ WAIT_SECONDS = 10.0
 """Longest wait until all readings acknowledged before the request are stored."""
 _PAUSE_SECONDS = 0.05
 _BATCH = 200
-"""Segments deleted in one transaction."""
+"""Maximum number of segments that one transaction deletes."""
 _MAX_PASSES = 10
 
 
@@ -69,7 +69,7 @@ class RangeEraser:
         self._audit = audit
         self._require_safe = require_safe
         self._lock = threading.Lock()
-        """Bounds the memory for opened segments, like the slots of reads."""
+        """Held by the one request that erases, which bounds the memory for opened segments."""
 
     def erase(self, password: bytes, low: int, high: int, client: Client) -> int:
         """Erase the readings with a relative timestamp from `low` to `high`; return their number.
@@ -106,7 +106,7 @@ class RangeEraser:
         """Wait until all entries that are in the backlog now have left it.
 
         Raises:
-            UnavailableError: this takes too long, or entries of the vault are or were held.
+            UnavailableError: the wait takes too long, or entries of the vault are or were held.
         """
         until = time.monotonic() + WAIT_SECONDS
         created_at = self._row_created_at(vault_id)

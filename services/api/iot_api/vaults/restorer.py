@@ -19,20 +19,22 @@ from iot_stores.vault_records import PolicyChangedError, VaultErasedError, Vault
 from .cache import VaultCache
 
 PAUSE_SECONDS = 1.0
-"""Shortest time between two checks."""
+"""Shortest time between two calls of `VaultRestorer.check`."""
 IDLE_SECONDS = 2.0
-"""If no request asks for a check within this time, the thread checks nevertheless: entries may be
-held for vaults that no request uses."""
+"""If no request asks for a check within this time, the thread calls `VaultRestorer.check`
+nevertheless: writers may hold entries of vaults that no request uses."""
 SCAN_SECONDS = 10.0
-"""Shortest time between two searches of all records in Redis."""
+"""Shortest time between two scans of all records in Redis for the vaults of held entries."""
 KEEP_SECONDS = 60.0
 """While Postgres is away, the expiry of records in Redis is extended at this interval."""
 CLEAN_SECONDS = 10.0
 """Time between two searches for erasures that another process did not finish."""
 AWAY_SECONDS = 5.0
-"""After an error of Postgres, openings of vaults do not query it for this long."""
+"""After an error of a store, `VaultRestorer.confirm` compares no record with Postgres for this
+long."""
 MAX_COMPARED = 1000
-"""Records under an old master key that are compared with Postgres at a time."""
+"""Maximum number of records under old master keys that `VaultRestorer.master_keys_in_use` adds to
+the records that the thread compares with Postgres."""
 _CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class VaultRestorer:
     A vault is restored from a record that was opened with its password. Or it is restored from a
     record in Redis that was made with this keyring and is unchanged (`is_authentic`). The data key
     stays the same, so the readings stay readable. While a vault is missing, writers hold its
-    entries (`HeldEntries`). These are released as soon as the vault is restored.
+    entries (`HeldEntries`). The entries are released as soon as the vault is restored.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class VaultRestorer:
     def confirm(self, record: VaultRecord) -> VaultRecord:
         """Compare `record` with Postgres, and return the record to use.
 
-        This is the record that Postgres has for the vault. If Postgres has none, it is the record
-        that Postgres has for the lookup of `record`. If Postgres has neither, store `record` there.
-        While a store is away, return `record`; the thread compares it with Postgres later.
+        The record to use is the one that Postgres has for the vault. If Postgres has none, it is
+        the one that Postgres has for the lookup of `record`. If Postgres has neither, store
+        `record` in Postgres and return it. While a store is away, return `record`; the thread
+        compares `record` with Postgres later.
 
         Raises:
             PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost
@@ -156,10 +159,11 @@ class VaultRestorer:
             self._wake_up()
 
     def master_keys_in_use(self) -> Counter[int]:
-        """Return the number of open vaults by the id of their record's master key.
+        """Return, for each master key id, the number of open vaults whose record is under the key.
 
-        Also make the thread compare the records under old master keys with Postgres soon. A rewrap
-        may have replaced them there, so an old key goes out of use within seconds of a rewrap.
+        Also make the thread compare the records under old master keys with Postgres soon. If a
+        rewrap has replaced a record in Postgres, the open vault gets the new record. So an old key
+        goes out of use within seconds of a rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]

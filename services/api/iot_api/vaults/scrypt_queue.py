@@ -18,20 +18,21 @@ from .tried_passwords import TriedPasswords
 WAIT_SECONDS = 10.0
 """A request is refused if its estimated wait for its scrypt is longer."""
 ADMITTED_SECONDS = 20.0
-"""Longest wait of an admitted request for its first scrypt. It exceeds `WAIT_SECONDS`: scrypts may
-take longer than estimated, and a refusal would count as a guess. A process that shuts down waits
-longer than this for its requests. A later scrypt may wait only for `WAIT_SECONDS`, because the
-request may have read the vault's record, and must use it within
-`unsettled_changes.SETTLING_SECONDS`."""
+"""Longest wait for the first scrypt of a request that has a reservation. It exceeds `WAIT_SECONDS`:
+scrypts may take longer than estimated, and a refusal would count as a guess. It is shorter than the
+time that a process gives its requests at shutdown. The request's later scrypts may wait only for
+`WAIT_SECONDS` each, because the request may have read the vault's record, and must use the record
+within `unsettled_changes.SETTLING_SECONDS`."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
-"""Maximum numbers of requests that wait for a scrypt. A scrypt takes a third of a second, so the
-last request of a full queue waits for about `WAIT_SECONDS`."""
+"""Maximum number of requests in a queue for scrypt: of all clients together, and of one client. A
+scrypt takes a third of a second, so the last request of a full queue waits for about
+`WAIT_SECONDS`."""
 SUSPECTS_REST = 1.0
 """Shortest rest of a pod after a scrypt for a suspect, as a multiple of the scrypt's duration.
 During the rest, the pod starts no other scrypt for a suspect. A scrypt fills the CPU caches of all
 cores with its 128 MiB, which delays other requests."""
 MAX_KNOWN = 50_000
-"""Number of password keys remembered as known, 32 bytes each."""
+"""Maximum number of passwords that are remembered as known, with a cache key of 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
 
 
@@ -69,10 +70,11 @@ class ScryptQueue:
         """Wait for a turn, in which the `with` block may compute one scrypt.
 
         `key` is the password's cache key. `reservation` is cancelled before the request waits;
-        otherwise the request would count twice.
+        otherwise the request would count twice. If this cancels a reservation, the wait may take
+        `ADMITTED_SECONDS` instead of `seconds`.
 
         Raises:
-            TooManyRequestsError: no turn within `seconds`, or too many requests wait; or the client
+            TooManyRequestsError: the wait took too long, or too many requests wait; or the client
                 has reached the guess limit meanwhile.
         """
         with ExitStack() as held:

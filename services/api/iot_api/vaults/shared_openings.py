@@ -42,8 +42,8 @@ class SharedOpenings:
           (`TooManyRequestsError`). The limits are counted per client, so `client` may still open
           the vault.
 
-        After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the other
-        request was killed.
+        After `_MAX_ATTEMPTS` attempts, raise the refusal, or `UnavailableError` if the request that
+        ran the opening was killed.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             new_opening = _Opening(client)

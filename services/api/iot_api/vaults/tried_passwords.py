@@ -10,10 +10,10 @@ from iot_api.limits.minute_limit import WINDOW_SECONDS, note
 from iot_models.errors import TooManyRequestsError
 
 MAX_FOUND = 20_000
-"""Number of remembered pairs of a client and its password, about 400 bytes each."""
+"""Maximum number of remembered pairs (client, password with a vault), about 400 bytes each."""
 MAX_FOUND_OF_SENDER = 5_000
-"""Number of these pairs for one sender (`Client.sender`). So a sender that invents clients or
-creates many vaults displaces only a part of the others' pairs."""
+"""Maximum number of these pairs for one sender (`Client.sender`). So a sender that invents clients
+or creates many vaults displaces only a part of the others' pairs."""
 
 _Pair = tuple[str, bytes]
 
@@ -25,10 +25,11 @@ class TriedPasswords:
     password counts as a guess, once a minute for each client and process. It does not count if the
     client has used the vault in this process before, because the client learns nothing new.
 
-    An opening that failed, for example because a store is away, tells the client the same. It
-    counts only if the client is a suspect. Otherwise, while a store is away, devices with one
-    address and many passwords would use up the address's guess limit. Their requests would then be
-    refused even for open vaults, and for up to a minute after the store is back.
+    An opening that failed, for example because a store is away, also tells the client that the
+    vault is not open. Its password counts only if the client is a suspect. If it counted for all
+    clients, devices with one address and many passwords would use up the address's guess limit
+    while a store is away. Their requests would then be refused even for open vaults, and for up to
+    a minute after the store is back.
     """
 
     def __init__(self, guesses: GuessLimit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +39,7 @@ class TriedPasswords:
         """Each sender's pairs (client, cache key). Senders and pairs used last are at the end."""
         self._size = 0
         self._counted: dict[_Pair, float] = {}
-        """Until when each password counts as a guess of the client."""
+        """By pair (client, cache key): until when the password is not counted again."""
 
     def note_found(self, client: Client, keys: Iterable[bytes]) -> None:
         """Remember that the client has used the vaults of these passwords."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from iot_cipher.vault import VaultRecord
 
 SETTLING_SECONDS = 60.0
-"""An announced change of a password has settled after this time: it was made or given up. This is
-longer than a request takes from reading a record to opening the vault."""
+"""An announced change of a password has settled after this time: it was made or given up. The time
+is longer than a request takes from reading a record to opening the vault."""
 
 
 @dataclass(frozen=True, slots=True)

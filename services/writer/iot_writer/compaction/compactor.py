@@ -28,8 +28,8 @@ from iot_stores.postgres import Connection, transaction
 from .segment_merger import merge_segments
 
 CONTENT_BYTES = 16 * 2**20
-"""Limit of the uncompressed bytes that an order merges. Bounds the memory of the writer and of
-reads."""
+"""Maximum decompressed size of the segments that one order merges, in bytes. The smallest segments
+are taken first, and the others stay. The limit bounds the memory of the writer and of reads."""
 
 _log = logging.getLogger(__name__)
 

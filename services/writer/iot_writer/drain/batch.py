@@ -35,9 +35,9 @@ class Batch:
     taken: list[WaitingEntry] = field(default_factory=list)
     """All entries, in the order of the stream. A finished drain removes all of them."""
     opened: list[BatchEntry] = field(default_factory=list)
-    """The entries to store, by time of receipt. Dead letters are left out."""
+    """The entries to store, in the order of their times of receipt. Dead letters are left out."""
     progress: ShardProgress = field(default_factory=lambda: ShardProgress(None, 0))
-    """What Redis knew of the shard before its entries were read."""
+    """How far the shard was drained, by the counters in Redis when the entries were read."""
     started_at: float = field(default_factory=time.monotonic)
 
     def sessions(self) -> set[ledger.SessionKey]:
@@ -92,8 +92,8 @@ class StoredBatch:
     def removal(self, shards: int, *, kept: bool) -> Removal:
         """Return what to remove from the stream.
 
-        `shards` is the number of shards (`IOT_SHARDS`), `kept` whether the hot window has the
-        segments.
+        `shards`: number of shards (`IOT_SHARDS`). `kept`: whether the segments were added to the
+        hot window.
         """
         batch, after = self.batch, self.after
         vaults = {entry.vault_id for _, _, entry in batch.opened}
@@ -123,12 +123,12 @@ def build_batch(
     missing_vaults: set[uuid.UUID],
     erased_vaults: set[uuid.UUID],
 ) -> StoredBatch:
-    """Return what a drain must store for a batch. This does not write to Postgres.
+    """Return what a drain must store for a batch, without writing to Postgres.
 
     `before` is the state of the shard in the ledger before this drain. `sessions` has the numbers
-    of stored entries; the numbers of new entries are added. An entry whose vault is missing is
-    held. An entry whose vault was erased is dropped, but the ledger counts it as stored, so that
-    clients do not wait for it.
+    of stored entries by session; this function adds the numbers of new entries. An entry whose
+    vault is missing is held. An entry whose vault was erased is dropped, but its number is added
+    like that of a stored entry, so that clients do not wait for it.
     """
     shard, missing = batch.shard, {vault_id.bytes for vault_id in missing_vaults - erased_vaults}
     erased = {vault_id.bytes for vault_id in erased_vaults}

@@ -59,8 +59,8 @@ HOT_WINDOW_PAUSE_SECONDS = 10.0
 """Pause after an error of a hot window that has its own Redis. Without the pause, each drain might
 wait several seconds for a timeout of this Redis, and the backlog would grow meanwhile."""
 MANY_MISSING = 1000
-"""If a session lacks more entry numbers than this, the writer asks the API for new sessions: each
-drain reads and writes all missing numbers of a session."""
+"""If the ledger lacks more entry numbers of a session than this, the writer asks the API for new
+sessions. Each drain reads and writes all missing numbers of a session, so many make it slow."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 
@@ -75,13 +75,13 @@ class DrainOutcome(StrEnum):
 
     STORED = "stored"
     REPEATED = "repeated"
-    """All entries were stored by an earlier drain."""
+    """No entry was new: each was stored by an earlier drain, or became a dead letter."""
     EMPTY = "empty"
     """No entry waited."""
     BUSY = "busy"
     """Another writer drains the shard."""
     HELD = "held"
-    """Postgres lacks the vaults of all new entries."""
+    """Nothing was stored, and at least one new entry is held because Postgres lacks its vault."""
     ERASED = "erased"
     """The vaults of all new entries were erased."""
 
@@ -100,9 +100,9 @@ class DrainResult:
 
     outcomes: dict[int, DrainOutcome] = field(default_factory=dict)
     left: list[int] = field(default_factory=list)
-    """Shards in which entries still wait."""
+    """Drained shards in which entries still wait."""
     entries: int = 0
-    """Number of entries that were taken."""
+    """Number of entries that the drain took from the streams."""
 
 
 class Drain:
@@ -119,15 +119,15 @@ class Drain:
         shards: int,
         hot_window_pause: float = 0.0,
     ) -> None:
-        """After an error of the hot window, drains skip it for `hot_window_pause` seconds."""
+        """After an error of the hot window, drains do not write to it for `hot_window_pause` s."""
         self.on_stored: list[Callable[[StoredBatch, Sequence[Phase]], None]] = []
-        """Called with each batch, after its entries are removed from their stream."""
+        """Called with each stored batch and the phases of its drain, once its stream is trimmed."""
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
         self._next_renewal_at = 0.0
         self._missing_vaults = MissingVaultLog()
         self._created: set[int] = set()
-        """Shards whose rows this writer has seen in the ledger."""
+        """Shards that have a row in the ledger, as far as this writer knows."""
         self._backlog = backlog
         self._dead_letters = dead_letters
         self._hot_window = hot_window
@@ -138,10 +138,10 @@ class Drain:
     def run(self, connection: Connection, shards: Sequence[int]) -> DrainResult:
         """Store the oldest entries of shards, in one transaction. Return how the drain ended.
 
-        Reads shard after shard until there is enough for one drain, and queues the drains of the
-        remaining shards again. Skips shards that another writer drains. An entry that can't be
-        opened, or that Postgres refuses, becomes a dead letter. An entry whose vault Postgres lacks
-        is held.
+        Read shard after shard until there is enough for one drain, and queue the drains of the
+        remaining shards again. Skip shards that another writer drains. An entry that can't be
+        opened, that is too old for the ledger, or that Postgres refuses becomes a dead letter. An
+        entry whose vault Postgres lacks is held.
 
         Raises:
             psycopg.Error, RedisError: a store can't serve; entries that are not stored still wait.
@@ -194,7 +194,7 @@ class Drain:
         return self._isolate(connection, batches[0])
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
-        """Try each entry of a batch. Make dead letters of refused entries, `_store` the others."""
+        """Try to store each entry alone. Make dead letters of refused entries, store the others."""
         refused: list[tuple[WaitingEntry, Exception]] = []
         for entry in batch.opened:
             try:
@@ -210,7 +210,7 @@ class Drain:
         return stored
 
     def _take(self, connection: Connection, shards: Sequence[int]) -> tuple[list[Batch], list[int]]:
-        """Read entries up to the limits of a drain. Return a batch per shard, and unread shards."""
+        """Read entries up to the limits of a drain. Return (batches by shard, unread shards)."""
         wanted = list(dict.fromkeys(shards))
         batches: list[Batch] = []
         content_bytes = DRAIN_CONTENT_BYTES
@@ -291,7 +291,8 @@ class Drain:
     ) -> list[StoredBatch]:
         """Store the new entries of batches. Return what was stored of each batch.
 
-        Skips shards that other writers have locked. `commit=False` only tries, and rolls back.
+        Skip shards that other writers have locked. With `commit=False`, roll back the transaction:
+        it only shows whether Postgres accepts the entries.
         """
         wanted = {batch.shard for batch in batches}
         # Create the rows of shards and the partitions before the transaction. Within it, other
@@ -314,10 +315,10 @@ class Drain:
         *,
         commit: bool,
     ) -> list[StoredBatch]:
-        """Store batches, whose readings were all received in `months`.
+        """Store batches like `_store`. `months` are the months in which readings were received.
 
         Raises:
-            MissingPartitionError: a month is new, or retention has dropped its partition.
+            MissingPartitionError: a month has no partition, for example because it is new.
         """
         partitions = [partition_name(month) for month in months]
         # Redis was read before Postgres: if another writer drains a shard in between, Postgres is
@@ -364,7 +365,7 @@ class Drain:
         *,
         commit: bool,
     ) -> None:
-        """Write segments and ledger if a batch has new entries. Commit or roll back."""
+        """Write segments and ledger if a batch has new entries. Roll back if `commit` is False."""
         changed = [stored for stored in stored_batches if stored.after != stored.before]
         if not changed:
             return

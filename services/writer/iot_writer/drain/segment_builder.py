@@ -27,7 +27,8 @@ def build_segments(
 ) -> tuple[list[SealedSegment], int]:
     """Return segments with the readings of all entries, and the shard's next id after them.
 
-    `arrivals` are ordered by time of receipt. The ids of a vault's readings rise in this order.
+    `arrivals` are in the order in which Redis received the entries. The ids of a vault's readings
+    rise in this order, except that imported readings are first grouped by day.
     """
     segments = []
     for group in group_arrivals(arrivals):

@@ -17,9 +17,10 @@ from iot_stores.postgres import Connection
 MIN_BLOATED_BYTES = 2**20
 """Size in bytes below which an index is never rebuilt."""
 ENTRY_BYTES = 64
-"""Largest size of an entry in a new index, in bytes."""
+"""Upper bound of the size of an index entry, in bytes. A new index is estimated to have this size
+for each row of the table."""
 BLOAT_RATIO = 4
-"""An index is bloated if it is this many times as large as a new one."""
+"""An index is bloated if it is more than this many times as large as the estimate for a new one."""
 
 _BLOATED = """
     SELECT indexes.oid::regclass::text

@@ -27,8 +27,9 @@ _log = logging.getLogger(__name__)
 class LetterOrders:
     """Carries out the orders, one letter at a time.
 
-    Each order has four steps: replay the letter if ordered, add a record to the audit log, delete
-    the letter, delete the order. Each step can be repeated, so a writer may be killed at any point.
+    An order takes four steps: replay the letter (unless the order is to drop it), add a record to
+    the audit log, delete the letter, delete the order. Each step can be repeated, so a writer may
+    be killed at any point.
     The ledger recognises a second copy of a replayed entry; the audit log may have the record
     twice.
     """

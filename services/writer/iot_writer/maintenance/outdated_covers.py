@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 class OutdatedCovers:
     """The covers that are not valid any more (`HotWindow.outdated`).
 
-    The next drain of a shard begins a new cover. This class does so for shards without new entries.
+    The next drain of a shard begins a new cover. For shards without new entries, this class begins
+    the new covers.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class OutdatedCovers:
         self._shards = range(shards)
 
     def replace(self) -> None:
-        """Begin new covers now. Errors of the stores are ignored: a later call repeats this."""
+        """Begin new covers now. Ignore errors of the stores: a later call tries again."""
         try:
             outdated = self._hot_window.outdated(self._shards)
             if not outdated:

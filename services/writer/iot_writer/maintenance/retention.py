@@ -69,8 +69,9 @@ Account = Callable[[int], None]
 def _drop_months(connection: Connection, cutoff: int, account: Account) -> int:
     """Drop the partitions of months that ended before `cutoff`. Return how many segments they had.
 
-    Stops at a partition that is being read, because the wait for its lock would block all other
-    reads. `_delete_rows` then deletes the rows, and a later call drops the partition.
+    Stop at a partition that reads keep locked for more than 1 s: while this call waits for the
+    lock, all new reads wait, too. `_delete_rows` then deletes the rows, and a later call drops the
+    partition.
     """
     deleted = 0
     for begin in partition_begins(connection):

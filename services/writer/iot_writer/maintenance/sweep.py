@@ -22,10 +22,11 @@ _log = logging.getLogger(__name__)
 
 
 def sweep(backlog: Backlog) -> int:
-    """Queue a drain for each shard with an entry older than `STALE_SECONDS`; return their number.
+    """Queue a drain for each shard with an entry older than `STALE_SECONDS`, unless it is queued.
 
-    An old entry suggests that a drain was lost, for example because its writer died. A needless
-    drain is harmless: it finds the shard empty or locked.
+    Return how many drains were added to the queue. An old entry suggests that a drain was lost, for
+    example because its writer died. A needless drain is harmless: it finds the shard empty or
+    locked.
     """
     # An age is negative if Redis's clock was set back: the entry may be stale.
     stale = [shard for shard, age in backlog.oldest_ages().items() if not 0 <= age <= STALE_SECONDS]
@@ -62,7 +63,7 @@ def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) 
 
 
 def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
-    """Release held entries whose vaults are back in Postgres. Return the number of such vaults.
+    """Release held entries whose vaults are back in Postgres. Return how many vaults are back.
 
     Delete held entries whose vaults were erased: these vaults never come back.
 

@@ -47,7 +47,7 @@ class VaultDeletion:
         self._opener = opener
 
     def run(self, connection: Connection) -> bool:
-        """Delete for about `RUN_SECONDS`. Return whether more deletions are due now.
+        """Delete for about `RUN_SECONDS`. Return whether more deletions may be due now.
 
         Raises:
             psycopg.Error, RedisError: a store is away; a later run continues.

@@ -38,6 +38,12 @@ def test_a_receipt_is_short_and_holds_every_name(count: int, sessions: int, grea
     assert decode_receipt(encode_list(made)) == made
 
 
+def test_a_session_may_have_two_names_of_each_shard() -> None:
+    """Those of an earlier attempt, and those of the repeated request."""
+    made = entries(MAX_SHARDS) + [EntryName(shard, bytes(16), shard) for shard in range(MAX_SHARDS)]
+    assert decode_receipt(encode_receipt(made)) == made
+
+
 @pytest.mark.parametrize("count", [1, 64, 256])
 def test_the_receipts_of_version_0_1_are_read(count: int) -> None:
     """Remembered answers of an Idempotency-Key hold such receipts of any length."""

@@ -38,7 +38,7 @@ def next_event(events: Iterator[LiveEvent]) -> LiveEvent:
     return next(event for event in events if event.name != "open")
 
 
-def test_a_drain_that_the_feed_has_read_before_the_hot_window_has_it(
+def test_a_drain_that_is_committed_before_the_hot_window_has_it(
     make_api: MakeApi, writer: Writer, redis: "Redis", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api, other = make_api(live_heartbeat_seconds=1), make_api()
@@ -64,9 +64,12 @@ def test_a_drain_that_the_feed_has_read_before_the_hot_window_has_it(
             try:
                 assert committed.wait(20)
                 feed.busy = False
-                assert take(events, 2)[0] == ["2", "3"]
+                # Postgres has the third reading, but no stream may be ahead of the hot window.
+                assert take(events, 1)[0] == ["2"]
                 with listening(api, position) as resumed:
-                    assert next_event(resumed).texts == ["3"]
+                    may_write.set()
+                    assert take(resumed, 1)[0] == ["3"]
+                    assert take(events, 1)[0] == ["3"]
             finally:
                 may_write.set()
             drain.result()

@@ -62,7 +62,7 @@ def half_close(connection: Connection, *, shuts_down: bool) -> None:
     connection is closed to make room for another.
 
     If the process shuts down (`shuts_down`), also wait until the client's kernel has received all
-    answers. The kernel sends the answers of a closed socket, but not after a pod has ended.
+    answers. The kernel of a pod sends the answers of a closed socket, but only until the pod ends.
     """
     connection.linger()
     ends = time.monotonic() + LINGER_SECONDS

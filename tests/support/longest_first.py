@@ -27,7 +27,6 @@ LONGEST = (
     "tests/system/tools/test_soak.py",
     "tests/system/",
     "tests/integration/rotation/test_kills.py",
-    "tests/integration/stores/test_greenlets.py",
     "tests/integration/writer/test_hot_window_coverage.py",
     "tests/integration/api/",
     "tests/integration/",

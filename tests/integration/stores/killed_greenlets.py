@@ -1,6 +1,6 @@
 """Appends whose greenlet is killed while it waits or while it sends for other greenlets.
 
-`test_greenlets` runs this file, because it needs threads that are greenlets.
+`tests/system/test_greenlets.py` runs this file, because it needs threads that are greenlets.
 """
 
 from collections.abc import Callable, Iterator

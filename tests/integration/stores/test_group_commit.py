@@ -1,6 +1,7 @@
 """Concurrent appends share round trips, and each caller gets its own result.
 
-`test_greenlets` runs these tests again with threads that are greenlets, as in the API.
+`tests/system/test_greenlets.py` runs these tests again with threads that are greenlets, as in the
+API.
 """
 
 import threading

@@ -11,6 +11,7 @@ FILES: dict[str, list[str]] = {
     # redis-py leaves the socket to the garbage collector if a kill interrupts a connect.
     "killed_greenlets.py": ["-W", "ignore::ResourceWarning"],
 }
+_TESTS = Path(__file__).parents[1]
 PATCHED = (
     "from gevent import monkey; monkey.patch_all(); import pytest; raise SystemExit(pytest.main())"
 )
@@ -18,11 +19,11 @@ PATCHED = (
 
 @pytest.mark.parametrize("file", FILES)
 def test_group_commit_works_in_greenlets(file: str) -> None:
-    path = Path(__file__).with_name(file)
+    path = _TESTS / "integration" / "stores" / file
     options = ["-q", "-p", "no:cacheprovider", *FILES[file], str(path)]
     done = subprocess.run(
         [sys.executable, "-c", PATCHED, *options],
-        cwd=Path(__file__).parents[3],
+        cwd=_TESTS.parent,
         capture_output=True,
         text=True,
         check=False,

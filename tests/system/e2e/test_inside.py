@@ -8,10 +8,10 @@ from e2e import bodies, patience, test_installed
 from e2e.availability import Availability
 from e2e.load import assert_no_request_failed, assert_nothing_lost, last
 from e2e.release import Release
-from integration.e2e.api_server import ApiServer
-from integration.e2e.test_cluster import IMAGE, make_pods
 from iot_tools.local.ports import free_port
 from support.stack import Stack
+from system.e2e.api_server import ApiServer
+from system.e2e.test_cluster import IMAGE, make_pods
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from e2e.diagnosis import of_namespace
 from e2e.nodes import cordoned, usable
 from e2e.release import NAME, Release
 from e2e.test_under_load import drain
-from integration.e2e.api_server import ApiServer, ready_pod
 from iot_tools.local.ports import free_port
+from system.e2e.api_server import ApiServer, ready_pod
 
 IMAGE = Image("example.org/iot-sensor-writer:1", "IfNotPresent", ("pull",))
 BODIES: dict[str, Body] = {

@@ -13,7 +13,7 @@ from e2e.options import NotEnabledError, read
 from e2e.release import NAME, Release
 from e2e.test_accepted import OPTIONAL_KINDS
 from e2e.test_upgrade import CHANGE
-from integration.e2e.api_server import ApiServer
+from system.e2e.api_server import ApiServer
 
 ASK = {"IOT_E2E": "1"}
 GIVEN = {**ASK, "IOT_E2E_TAG": "1.2", "IOT_E2E_REGISTRY": "registry.example.org:5000/iot"}

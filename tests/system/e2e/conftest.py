@@ -11,10 +11,10 @@ from e2e.cluster import Cluster
 from e2e.helm import Helm, current_chart
 from e2e.options import read
 from e2e.release import Release
-from integration.e2e.api_server import ApiServer
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.scopes import Scope
 from support.stack import Stack
+from system.e2e.api_server import ApiServer
 
 TOKENS = {"devices": [Scope.INGEST], "researchers": [Scope.READ], "admin": [Scope.ADMIN]}
 URL = "http://iot-iot-sensor-api.{namespace}.svc:80"

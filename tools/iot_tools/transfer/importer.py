@@ -189,13 +189,15 @@ class Importer:
                 yield position, row.digest()
 
     def _compare(self) -> None:
-        """Read the vault, and mark the readings in the plan that the service has.
+        """Read the vault, and mark in the plan which readings the service has.
 
         The vault is read page by page. Between two pages, a writer may store a chunk of an earlier,
         killed run. The read then misses the readings of this chunk that belong to earlier pages.
         The import would send the missed readings with another Idempotency-Key, and the service
         would store them twice. So read the vault until two successive reads find the same number of
-        the file's readings. One read is enough if it finds all readings of the file, or none.
+        the file's readings. One read is enough if it finds all readings of the file. It is also
+        enough if it finds none: the import then sends the chunks of an earlier run again, under the
+        same keys.
         """
         before = self.report.readings
         while True:

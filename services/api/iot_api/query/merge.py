@@ -272,7 +272,7 @@ class MergeBuffer:
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the readings before the sort key `begin`; None: all readings.
 
-        If too few readings for a batch come before `begin`, they may stay until a later call.
+        If only a few readings come before `begin`, they may stay until a later call.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled

@@ -114,7 +114,7 @@ class System:
             "commands of Redis": [*self.commands, slow],
             "files of Postgres": contents(files(self.postgres.data)),
             "dump of Postgres": [subprocess.run(dump, check=True, capture_output=True).stdout],
-            "statements of Postgres": self.activity,
+            "statements of Postgres": [*self.activity],  # a copy: the watching thread adds to it
             "logs": contents([*files(logs), self.redis.log, self.postgres.log]),
             "outputs": self.outputs,
             "processes": contents(process_files()),

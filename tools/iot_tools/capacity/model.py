@@ -1,7 +1,7 @@
 """The capacity model: what a fleet of devices needs, and which limit it reaches first.
 
-The model computes with the constants in `costs.py`, most of which the benchmark measured. The model
-ignores the time that entries wait in queues, which `bench.simulator` simulates.
+The constants are in `costs.py`. The benchmark has measured most of them. The model ignores the time
+that entries wait in queues, which `bench.simulator` simulates.
 """
 
 import math

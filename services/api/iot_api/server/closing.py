@@ -28,7 +28,7 @@ class Closable:
     request: Any = None
     closing: bool = False
     failure: Exception | None = None
-    """Error that the next receive of the body raises; None if there is none."""
+    """The error that the next receive of the body raises, or None."""
     missing_body: Exception | None = None
     """Error for a request whose head arrived before the server ended the receiving side, but whose
     body is incomplete: the receive of the body raises the error. The sending side is still open, so

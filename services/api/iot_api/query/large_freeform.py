@@ -26,15 +26,17 @@ _MAX_DIGITS = 4300
 default."""
 _PER_TURN = 64
 """`_replaced` lets other greenlets run after this number of regular expression matches."""
-# The possessive `++` and `*+` keep no positions to return to, so a match needs no memory. One match
-# takes a bounded part of the text, so that other greenlets can run in between.
+# The possessive `++` and `*+` keep no positions to return to, so a string of any length needs no
+# memory. One match takes a bounded part of the text, so that other greenlets can run in between.
+# This bound is not possessive: before 3.11.5, CPython then matches too much if an alternative fails
+# halfway (https://github.com/python/cpython/issues/106052).
 _CONSTANTS = re.compile(
-    rb'(?P<before>(?:[^"NI-]++|-(?!I)|"(?:[^"\\]++|\\.)*+"){0,4096}+)'
+    rb'(?P<before>(?:[^"NI-]++|-(?!I)|"(?:[^"\\]++|\\.)*+"){0,4096})'
     rb"(?P<odd>NaN|-?Infinity)?"
 )
 _SURROGATES = re.compile(
     rb"(?P<before>(?:[^\\]++|\\u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
-    rb"|\\(?!u[Dd][89A-Fa-f]).){0,4096}+)(?P<odd>\\u[Dd][89A-Fa-f][0-9A-Fa-f]{2})?"
+    rb"|\\(?!u[Dd][89A-Fa-f]).){0,4096})(?P<odd>\\u[Dd][89A-Fa-f][0-9A-Fa-f]{2})?"
 )
 """Matches JSON up to the next lone surrogate (`odd`), which UTF-8 can't encode.
 

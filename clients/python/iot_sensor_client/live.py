@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from .client import Client
 
 STREAM_SECONDS = 60.0
-"""Timeout of a stream until its first event: the longest time without a byte. The first event says
-after how many seconds without another event the service sends the event `heartbeat`. From then on,
-the timeout follows from this number."""
+"""Timeout of a stream until its first event: the longest time without a byte. If no reading arrives
+for a certain time, the service sends the event `heartbeat`. The first event names this time, and
+from then on the timeout follows from it."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
 """Maximum number of ids of received readings to remember. If the stream left out readings of a
@@ -138,10 +138,10 @@ class LiveFollower:
         except RetryableError as error:
             if not is_temporary(error):
                 raise
-            _log.warning("follow connects again: %s", error)
+            _log.warning("the live stream connects again: %s", error)
         except (OSError, http.client.HTTPException) as error:
             if not self._stop.is_set():
-                _log.warning("follow connects again: %s", error)
+                _log.warning("the live stream connects again: %s", error)
         except (ValueError, KeyError, TypeError):
             raise RetryableError(FOREIGN, stream.response) from None
         finally:

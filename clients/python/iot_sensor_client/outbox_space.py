@@ -25,7 +25,7 @@ room: the space is enough, even if several outboxes add readings at the same tim
 _KEPT_PAGES = 256
 """Free pages that the file keeps for new readings (1 MiB)."""
 _VACUUM_PAGES = 2048
-"""Maximum number of pages in use for a VACUUM, which copies them in memory (8 MiB)."""
+"""VACUUM runs only if at most this many pages are in use: it copies them in memory (8 MiB)."""
 _LOCK_ATTEMPTS = 100
 _LOCK_PAUSE_SECONDS = 0.01
 

@@ -64,7 +64,7 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
         raise ValueError(
-            f"an entry under retired must have a `chain` of {KEY_BYTES} bytes and a `link` of "
+            f"an entry under `retired` must have a `chain` of {KEY_BYTES} bytes and a `link` of "
             f"{LINK_BYTES} bytes"
         )
     if type(sequence) is not int or sequence < 0:

@@ -62,7 +62,8 @@ class Keyring(SecretHolder):
         """Return the lookup of a password for vaults of format 1.
 
         This lookup costs no scrypt, so an attacker who has the pepper can test passwords fast.
-        Version 0.1 knows only this lookup. New vaults get format 2 once its upgrade is complete.
+        Version 0.1 knows only this lookup. New vaults get format 2 once the upgrade from version
+        0.1 is complete.
         """
         return hmac.digest(self._pepper, password, "sha256")
 

@@ -52,8 +52,8 @@ class CompactionOrder:
     vault_id: bytes
     """16 bytes."""
     targets: tuple[Target, ...]
-    """One target for each merged segment. If merged segments shared a key, a writer that gets the
-    key to merge one of them again could open the others."""
+    """One target for each merged segment. If merged segments shared a key, a writer could open all
+    of them once it has the key of one, for example to merge it again."""
     sources: tuple[Source, ...]
     one_key: bool = False
     """Whether the order has `ONE_KEY_FORMAT`: all merged segments share the key of one target."""

@@ -30,7 +30,8 @@ FIGURES: Mapping[str, str] = {
     "keys[].writers": "min by (key) (iot_writer_master_key_loaded)",
     "schema.revision": "max(iot_schema_revision)",
 }
-"""PromQL expressions, by the figure's path in the answer. `[]` stands for each item of a list.
+"""PromQL expressions for the figures in the answer of `GET /api/status`. A key is the figure's path
+in the answer. `[]` stands for each item of a list.
 
 Rates in the answer are means over the last 15 to 30 seconds, not over a minute.
 """

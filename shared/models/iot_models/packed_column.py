@@ -9,8 +9,8 @@ from .segment import DELTA, RAW
 
 _SIGN = bytes(7) + b"\x80"
 _KEPT_MASKS = 10_000
-"""Masks for up to this many numbers are kept for later columns; they take 160 KB. Few columns are
-longer."""
+"""The bit masks of a column depend only on its length. Masks of a length up to this one are kept
+for later columns (160 KB). Few columns are longer."""
 
 
 class PackedColumn(NamedTuple):

@@ -31,9 +31,9 @@ ENTRY_LEVEL = 1
 """Entries live for about a second, so speed matters more than size. Level -1 takes half of the
 time, but does not compress digits that don't repeat."""
 SEGMENT_LEVEL = 1
-"""Segments of a drain live until compaction merges them, or for years. Level 3 is slower than level
-1, although its result is larger for most kinds of readings. Level 5 saves a twentieth of the bytes
-and takes three times as long."""
+"""The zstd level for segments of a drain. These live until compaction merges them, or for years.
+Level 3 takes longer and, for most kinds of readings, even compresses less. Level 5 saves a
+twentieth of the bytes and takes three times as long."""
 MERGED_LEVEL = 9
 """Merged segments are compressed once, in the background, and live for years."""
 

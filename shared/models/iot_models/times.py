@@ -102,7 +102,8 @@ def _parse_date(text: str) -> int:
 
 
 def _iso_date(text: str) -> datetime:
-    """Parse an RFC 3339 date. A second 60 is parsed as 59, and `_parse_date` adds a second."""
+    """Parse an RFC 3339 date. If the seconds are 60 (a leap second), parse them as 59;
+    `_parse_date` adds the second."""
     if text[_SECOND] == _LEAP:
         text = text[: _SECOND.start] + "59" + text[_SECOND.stop :]
     return datetime.fromisoformat(text.upper())

@@ -47,8 +47,8 @@ MAX_ENTRIES = 4096
 """Maximum number of entries that `Backlog.read_shards` reads. Each entry blocks Redis for a
 microsecond."""
 _FSYNC_FACTOR = 4
-"""Factor by which `MAX_ENTRIES` grows if each read waits for an fsync: an fsync may come only once
-a second."""
+"""If each read of the backlog must wait until Redis has synced the entries to disk, a read may
+return this many times `MAX_ENTRIES`: Redis may sync only once a second."""
 _MAX_BYTES = 2**50
 """If the counters say that this many bytes or more wait in a shard, a counter is damaged."""
 _NAME_BYTES = 64
@@ -159,8 +159,9 @@ class Backlog(BacklogAppender):
     def all_removed(self, ends: Mapping[int, int]) -> bool:
         """Return whether all entries up to `ends` have left the streams.
 
-        `ends`: for each shard, the number of bytes ever added up to an entry (`Backlog.ends`,
-        `AppendResult.ends`). An entry that has left its stream is stored, a dead letter, or held.
+        `ends` marks an entry in each shard, by the number of bytes that were ever added to the
+        shard up to and including this entry (`Backlog.ends`, `AppendResult.ends`). An entry that
+        has left its stream is stored, a dead letter, or held.
         """
         fields = [f"out:{shard}" for shard in ends]
         found = self._client.hmget(self._names.backlog_counters, fields)

@@ -18,7 +18,7 @@ class Confirmation:
     replicas: int = 0
     """Number of replicas that must have the entries."""
     fsync: bool = False
-    """Whether Redis and these replicas must have the entries on disk."""
+    """Whether the entries must be on disk, in Redis and in `replicas` replicas."""
     of_appends: bool = True
     """Whether appends wait for the replicas and disks. Drains always wait."""
 

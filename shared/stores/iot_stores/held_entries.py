@@ -21,7 +21,8 @@ _VAULT = re.compile(rb"[0-9a-f]{32}")
 
 
 class HeldEntries:
-    """The streams of held entries, one for each vault. `Backlog.remove` adds entries."""
+    """The streams of held entries, one for each vault. `Backlog.remove` moves entries from the
+    backlog to these streams."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client

@@ -11,10 +11,10 @@ The cover must never claim a segment that the window lacks:
   after this position, and moves `since` forward. `since` never moves back, even if a slow writer
   writes to the window after the writer of a later drain.
 - After a restore, Postgres may lack drains whose segments are in the window. Later drains may store
-  the entries of these drains again, in other segments, so `since` moves past the lost drains. Such
-  a later drain may end at the position that the cover already has, but its readings have other ids.
-  If the window lacks the segments of the later drain, the position alone does not show the gap. So
-  the cover also holds the next id after its last drain.
+  the entries of these drains again, in other segments, so `since` moves past the lost drains. A
+  later drain that stores the same entries again ends at the position that the cover already has,
+  but gives the readings other ids. If the window lacks its segments, the position does not show the
+  gap. So the cover also holds the next id after its last drain.
 - The window may have its own Redis, which may have been away during drains, or restored to an
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
@@ -96,7 +96,8 @@ class Coverage:
     begin: int
     """Time of receipt in Unix milliseconds, by the clock of the backlog's Redis."""
     bounds: Sequence[SegmentBounds] | None
-    """The bounds of all these segments; None if the window may lack some of these readings."""
+    """The bounds of all segments of the coverage; None if the window may lack readings received
+    since `begin`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ Position = tuple[int, int]
 _ID_BITS = 53
 """Ids are below 2**53, so a position is also one number: time * 2**53 + id."""
 _STEPS = (16, 24, 32, 53, 61, 69, 77, 85, 93, 101, 109)
-"""Lower bounds of the length classes after the first, as exponents of two.
+"""Lower bounds of the classes of length, as exponents of two. The first class has no lower bound.
 
 The length of a segment is its last position minus its first position, both as numbers (`_ID_BITS`).
 A difference of 1 between interrogator timestamps is a length of 2**53. So the exponents from 53 on
@@ -32,10 +32,11 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return, for each length class, the earliest start of a segment that contains `position`.
+    """Return a lower bound, for each class of length, of the start of a segment that contains
+    `position`.
 
-    Return three lists with one item for each length class: the numbers of the classes, and the
-    times and the ids of these starts.
+    The result is three lists with one item for each class: the numbers of the classes, and the
+    times and the ids of the bounds.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

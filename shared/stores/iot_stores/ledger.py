@@ -106,8 +106,9 @@ _STORED = """
 """
 
 MAX_MISSING = 100_000
-"""Maximum number of missing numbers that one stored entry adds. The gap below an entry's number is
-larger only after a restore from backup. The lowest numbers in the gap then count as stored."""
+"""When an entry is stored, the numbers between the highest stored number and its own are noted as
+missing, but at most this many. The gap is larger only after a restore from backup. Then only the
+highest numbers in the gap are noted, and the lower ones count as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,9 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries must be marked in this way. If `mark_stored` skips more than `MAX_MISSING`
-        numbers, it adds only the highest `MAX_MISSING` of them to `missing`. The lower numbers
-        count as stored, and one of these could be the number of a held entry without a mark.
+        Held entries must be marked in this way. Otherwise, a held entry could count as stored: when
+        a later entry is stored, `mark_stored` notes at most `MAX_MISSING` numbers before it as
+        missing.
         """
         if number > self.high:
             self.mark_stored(number)

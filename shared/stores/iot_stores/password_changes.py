@@ -54,7 +54,8 @@ class PasswordChanges:
     def announce(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
         """Announce a change of a vault's password, or the erasure of a vault.
 
-        Call this before the password is changed, or before and after the vault is erased.
+        Call this before the password is changed; after the change, call `finish`. For an erasure,
+        call this before and after the vault is erased.
 
         Also remove the vault's records under `old_lookups` from Redis, and hide such records
         (`hide_records`): a process that read Postgres before the change may cache such a record
@@ -68,8 +69,8 @@ class PasswordChanges:
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
         """Announce a change of password again, after it was made.
 
-        A failover of Redis may have lost the first announcement. From now on, the vault's record
-        under the new lookup is not hidden.
+        A failover of Redis may have lost the first announcement. If an earlier change has hidden
+        the records under the new lookup (`hide_records`), they are no longer hidden.
 
         Raises:
             RedisError: Redis can't serve.
@@ -77,7 +78,8 @@ class PasswordChanges:
         self._announce(change, old_lookups, shown=change.lookup)
 
     def hide(self, vault_id: uuid.UUID, lookups: Sequence[bytes]) -> None:
-        """Hide and remove the records of a vault under these lookups in Redis.
+        """Remove the records of a vault under these lookups from Redis, and hide later ones
+        (`hide_records`).
 
         Raises:
             RedisError: Redis can't serve.

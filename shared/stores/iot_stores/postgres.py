@@ -233,8 +233,9 @@ class Pool(ConnectionPool[Connection]):
 def abandon(connection: Connection) -> None:
     """Close a connection to a server that can't serve, and PgBouncer's connection behind it.
 
-    PgBouncer keeps its connection to the server for the next client, unless this client disconnects
-    within a transaction. So this function begins a transaction, and then closes the connection.
+    PgBouncer keeps its connection to the server for the next client, unless the present client
+    disconnects within a transaction. So this function begins a transaction, and then closes the
+    connection.
     """
     with contextlib.suppress(psycopg.Error):
         if connection.info.transaction_status == TransactionStatus.IDLE:

@@ -74,7 +74,7 @@ class _RenewingPool(ConnectionPool):
 
 
 class RenewingPool(_RenewingPool, BlockingConnectionPool):
-    """A pool that reconnects after a failover, for a URL that names Redis itself."""
+    """A pool that reconnects after a failover, for a URL of a Redis server, not of Sentinels."""
 
 
 class RenewingSentinelPool(_RenewingPool, SentinelConnectionPool):

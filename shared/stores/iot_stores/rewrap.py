@@ -164,8 +164,8 @@ class Rewrap:
 
         A record that no master key opens is removed, except in two cases: Postgres lacks the vault,
         or `name` is the key for a replaced vault (`KeyNames.replaced_vault_record`). In both cases,
-        the record may be the only copy. The record stays unchanged, because the keyring may lack
-        the record's master key by mistake.
+        the record stays unchanged: it may be the only copy, and the keyring may lack its master key
+        by mistake.
         """
         if stored is not None and is_rewrapped(self._keyring, record, stored):
             return encode_record(stored)

@@ -63,8 +63,8 @@ _REDIS_SENTENCES: Mapping[str, re.Pattern[str]] = {
     "WRONGPASS": re.compile("invalid password|AUTH <password> called|Client sent AUTH"),
     "READONLY": re.compile("The previous master is now a slave"),  # redis-py, of its Sentinels
 }
-"""Patterns of error messages that have no code word. Each key is the code word in `REDIS_STATES`
-of the state that these messages show."""
+"""Most error messages of Redis begin with a code word, such as `READONLY`. These patterns match
+messages without one. Each key says under which code word in `REDIS_STATES` the state is found."""
 _ERR = re.compile(
     r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"

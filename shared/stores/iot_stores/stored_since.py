@@ -45,7 +45,7 @@ class StoredAfter:
     ids: Mapping[int, int]
     """The highest known id of each shard."""
     floor: int
-    """The id that counts as the highest known id of a shard that `ids` lacks."""
+    """If `ids` has no item for a shard, this id counts as the shard's highest known id."""
 
     def parameters(self) -> dict[str, object]:
         """Return the parameters of the SQL statements."""

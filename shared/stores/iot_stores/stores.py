@@ -93,7 +93,8 @@ class Stores:
 
     @cached_property
     def hot_watch(self) -> RedisWatch:
-        """The watch over the hot window's Redis: `watch` unless the hot window has its own Redis.
+        """The watch over the hot window's Redis. Without a separate Redis for the hot window, this
+        is `self.watch`.
 
         The hot window's own Redis may lose all its data: reads then use Postgres. But it must not
         evict single keys: without the list of a vault's segments, reads would miss these segments.

@@ -73,10 +73,9 @@ class Removal:
     is_uncovered: bool = False
     """Whether `seconds/<n>` must read Postgres for times of receipt before this removal.
 
-    True if a vault of these entries belongs to another shard now, because `IOT_SHARDS` was changed,
-    or if the hot window may lack readings of these entries. The read of a vault relies on the cover
-    of the shard to which the vault belongs now. If this is not the drained shard, the cover does
-    not show whether the window has the readings of these entries."""
+    True if the hot window may lack readings of the removed entries. Also true if a vault of these
+    entries belongs to another shard now, because `IOT_SHARDS` was changed: reads of this vault rely
+    on the cover of its present shard, which says nothing about entries of the former shard."""
 
     @property
     def resets_ids(self) -> bool:

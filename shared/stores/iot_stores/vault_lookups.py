@@ -53,7 +53,8 @@ class LookupPolicy:
     costs: tuple[int, ...]
     """scrypt costs (log2 of N) of the lookups of format 2, rising. New vaults get the last cost."""
     old_version_gone: bool = False
-    """Whether schema 0003 or 0004, the newer of the two, was made more than `SETTLE_SECONDS` ago.
+    """Whether the schema is older than `SETTLE_SECONDS`: schema 0004, or 0003 if 0004 was not made
+    yet.
 
     If new vaults have format 2, processes of version 0.1 have ended by then, so vaults of format 1
     may get a new lookup."""

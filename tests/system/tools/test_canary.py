@@ -51,7 +51,7 @@ class RunningCanary:
         out, err = self.process.communicate(timeout=20)
         assert (self.process.returncode, err) == (0, "")
         assert time.monotonic() - began < stretched(5)
-        assert out.endswith(f"ends: {number.name}\n")
+        assert out.endswith(f"the canary stops: {number.name}\n")
         return out
 
     def _known(self, name: str) -> float:
@@ -239,7 +239,7 @@ def test_a_lost_reading_that_appears_is_counted_as_late(
     shared_stack.start_writer()
     canary.reach("round_trip_seconds_count", 2)
     canary.reach("late_total", canary.metric("lost_total"))
-    assert "late readings, counted as lost before: 1" in canary.end()
+    assert "readings found late (earlier, they were counted as lost): 1" in canary.end()
 
 
 def test_two_canaries_send_different_numbers(

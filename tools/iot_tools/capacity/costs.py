@@ -100,14 +100,12 @@ class Costs:
     renew_seconds: float = _cost(300.0, "s", "time after which the record of a vault in use is "
                                  "looked up again",
                                  _CODE)  # fmt: skip
-    max_shards: int = _cost(
-        256, "", "maximum number of shards (the distance of ids, ID_STRIDE)", _CODE
-    )
+    max_shards: int = _cost(256, "", "maximum number of shards (ID_STRIDE)", _CODE)
     small_readings: int = _cost(
-        512, "", "number of readings from which a segment is not merged", _CODE
+        512, "", "a segment of this number of readings, or more, is not merged", _CODE
     )
-    merged_readings: int = _cost(8192, "", "maximum number of readings of a merged segment, "
-                                 "all of one day", _CODE)  # fmt: skip
+    merged_readings: int = _cost(8192, "", "maximum number of readings in a merged segment; "
+                                 "it has readings of one day only", _CODE)  # fmt: skip
     busy: float = _cost(0.6, "", "planned utilisation of a core", _ASSUMED)
     redis_cores: float = _cost(1.0, "", "cores that one Redis can use for commands",
                                _ASSUMED)  # fmt: skip

@@ -74,7 +74,7 @@ class Limit:
     """Used share of the limit; above 1 the limit is exceeded."""
     remedy: str
     hard: bool = True
-    """False if a setting raises the limit. `Capacity.releases` uses only hard limits."""
+    """False if a setting can raise the limit. `Capacity.releases` uses only hard limits."""
 
 
 class Capacity:

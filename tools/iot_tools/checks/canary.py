@@ -33,8 +33,9 @@ class Canary:
     """Sends numbered readings. Reading n has the relative time n, and an Idempotency-Key made of n.
 
     After a restart, or with two canaries, a number may be sent again. The service stores the
-    reading only once, because the Idempotency-Key is the same. `GET /api/iot/maxtime` returns the
-    greatest relative time of all vaults. Numbers as small as those of the canary do not change it.
+    reading only once, because the Idempotency-Key is the same. The relative times of the canary are
+    small, so that they do not change the answer of `GET /api/iot/maxtime`, the greatest relative
+    time of all vaults.
     """
 
     def __init__(
@@ -182,7 +183,9 @@ class Canary:
         if result.doubled:
             _log.error("doubled readings: %s", _listed(result.doubled))
         if result.late:
-            _log.warning("late readings, counted as lost before: %s", _listed(result.late))
+            _log.warning(
+                "readings found late (earlier, they were counted as lost): %s", _listed(result.late)
+            )
 
     def _wait_until_found(self, number: int, until: float) -> None:
         pause = _MIN_PAUSE
@@ -231,7 +234,7 @@ def run(canary: Canary, port: int) -> int:
                 monitoring.serve("--metrics-port", address, port, {"/healthz": canary.health})
             canary.run()
     except ShutdownRequested as request:
-        _log.info("ends: %s", request)
+        _log.info("the canary stops: %s", request)
     return 0
 
 

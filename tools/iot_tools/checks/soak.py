@@ -139,7 +139,7 @@ def _run(soak: Soak, signals: ShutdownSignals) -> int:
 
 
 def make_report(accounts: Sequence[Account], *, seconds: float, strict: bool) -> dict[str, Any]:
-    """Return the figures of all devices together, and under "well" whether the run passed.
+    """Return the figures of all devices together. The member "well" says whether the run passed.
 
     A run passes if the last reading of each device was stored, and no reading is lost, doubled or
     strange (see `Account`). With `strict`, a failed or refused request or an unacknowledged reading

@@ -15,7 +15,8 @@ _READ_EVERY = 10
 """Number of readings that a device sends between two reads of its last reading."""
 _MAX_LAG_SECONDS = 1.0
 """Longest delay that a device makes up for. After a slow request, the device sends faster than its
-rate until it has made up for the delay, or for this many seconds of a longer delay."""
+rate until it has sent the readings of the delay. Of a longer delay, it sends only the readings of
+this many seconds."""
 _MAX_FAILURES = 20
 
 

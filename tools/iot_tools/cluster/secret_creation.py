@@ -45,9 +45,9 @@ class SecretRequest:
     tokens: str | None = None
     """The Secret with tokens.json, which has only hashes of the tokens."""
     token_values: str | None = None
-    """The Secret with the first tokens themselves."""
+    """The Secret with the first tokens in clear text; the tokens Secret has only their hashes."""
     scopes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The scopes of each first token, by its name."""
+    """The tokens to create with a new tokens Secret: their scopes, by name."""
     probe: str | None = None
     """The Secret with the token and the password of the probe and the canary."""
     redis: tuple[str, str] | None = None
@@ -217,8 +217,8 @@ class SecretCreation:
                 _log.info("Secret %s: exists, not changed", name)
                 continue
             _log.info(
-                "Secret %s: not created, because the API would not accept its new tokens: Secret "
-                "%s exists, and has only the hashes of earlier tokens; create tokens with "
+                "Secret %s: not created: the API would refuse its new tokens, because Secret %s "
+                "exists and has only the hashes of earlier tokens; create tokens with "
                 "`iot-sensor tokens create`",
                 name,
                 request.tokens,

@@ -8,7 +8,8 @@ from .import_row import ImportRow
 
 CHUNK_READINGS = 5_000
 CHUNK_BYTES = 2**20
-"""Limits of a chunk: the number of its readings, and the bytes of their `freeform`.
+"""Maximum number of readings in a chunk (`CHUNK_READINGS`), and of bytes of their `freeform`
+(`CHUNK_BYTES`).
 
 A chunk must become one entry, because a writer stores an entry completely or not at all. The API
 divides readings into several entries if they are too many or too large, or were received on

@@ -28,7 +28,8 @@ CSV_NAMES = {
     "relativetime": "relative", "interrogator_timestamp": "interrogator",
     "interrogatortime": "interrogator",
 }  # fmt: skip
-"""By the name of a CSV or Parquet column with a time: the parameter of `make_row` for this time."""
+"""Maps the name of a CSV or Parquet column with a time to the parameter of `make_row` for this
+time."""
 
 
 class RowError(ValueError):

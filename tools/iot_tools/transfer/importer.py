@@ -35,8 +35,8 @@ from .service_pages import ServicePages, checked
 
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
-"""Number of chunks that may wait in the backlog. After each such number, the import waits until the
-last chunk is stored. All chunks are stored by this time: entries of a vault are stored in order."""
+"""Number of chunks that may wait in the backlog. After this many chunks, the import waits until the
+last one is stored. Then all are stored, because entries of a vault are stored in order."""
 _MAX_ROUNDS = 3
 _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
@@ -218,8 +218,9 @@ class Importer:
     def _send_absent(self, round_number: int) -> bool:
         """Send the readings that the last `_compare` did not find in the vault.
 
-        Return True if the service may have stored nothing of a chunk (see `_send`). `round_number`,
-        from 1, is a part of each Idempotency-Key, so that each round has other keys.
+        Return True if, for any of the chunks, the service may have stored nothing now (see
+        `_send`). `round_number`, from 1, is a part of each Idempotency-Key, so that each round has
+        other keys.
         """
         repeated, count, total = False, 0, self._plan.absent()
         chunks = Chunks(self._absent_rows())
@@ -248,8 +249,9 @@ class Importer:
         """Send a chunk, without the rows that the service refuses.
 
         While the chunk is too large for the service, put its second half back into `chunks`. Return
-        True if the service may have stored nothing: it knew the chunk's Idempotency-Key from an
-        earlier request, or did not say so. With `wait`, return only when the chunk is stored.
+        True if the service knew the chunk's Idempotency-Key from an earlier request, and stored
+        nothing now. Also return True for a 202, which does not tell whether the service knew the
+        key. With `wait`, return only when the chunk is stored.
         """
         path = f"{_PATH}&ack=stored" if wait else _PATH
         while rows := self._allowed(rows):

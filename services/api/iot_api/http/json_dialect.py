@@ -51,19 +51,20 @@ _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\
 """Where a piece of a body may end, so that no original is split (see `StandIns`): before a byte
 that is in no original, before an original, or before the first backslash of a run."""
 _NEAR = 16
-"""A number of bytes, larger than the longest original. `end_of_piece` searches 2 * `_NEAR` bytes
-for a place where the piece may end (`_BORDER`)."""
+"""A number of bytes, larger than the longest part that `StandIns` replaces. `end_of_piece` searches
+2 * `_NEAR` bytes for a place where the piece may end (`_BORDER`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
     """Replaces what the strict decoder refuses in a body, such as `NaN`, by valid JSON.
 
-    A replaced part is an *original*, its replacement a *stand-in*. A stand-in is the `prefix`, the
-    same for all originals, and the tail of its original (`_TAILS`). With the prefix `[7`, the
-    stand-in of `NaN` is `[7]`, and the stand-in of `Infinity` is `[7 ]`. The digits of the prefix
-    are chosen so that the body does not contain the prefix. A decoded string may contain the prefix
-    nevertheless, if the sender wrote it with an escape (`[\\u0037`).
+    A replaced part is an *original*, its replacement a *stand-in*. A stand-in consists of the
+    `prefix`, which is the same for all originals, and a tail that identifies the original
+    (`_TAILS`). With the prefix `[7`, the stand-in of `NaN` is `[7]`, and the stand-in of `Infinity`
+    is `[7 ]`. The digits of the prefix are chosen so that the body does not contain the prefix. A
+    decoded string may contain the prefix nevertheless, if the sender wrote it with an escape
+    (`[\\u0037`).
 
     The stand-in of `NaN` or `Infinity` is an array, so it can't join with its neighbours: `-NaN`
     and `NaN1` stay errors. Originals inside a string such as `"NaN"` are replaced, too. The string
@@ -176,7 +177,8 @@ def end_of_piece(body: bytes, start: int) -> int:
 
 
 def _sample(body: bytes) -> bytes:
-    """Return random parts of a body, in which originals are counted faster than in the whole body.
+    """Return random parts of a body. Counting the originals (see `StandIns`) in these parts takes
+    less time than in the whole body.
 
     The parts are random, so that a sender can't keep frequent originals out of them.
     """
@@ -205,7 +207,8 @@ class NotJsonError(ValueError):
         problem = "it ends too early" if problem == _TRUNCATED else problem
         super().__init__(problem if byte is None else f"{problem} (byte {byte})")
         self.strict = strict
-        """The body as the strict decoder received it: in UTF-8, with the stand-ins, if any."""
+        """The body as the strict decoder received it: in UTF-8, with the replacements of
+        `StandIns`, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,8 @@ class Decoded(Generic[Content]):
 
     content: Content
     strict: bytes
-    """The body as the strict decoder accepted it: in UTF-8, with the stand-ins, if any."""
+    """The body as the strict decoder accepted it: in UTF-8, with the replacements of `StandIns`, if
+    any."""
     stand_ins: StandIns | None = None
     """The stand-ins in `content` and `strict`, if any."""
 

@@ -214,8 +214,8 @@ def _client(peer: str, forwarded: str, trusted_proxies: int, token_name: str) ->
 def proven_vaults(environ: Mapping[str, Any], trusted_proxies: int) -> Proven | None:
     """Return the cache keys of the passwords that this connection's client has proven to know.
 
-    While the vaults of these passwords are open, the guess limit does not apply to them. So return
-    None for a request that came through a proxy. Many clients share the proxy's connection, and one
+    While the vaults of these passwords are open, the guess limit does not apply to them. Return
+    None for a request that came through a proxy: many clients share the proxy's connection, and one
     of them could guess the passwords of the others without a limit.
     """
     if trusted_proxies or not _PROXY_HEADERS.isdisjoint(environ):

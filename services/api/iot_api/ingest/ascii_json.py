@@ -31,8 +31,9 @@ not occur in `\\uXXXX`."""
 _SAMPLE_STEP = 16
 """`_rarest` counts characters in every 16th byte of a piece, not in the whole piece."""
 _SPARE_BYTES = bytes(range(0x80, 0x80 + len(_ESCAPES)))
-"""Bytes that do not occur in escaped text. `_escape` uses them for the characters of the piece that
-equal a stand-in, until it swaps the stand-ins back."""
+"""Bytes that do not occur in escaped text. A character of the piece may equal a stand-in (see
+`_escape`). `_escape` replaces such characters by these bytes, until it has swapped the stand-ins
+back."""
 
 
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
@@ -92,11 +93,12 @@ def _escape(piece: bytes) -> bytes:
 
 
 def _rarest(piece: bytes, number: int) -> bytes:
-    """Return `number` stand-ins: characters that the piece lacks, or else its rarest characters.
+    """Return `number` stand-ins for `_escape`: characters that the piece lacks, or else its rarest
+    characters.
 
     The fewer stand-ins the piece itself contains, the less time `_escape` takes. For example, if
-    `~` is the stand-in of the quote, the swap turns each `~` of the piece into a quote.
-    `json.dumps` escapes these quotes, and `_escape` must undo the escapes.
+    `~` is the stand-in of the quote, `_escape` swaps the two characters, so each `~` of the piece
+    becomes a quote. `json.dumps` escapes these quotes, and `_escape` must undo the escapes.
     """
     absent = bytes(islice((byte for byte in _STAND_INS if byte not in piece), number))
     if len(absent) == number:

@@ -34,7 +34,9 @@ have a former vault give 2**6 = 64 combinations."""
 class EarlierAttempt:
     """An accepted earlier attempt at a request.
 
-    At least one of its vaults is also a vault of the current attempt, and at least one is not.
+    If a password got a new vault after the earlier attempt, the two attempts have different vaults
+    for this password. At least one vault of the earlier attempt is also a vault of the current
+    attempt, and at least one is not.
     """
 
     entries: tuple[EntryName, ...]
@@ -42,7 +44,8 @@ class EarlierAttempt:
     vaults: frozenset[bytes]
     """The ids of the vaults that both attempts have. Their readings are acknowledged already."""
     count: int
-    """The number of readings that the current attempt has for `vaults`."""
+    """The number of readings for `vaults` in the current attempt, which equal those of the earlier
+    attempt."""
     name: str = ""
     """The key in Redis that remembers the attempt."""
 

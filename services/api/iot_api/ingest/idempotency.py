@@ -231,7 +231,7 @@ def _hash(key: IdempotencyKey, vault: OpenVault, batch: Batch) -> bytes:
     """Return an HMAC of the readings of one vault, under the vault's data key.
 
     The HMAC covers the Idempotency-Key, so the same readings under two Idempotency-Keys have
-    different fingerprints.
+    different HMACs.
     """
     columns = batch.readings
     times = [columns.relative, columns.interrogator]

@@ -259,7 +259,8 @@ class Intake:
 
         There are three cases:
 
-        - All vaults are open, and their passwords are proven. Then no limits are checked.
+        - All vaults are open, and all passwords are proven (see `accept`). Then no limits are
+          checked.
         - All vaults are open, and the client has used all of them before. Then the script that
           appends the readings checks the limits. This saves a round trip.
         - Otherwise, the limits are checked here. If the client has not used a vault before, the

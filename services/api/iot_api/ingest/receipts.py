@@ -22,8 +22,9 @@ shard is below 256. So no plain list begins with `_GROUPED`."""
 _GROUPED = 2
 """First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
-"""Head of a group of names: their session, how many they are minus one, and the bytes of each
-number. The shards of all names follow, one byte each, and then the numbers of all names."""
+"""Head of a group of names: their session, one less than the number of names, and the size of each
+entry number in bytes. The shards of all names follow, one byte each, and then the numbers of all
+names."""
 _MAX_GROUP = 256
 """Maximum number of names in a group. A session with more names gets several groups."""
 _MAX_LISTED = 64

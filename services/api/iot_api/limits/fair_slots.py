@@ -91,7 +91,7 @@ class _FairQueue:
         self._counts = [0 for _ in Priority]
         self._of_client: Counter[str] = Counter()
         self._behind: Counter[str] = Counter()
-        """Number of callers in the queue behind each untrusted proxy."""
+        """Number of waiting callers that connect through each untrusted proxy."""
         self._reserved: Counter[str] = Counter()
         """Number of reserved positions of each client. Waiting callers are not included."""
 

@@ -18,7 +18,8 @@ BODY_FACTOR = 2
 """Bytes of memory that a byte of a body takes while it is parsed and encrypted."""
 SLOW_SECONDS = 1.0
 SLOW_BYTES_PER_SECOND = 4 * 2**20
-"""A request that holds fewer bytes than this per second of its age is slow (`MemoryBudget`)."""
+"""A request is slow if its bytes, divided by its age in seconds, are fewer than this
+(`MemoryBudget`)."""
 
 CHARGE = "iot_api.charge"
 """Key in the WSGI environ: a function that charges the request for bytes. It raises

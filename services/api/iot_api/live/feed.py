@@ -37,9 +37,9 @@ class Feed(Watched):
     def is_due(self, drained: DrainedShards, now: float) -> bool:
         """Return whether to look for new readings now.
 
-        True if a shard was drained since the last check. There are two exceptions: the last check
-        read Postgres less than `POSTGRES_SECONDS` ago, or only other shards than the vault's own
-        were drained and the last check was less than `OTHER_SHARDS_SECONDS` ago.
+        True if a shard was drained since the last check. There are two exceptions. If the last
+        check read Postgres, wait `POSTGRES_SECONDS` after it. If the vault's own shard was not
+        drained, wait `OTHER_SHARDS_SECONDS` after the last check.
         """
         moved = self.moved(drained)
         age = now - self.checked_at
@@ -50,8 +50,9 @@ class Feed(Watched):
     def deliver(self, rows: LiveRows, before: LivePosition, listeners: list[Listener]) -> None:
         """Offer `rows`, the readings behind the position `before`, to `listeners` as events.
 
-        Each event is encoded once for all listeners. Only a listener that joined behind `before`
-        gets events of its own, without the readings that it already has.
+        Each event is encoded once for all listeners. Only a listener that joined the feed at a
+        later position than `before` gets events of its own, without the readings that it already
+        has.
         """
         level = [each for each in listeners if before.includes(each.joined_at)]
         vault_id = self.vault.vault_id.bytes
@@ -73,10 +74,10 @@ class Joined:
     listener: Listener
     feed: Feed
     until: LivePosition
-    """The feed offers the readings behind this position. The caller reads the earlier readings."""
+    """The caller reads the readings up to this position. The feed offers all later readings."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
-        """Return the position that a heartbeat gives to the client.
+        """Return the position to send with the event `heartbeat`.
 
         `position` is the position behind the last sent event. Return it unchanged if an event waits
         for the client. Otherwise the client has every reading up to `Feed.offered`, so return

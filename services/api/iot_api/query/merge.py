@@ -23,7 +23,8 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""Rows of at least this size that follow all buffered readings stay columns (`MergeBuffer`)."""
+"""If the rows of a segment that come after all buffered readings have at least this size in bytes
+together, they are not buffered as readings, but kept as columns (`MergeBuffer`)."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300
@@ -79,7 +80,7 @@ class Run(list[Reading]):
     """A batch of readings. All texts but one have up to `RUN_CHARACTERS` characters in total.
 
     The one text may have any length. It is the last in ascending order, the first in descending
-    order. So the encoder need not measure the others.
+    order. So the encoder has to check the length of this text only.
     """
 
 
@@ -234,9 +235,9 @@ class MergeBuffer:
 
     - `_single` holds rows of the newest segment that follow all buffered readings, as columns: they
       need less memory. Most segments overlap others only at their ends or not at all.
-    - When the buffer is full, `_spill` drops the later half of the readings, and notes the key from
-      which each segment must be opened again. `_cut` is the first of these keys. Readings from
-      `_cut` on are not buffered until the merge reaches `_cut`.
+    - When the buffer is full, `_spill` drops the later half of the readings, and notes the position
+      from which each segment must be opened again. `_cut` is the first of these positions. Readings
+      from `_cut` on are not buffered until the merge reaches `_cut`.
     """
 
     def __init__(
@@ -263,7 +264,7 @@ class MergeBuffer:
         self._spilled: list[tuple[Position, int, _BufferedSegment]] = []
         """A heap by key. A segment that was spilled twice has two items; the older one is stale."""
         self._cut: Position | None = None
-        """Readings from this key on are dropped, until the merge has reached the key."""
+        """Readings from this position on are dropped, until the merge has reached the position."""
 
     def expect_duplicates(self) -> None:
         """Make `advance_to` look for duplicates: the next segment may repeat earlier readings."""
@@ -297,9 +298,10 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep the rows behind all buffered readings as columns, and buffer the others.
+        """Keep as columns the rows that come after all buffered readings, and buffer the other
+        rows.
 
-        If too few rows would be kept as columns, or the others do not fit into the buffer, do
+        If too few rows would be kept as columns, or the other rows do not fit into the buffer, do
         nothing and return False.
         """
         if not self._is_enough(rows):
@@ -342,7 +344,7 @@ class MergeBuffer:
         heappush(self._spilled, (key, id(buffered), buffered))
 
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
-        """Return the next key from which a segment must be opened again, and the segment.
+        """Return the next position from which a segment must be opened again, and the segment.
 
         Return None if no segment must be opened again for readings up to `begin`.
         """

@@ -319,8 +319,8 @@ class SegmentBatch(Sequence[Reading]):
         """`after` is the position behind which the next turn continues if this turn ends now.
 
         This batch and the earlier batches have all readings up to `after`, and maybe some readings
-        behind `after`. `UnorderedRead` remembers the ids of these batches, so that the next turn
-        does not yield their readings again.
+        behind `after`. `UnorderedRead` remembers the ids of all these readings, so that the next
+        turn does not yield them again.
         """
         self.rows = rows
         self.after = after

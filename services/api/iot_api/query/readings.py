@@ -367,7 +367,8 @@ def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Replace the limit of a page by the position of its last reading, which is found in `rest`.
+    """Return a page that ends at a position instead of after `limit` readings: at the last reading
+    of `rest`.
 
     If `rest` needs the slot for large segments and another read holds it, return `page` unchanged.
     """

@@ -29,8 +29,8 @@ CHUNK = 512
 """Number of readings encoded at a time. The output of so few readings stays in the CPU cache, so it
 is cheaper to send."""
 RUN_CHUNK = 2048
-"""Number of readings of a `Run` encoded at a time. All texts of a `Run` but one are short, so a
-piece may have more than `CHUNK` readings. A response then has fewer pieces, and each piece costs a
+"""Number of readings of a `Run` encoded at a time. It may exceed `CHUNK`, because the texts of a
+`Run` have a bounded size in total, except for one text. Larger pieces save time: each piece costs a
 send."""
 PIECE_CHARACTERS = 256 * 1024
 """Limit of the texts of all readings in one piece, in characters."""

@@ -36,7 +36,8 @@ take little memory. Each time the collected values are added, each window costs 
 saves time to add them less often."""
 
 _PENDING_BYTES = 32 * 2**20
-"""Limit of the texts whose values are collected, in bytes. A text counts once for each field."""
+"""Size in bytes of the `freeform` texts whose values are collected before they are aggregated. A
+text counts once for each requested field."""
 
 _FEW = 16
 """If there are at least this many readings per step on average, the readings of each step are

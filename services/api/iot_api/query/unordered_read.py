@@ -25,7 +25,7 @@ from .readings import IdRanges, Overlap, Selection, opener
 _ID_BYTES = 40
 """Approximate memory of a remembered id."""
 _KEPT = 64
-"""A turn remembers the ids of at least this many segments before it forgets the segments that no
+"""Minimum number of segments whose ids a turn remembers. With more, it forgets the segments that no
 later segment can overlap."""
 
 

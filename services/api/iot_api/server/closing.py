@@ -34,7 +34,7 @@ class Closable:
     body is incomplete: the receive of the body raises the error. The sending side is still open, so
     the client gets this error as the answer. Without this error, the answer would be 400 (the body
     is cut off), and the client might drop readings. None unless the server ends the receiving side
-    of a connection that waits for a request."""
+    while it waits for the rest of a request."""
     delay_ends: Event | None = None
     """Event that ends the wait of a delayed answer early. None before the first delayed answer."""
 

@@ -60,7 +60,8 @@ class Connection(Closable):
     send_began: float = 0.0
     piece_bytes: int = 0
     """Bytes of the current piece of the answer that were sent while the piece was blocked. A piece
-    is blocked from when the kernel takes no more bytes until the whole piece is sent."""
+    becomes blocked when the kernel accepts no more bytes, and stays blocked until it is sent
+    completely."""
     blocked_before: float = 0.0
     """Seconds for which the earlier pieces of the answer were blocked."""
     blocked_bytes: int = 0

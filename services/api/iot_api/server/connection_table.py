@@ -32,9 +32,9 @@ class _Group:
         """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        If the list is empty, make a new list, which takes time. If the previous list had fewer than
-        1/16 of the connections (`_SHARE`), make no new list for `_RANK_SECONDS` after the previous
-        one: until then, return None.
+        If the list is empty, make a new list. Because this takes time, there is an exception: if
+        the previous list had fewer than 1/16 of the connections (`_SHARE`), return None until
+        `_RANK_SECONDS` after the previous list was made.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
@@ -83,7 +83,7 @@ class ConnectionTable:
         return len(self._all)
 
     def __iter__(self) -> Iterator[Connection]:
-        """Iterate over all connections, including the reserve."""
+        """Iterate over all connections, including those in the reserve (see the class)."""
         return iter(list(self._all))
 
     def export(self) -> None:
@@ -95,7 +95,8 @@ class ConnectionTable:
         metrics.gauge("iot_http_connections").set(len(self._all))
 
     def add(self, connection: Connection) -> None:
-        """Add a new connection. If there are too many, close another one, or use the reserve."""
+        """Add a new connection. If there are too many, close a silent one; if none is silent, put
+        the new connection into the reserve (see the class)."""
         self._all[connection] = None
         if self._makes_room(connection.network):
             self._open.connections[connection] = None
@@ -143,7 +144,7 @@ class ConnectionTable:
         """Return the sort key of a connection: the connection with the lowest key is closed first.
 
         The key is the phase, then the number of connections from the client's network (largest
-        first), then the time at which the silence began (oldest first).
+        first), then the time since which the connection is silent (oldest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since

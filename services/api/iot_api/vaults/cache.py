@@ -72,7 +72,8 @@ class VaultCache:
 
         The time is `ANNOUNCED_SECONDS` after the start of the last read. A change is carried out no
         earlier than `ANNOUNCED_SECONDS` after its announcement. So the last read returned all
-        changes that are carried out before this time. `inf`: nothing was read yet."""
+        changes that are carried out before this time. `inf` until the first read of the announced
+        changes."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None
@@ -86,9 +87,9 @@ class VaultCache:
         """Return the open vault of a cache key if a PUT may append readings for it immediately.
 
         Return None if the vault is not open, if its record is due to be read again, or if Redis may
-        lack the record. Also return None if this process last read the announced changes at least
-        `ANNOUNCED_SECONDS` ago. If the result is None, the caller calls `Vaults.open_vault` or
-        `Vaults.find_or_create`.
+        lack the record. Also return None if this process has not read the announced changes of
+        vaults (`PasswordChanges`) for `ANNOUNCED_SECONDS`. If the result is None, the caller calls
+        `Vaults.open_vault` or `Vaults.find_or_create`.
         """
         cached = self._vaults.get(key)
         if cached is None or not cached.in_redis:

@@ -106,7 +106,7 @@ class Vaults:
     def open_vault(self, password: bytes, client: Client) -> OpenVault | None:
         """Return the vault of a password for writing.
 
-        Return None, and open nothing, if the vault is not open.
+        Return None if the vault is not open in this process: this method opens no vault.
 
         Raises:
             RedisError: Redis is away.

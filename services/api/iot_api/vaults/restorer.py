@@ -21,8 +21,8 @@ from .cache import VaultCache
 PAUSE_SECONDS = 1.0
 """Shortest time between two calls of `VaultRestorer.check`."""
 IDLE_SECONDS = 2.0
-"""If no request asks for a check within this time, the thread calls `VaultRestorer.check`
-nevertheless: writers may hold entries of vaults that no request uses."""
+"""If no request asks for a check within this time, the restorer's thread calls
+`VaultRestorer.check` nevertheless: writers may hold entries of vaults that no request uses."""
 SCAN_SECONDS = 10.0
 """Shortest time between two scans of all records in Redis for the vaults of held entries."""
 KEEP_SECONDS = 60.0
@@ -83,8 +83,8 @@ class VaultRestorer:
 
         The record to use is the one that Postgres has for the vault. If Postgres has none, it is
         the one that Postgres has for the lookup of `record`. If Postgres has neither, store
-        `record` in Postgres and return it. While a store is away, return `record`; the thread
-        compares `record` with Postgres later.
+        `record` in Postgres and return it. While a store is away, return `record`; the restorer's
+        thread compares `record` with Postgres later.
 
         Raises:
             PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost
@@ -161,9 +161,9 @@ class VaultRestorer:
     def master_keys_in_use(self) -> Counter[int]:
         """Return, for each master key id, the number of open vaults whose record is under the key.
 
-        Also make the thread compare the records under old master keys with Postgres soon. If a
-        rewrap has replaced a record in Postgres, the open vault gets the new record. So an old key
-        goes out of use within seconds of a rewrap.
+        Also make the restorer's thread compare the records under old master keys with Postgres
+        soon. If a rewrap has replaced a record in Postgres, the open vault gets the new record. So
+        an old key goes out of use within seconds of a rewrap.
         """
         records, primary = self.cache.records(), self._keyring().primary_id
         old = [record for record in records if record.master_key_id != primary]

@@ -70,7 +70,7 @@ class ScryptQueue:
         """Wait for a turn, in which the `with` block may compute one scrypt.
 
         `key` is the password's cache key. `reservation` is cancelled before the request waits;
-        otherwise the request would count twice. If this cancels a reservation, the wait may take
+        otherwise the request would count twice. A request that had a reservation may wait for
         `ADMITTED_SECONDS` instead of `seconds`.
 
         Raises:

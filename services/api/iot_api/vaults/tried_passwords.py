@@ -12,8 +12,9 @@ from iot_models.errors import TooManyRequestsError
 MAX_FOUND = 20_000
 """Maximum number of remembered pairs (client, password with a vault), about 400 bytes each."""
 MAX_FOUND_OF_SENDER = 5_000
-"""Maximum number of these pairs for one sender (`Client.sender`). So a sender that invents clients
-or creates many vaults displaces only a part of the others' pairs."""
+"""Maximum number of remembered pairs (client, password with a vault) for one sender
+(`Client.sender`). So a sender that invents clients or creates many vaults displaces only a part of
+the others' pairs."""
 
 _Pair = tuple[str, bytes]
 

@@ -75,7 +75,7 @@ class VaultEraser:
             if found is None:
                 raise NotFoundError(
                     "db_password: no vault has this password; if an earlier request to erase the "
-                    "vault got no answer, the vault is erased",
+                    "vault got no answer, it has erased the vault",
                     field="db_password",
                 )
             if self._try(found.record, password, client):

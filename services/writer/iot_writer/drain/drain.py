@@ -60,7 +60,8 @@ HOT_WINDOW_PAUSE_SECONDS = 10.0
 wait several seconds for a timeout of this Redis, and the backlog would grow meanwhile."""
 MANY_MISSING = 1000
 """If the ledger lacks more entry numbers of a session than this, the writer asks the API for new
-sessions. Each drain reads and writes all missing numbers of a session, so many make it slow."""
+sessions. Each drain reads and writes all missing numbers of a session, so a session with many makes
+drains slow."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 

@@ -147,7 +147,7 @@ def test_an_existing_secret_is_not_changed(name: str, kube: KubeApi, run: Run) -
         assert ("plant", "f-probe") not in kube.objects
         for other in ("f-token-values", "f-probe"):
             reason = "the API would refuse its new tokens, because Secret f-tokens exists"
-            assert f"Secret {other}: not created, because {reason}" in said.out
+            assert f"Secret {other}: not created: {reason}" in said.out
         assert "`iot-sensor tokens create`" in said.out
     else:
         stands = {key: value for key, value in contents[name].items() if key != "note"}

@@ -23,8 +23,7 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""If the rows of a segment that come after all buffered readings have at least this size in bytes
-together, they are not buffered as readings, but kept as columns (`MergeBuffer`)."""
+"""Rows behind all buffered readings stay columns if they take this many bytes (`MergeBuffer`)."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300
@@ -298,8 +297,7 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep as columns the rows that come after all buffered readings, and buffer the other
-        rows.
+        """Keep as columns the rows behind all buffered readings, and buffer the others.
 
         If too few rows would be kept as columns, or the other rows do not fit into the buffer, do
         nothing and return False.

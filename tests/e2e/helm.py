@@ -59,6 +59,7 @@ def previous_chart(options: Options, scratch: Path) -> Chart:
         return current_chart(options)
     if given.is_file():
         # `tarfile` would need the argument `filter` in Python 3.12, which Python 3.11.2 lacks.
+        scratch.mkdir(parents=True, exist_ok=True)
         extract = ["tar", "-x", "-f", str(given), "-C", str(scratch)]
         subprocess.run(extract, check=True)
         given = scratch / "iot-sensor"

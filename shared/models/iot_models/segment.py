@@ -8,9 +8,8 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
 
 The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in the
 order above. Ids are not stored, because each is `ID_STRIDE` more than the last, and times are
-run-length encoded. `SORTED`: like `ARRIVAL`, but the order of receipt differs, and one more column
-has each reading's position in that order. `MERGED`, `MERGED_ALONE`: ids and times are two more
-columns.
+run-length encoded. `SORTED`: like `ARRIVAL`, but one more column has each reading's position in the
+order of receipt. `MERGED`, `MERGED_ALONE`: ids and times are two more columns.
 
 `segment_encoding.py` writes what this file reads. Entries use the same compression.
 

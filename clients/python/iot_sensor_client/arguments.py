@@ -8,6 +8,7 @@ from typing import TypeVar
 from .retry import RetryPolicy
 
 T = TypeVar("T")
+_YEAR = 366 * 86_400
 
 
 def checked_text(name: str, value: str) -> str:
@@ -40,6 +41,19 @@ def checked_timeout(name: str, seconds: float | None) -> float | None:
     number = float(seconds)
     if not 0 < number <= threading.TIMEOUT_MAX:
         raise ValueError(f"{name} must be a number of seconds greater than 0, not {number:g}")
+    return number
+
+
+def checked_duration(name: str, seconds: float) -> float:
+    """Return `seconds`.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: `seconds` is less than 0, not finite, or longer than a year.
+    """
+    number = float(checked(name, seconds, Real, "a number"))
+    if not 0 <= number <= _YEAR:
+        raise ValueError(f"{name} must be a number of seconds from 0 to {_YEAR}, not {number:g}")
     return number
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+from .arguments import checked
 from .client import Client
 
 Row = dict[str, Any]
@@ -43,7 +44,8 @@ class AsyncClient:
 
         To end the iterator, cancel the task that uses it, or set the event given as `stop`.
         """
-        stop = options.setdefault("stop", threading.Event())
+        given = options.get("stop") or threading.Event()
+        stop = options["stop"] = checked("stop", given, threading.Event, "a threading.Event")
         try:
             async for row in _in_threads(self._client.follow(**options)):
                 yield row

@@ -323,6 +323,7 @@ class Client:
             stop: ends the iterator when it is set.
 
         Raises:
+            TypeError, ValueError: an argument is invalid.
             The errors of `read`, if the service refuses the request, or if it is unavailable at the
             beginning. During a later outage, the iterator waits, and logs the reason. After an
             error, a new call of `follow` leaves out the readings stored in between.

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from .arguments import checked, checked_duration
 from .errors import RetryableError
 from .readings import PAGE_SIZE, read_page
 
@@ -37,9 +38,9 @@ class Follower:
         self, client: "Client", interval: float, overlap: float, stop: threading.Event
     ) -> None:
         self._client = client
-        self._interval = interval
-        self._overlap = timedelta(seconds=overlap)
-        self._stop = stop
+        self._interval = checked_duration("interval", interval)
+        self._overlap = timedelta(seconds=checked_duration("overlap", overlap))
+        self._stop = checked("stop", stop, threading.Event, "a threading.Event")
         self._seen: dict[int, datetime] = {}
         """Time of receipt by id, for all readings that a later poll may return again."""
         self._newest = datetime.min.replace(tzinfo=UTC)

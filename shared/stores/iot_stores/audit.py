@@ -24,7 +24,7 @@ from iot_models.errors import DecryptionError, UnavailableError
 from .postgres import Connection
 
 FORMAT, RESEALED_FORMAT = 1, 2
-UNREADABLE = "(this entry can't be decrypted)"
+UNREADABLE = "(this record can't be decrypted)"
 _HEADER = struct.Struct(">BI")
 _FIRST_NONCE = slice(_HEADER.size, _HEADER.size + NONCE_BYTES)
 _CONTEXT = b"iot-sensor audit"

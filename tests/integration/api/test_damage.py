@@ -152,5 +152,5 @@ def test_a_changed_audit_line_is_marked(
         "UPDATE audit_log SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1) WHERE id = 1"
     )
     lines = api.ask("GET", "/api/audit").get_json()["data"]
-    assert [line["log"] for line in lines] == ["(this entry can't be decrypted)", "second"]
+    assert [line["log"] for line in lines] == ["(this record can't be decrypted)", "second"]
     assert all(set(line) == {"id", "absolute_timestamp", "log"} for line in lines)

@@ -85,7 +85,7 @@ def test_export_prints_every_record(writer: Writer, capsys: pytest.CaptureFixtur
     assert told.err.startswith("1 records can't be decrypted")
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["log"] for line in lines] == [
-        "event 0", "(this entry can't be decrypted)", "event 0",
+        "event 0", "(this record can't be decrypted)", "event 0",
     ]  # fmt: skip
     assert [(line["id"], line["sequence"]) for line in lines] == [(1, 1), (2, 2), (3, None)]
     assert len(lines[0]["link"]) == 74

@@ -1,5 +1,6 @@
 """Wrong arguments fail at the call, with an error that names them."""
 
+import asyncio
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iot_sensor_client import Client, Outbox
+from iot_sensor_client import AsyncClient, Client, Outbox
 from unit.client.conftest import Server
 
 URL = "http://127.0.0.1:9"
@@ -38,6 +39,30 @@ def test_a_timeout_that_a_socket_can_t_have(name: str, seconds: float) -> None:
     message = f"^{name} must be a number of seconds greater than 0, not "
     with pytest.raises(ValueError, match=message):
         Client(URL, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"interval": "1"}, TypeError, "interval must be a number, not str"),
+        ({"interval": -1}, ValueError, "interval must be a number of seconds from 0 to "),
+        ({"overlap": None}, TypeError, "overlap must be a number, not NoneType"),
+        ({"overlap": math.inf}, ValueError, "overlap must be a number of seconds from 0 to "),
+        ({"stop": "soon"}, TypeError, "stop must be a threading.Event, not str"),
+    ],
+)
+def test_a_follow_that_can_t_begin(
+    arguments: dict[str, Any], error: type[Exception], message: str, server: Server
+) -> None:
+    async def follow() -> None:
+        with Client(server.url) as client:
+            await anext(AsyncClient(client).follow(**arguments))
+
+    with pytest.raises(error, match=f"^{message}"):
+        asyncio.run(follow())
+    with Client(server.url) as client, pytest.raises(error, match=f"^{message}"):
+        next(client.follow(**arguments))
+    assert server.received == []
 
 
 @pytest.mark.parametrize("url", ["http://a b/", "http://[::1", "http://host:99999", "host:80"])

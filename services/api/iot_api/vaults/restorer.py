@@ -96,7 +96,7 @@ class VaultRestorer:
                 return self._restore(record)
             except (RedisError, *POSTGRES_UNAVAILABLE) as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
-                report(_log, "a vault is not compared with Postgres now", error)
+                report(_log, "a vault could not be compared with Postgres", error)
         self.watch(record)
         return record
 

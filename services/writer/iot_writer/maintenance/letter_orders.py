@@ -74,7 +74,7 @@ class LetterOrders:
             try:
                 self._carry_out(connect(), letter_id, order)
             except UnavailableError as error:
-                report(_log, "a dead letter is not replayed or dropped now", error)
+                report(_log, "a dead letter could not be replayed or dropped", error)
             else:
                 self._orders.remove(letter_id)
 

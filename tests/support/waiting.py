@@ -9,21 +9,25 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOAD = Path("/proc/loadavg")
+_MIN_PAUSE, _MAX_PAUSE = 0.02, 0.25
 
 
 def wait_until(condition: Callable[[], T], *, seconds: float = 120, what: str = "condition") -> T:
     """Return the first true value of `condition`. Fail the test after a timeout.
 
     The timeout ends tests that hang. It is long, so that no test fails because the machine is busy.
+    The longer the wait, the longer the pauses between two calls of `condition`: a call may take as
+    much CPU time as a request.
     """
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"{what} did not come true in {seconds} s (last: {value!r})")
-        time.sleep(0.02)
+        time.sleep(min(_MAX_PAUSE, max(_MIN_PAUSE, waited / 8)))
 
 
 def stretched(seconds: float) -> float:

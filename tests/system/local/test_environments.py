@@ -56,7 +56,7 @@ def run_at(data_dir: str, environment: Mapping[str, str], cwd: Path) -> str:
             f"VENV={Path(sys.prefix)}",
         ],
         cwd=cwd,
-        env={**kept, **environment},
+        env={**kept, "IOT_SCRYPT_LOG2_N": "10", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

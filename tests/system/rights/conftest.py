@@ -38,10 +38,10 @@ def rights_environment(keyring_file: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def database(empty_database: Database, rights_environment: dict[str, str]) -> Database:
+def database(empty_database: Database) -> Database:
     """A database with the roles and the schema."""
     empty_database.create_roles()
-    empty_database.migrate(rights_environment)
+    empty_database.migrate()
     return empty_database
 
 

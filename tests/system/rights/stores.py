@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from iot_tools.local.child import Child, Program
 from iot_tools.local.ports import free_port
 from iot_tools.local.redis_server import find_redis
+from iot_writer.schema import migrate
 from support.redis_programs import other_programs
 from support.waiting import wait_until
 
@@ -108,11 +109,9 @@ class Database:
         with psycopg.connect(self.admin_url) as connection:
             connection.execute(re.sub(r"^--.*$", "", text, flags=re.MULTILINE).encode())
 
-    def migrate(self, environment: Mapping[str, str]) -> None:
+    def migrate(self) -> None:
         """Migrate the database, as the Job of the chart does before each release."""
-        command(
-            {**environment, "IOT_POSTGRES_URL": self.url("iot_migration")}, "migrate", "--grant"
-        )
+        migrate(self.url("iot_migration"), grant=True)
 
 
 def command(environment: Mapping[str, str], *arguments: str) -> str:

@@ -227,9 +227,7 @@ def test_every_table_has_grants(database: Database) -> None:
         assert f" {table}" in grants, table
 
 
-def test_an_installation_of_one_role_is_handed_over(
-    empty_database: Database, rights_environment: dict[str, str]
-) -> None:
+def test_an_installation_of_one_role_is_handed_over(empty_database: Database) -> None:
     """postgres-roles.sql hands over tables and partitions, too. A second run changes nothing."""
     with empty_database.connect("postgres") as admin:
         admin.execute("CREATE ROLE iot_sensor LOGIN")
@@ -244,12 +242,12 @@ def test_an_installation_of_one_role_is_handed_over(
                 )
             empty_database.create_roles()
             admin.execute("REASSIGN OWNED BY iot_sensor TO iot_migration")
-            empty_database.migrate(rights_environment)
+            empty_database.migrate()
             owners = _owners(empty_database)
             assert owners["segments"] == owners["segments_old"] == "iot_writer"
             assert owners["vaults"] == owners["audit_log"] == "iot_migration"
             empty_database.create_roles()
-            empty_database.migrate(rights_environment)
+            empty_database.migrate()
             assert _owners(empty_database) == owners
             with empty_database.connect("iot_writer") as writer:
                 writer.execute("DROP TABLE segments_old")

@@ -122,13 +122,11 @@ def older_roles(empty_database: Database) -> Iterator[Database]:
         yield empty_database
 
 
-def test_roles_of_an_earlier_version_work(
-    older_roles: Database, rights_environment: dict[str, str]
-) -> None:
+def test_roles_of_an_earlier_version_work(older_roles: Database) -> None:
     """The next run of postgres-roles.sql and the migration after it hand the functions over."""
     owner = "SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE proname = 'erase_segments'"
     with older_roles.connect("postgres") as admin:
-        older_roles.migrate(rights_environment)
+        older_roles.migrate()
         assert admin.execute(owner).fetchone() == ("iot_writer",)
         with older_roles.connect("iot_writer") as writer:
             for alteration in ALTERATIONS:
@@ -136,7 +134,7 @@ def test_roles_of_an_earlier_version_work(
         with older_roles.connect("iot_api") as api:
             api.execute(ERASE.encode())
         older_roles.create_roles()
-        older_roles.migrate(rights_environment)
+        older_roles.migrate()
         assert admin.execute(owner).fetchone() == ("iot_eraser",)
         settings = admin.execute(
             "SELECT prosecdef, proconfig FROM pg_proc "
@@ -145,15 +143,13 @@ def test_roles_of_an_earlier_version_work(
         assert settings == [(True, ["search_path=public, pg_temp"])] * 2
 
 
-def test_the_role_alone_is_enough(
-    older_roles: Database, rights_environment: dict[str, str]
-) -> None:
+def test_the_role_alone_is_enough(older_roles: Database) -> None:
     """As after postgres-roles.sql in another database of the server, or after the two statements of
     docs/runbooks.md."""
     with older_roles.connect("postgres") as admin:
         admin.execute("CREATE ROLE iot_eraser NOLOGIN")
         admin.execute("GRANT iot_eraser TO iot_migration")
-    older_roles.migrate(rights_environment)
+    older_roles.migrate()
     with older_roles.connect("iot_api") as api:
         for statement in (ERASE, REPLACE):
             api.execute(statement.encode())

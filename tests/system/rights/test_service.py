@@ -129,7 +129,7 @@ def test_the_service_works_with_separate_users(
     check_indexes(writer, monkeypatch)
     check_dead_letters(rights_stack, redis_users, writer)
     check_audit(database, api)
-    database.migrate(rights_environment)
+    database.migrate()
 
 
 def check_held(

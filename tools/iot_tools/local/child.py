@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import launch
 
+_MIN_PAUSE, _MAX_PAUSE = 0.01, 0.1
 _GROUP_SECONDS = 1.0
 """Seconds that the other processes of a process group have to end after SIGTERM."""
 
@@ -237,11 +238,19 @@ def _signal_group(group: int, signal_number: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.01) -> bool:
-    """Wait until a condition is true, for `seconds` at most. Return whether it became true."""
-    deadline = time.monotonic() + seconds
+def wait_until(
+    condition: Callable[[], bool], seconds: float, interval: float | None = None
+) -> bool:
+    """Wait until a condition is true, for `seconds` at most. Return whether it became true.
+
+    `interval` is the pause between two calls of `condition`, in seconds. By default, the pause
+    grows with the time waited: a call may be a request to a service that is starting.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= seconds:
             return False
-        time.sleep(interval)
+        pause = min(_MAX_PAUSE, max(_MIN_PAUSE, waited / 16))
+        time.sleep(pause if interval is None else interval)
     return True

@@ -78,7 +78,7 @@ class ReadingColumns:
     """Times of receipt in Unix milliseconds, if they were imported. None: readings get the time at
     which the backlog received them."""
     has_all_texts: bool = field(default=False, repr=False, compare=False)
-    """True if the texts in the column were counted, and there is one for each reading."""
+    """True if the `freeform` texts were counted, and there is one for each reading."""
 
     def __len__(self) -> int:
         return len(self.relative)

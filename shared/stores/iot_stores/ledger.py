@@ -148,9 +148,9 @@ class SessionNumbers:
     def mark_missing(self, number: int) -> bool:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
-        Held entries must be marked in this way. Otherwise, a held entry could count as stored: when
-        a later entry is stored, `mark_stored` notes at most `MAX_MISSING` numbers before it as
-        missing.
+        Held entries must be marked in this way. When a later entry is stored, `mark_stored` notes
+        at most `MAX_MISSING` numbers before it as missing, and counts all lower numbers as stored.
+        The number of a held entry without a mark could be one of these.
         """
         if number > self.high:
             self.mark_stored(number)

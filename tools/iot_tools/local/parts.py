@@ -75,7 +75,7 @@ class Parts:
         """Return the settings of all processes.
 
         Raises:
-            SettingsError: a variable of the caller is invalid.
+            SettingsError: an environment variable is invalid.
         """
         return settings.load(self.environment())
 

@@ -265,7 +265,8 @@ def decode_entry(data: bytes) -> Entry:
 
 
 class EntryName(NamedTuple):
-    """The identity of a sealed entry. `number` counts the entries of the session for this shard."""
+    """The identity of a sealed entry. Its `number` counts the entries that the session has sealed
+    for the shard."""
 
     shard: int
     session: bytes

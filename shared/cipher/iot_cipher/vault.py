@@ -119,7 +119,7 @@ def scrypt_secret(
 def fast_secret(
     keyring: Keyring, password: bytes, log2_n: int, *, slow_key: PasswordKey | None = None
 ) -> PasswordSecret:
-    """Return the lookup and the inner key of a password for vaults of format 1.
+    """Return the lookup of a password for vaults of format 1, and a function for its inner key.
 
     This call costs no scrypt; each call of the result's `inner_key` costs one. `slow_key` computes
     the scrypt; default: `password_key`.

@@ -33,5 +33,6 @@ FIGURES: Mapping[str, str] = {
 """PromQL expressions for the figures in the answer of `GET /api/status`. A key is the figure's path
 in the answer. `[]` stands for each item of a list.
 
-Rates in the answer are means over the last 15 to 30 seconds, not over a minute.
+The expressions show means over a minute; the rates in the answer are means over the last 15 to 30
+seconds.
 """

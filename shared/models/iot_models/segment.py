@@ -194,7 +194,7 @@ class Texts(Sequence[str]):
         self._offsets = [start]
         """Offset of each run, and of the run that would follow the last one."""
         self._firsts = [0]
-        """Index of the first text of each run, and of the run that would follow the last one."""
+        """Index of the first text of each run, then the number of all texts."""
         while start <= len(content):
             end = content.find(SEPARATOR, start + RUN_CHARACTERS)
             end = len(content) if end < 0 else end
@@ -277,7 +277,7 @@ def _count_texts(content: bytes, begin: int, end: int) -> int:
 
 
 def split_texts(run: memoryview | bytes) -> list[str]:
-    """Return the texts of a run, which `SEPARATOR` separates."""
+    """Split a run of texts, which are joined by `SEPARATOR`."""
     return str(run, "ascii").split("\0")
 
 

@@ -131,7 +131,7 @@ class AppendScript:
     def send(self, group: list[_PendingRequest]) -> list[_Answer | Exception]:
         """Run the script once for a group of requests. Return the answer or error of each request.
 
-        An error in the result means that Redis refused a command of this request.
+        If an item of the result is an error, Redis refused a command for this request.
 
         Raises:
             RedisError: Redis refused the script, or is away. The script may have run.

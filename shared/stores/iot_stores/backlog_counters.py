@@ -29,8 +29,8 @@ class BacklogCounters:
     def recount(self) -> list[str]:
         """Recount all counters if one is damaged, or if their hash is missing or overwritten.
 
-        Return the names of the damaged counters. Without a valid hash, these are all counters that
-        are not 0 now, and the hash itself if it was overwritten.
+        Return the names of the damaged counters. If Redis has no valid hash of counters, these are
+        all counters that are not 0 after the recount, and the hash itself if it was overwritten.
 
         Raises:
             RedisError: Redis can't serve; the recount happened completely or not at all.

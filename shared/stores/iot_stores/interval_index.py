@@ -32,11 +32,11 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """Return a lower bound, for each class of length, of the start of a segment that contains
-    `position`.
+    """For each class of length, return a position before which no segment of this class that
+    contains `position` starts.
 
     The result is three lists with one item for each class: the numbers of the classes, and the
-    times and the ids of the bounds.
+    times and the ids of the returned positions.
     """
     here = (position[0] << _ID_BITS) + position[1]
     begins = [here - 2**bits for bits in _STEPS]

@@ -118,8 +118,8 @@ class Offset:
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
     received_max: int
-    """Latest time of receipt among the stored readings of the shard, and among the readings that
-    all shards stored before the last change of `IOT_SHARDS`. In Unix milliseconds."""
+    """Latest time of receipt among the stored readings of the shard, and of any shard before the
+    last change of `IOT_SHARDS`. In Unix milliseconds."""
     next_id: int
     """Id of the next reading."""
 
@@ -149,8 +149,8 @@ class SessionNumbers:
         """Mark an entry as not stored. Return False, and change nothing, if it was stored already.
 
         Held entries must be marked in this way. When a later entry is stored, `mark_stored` notes
-        at most `MAX_MISSING` numbers before it as missing, and counts all lower numbers as stored.
-        The number of a held entry without a mark could be one of these.
+        at most `MAX_MISSING` numbers before it as missing, and counts all lower numbers as stored,
+        even the number of a held entry without a mark.
         """
         if number > self.high:
             self.mark_stored(number)

@@ -69,8 +69,9 @@ class PasswordChanges:
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
         """Announce a change of password again, after it was made.
 
-        A failover of Redis may have lost the first announcement. If an earlier change has hidden
-        the records under the new lookup (`hide_records`), they are no longer hidden.
+        A failover of Redis may have lost the first announcement. Also end the hiding of records
+        under the new lookup (`hide_records`): an earlier change away from the same password may
+        have hidden them.
 
         Raises:
             RedisError: Redis can't serve.

@@ -69,7 +69,8 @@ _ERR = re.compile(
     r"(ERR )?(Error running script \(call to \w+\): )?(@user_script: ?\d+: )*"
     r"(EXECABORT Transaction discarded because of: )?-?"
 )
-"""Text before the code word: Redis 6.2 wraps errors of commands that a script calls."""
+"""Text that may stand before the code word of an error message (such as `OOM`), if a script has
+called the refused command."""
 # Redis repeats arguments of unknown commands: they may hold readings or passwords.
 _DATA = re.compile(r",? with args beginning with.*", re.DOTALL)
 _PIPELINE = " of pipeline caused error: "

@@ -66,7 +66,8 @@ class FoundSize:
 
     segments: int
     readings: int
-    """Number of readings in these segments, including known readings."""
+    """Number of readings in the found segments, including readings that the caller knows
+    already."""
     bytes: int
     received_min: int
     received_max: int

@@ -71,7 +71,7 @@ class Removal:
     held: Sequence[HeldEntry] = ()
     """Removed entries that move to the held entries (`held_entries`)."""
     is_uncovered: bool = False
-    """Whether `seconds/<n>` must read Postgres for times of receipt before this removal.
+    """Whether reads of `seconds/<n>` that begin before the time of this removal must use Postgres.
 
     True if the hot window may lack readings of the removed entries. Also true if a vault of these
     entries belongs to another shard now, because `IOT_SHARDS` was changed: reads of this vault rely

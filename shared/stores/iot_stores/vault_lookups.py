@@ -53,11 +53,10 @@ class LookupPolicy:
     costs: tuple[int, ...]
     """scrypt costs (log2 of N) of the lookups of format 2, rising. New vaults get the last cost."""
     old_version_gone: bool = False
-    """Whether the schema is older than `SETTLE_SECONDS`: schema 0004, or 0003 if 0004 was not made
-    yet.
+    """Whether the database has had schema 0003 or 0004 for more than `SETTLE_SECONDS`.
 
-    If new vaults have format 2, processes of version 0.1 have ended by then, so vaults of format 1
-    may get a new lookup."""
+    If new vaults have format 2, all processes of version 0.1 have ended within this time, so vaults
+    of format 1 may get a new lookup."""
 
     @property
     def creates_fast_lookups(self) -> bool:

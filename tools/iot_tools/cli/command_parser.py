@@ -80,7 +80,7 @@ class _Subcommands(_Base):
     """Adds subcommands.
 
     In the list of commands, each subcommand has a line that describes it. The help of the
-    subcommand shows the same text as its description.
+    subcommand begins with the same line.
     """
 
     def add_parser(self, name: str, **options: Any) -> CommandParser:

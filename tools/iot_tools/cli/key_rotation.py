@@ -181,8 +181,8 @@ class KeyRotation:
     def loading_problems(self, *key_ids: KeyId) -> list[str]:
         """Return a sentence for each problem that a process has with these keys.
 
-        The process has not loaded a key, has loaded a different key under the same id, or does not
-        report its keys.
+        A problem is that the process has not loaded a key, has loaded another key under the same
+        id, or does not report its keys.
         """
         ours = fingerprints(self.keyring())
         reports = self._reports()

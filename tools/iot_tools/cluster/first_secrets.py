@@ -34,7 +34,7 @@ class FirstSecret:
     remedy: str = ""
     """What to do if an existing Secret is invalid: appended to the error message."""
     derived: bool = False
-    """Whether an existing Secret is updated to the content that `make` returns."""
+    """Whether the content of an existing Secret is replaced by the result of the field `make`."""
 
 
 def keyring(name: str, key: str = KEYRING) -> FirstSecret:

@@ -53,7 +53,8 @@ class SecretRequest:
     redis: tuple[str, str] | None = None
     """The Secret with password and URL of the chart's Redis, and the host in this URL."""
     postgres: tuple[str, str] | None = None
-    """The Secret with password and URL of the chart's Postgres, and the host in this URL."""
+    """The Secret for the chart's own Postgres, and the host of this Postgres. The Secret has the
+    password and the URL."""
     required: Sequence[tuple[str, str]] = ()
     """Pairs: an existing Secret, and a field that this Secret must have."""
     ports: Sequence[tuple[tuple[str, str], frozenset[int]]] = ()

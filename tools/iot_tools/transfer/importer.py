@@ -139,7 +139,8 @@ class Importer:
         return self.report
 
     def _refuse_times(self) -> None:
-        """Count the absent readings whose time of receipt the service refuses. Import nothing.
+        """Of the readings that the service lacks, count those whose time of receipt it refuses.
+        Import nothing.
 
         To learn the limits of the service, send a made-up reading with a time of receipt that every
         service refuses.

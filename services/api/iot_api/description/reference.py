@@ -15,8 +15,8 @@ from .document import METHODS, Document, resolve
 
 _CODE = re.compile(r"`([^`]*)`")
 _DEPTH = 3
-"""Maximum number of dots in the name of a row, such as `data.freeform`. Members of deeper objects
-have no rows."""
+"""Maximum number of dots in a name in the tables of members, such as `data.freeform`. Members of
+deeper objects are left out."""
 
 
 class Operation(NamedTuple):

@@ -45,11 +45,11 @@ _TAILS = {
     rb"\ud": rb"u]\u0",
     rb"\uD": rb"U]\u0",
 }
-"""For each original: what follows the prefix in its stand-in (see `StandIns`)."""
+"""Maps each part of a body that `StandIns` replaces to the end of its replacement."""
 _SAMPLES, _SAMPLE = 16, 2048
 _BORDER = re.compile(rb"[^-InfityNa\\udD]|NaN|-Infinity|(?<!-)Infinity|(?<!\\)\\")
-"""Where a piece of a body may end, so that no original is split (see `StandIns`): before a byte
-that is in no original, before an original, or before the first backslash of a run."""
+"""Where a piece of a body may end, so that no part that `StandIns` replaces is split: before a byte
+that occurs in no such part, before such a part, or before the first backslash of a run."""
 _NEAR = 16
 """A number of bytes, larger than the longest part that `StandIns` replaces. `end_of_piece` searches
 2 * `_NEAR` bytes for a place where the piece may end (`_BORDER`)."""
@@ -73,8 +73,9 @@ class StandIns:
 
     prefix: bytes
     originals: tuple[bytes, ...]
-    """The originals in the order of replacement. The rarest come first, because the stand-ins of
-    frequent originals make the body long for later searches. `restore` uses the reverse order."""
+    """The originals in the order of replacement. The rarest come first: stand-ins are longer than
+    their originals, and a longer body makes the later searches slower. `restore` uses the reverse
+    order."""
     skips_pairs: bool
     """Whether `hide` must skip pairs of backslashes. A pair is an escaped backslash, so the text
     `\\\\ud800`, with two backslashes, is not the escape `\\ud800`."""
@@ -83,7 +84,7 @@ class StandIns:
     def for_body(cls, body: bytes) -> "StandIns | None":
         """Return the stand-ins for a body, with a prefix that the body does not contain.
 
-        Return None if the body contains no originals.
+        Return None if the body contains nothing to replace.
         """
         # A search for one byte costs a tenth of a search for several.
         first_bytes = [first for first in b"IN\\" if first in body]
@@ -160,8 +161,8 @@ class StandIns:
 def end_of_piece(body: bytes, start: int) -> int:
     """Return the end of the piece of about `_AT_ONCE` bytes that begins at `start`.
 
-    A piece never ends inside an original of `StandIns`, nor between the two backslashes of an
-    escaped backslash.
+    A piece never ends inside a part that `StandIns` replaces, such as `NaN`, nor between the two
+    backslashes of an escaped backslash.
     """
     end = start + _AT_ONCE
     found = _BORDER.search(body, end, end + 2 * _NEAR)

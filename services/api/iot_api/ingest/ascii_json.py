@@ -31,9 +31,8 @@ not occur in `\\uXXXX`."""
 _SAMPLE_STEP = 16
 """`_rarest` counts characters in every 16th byte of a piece, not in the whole piece."""
 _SPARE_BYTES = bytes(range(0x80, 0x80 + len(_ESCAPES)))
-"""Bytes that do not occur in escaped text. A character of the piece may equal a stand-in (see
-`_escape`). `_escape` replaces such characters by these bytes, until it has swapped the stand-ins
-back."""
+"""Bytes that do not occur in escaped text. Before `_escape` swaps the stand-ins back, it marks the
+piece's own characters that equal a stand-in with these bytes."""
 
 
 def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:

@@ -52,9 +52,9 @@ class PutOpenings:
     ) -> list[OpenVault]:
         """Open the vaults that are not open, one by one, and return all.
 
-        After `max_openings` openings, go on only while two conditions hold: the next vault is open,
-        and the client has used all remaining vaults before. Otherwise refuse the request. Without
-        the second condition, the answer would tell the client which vaults are open.
+        After `max_openings` openings, refuse the request if the next vault is not open, or if the
+        client has not used all remaining vaults before. Without the second reason, the answer would
+        tell the client which vaults are open.
         """
         vaults, opened, left = list[OpenVault](), 0, 0
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found

@@ -61,8 +61,9 @@ class Client:
     def group(self) -> str:
         """The name of the client's one group in fair queues, which serve the groups in turn.
 
-        The group is all clients behind the untrusted proxy; without one, all clients with the
-        token; without a token, the client alone.
+        If the request came through an untrusted proxy, the group is all clients behind this proxy.
+        Otherwise it is all clients with the request's token, or the client alone if the request has
+        no token.
         """
         return self.proxy or self.token or self.name
 

@@ -69,7 +69,7 @@ class Pace:
 
     @contextmanager
     def work(self, others_came: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """Wait until the rest after the previous piece is over. The block does the next piece.
+        """Wait until the pause after the previous piece is over. The block does the next piece.
 
         `others_came` returns whether other requests were served since the previous piece ended.
         """

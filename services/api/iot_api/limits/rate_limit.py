@@ -40,7 +40,8 @@ Headers = list[tuple[str, str]]
 @dataclass(slots=True)
 class _Counter:
     shared: int = 0
-    """The count of all processes in Redis after the last exchange."""
+    """Number of requests that all processes together have counted in Redis, as of the last
+    exchange."""
     own: int = 0
     """Requests that this process has counted since the last exchange."""
 

@@ -50,7 +50,8 @@ class Cursor:
     after: Position
     descending: bool = False
     until: Position | None = None
-    """The position at which the last page ends, if the first page fixed it."""
+    """The position at which the read ends, after its last page, if the first page has determined
+    this position."""
     received_low: int = 0
     """Earliest time of receipt, in Unix milliseconds; 0: not limited."""
 
@@ -102,7 +103,8 @@ class LargeSegmentBusyError(Exception):
 
 
 class NothingFoundError(Exception):
-    """A turn must end before it found a reading. The next turn begins behind `position`."""
+    """Raised if a turn must end, but has found no reading yet. The next turn begins behind
+    `position`."""
 
     def __init__(self, position: Position) -> None:
         super().__init__("nothing was found so far")

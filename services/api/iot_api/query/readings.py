@@ -50,8 +50,8 @@ MIN_BYTES = 4 * 2**20
 """Merge buffer that each read gets, even if many reads are under way."""
 
 MAX_RANGES = 2**16
-"""Maximum number of id ranges kept for each shard (1 MiB). With more, the half that is farther from
-the last added range is dropped."""
+"""Maximum number of ranges of known ids that are kept for each shard (1 MiB). With more, the half
+that is farther from the last added range is dropped."""
 LARGE_BYTES = 8 * 2**20
 """A segment with more content is large. A process decrypts only one large segment at a time."""
 
@@ -367,8 +367,7 @@ def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return a page that ends at a position instead of after `limit` readings: at the last reading
-    of `rest`.
+    """Return a page without a limit, which ends at the last reading of `rest`.
 
     If `rest` needs the slot for large segments and another read holds it, return `page` unchanged.
     """

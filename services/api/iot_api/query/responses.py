@@ -29,9 +29,8 @@ CHUNK = 512
 """Number of readings encoded at a time. The output of so few readings stays in the CPU cache, so it
 is cheaper to send."""
 RUN_CHUNK = 2048
-"""Number of readings of a `Run` encoded at a time. It may exceed `CHUNK`, because the texts of a
-`Run` have a bounded size in total, except for one text. Larger pieces save time: each piece costs a
-send."""
+"""Number of readings of a `Run` encoded at a time. It may exceed `CHUNK`: all texts of a `Run` but
+one have a bounded size in total. Larger pieces save time, because each piece costs a send."""
 PIECE_CHARACTERS = 256 * 1024
 """Limit of the texts of all readings in one piece, in characters."""
 CUT_CHARACTERS = 128 * 1024
@@ -183,7 +182,7 @@ class CsvForm(CuttingForm):
         return part.replace(_QUOTE, _QUOTES).encode("ascii")
 
     def end_text(self, reading: Reading) -> bytes:
-        """Encode the end of the text and of its line."""
+        """Encode the end of the reading's `freeform` text, and the end of the line."""
         del reading
         return b'"\r\n'
 

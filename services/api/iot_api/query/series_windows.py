@@ -40,15 +40,15 @@ _PENDING_BYTES = 32 * 2**20
 text counts once for each requested field."""
 
 _FEW = 16
-"""If there are at least this many readings per step on average, the readings of each step are
-collected together. With fewer readings per step, each reading is collected by itself."""
+"""If a window of `step` has at least this many readings on average, its readings are collected
+together. Otherwise, each reading is collected by itself."""
 
 Group = Any
 """The value of the group field if there is exactly one; otherwise a tuple of all group values."""
 Key = tuple[int, Group]
 """The number of the step (its start time divided by the length of a step), and the group."""
 Pending = defaultdict[int, defaultdict[Group, list[Any]]]
-"""The collected values of one field, by number of the step and by group."""
+"""The collected values of one field, by number of the window and by group."""
 
 
 class SeriesWindows:

@@ -25,8 +25,9 @@ from .readings import IdRanges, Overlap, Selection, opener
 _ID_BYTES = 40
 """Approximate memory of a remembered id."""
 _KEPT = 64
-"""Minimum number of segments whose ids a turn remembers. With more, it forgets the segments that no
-later segment can overlap."""
+"""A turn remembers the ids of the readings of its last segments. It never forgets a segment while
+it remembers fewer than this number. Beyond it, the turn forgets the segments that no later segment
+can overlap."""
 
 
 class SharedReadingError(Exception):

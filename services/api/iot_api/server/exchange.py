@@ -59,7 +59,8 @@ _HEAD = re.compile(
     rb"(?:[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
 )
 """Heads that llhttp may parse: RFC 9112 with the methods `_METHODS`, no underscore in header names.
-llhttp would also accept several spaces in the request line, HTTP/2.0 and empty lines before it."""
+llhttp would also accept HTTP/2.0, several spaces in the request line, and empty lines before the
+request line."""
 _ASTERISK = ("OPTIONS", "*")
 _SECURITY_LINES = {tls: security_lines(tls=tls, replaced=frozenset()) for tls in (False, True)}
 

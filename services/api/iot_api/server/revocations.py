@@ -120,7 +120,7 @@ def _is_signed_by(found: x509.CertificateRevocationList, issuer: x509.Certificat
 
 
 def _certificates(authorities: Path) -> Sequence[x509.Certificate]:
-    """Return the certificates in the file `authorities`. OpenSSL can load this file.
+    """Return the certificates in the file `authorities`, which OpenSSL has loaded before.
 
     Return [] if `cryptography` can't read the file, for example because a certificate has OpenSSL's
     trust settings.

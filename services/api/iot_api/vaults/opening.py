@@ -41,9 +41,9 @@ class VaultRequest:
     """The password's cache key (`VaultCache.key`)."""
     client: Client
     reservation: Reservation = NO_RESERVATION
-    """A position in the scrypt queue, reserved in case the request needs a scrypt. If it does, the
-    reservation is cancelled just before the request itself takes a position in the queue:
-    otherwise the request would count twice."""
+    """A place in the scrypt queue, reserved before it is known whether the request needs a scrypt.
+    If it does, the request joins the queue, and the reservation is cancelled just before: otherwise
+    the request would count twice."""
 
 
 class Vaults:
@@ -142,7 +142,7 @@ class Vaults:
             vault = self._writable(found)
             if vault is not None:
                 return vault
-        raise UnavailableError("the vault of this password is being replaced; try again")
+        raise UnavailableError("the vault of this password changes too often; try again")
 
     def searches(
         self, password: bytes, client: Client, *, is_proven: bool

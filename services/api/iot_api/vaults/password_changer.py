@@ -68,9 +68,9 @@ class PasswordChanger:
     def change(self, old: bytes, new: bytes, client: Client) -> None:
         """Change the password of a vault.
 
-        An unknown old password counts as a guess. A new password that no vault has also counts as a
-        guess, even if the change fails later: any answer but `ConflictError` tells the client that
-        no vault has the new password.
+        An unknown old password counts as a guess. If no vault has the new password, the request
+        counts as a guess, too, even if the change fails later: any answer but `ConflictError` tells
+        the client that no vault has the new password.
 
         Raises:
             InvalidRequestError: `old` and `new` are the same password.
@@ -143,7 +143,7 @@ class PasswordChanger:
     def _free_secret(
         self, vault: OpenVault, new: bytes, policy: LookupPolicy, client: Client
     ) -> PasswordSecret:
-        """Return the newest lookup of the new password, and its inner key.
+        """Return the lookup of the new password in the newest format, and its inner key.
 
         Raises:
             ConflictError: another vault has the new password.

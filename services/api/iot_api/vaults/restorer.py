@@ -24,7 +24,8 @@ IDLE_SECONDS = 2.0
 """If no request asks for a check within this time, the restorer's thread calls
 `VaultRestorer.check` nevertheless: writers may hold entries of vaults that no request uses."""
 SCAN_SECONDS = 10.0
-"""Shortest time between two scans of all records in Redis for the vaults of held entries."""
+"""Shortest time between two scans of all vault records in Redis, which search for the vaults of
+held entries."""
 KEEP_SECONDS = 60.0
 """While Postgres is away, the expiry of records in Redis is extended at this interval."""
 CLEAN_SECONDS = 10.0

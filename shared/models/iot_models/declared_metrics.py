@@ -65,9 +65,9 @@ METRICS = (
            ("reason",), initial_labels=("expired", "untrusted", "revoked", "no_list", "none")),
     Metric("iot_connections_closed_total", "counter", "api",
            "Connections that the API closed although the client had not ended them, by reason. "
-           "new, head, idle, body and sending name the phase in which the client was slow or "
-           "silent. room and memory: the API needed the connection or its memory for another "
-           "client. refused: all connections were busy.",
+           "reason=new, head, idle, body or sending: the phase in which the client was slow or "
+           "silent. reason=room or memory: the API needed the connection or its memory for another "
+           "client. reason=refused: all connections were busy.",
            ("reason",),
            initial_labels=("new", "head", "idle", "body", "sending", "room", "memory", "refused")),
     Metric("iot_readings_acknowledged_total", "counter", "api",
@@ -79,8 +79,8 @@ METRICS = (
     Metric("iot_vault_cache_misses_total", "counter", "api",
            "Searches for a vault that was not open in the process. Each costs a scrypt."),
     Metric("iot_vaults_opened_total", "counter", "api",
-           "Vaults that a process opened by a scrypt. how says whether the vault was found or "
-           "created.", ("how",),
+           "Vaults that a process opened by a scrypt. how=found: the vault existed. how=created: "
+           "the process created it.", ("how",),
            initial_labels=("found", "created")),
     Metric("iot_vaults_moved_total", "counter", "api",
            "Vaults whose record got a lookup of the current format and scrypt cost."),
@@ -139,8 +139,8 @@ METRICS = (
     Metric("iot_hot_window_seconds", "gauge", "api",
            "Seconds for which the hot window keeps segments (IOT_HOT_WINDOW_SECONDS)."),
     Metric("iot_hot_window_cover_seconds", "gauge", "api",
-           "For how many of the last seconds the hot window holds all readings of a shard; absent "
-           "for a shard that was never drained.", ("shard",)),
+           "The hot window holds all readings of a shard that were received within this many last "
+           "seconds. Absent for a shard that was never drained.", ("shard",)),
     Metric("iot_api_heartbeat_timestamp_seconds", "gauge", "api",
            "Unix time of the last heartbeat that a worker sent to Redis. With several workers, the "
            "earliest of these times.", of_processes="livemin"),

@@ -136,9 +136,9 @@ class Settings:
     )
     idempotency_max_requests: int = _setting(
         200_000,
-        "Maximum number of remembered requests with an Idempotency-Key. Each takes 250 bytes of "
-        "Redis. One client may have a quarter of this number. When either limit is reached, "
-        "requests with a new key are refused.",
+        "Maximum number of remembered requests with an Idempotency-Key. One client may have a "
+        "quarter of this number. When either limit is reached, requests with a new key are "
+        "refused. Each remembered request takes 250 bytes of Redis.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(
@@ -227,14 +227,14 @@ class Settings:
     )
     compaction_after_seconds: int = _setting(
         900,
-        "How long an API process orders no compaction after its start, in seconds. In this time, "
-        "processes of an earlier version, which can't read merged segments, may still run.",
+        "Seconds after its start in which an API process orders no compaction: processes of an "
+        "earlier version, which can't read merged segments, may still run.",
     )
     upgrade_after_seconds: int = _setting(
         900,
-        "How long after the migration of the database a writer completes the upgrade from version "
-        "0.1, in seconds. Until then, processes of version 0.1 may run. Afterwards they are not "
-        "ready, and vaults get the new lookup.",
+        "Seconds from the migration of the database until a writer completes the upgrade from "
+        "version 0.1. Until then, processes of version 0.1 may run. Afterwards they are not ready, "
+        "and vaults get the new lookup.",
     )
     vault_cache_size: int = _setting(
         50_000,
@@ -334,8 +334,8 @@ class Settings:
     )
     log_requests: int = _setting(
         0,
-        "1: log each request, and each segment that a writer stores, with the names of its "
-        "entries. 0: log only errors, refusals and slow requests, in limited number.",
+        "1: log each request, and each segment that a writer stores, with the names of the entries "
+        "that it was made from. 0: log only errors, refusals and slow requests, in limited number.",
         maximum=1,
     )
     log_slow_milliseconds: int = _setting(

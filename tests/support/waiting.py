@@ -9,15 +9,21 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOAD = Path("/proc/loadavg")
-_MIN_PAUSE, _MAX_PAUSE = 0.02, 0.25
+_MIN_PAUSE = 0.02
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 120, what: str = "condition") -> T:
+def wait_until(
+    condition: Callable[[], T],
+    *,
+    seconds: float = 120,
+    what: str = "condition",
+    max_pause: float = 0.25,
+) -> T:
     """Return the first true value of `condition`. Fail the test after a timeout.
 
     The timeout ends tests that hang. It is long, so that no test fails because the machine is busy.
-    The longer the wait, the longer the pauses between two calls of `condition`: a call may take as
-    much CPU time as a request.
+    The longer the wait, the longer the pauses between two calls of `condition`, up to `max_pause`:
+    a call may take as much CPU time as a request.
     """
     began = time.monotonic()
     while True:
@@ -27,7 +33,7 @@ def wait_until(condition: Callable[[], T], *, seconds: float = 120, what: str = 
         waited = time.monotonic() - began
         if waited > seconds:
             raise AssertionError(f"{what} did not come true in {seconds} s (last: {value!r})")
-        time.sleep(min(_MAX_PAUSE, max(_MIN_PAUSE, waited / 8)))
+        time.sleep(min(max_pause, max(_MIN_PAUSE, waited / 8)))
 
 
 def stretched(seconds: float) -> float:

@@ -51,13 +51,13 @@ class Scene:
         self.sender.send(self.random.choice(PASSWORDS), self.random.randint(1, 40))
 
     def arrive_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Send requests until a condition is true."""
+        """Send up to 50 requests a second until a condition is true."""
 
         def once() -> bool:
             self.arrive()
             return condition()
 
-        wait_until(once, what=what)
+        wait_until(once, what=what, max_pause=0.02)
 
     def shard(self, password: bytes) -> int:
         """Return the shard of a password."""

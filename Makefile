@@ -18,6 +18,9 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
+# The parts of these that need the most CPU time, a fifth of it: only `make test-all` runs them.
+LONG_TESTS := $(addprefix tests/integration/,docs growth rotation transfer \
+	$(addsuffix .py,$(addprefix api/test_,client_certificates pages) $(addprefix compaction/test_,exactly_once reads)))
 # Tests that only compute: `make test-all` runs them beside the others, on CPU time that the others leave.
 BACKGROUND_TESTS := tests/unit tests/chart tests/k8s $(addprefix tests/system/test_,platforms.py supply.py)
 BACKGROUND := PYTHONPATH=tests $(BIN)/python -m support.background $(BIN)/pytest --numprocesses $(CORES)
@@ -140,9 +143,9 @@ run: $(VENV)/.run ## Run the service on this machine: PORT=5000 DATA_DIR=.local 
 test: STARTED := $(shell date +%s)
 test: $(VENV)/.dev $(VENV)/.chart ## Run the quick tests: unit, integration, chart (T=path: only these)
 	@status=0; $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --durations 10 \
-		$(if $(T),$(T),$(QUICK_TESTS) --chart-values few) || status=1; \
+		$(if $(T),$(T),$(QUICK_TESTS) $(addprefix --ignore ,$(LONG_TESTS)) --chart-values few) || status=1; \
 	echo "make test took $$(($$(date +%s) - $(STARTED))) s."; \
-	$(if $(T),,echo "make test-all adds tests/system, tests/k8s and all sets of values of tests/chart: 6 minutes more.";) \
+	$(if $(T),,echo "make test-all adds tests/system, tests/k8s, long tests of tests/integration, and all sets of values of tests/chart.";) \
 	exit $$status
 
 .PHONY: test-all

@@ -30,6 +30,17 @@ def test_the_few_sets_of_values_are_in_the_matrix() -> None:
     assert set(FEW) < set(MATRIX)
 
 
+@pytest.mark.parametrize(
+    "variable", ["LONG_TESTS", "TIMED_TESTS", "PAGE_TESTS", "BACKGROUND_TESTS"]
+)
+def test_files_and_folders_of_the_makefile_exist(variable: str) -> None:
+    """pytest says nothing about an ignored path that does not exist."""
+    command = ["make", "--silent", "--eval", f"show: ; @echo $({variable})", "show"]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert shown.split()
+    assert [path for path in shown.split() if not (ROOT / path).exists()] == []
+
+
 def test_make_lets_python_write_bytecode() -> None:
     """Without bytecode, every process takes twice as long to start."""
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "tests"}

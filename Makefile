@@ -18,9 +18,10 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
-# The parts of these that need the most CPU time, a fifth of it: only `make test-all` runs them.
-LONG_TESTS := $(addprefix tests/integration/,docs growth rotation transfer \
-	$(addsuffix .py,$(addprefix api/test_,client_certificates pages) $(addprefix compaction/test_,exactly_once reads)))
+# The parts of these that need the most CPU time, a fourth of it: only `make test-all` runs them.
+LONG_TESTS := $(addprefix tests/integration/,client docs growth rotation transfer $(addsuffix .py, \
+	$(addprefix api/test_,client_certificates opening_limits pages paused_reads series) \
+	$(addprefix compaction/test_,exactly_once reads) writer/test_shards_changed))
 # Tests that only compute: `make test-all` runs them beside the others, on CPU time that the others leave.
 BACKGROUND_TESTS := tests/unit tests/chart tests/k8s $(addprefix tests/system/test_,platforms.py supply.py)
 BACKGROUND := PYTHONPATH=tests $(BIN)/python -m support.background $(BIN)/pytest --numprocesses $(CORES)

@@ -60,6 +60,19 @@ def _pair(signed: x509.Certificate, private: ec.EllipticCurvePrivateKey) -> Pair
     )
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
     """A certificate authority that issues certificates to clients or servers."""
 
@@ -76,6 +89,11 @@ class Authority:
             .not_valid_before(now - dt.timedelta(days=400))
             .not_valid_after(now + dt.timedelta(days=400))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_SIGNS, critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._private.public_key()),
+                critical=False,
+            )
             .sign(self._private, SHA256())
         )
         self.certificate = signed.public_bytes(serialization.Encoding.PEM)
@@ -110,6 +128,10 @@ class Authority:
         known: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         if address:
             known.append(x509.IPAddress(ipaddress.ip_address(address)))
+            # A server's certificate. Clients with Python 3.13 refuse it without this extension. The
+            # API takes clients' certificates without it: OpenSSL 3.0 does not add it by default.
+            key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._private.public_key())
+            builder = builder.add_extension(key, critical=False)
         if known:
             builder = builder.add_extension(x509.SubjectAlternativeName(known), critical=False)
         return _pair(builder.sign(self._private, SHA256()), private)

@@ -172,9 +172,8 @@ def test_a_client_certificate(server: Server, tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     ensure_certificate(certificate, key)
     authority = Authority()
-    context = ssl.create_default_context(
-        ssl.Purpose.CLIENT_AUTH, cadata=authority.certificate.decode()
-    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_verify_locations(cadata=authority.certificate.decode())
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
     server.http.socket = context.wrap_socket(server.http.socket, server_side=True)

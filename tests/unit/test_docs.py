@@ -50,6 +50,14 @@ def test_paths_in_documents_exist(document: str) -> None:
     assert [name for name in names if not (ROOT / name).exists()] == []
 
 
+def test_diagrams_have_no_semicolons() -> None:
+    """In Mermaid, a semicolon ends the statement, as a line break does."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    diagrams = re.findall(r"```mermaid\n(.*?)```", text, re.DOTALL)
+    assert len(diagrams) >= 2
+    assert [line for each in diagrams for line in each.splitlines() if ";" in line] == []
+
+
 def test_the_security_document_names_tests_that_exist() -> None:
     text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
     section = text.partition("## Who can read what")[2].partition("\n## ")[0]

@@ -31,7 +31,8 @@ class RefusalPace:
         self._trusted_proxies = trusted_proxies
         self._clock = clock
         self._due: dict[str, float] = {}
-        """For each address, the time at which the next answer with an error is due."""
+        """For each address, the time at which its bucket will be empty, if no more errors
+        follow."""
 
     def hold_back(self, environ: dict[str, Any], status: int) -> None:
         """If `status` is 4xx, count the answer for its client. Delay it if the client got many."""

@@ -119,11 +119,11 @@ class ServedCertificate:
 def _context(config: Any) -> ssl.SSLContext:
     """Return gunicorn's TLS context, for TLS 1.2 or later, with OP_IGNORE_UNEXPECTED_EOF.
 
-    It accepts the same client certificates with every version of Python.
-
     `Connection.receive_no_more` ends the receiving side of a connection. Without
     OP_IGNORE_UNEXPECTED_EOF, OpenSSL 3 would take that end for an error of the client, and send an
     alert to the client.
+
+    The context accepts the same client certificates with every version of Python.
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)

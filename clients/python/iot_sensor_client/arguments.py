@@ -57,6 +57,11 @@ def checked_duration(name: str, seconds: float) -> float:
     return number
 
 
+def checked_stop(stop: threading.Event | None) -> threading.Event:
+    """Return `stop`, or a new event without it. Raises `TypeError` if it is not an event."""
+    return checked("stop", stop or threading.Event(), threading.Event, "a threading.Event")
+
+
 def checked(name: str, value: T, kind: type, description: str) -> T:
     """Return `value`. Raises `TypeError` if it is not an instance of `kind`.
 

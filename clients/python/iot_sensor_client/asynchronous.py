@@ -1,12 +1,11 @@
 """The client in asyncio. Requests run in threads, so that the event loop never waits for them."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from .arguments import checked
+from .arguments import checked_stop
 from .client import Client
 
 Row = dict[str, Any]
@@ -44,8 +43,7 @@ class AsyncClient:
 
         To end the iterator, cancel the task that uses it, or set the event given as `stop`.
         """
-        given = options.get("stop") or threading.Event()
-        stop = options["stop"] = checked("stop", given, threading.Event, "a threading.Event")
+        stop = options["stop"] = checked_stop(options.get("stop"))
         try:
             async for row in _in_threads(self._client.follow(**options)):
                 yield row

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .arguments import checked_retry, checked_text, checked_token
+from .arguments import checked_retry, checked_stop, checked_text, checked_token
 from .batches import MAX_READINGS, batch_body, compressed, encode_readings, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
@@ -328,7 +328,7 @@ class Client:
             beginning. During a later outage, the iterator waits, and logs the reason. After an
             error, a new call of `follow` leaves out the readings stored in between.
         """
-        polling = Follower(self, interval, overlap, stop or threading.Event())
+        polling = Follower(self, interval, overlap, checked_stop(stop))
         for rows in LiveFollower(self, polling, interval, self._retry, stop).run():
             yield from rows
 

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from .arguments import checked, checked_duration
+from .arguments import checked_duration
 from .errors import RetryableError
 from .readings import PAGE_SIZE, read_page
 
@@ -40,7 +40,7 @@ class Follower:
         self._client = client
         self._interval = checked_duration("interval", interval)
         self._overlap = timedelta(seconds=checked_duration("overlap", overlap))
-        self._stop = checked("stop", stop, threading.Event, "a threading.Event")
+        self._stop = stop
         self._seen: dict[int, datetime] = {}
         """Time of receipt by id, for all readings that a later poll may return again."""
         self._newest = datetime.min.replace(tzinfo=UTC)

@@ -19,9 +19,9 @@ TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
 # The parts of these that need the most CPU time, a fourth of it: only `make test-all` runs them.
-LONG_TESTS := $(addprefix tests/integration/,client docs growth rotation transfer $(addsuffix .py, \
-	$(addprefix api/test_,client_certificates opening_limits pages paused_reads series) \
-	$(addprefix compaction/test_,exactly_once reads) writer/test_shards_changed))
+LONG_TESTS := $(addprefix tests/integration/,client docs growth rotation transfer \
+	api/test_client_certificates.py api/test_opening_limits.py api/test_pages.py api/test_paused_reads.py api/test_series.py \
+	compaction/test_exactly_once.py compaction/test_reads.py writer/test_shards_changed.py)
 # Tests that only compute: `make test-all` runs them beside the others, on CPU time that the others leave.
 BACKGROUND_TESTS := tests/unit tests/chart tests/k8s $(addprefix tests/system/test_,platforms.py supply.py)
 BACKGROUND := PYTHONPATH=tests $(BIN)/python -m support.background $(BIN)/pytest --numprocesses $(CORES)

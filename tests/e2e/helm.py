@@ -12,6 +12,7 @@ from chart.release import COMPONENT, Object
 from chart.rendering import CHART, objects
 from e2e.bodies import Image
 from e2e.options import Options
+from support.archives import unpack
 from support.helm import find
 
 _SPARE = 120
@@ -58,10 +59,7 @@ def previous_chart(options: Options, scratch: Path) -> Chart:
     if given is None:
         return current_chart(options)
     if given.is_file():
-        # `tarfile` would need the argument `filter` in Python 3.12, which Python 3.11.2 lacks.
-        scratch.mkdir(parents=True, exist_ok=True)
-        extract = ["tar", "-x", "-f", str(given), "-C", str(scratch)]
-        subprocess.run(extract, check=True)
+        unpack(given, scratch)
         given = scratch / "iot-sensor"
     tag = options.previous_tag
     return Chart(given, options.previous_values, _images(options.registry, tag))

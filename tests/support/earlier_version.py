@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from .archives import unpack
+
 VERSION_0_1 = "11edcc82b87dacd4d99f583ccca6e997c74f1522"
 
 ROOT = Path(__file__).parents[2]
@@ -32,17 +34,16 @@ class EarlierVersion:
             MissingCommitError: git can't read the commit; the message says why.
         """
         self._directory = directory
-        command = ["git", "-C", str(ROOT), "archive", "--format=tar", commit, *MEMBERS]
+        archive = directory / "sources.tar"
+        command = ["git", "-C", str(ROOT), "archive", "--output", str(archive), commit, *MEMBERS]
         try:
-            archive = subprocess.run(command, check=True, capture_output=True).stdout
+            subprocess.run(command, check=True, capture_output=True)
         except FileNotFoundError:
             raise MissingCommitError("git is not installed") from None
         except subprocess.CalledProcessError as error:
             reason = error.stderr.decode(errors="replace").strip()
             raise MissingCommitError(f"commit {commit} is not available: {reason}") from None
-        # `tarfile` would need the argument `filter` in Python 3.12, which Python 3.11.2 lacks.
-        extract = ["tar", "-x", "-C", str(directory)]
-        subprocess.run(extract, input=archive, check=True)
+        unpack(archive, directory)
 
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return an environment in which Python imports this version instead of the installed one.

@@ -30,25 +30,28 @@ def test_the_few_sets_of_values_are_in_the_matrix() -> None:
     assert set(FEW) < set(MATRIX)
 
 
+def shown_by_make(command: str, environment: dict[str, str]) -> str:
+    """Return the output of a command in a recipe of the Makefile."""
+    arguments = ["make", "--silent", "--eval", f"show: ; @{command}", "show"]
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
 @pytest.mark.parametrize(
     "variable", ["LONG_TESTS", "TIMED_TESTS", "PAGE_TESTS", "BACKGROUND_TESTS"]
 )
 def test_files_and_folders_of_the_makefile_exist(variable: str) -> None:
     """pytest says nothing about an ignored path that does not exist."""
-    command = ["make", "--silent", "--eval", f"show: ; @echo $({variable})", "show"]
-    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert shown.split()
-    assert [path for path in shown.split() if not (ROOT / path).exists()] == []
+    paths = shown_by_make(f"echo $({variable})", dict(os.environ)).split()
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_make_lets_python_write_bytecode() -> None:
     """Without bytecode, every process takes twice as long to start."""
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "tests"}
-    command = ["make", "--silent", "--eval", "show: ; @env", "show"]
-    shown = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
-    )
-    names = {line.partition("=")[0] for line in shown.stdout.splitlines()}
+    names = {line.partition("=")[0] for line in shown_by_make("env", environment).splitlines()}
     assert "PYTHONPATH" in names
     assert "PYTHONDONTWRITEBYTECODE" not in names
 

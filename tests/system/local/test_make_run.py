@@ -144,10 +144,8 @@ def start_run(tmp_path: Path) -> Iterator[StartRun]:
     """A function that starts `make run`, with one data directory by default."""
     runs: list[MakeRun] = []
 
-    def start(
-        data_dir: Path = tmp_path / "data", *, quick: bool = True, **variables: object
-    ) -> MakeRun:
-        runs.append(MakeRun(data_dir, quick=quick, **variables))
+    def start(data_dir: Path = tmp_path / "data", **options: Any) -> MakeRun:
+        runs.append(MakeRun(data_dir, **options))
         return runs[-1]
 
     yield start

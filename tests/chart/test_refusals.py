@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chart.matrix import OWN, ValuesSet, merged
+from chart.matrix import OWN, ValuesSet, merged, secrets
 from chart.rendering import RefusedError, linted, template
 from chart.schemas import NEWEST
 
@@ -99,6 +99,25 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
             }
         },
         "set postgres.api.existingSecret or postgres.existingSecret as well.",
+    ),
+    "an empty key of a component's Secret": (
+        {
+            "redis": {
+                "hotWindow": {
+                    "existingSecretKey": "",
+                    "api": {"existingSecret": "h", "existingSecretKey": "url"},
+                    "writer": {"existingSecret": "h"},
+                }
+            }
+        },
+        "redis.hotWindow.writer.existingSecret names a Secret, but its key is empty: set",
+    ),
+    "a canary slower than its alert": (
+        {
+            "canary": {"enabled": True, "everySeconds": 601},
+            "metrics": {"rules": {"enabled": True}},
+        },
+        "set canary.everySeconds to 600 or less, or metrics.rules.alerts.IotCanarySilent.enabled",
     ),
     "a Postgres for one component only": (
         {"postgres": {"existingSecret": "", "api": {"existingSecret": "pg-api"}}},
@@ -382,6 +401,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"api": {"page": None}}, "/api", "missing property 'page'"),
     ({"retention": {"days": None}}, "/retention", "missing property 'days'"),
     ({"migrations": {"enabled": None}}, "/migrations", "missing property 'enabled'"),
+    ({"redis": {"api": None, "writer": None}}, "/redis", "missing properties 'api', 'writer'"),
     ({"keys": {"rotation": {"schedule": None}}}, "/keys/rotation", "missing property 'schedule'"),
     (
         {"metrics": {"rules": {"alerts": {"IotSlow": {"for": None}}}}},
@@ -408,6 +428,21 @@ def test_empty_values_are_refused_with_instructions() -> None:
 def test_contradicting_values_are_refused_with_a_sentence(name: str) -> None:
     values, sentence = SENTENCES[name]
     assert sentence in refusal(dict(OWN), values)
+
+
+def test_the_secrets_of_the_components_may_share_a_key() -> None:
+    values: dict[str, Any] = {
+        "redis": {"existingSecretKey": "REDIS_URL", **secrets("redis", "api", "writer")},
+        "postgres": {
+            "existingSecretKey": "DATABASE_URL",
+            **secrets("postgres", "api", "writer", "migration"),
+        },
+    }
+    text = template(ValuesSet(values), "--kube-version", NEWEST)
+    assert 'name: "postgres-migration"' in text
+    assert {'key: "REDIS_URL"', 'key: "DATABASE_URL"'} <= {
+        line.strip(" -") for line in text.split("\n")
+    }
 
 
 @pytest.mark.parametrize(("values", "where", "said"), MISTAKES, ids=str)

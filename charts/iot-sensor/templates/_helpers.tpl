@@ -138,19 +138,12 @@ imagePullSecrets:
 {{- .Values.probe.existingSecret | default (printf "%s-probe" (include "iot-sensor.fullname" .)) -}}
 {{- end -}}
 
-{{- define "iot-sensor.redisSecret" -}}
-{{- .Values.redis.existingSecret | default (printf "%s-redis" (include "iot-sensor.fullname" .)) -}}
-{{- end -}}
-
-{{- define "iot-sensor.postgresSecret" -}}
-{{- .Values.postgres.existingSecret | default (printf "%s-postgres" (include "iot-sensor.fullname" .)) -}}
-{{- end -}}
-
-{{- define "iot-sensor.redisHost" -}}
+{{/* Names of the internal stores: of the Service, the StatefulSet and the Secret. */}}
+{{- define "iot-sensor.redisName" -}}
 {{ include "iot-sensor.fullname" . }}-redis
 {{- end -}}
 
-{{- define "iot-sensor.postgresHost" -}}
+{{- define "iot-sensor.postgresName" -}}
 {{ include "iot-sensor.fullname" . }}-postgres
 {{- end -}}
 
@@ -167,7 +160,7 @@ Argument: context, store (redis, hotWindow, postgres), component (api, writer, m
 {{- if $secret -}}
 {{- printf "%s:%s" $secret $key -}}
 {{- else if and (ne .store "hotWindow") $block.internal.enabled -}}
-{{- printf "%s:%s" (include (printf "iot-sensor.%sSecret" .store) .context) $key -}}
+{{- printf "%s:%s" (include (printf "iot-sensor.%sName" .store) .context) $key -}}
 {{- end -}}
 {{- end -}}
 

@@ -112,8 +112,17 @@ the group may read only if root owns it, as in a volume. */}}
 {{- end }}
 {{- end -}}
 
-{{- define "iot-sensor.probeTlsArguments" -}}
+{{/* Arguments of `helm test` and of the canary: the API's URL, and the files of its password, token and TLS. */}}
+{{- define "iot-sensor.probeArguments" -}}
 {{- $tls := .Values.api.tls -}}
+- --url
+- {{ include "iot-sensor.apiUrl" . | quote }}
+- --password-file
+- /etc/iot-sensor/probe/password
+{{- if .Values.auth.enabled }}
+- --token-file
+- /etc/iot-sensor/probe/token
+{{- end }}
 {{- if and $tls.existingSecret $tls.existingSecretCaKey }}
 - --ca-file
 - /etc/iot-sensor/probe/api-ca.crt

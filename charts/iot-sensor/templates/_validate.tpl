@@ -67,6 +67,9 @@
 {{- if and $own.existingSecretKey (not $own.existingSecret) (not $block.existingSecret) -}}
 {{- fail (printf "\n\n%s.%s.existingSecretKey is set without a Secret: set %s.%s.existingSecret or %s.existingSecret as well." $name $component $name $component $name) -}}
 {{- end -}}
+{{- if and $own.existingSecret (not $own.existingSecretKey) (not $block.existingSecretKey) -}}
+{{- fail (printf "\n\n%s.%s.existingSecret names a Secret, but its key is empty: set %s.%s.existingSecretKey or %s.existingSecretKey to a key of that Secret." $name $component $name $component $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -74,7 +77,13 @@
 {{- $name := first . -}}
 {{- $block := index . 1 -}}
 {{- $field := index . 2 -}}
-{{- if and (not $block.existingSecret) (ne (get $block $field) (last .)) -}}
+{{- $named := $block.existingSecret -}}
+{{- if has $name (list "redis" "postgres") -}}
+{{- range $component := list "api" "writer" "migration" "rotation" -}}
+{{- $named = or $named (get $block $component | default dict).existingSecret -}}
+{{- end -}}
+{{- end -}}
+{{- if and (not $named) (ne (get $block $field) (last .)) -}}
 {{- fail (printf "\n\n%s.%s is set without a Secret: set %s.existingSecret as well." $name $field $name) -}}
 {{- end -}}
 {{- end -}}
@@ -146,6 +155,11 @@
 {{- end -}}
 {{- if and $service.sessionAffinityConfig (ne $service.sessionAffinity "ClientIP") -}}
 {{- fail "\n\napi.service.sessionAffinityConfig is set without affinity: set api.service.sessionAffinity to ClientIP as well." -}}
+{{- end -}}
+
+{{- $silent := $values.metrics.rules.alerts.IotCanarySilent | default dict -}}
+{{- if and $values.canary.enabled $values.metrics.rules.enabled $silent.enabled (gt (int $values.canary.everySeconds) 600) -}}
+{{- fail (printf "\n\nThe canary would send a reading every %d seconds, and the alert IotCanarySilent fires after 15 minutes without one: set canary.everySeconds to 600 or less, or metrics.rules.alerts.IotCanarySilent.enabled=false." (int $values.canary.everySeconds)) -}}
 {{- end -}}
 
 {{- if lt (int $values.api.terminationGracePeriodSeconds) (add 30 (int $values.api.preStopSleepSeconds) 1 | int) -}}

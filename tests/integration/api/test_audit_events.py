@@ -294,6 +294,14 @@ def test_a_streamed_read_is_recorded_before_its_first_and_its_last_byte(
     assert _read(audited).status_code == 503
 
 
+def test_a_read_whose_last_piece_is_too_long_for_one_piece_has_one_record(
+    audited: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "WHOLE_BYTES", len(_read(audited).data) - 1)
+    assert len(_read(audited).get_json()["data"]) == 3
+    assert [(each["event"], each["readings"]) for each in _reads(audited)] == [("read", 3)] * 2
+
+
 @pytest.fixture
 def streamed(audited: Guarded, monkeypatch: pytest.MonkeyPatch) -> TestResponse:
     """The response to a read, one reading a piece. No piece is requested yet."""
@@ -312,8 +320,10 @@ def test_a_streamed_read_without_its_second_record_is_not_completed(
     pieces = streamed.iter_encoded()
     next(pieces)
     postgres.execute("DROP FUNCTION record_audit_event")
+    before = sample("iot_audit_unrecorded_total")
     with pytest.raises(Exception, match="IOT_AUDIT_READS"):
         list(pieces)
+    assert sample("iot_audit_unrecorded_total") == before + 1
 
 
 def test_a_streamed_read_that_the_client_ends_is_recorded_with_its_count(

@@ -51,19 +51,20 @@ class ReadRecord:
         Call this before the last piece of the response is sent.
 
         Raises:
-            UnavailableError: the read can't be recorded, so the response must not be completed.
+            UnavailableError: the read can't be recorded. Then the caller must not complete the
+                response, and must call `abort`.
         """
         if self._begun:
-            self._begun = False
             self._record(AuditKind.READ_ENDED, readings=readings, complete=True)
+            self._begun = False
         else:
             self._record(AuditKind.READ, readings=readings)
 
     def abort(self, readings: int) -> None:
         """Record that a response was cut off after `readings` readings.
 
-        No effect unless `begin` was called, and `end` was not. If the record can't be written, this
-        is only counted and logged.
+        No effect unless `begin` has succeeded, and `end` has not. If the record can't be written,
+        this is only counted and logged.
         """
         if not self._begun:
             return

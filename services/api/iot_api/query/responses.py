@@ -281,6 +281,7 @@ class ReadingsStream:
             tail = self._tail()
             if self._record is not None:
                 self._record.end(self._sent)
+                self._record = None  # `answer` may still call `begin`, if only `tail` is too long
             yield tail
         finally:
             self._batch = []

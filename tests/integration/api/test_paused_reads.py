@@ -178,6 +178,28 @@ def test_a_response_can_be_paused_anywhere(past: Past, max_buffered: int, size: 
     assert paused == whole
 
 
+@pytest.mark.parametrize("page", [PAGES["asc"], PAGES["desc"]], ids=["asc", "desc"])
+@pytest.mark.parametrize("begin", [READS["all"], READS["last 300"]], ids=["all", "last 300"])
+def test_readings_may_be_stored_before_a_text_that_is_partly_sent(
+    past: Past, max_buffered: int, begin: Begin, page: Page
+) -> None:
+    del max_buffered
+    texts = {0: "short", 10: "x" * 300_000, 20: "short", 30: "x" * 300_000}
+    past.store(PASSWORD, [(noon(2), at, at, json.dumps(texts[at])) for at in texts], each=4)
+    readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
+    whole = b"".join(ReadingsStream(begin(readings, vault, page)).pieces())
+    stream = ReadingsStream(begin(readings, vault, page))
+    times = iter([31, 31, 11, 11] if page.descending else [9, 9, 29, 29])
+    paused = b""
+    for piece in stream.pieces():
+        paused += piece
+        if piece.endswith(b"x"):
+            stream.pause()
+            past.store(PASSWORD, [(noon(2), next(times), 0, '"new"')])
+    assert paused == whole
+    assert next(times, None) is None
+
+
 @pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_scan_without_results_takes_several_turns(

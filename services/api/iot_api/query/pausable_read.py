@@ -4,8 +4,8 @@ A client may stop reading in the middle of a response, and continue at any later
 produces its readings in turns. A turn holds a slot, a Postgres connection with its transaction, and
 the merge buffer. The turn ends when the client stops reading (`PausableRead.pause`), or after a
 time limit. The next turn opens a new transaction and continues behind the last sent reading, like
-the next page of a paged read. Readings that are stored between two turns appear if their position
-is still ahead. Every other reading appears exactly once.
+the next page of a paged read, or at the reading whose text is partly sent. Readings that are stored
+between two turns appear if their position is still ahead. Every other reading appears exactly once.
 """
 
 import logging
@@ -25,7 +25,7 @@ from iot_models.reading import Reading
 from iot_stores.history import PageRange
 from iot_stores.interval_index import Position
 
-from .merge import OpenSegment, Order, Rows, position
+from .merge import ASCENDING, DESCENDING, OpenSegment, Order, Rows, position
 
 FIRST_TURN_SECONDS = 3.0
 """Longest wait for a slot before the read has begun. A read has begun once it has produced a batch,
@@ -178,14 +178,15 @@ class PausableRead:
             return False
         return lasted > TURN_SECONDS or any(slots.waiting for slots in self._held)
 
-    def pause(self, used: int | None = None) -> None:
+    def pause(self, used: int | None = None, *, cut: bool = False) -> None:
         """End the turn. The next turn continues behind the last used reading. Idempotent.
 
-        `used` says how many readings of the last batch were used; None: all. Never raises: a read
-        that can't continue raises when the next batch is requested.
+        `used` says how many readings of the last batch were used; None: all. `cut`: the reading
+        behind them was used in part. Then the next turn begins with this reading. Never raises: a
+        read that can't continue raises when the next batch is requested.
         """
         try:
-            self._pause(len(self._batch) if used is None else used)
+            self._pause(len(self._batch) if used is None else used, cut=cut)
         except Exception:  # noqa: BLE001 - the worker can do nothing about it
             _log.exception("a read could not be paused cleanly")
 
@@ -245,14 +246,23 @@ class PausableRead:
             self._given += count
         self._batch = []
 
+    def _skip_to(self, reading: Reading) -> None:
+        """Let the next turn begin with `reading`, even if readings are stored before it."""
+        order = DESCENDING if self._page.descending else ASCENDING
+        before = order.just_before(order.key(reading))
+        # `_after` may be the position of `reading`: damaged segments may have one position twice.
+        self._after = max(self._after or before, before, key=order.key_of)
+
     def _advance_page(self) -> None:
         if self._after is not None:
             self._page = self._page.behind(self._after, self._given)
             self._after, self._given = None, 0
 
-    def _pause(self, used: int) -> None:
+    def _pause(self, used: int, *, cut: bool = False) -> None:
         batch = self._batch
         self._use(used)
+        if cut and batch:
+            self._skip_to(batch[used])
         self._advance_page()
         try:
             if self._producer is not None and self._fix_end is not None and batch:

@@ -257,7 +257,7 @@ class ReadingsStream:
         used, self._used = self._used, 0
         self._batch = []
         self.form.release()
-        self._read.pause(used)
+        self._read.pause(used, cut=self._cut_at > 0)
 
     def begin(self) -> None:
         """Record in the audit log that a response of several pieces begins.

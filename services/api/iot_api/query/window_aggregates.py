@@ -76,7 +76,8 @@ class _Stdev:
             mean = squares = math.nan
         total, apart = self.count + count, mean - self.mean
         self.mean += apart * count / total
-        self.squares += squares + apart * apart * self.count * count / total
+        # Not `apart * apart * ...`: in the first call it may be infinite, and infinity * 0 is NaN.
+        self.squares += squares + apart * (self.count * count / total) * apart
         self.count = total
 
     def result(self) -> float | None:

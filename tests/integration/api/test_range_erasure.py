@@ -304,6 +304,9 @@ def test_a_wrong_password_is_a_guess(make_api: MakeApi, writer: Writer) -> None:
         ("/api/iot/seconds/1", '{"data": {"db_password": "p"}}', "start"),
         ("/api/iot/1/2", '{"data": {}}', "data"),
         ("/api/iot/1/2", "", "data"),
+        ("/api/iot/1/2?from=1", '{"data": {"db_password": "p"}}', "from"),
+        ("/api/vault?to=1", '{"data": {"db_password": "p"}}', "to"),
+        ("/api/dead-letters/1-0?limit=1", "", "limit"),
     ],
 )
 def test_invalid_requests(module_api: Api, path: str, body: str, field: str) -> None:

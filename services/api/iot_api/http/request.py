@@ -188,6 +188,19 @@ def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
         raise InvalidRequestError(f"{name}: the request has several of these headers", field=name)
 
 
+def refuse_parameters() -> None:
+    """Refuse a request with query parameters. Flask views that erase data call this first.
+
+    If such a view ignored a parameter that should limit the erasure, it would erase too much.
+
+    Raises:
+        InvalidRequestError: the request has a query parameter.
+    """
+    for name in request.args:
+        problem = f"{request.method} takes no query parameters; nothing was erased"
+        raise InvalidRequestError(f"{name}: {problem}", field=name)
+
+
 def client_of(environ: Mapping[str, Any], trusted_proxies: int, token_name: str = "") -> Client:
     """Return the client of a WSGI request.
 

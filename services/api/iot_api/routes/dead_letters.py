@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from iot_api.http.access import needs
-from iot_api.http.request import requesting_client
+from iot_api.http.request import refuse_parameters, requesting_client
 from iot_api.http.responses import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope
@@ -30,6 +30,7 @@ def dead_letters_blueprint(service: Service) -> Blueprint:
     @blueprint.delete("/<letter>")
     @needs(Scope.ADMIN)
     def drop(letter: str) -> Response:
+        refuse_parameters()
         return answer(letter, LetterAction.DROP)
 
     return blueprint

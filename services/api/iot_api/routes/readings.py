@@ -12,7 +12,13 @@ from flask import Blueprint, Response, request
 from iot_api.audit.reads import ReadRecord
 from iot_api.http.access import needs
 from iot_api.http.paths import forwarded_prefix
-from iot_api.http.request import PasswordsForm, prove, proven_vaults, requesting_client
+from iot_api.http.request import (
+    PasswordsForm,
+    prove,
+    proven_vaults,
+    refuse_parameters,
+    requesting_client,
+)
 from iot_api.http.request_log import LOGGED, LoggedRead
 from iot_api.http.responses import json_response
 from iot_api.ingest.endpoint import not_yet_stored
@@ -106,6 +112,7 @@ class _Views:
 
     @needs(Scope.ADMIN)
     def erase_between(self, start: str, end: str) -> Response:
+        refuse_parameters()
         low, high = _number("start", start), _number("end", end)
         (password,) = _PASSWORD_TO_ERASE.receive(request.environ, self._service.settings)
         client = requesting_client(self._service.settings)

@@ -3,7 +3,7 @@
 from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
-from iot_api.http.request import PasswordsForm, requesting_client
+from iot_api.http.request import PasswordsForm, refuse_parameters, requesting_client
 from iot_api.http.responses import json_response
 from iot_api.service import Service
 from iot_models.scopes import Scope
@@ -26,6 +26,7 @@ def vault_blueprint(service: Service) -> Blueprint:
     @blueprint.delete("")
     @needs(Scope.ADMIN)
     def erase() -> Response:
+        refuse_parameters()
         (password,) = _PASSWORD.receive(request.environ, service.settings)
         service.vault_eraser.erase(password, requesting_client(service.settings))
         return json_response({"erased": True})

@@ -67,11 +67,11 @@ class Ticker(threading.Thread):
         # A key of another type counts as a key without a time.
         (now, _), *queued = checked([b"" if is_wrong_type(each) else each for each in answers])
         for (job, seconds), key, at in zip(EVERY_SECONDS.items(), keys, queued, strict=True):
-            # A key expires at a point in time, so it lives too long after Redis's clock was set
-            # back. So a job is also due if its key holds a time in the future, or no time. Only
-            # another program can have written such a value.
+            # A key lives too long after Redis's clock was set back, and for good in a copy of Redis
+            # that lost the expiry. So the time in the key counts, too. Only another program can
+            # have written a value that is no time.
             queued_at = parse_digits(at or b"")
-            if queued_at is not None and queued_at <= now + 1:
+            if queued_at is not None and now - seconds <= queued_at <= now + 1:
                 continue
             if self._writer.redis.set(key, now, ex=seconds, nx=at is None):
                 if job == names.SWEEP_JOB:

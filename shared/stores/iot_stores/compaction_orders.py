@@ -84,4 +84,12 @@ class CompactionOrders:
         return self._client.llen(self._names.compaction_orders)
 
     def _claim(self, name: str, seconds: int) -> bool:
-        return bool(self._client.set(name, 1, ex=seconds, nx=True))
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.set(name, 1, ex=seconds, nx=True)
+            pipeline.ttl(name)
+            claimed, left = pipeline.execute()
+        if not claimed and (left == -1 or left > COMPACTED_SECONDS):
+            # A copy of Redis lost the expiry, or Redis's clock was set back: the key would prevent
+            # scans for good, or for too long.
+            claimed = self._client.set(name, 1, ex=seconds)
+        return bool(claimed)

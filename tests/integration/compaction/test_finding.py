@@ -50,6 +50,9 @@ def test_a_vault_is_planned_at_intervals(past: Past) -> None:
     past.store(PASSWORD, each_second(LATELY, 10))
     past.sender.redis.delete(name)
     assert look(vault) == 1
+    past.sender.redis.persist(name)  # as in a copy of Redis without expiries
+    past.store(PASSWORD, each_second(LATELY + 60_000, 10))
+    assert [look(vault) > 0, look(vault)] == [True, 0]
 
 
 def test_the_whole_history_is_planned_daily_until_merged(past: Past) -> None:

@@ -84,8 +84,9 @@ def test_a_planted_job_does_not_stop_the_drains(writer: Writer, sender: Sender) 
     assert writer.backlog.take_drains() == [7]
 
 
-@pytest.mark.parametrize("planted", [LONG, "not a time"])
+@pytest.mark.parametrize("planted", [LONG, "not a time", "0"])
 def test_a_planted_tick_is_replaced(writer: Writer, sender: Sender, planted: str) -> None:
+    """The planted key has no expiry."""
     for job in EVERY_SECONDS:
         sender.redis.set(KEYS.tick(job), planted)
     Ticker(writer).tick()

@@ -32,12 +32,14 @@ The cover must never claim a segment that the window lacks:
 import re
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
 
 from iot_cipher.encryption import SealedSegment
+from iot_models.errors import FormatError
 from iot_models.names import KeyNames
 from iot_models.segment import SegmentBounds
 
@@ -241,11 +243,14 @@ class HotWindow:
         The covers stay as they are, because nothing reads an erased vault any more.
         """
         index = self._names.hot_index(vault_id.bytes)
-        found = cast("list[bytes]", self._client.zrangebyscore(index, "-inf", "+inf"))
-        names = [
-            self._names.hot_segment(vault_id.bytes, SegmentBounds.from_bytes(member).first_id)
-            for member in found
-        ]
+        (found,) = round_trip(self._client, [("ZRANGEBYSCORE", index, "-inf", "+inf")])
+        # An index of another type, or a member without bounds, was written by another program.
+        members = [] if is_wrong_type(found) else checked([found])[0]
+        names = []
+        for member in members:
+            with suppress(FormatError):
+                first_id = SegmentBounds.from_bytes(member).first_id
+                names.append(self._names.hot_segment(vault_id.bytes, first_id))
         for start in range(0, len(names), _MAX_FETCH):
             self._client.delete(*names[start : start + _MAX_FETCH])
         self._client.delete(index, self._names.hot_hidden(vault_id.bytes))

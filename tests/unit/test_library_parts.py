@@ -73,6 +73,7 @@ OVERRIDDEN = {
         "log_result_lifespan",
         "max_connection_wait_time",
         "request_stop",
+        "set_shutdown_requested_date",
         "subscribe",
     },
 }

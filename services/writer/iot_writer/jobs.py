@@ -18,6 +18,7 @@ from rq.defaults import RQ_KEY_PREFIX
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
 
 from iot_models import metrics, names
 from iot_models.errors import SettingsError
@@ -81,6 +82,10 @@ def _waiting_for_stores(
                     raise
                 report(_log, consequence, error)
                 return "redis_away"
+            except JobTimeoutException:
+                # A statement may still run, and the connection would refuse the next one.
+                current().drop_postgres()
+                raise
 
         return run
 

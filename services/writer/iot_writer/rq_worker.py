@@ -76,6 +76,13 @@ class DrainWorker(SimpleWorker):
         shutdown.requested.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
+    def set_shutdown_requested_date(self) -> None:
+        """Do nothing. RQ would write to Redis in its signal handler.
+
+        The handler may run while the main thread holds the lock of the connection pool. The lock is
+        not reentrant, so the writer would hang until SIGKILL.
+        """
+
     def subscribe(self) -> None:
         """Do nothing. RQ would subscribe to commands in Redis, which this worker ignores."""
 

@@ -1,23 +1,28 @@
 """The jobs in Redis: the queue holds each job once and runs no other job."""
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import psycopg
 import pytest
 from redis import Redis
 from rq.exceptions import NoSuchJobError
+from rq.timeouts import JobTimeoutException
+from rq.worker import WorkerStatus
 
 from integration.writer.sending import Sender
 from iot_models import names
-from iot_writer import jobs
+from iot_writer import jobs, shutdown
 from iot_writer.drain.drain import DrainResult
 from iot_writer.jobs import KnownJob
 from iot_writer.maintenance.sweep import sweep
+from iot_writer.rq_worker import DrainWorker
 from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
+from support.counting import redis_commands
 from support.keys import KEYS
 from support.stack import Stack
 from support.waiting import wait_until
@@ -179,6 +184,56 @@ def test_the_periodic_jobs_do_their_work(
     sender.send_received(PASSWORD, now - 5000)
     assert jobs.sweep_shards() == 1
     assert jobs.enforce_retention() == 0
+
+
+def test_a_job_that_times_out_leaves_no_busy_connection(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next job would fail, because the connection still waits for the earlier statement."""
+
+    def time_out(*_: object) -> NoReturn:
+        raise JobTimeoutException
+
+    def hang(_: object) -> DrainResult:
+        connection = writer.postgres()
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        connection.execute("SELECT pg_sleep(60)")
+        raise AssertionError("the statement ended")
+
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    sender.send(PASSWORD)
+    previous = signal.signal(signal.SIGALRM, time_out)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "drain_shards", hang)
+            with pytest.raises(JobTimeoutException):
+                jobs.drain(0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert jobs.drain(sender.shard(PASSWORD)) == "stored"
+    sender.check_all()
+
+
+def test_a_signal_during_a_job_sends_nothing_to_redis(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main thread may hold the lock of RQ's connection pool."""
+    monkeypatch.setattr(shutdown, "requested", shutdown.ShutdownFlag())
+    worker = DrainWorker(
+        [jobs.job_queue(writer.redis, KEYS)], connection=writer.redis, job_class=KnownJob
+    )
+    worker.set_state(WorkerStatus.BUSY)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.getsignal(number) for number in numbers]
+    try:
+        with redis_commands(writer.redis) as counted:
+            worker.request_stop(signal.SIGTERM, None)
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+    assert not counted
+    assert shutdown.requested.is_set()
 
 
 def test_two_writers_store_a_load_exactly_once(

@@ -9,7 +9,6 @@ from redis import Redis
 
 from iot_models.names import KeyNames
 
-from .backlog import Backlog
 from .backlog_counters import as_shard
 from .scripts import load_script, run_commands
 from .stream_entries import MAX_ID_PART, StreamItem, WaitingEntry, read_stream
@@ -82,6 +81,10 @@ class DeadLetters:
         for letter_id, fields in read_stream(self._client, self._names.dead_letters):
             yield _dead_letter(letter_id, fields)
 
+    def count(self) -> int:
+        """Return the number of dead letters."""
+        return self._client.xlen(self._names.dead_letters)
+
     def oldest(self, count: int) -> list[DeadLetter]:
         """Return the oldest dead letters: `count`, or fewer if they are large."""
         letters: list[DeadLetter] = []
@@ -105,15 +108,6 @@ class DeadLetters:
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[StreamItem]", found)
         return _dead_letter(*letters[0]) if letters else None
-
-    def replay(self, letter: DeadLetter, backlog: Backlog) -> None:
-        """Append the entry to the backlog, then delete the dead letter.
-
-        If the process is killed in between, replaying the letter again is safe: the ledger
-        recognizes the second copy of the entry.
-        """
-        backlog.append([(letter.shard, letter.sealed)])
-        self.drop(letter)
 
     def drop(self, letter: DeadLetter) -> None:
         """Delete a dead letter for good."""

@@ -21,7 +21,8 @@ VAULT = uuid.uuid4()
 def replay(running: Running) -> None:
     stores = running.writer.stores
     (letter,) = stores.dead_letters.all()
-    stores.dead_letters.replay(letter, stores.backlog)
+    stores.backlog.append([(letter.shard, letter.sealed)])
+    stores.dead_letters.drop(letter)
 
 
 def release(running: Running) -> None:

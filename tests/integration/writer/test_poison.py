@@ -8,9 +8,10 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from iot_models.audit_event import describe
+from iot_models.audit_event import AuditEvent, describe
 from iot_stores.dead_letters import DeadLetters
 from iot_tools.cli.main import main
+from iot_tools.cli.stores import CommandStores
 from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
@@ -81,14 +82,47 @@ def test_a_replayed_reading_is_stored_once(
     (letter,) = letters.all()
     heal(postgres_url)
     assert main(["dead", "replay", "--all"]) == 0
-    letters.replay(
-        letter, writer.backlog
-    )  # as if the first replay had ended before it deleted the letter
+    # As if the command had been killed before it deleted the letter, and then been repeated.
+    writer.backlog.append([(letter.shard, letter.sealed)])
     drain_all(writer)
     assert read(poisoned) == ["1", "3", "666"]
     assert list(letters.all()) == []
     assert main(["dead", "show", letter.letter_id]) == 1
     assert main(["dead", "show", "nonsense"]) == 2
+
+
+@pytest.mark.usefixtures("command_environment", "poisoned")
+def test_a_replay_of_all_letters_ends_although_a_letter_fails_again(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers may set it aside again while the command still reads letters."""
+    replayed = 0
+    record = CommandStores.audit
+
+    def audit(stores: CommandStores, event: AuditEvent) -> None:
+        nonlocal replayed
+        replayed += 1
+        assert replayed == 1
+        record(stores, event)
+        drain_all(writer)
+
+    monkeypatch.setattr(CommandStores, "audit", audit)
+    monkeypatch.setattr("iot_stores.stream_entries._PAGE", 1)
+    assert main(["dead", "replay", "--all"]) == 0
+    assert len(list(DeadLetters(writer.redis, KEYS).all())) == 1
+
+
+@pytest.mark.usefixtures("command_environment", "poisoned")
+@pytest.mark.parametrize("action", ["drop", "replay"])
+def test_a_letter_stays_if_the_action_can_not_be_recorded(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise psycopg.OperationalError("refused by a test")
+
+    monkeypatch.setattr(CommandStores, "audit", refuse)
+    assert main(["dead", action, "--all"]) == 1
+    assert len(list(DeadLetters(writer.redis, KEYS).all())) == 1
 
 
 @pytest.mark.usefixtures("command_environment")

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from iot_cipher.encryption import Entry, decode_entry
 from iot_models.audit_event import AuditKind, audit_event
@@ -45,14 +46,16 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
 
 
 def _selected(stores: CommandStores, parsed: argparse.Namespace) -> Iterator[DeadLetter]:
-    """With `--all`, yield all dead letters, else the dead letter whose id the options name.
+    """With `--all`, yield the present dead letters, else the dead letter that the options name.
 
     Raises:
         SettingsError: the id is invalid.
         IotError: no dead letter has the id.
     """
     if getattr(parsed, "all", False):
-        yield from stores.dead_letters.all()
+        # A replayed letter that fails again is added to the end: without a limit, `--all` might
+        # replay it again and again.
+        yield from islice(stores.dead_letters.all(), stores.dead_letters.count())
         return
     try:
         letter = stores.dead_letters.find(parsed.id)
@@ -128,11 +131,14 @@ def _replay(parsed: argparse.Namespace) -> int:
                 print(f"{letter.letter_id}: not replayed: {REASON}; to replay it, "
                       "pass --even-if-stored")  # fmt: skip
                 continue
-            stores.dead_letters.replay(letter, stores.backlog)
+            # If the command is killed before the deletion, the letter can be replayed again: the
+            # ledger recognizes the second copy of the entry.
+            stores.backlog.append([(letter.shard, letter.sealed)])
             event = audit_event(
                 AuditKind.DEAD_LETTER_REPLAYED, letter=letter.letter_id, shard=letter.shard
             )
             stores.audit(event)
+            stores.dead_letters.drop(letter)
             print(f"{letter.letter_id}: back in the backlog")
     return 1 if refused else 0
 

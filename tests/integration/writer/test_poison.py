@@ -3,15 +3,18 @@ fixed.
 """
 
 import json
+from typing import Any
 
 import psycopg
 import pytest
 from flask.testing import FlaskClient
 
 from iot_models.audit_event import AuditEvent, describe
+from iot_stores import history
 from iot_stores.dead_letters import DeadLetters
 from iot_tools.cli.main import main
 from iot_tools.cli.stores import CommandStores
+from iot_writer.drain import drain as drain_module
 from iot_writer.writer import Writer
 from support.draining import drain_all, read_waiting
 from support.keys import KEYS
@@ -60,6 +63,31 @@ def test_the_rest_of_the_batch_is_stored(poisoned: FlaskClient, writer: Writer) 
     (letter,) = DeadLetters(writer.redis, KEYS).all()
     assert "no beasts" in letter.reason
     assert any("no beasts" in line for _, _, line in writer.audit.latest(writer.postgres(), 9))
+
+
+def test_a_refused_entry_is_found_with_few_attempts(
+    client: FlaskClient,
+    writer: Writer,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One by one, a drain of thousands of entries would exceed the timeout of a job."""
+    attempts = 0
+    insert = history.insert
+
+    def counted(*arguments: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        insert(*arguments)
+
+    monkeypatch.setattr(history, "insert", counted)
+    monkeypatch.setattr(drain_module, "MAX_ISOLATED", 1, raising=False)
+    postgres.execute(TRIGGER)
+    put(client, *range(30), 666)
+    drain_all(writer)
+    assert read(client) == [str(number) for number in range(30)]
+    assert len(list(DeadLetters(writer.redis, KEYS).all())) == 1
+    assert attempts < 15
 
 
 @pytest.mark.usefixtures("command_environment")

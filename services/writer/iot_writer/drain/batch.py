@@ -3,20 +3,26 @@
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment, shard_of
 from iot_models import metrics
+from iot_models.errors import IotError
+from iot_models.segment import ID_STRIDE
 from iot_stores import ledger
 from iot_stores.ledger import Offset, SessionNumbers
-from iot_stores.months import month_begin
+from iot_stores.months import DAY_MS, END_MS, month_begin
 from iot_stores.stream_entries import HeldEntry, Removal, ShardProgress, WaitingEntry, stream_order
 
 from .segment_builder import Arrival, build_segments, group_arrivals
 
 _log = logging.getLogger(__name__)
+
+
+class ImpossibleTimeError(IotError):
+    """The time in the entry's stream id, or an imported time, is not a possible time of receipt."""
 
 
 class BatchEntry(NamedTuple):
@@ -39,6 +45,13 @@ class Batch:
     progress: ShardProgress = field(default_factory=lambda: ShardProgress(None, 0))
     """How far the shard was drained, by the counters in Redis when the entries were read."""
     started_at: float = field(default_factory=time.monotonic)
+
+    def first(self, count: int) -> "Batch":
+        """Return a batch of the first `count` entries of the stream."""
+        taken = self.taken[:count]
+        ids = {waiting.entry_id for waiting in taken}
+        opened = [each for each in self.opened if each.waiting.entry_id in ids]
+        return replace(self, taken=taken, opened=opened)
 
     def sessions(self) -> set[ledger.SessionKey]:
         """Return the sessions of the entries to store."""
@@ -184,5 +197,20 @@ def raise_next_ids(
                 offset.position,
                 position,
             )
-        offsets[shard] = replace(offset, next_id=max(offset.next_id, next_id))
+        next_id = max(offset.next_id, next_id)
+        # Another program may have written an id of another shard to Redis.
+        next_id += (shard - next_id) % ID_STRIDE
+        offsets[shard] = replace(offset, next_id=next_id)
     return offsets
+
+
+def refuse_impossible_imports(received: Sequence[int]) -> None:
+    """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
+
+    All readings of an entry go into one segment, which retention deletes as a whole.
+    """
+    first, last = min(received), max(received)
+    if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
+        raise ImpossibleTimeError(
+            "the entry's imported times of receipt are out of range, or not all on one day (UTC)"
+        )

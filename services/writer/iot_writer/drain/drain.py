@@ -41,13 +41,20 @@ from iot_stores.dead_letters import DeadLetters
 from iot_stores.erasures import erased_among
 from iot_stores.forgotten import REASON, TOO_OLD_MS, DatedEntry, find_forgotten
 from iot_stores.hot_window import DrainedShard, HotWindow
-from iot_stores.months import DAY_MS, END_MS
 from iot_stores.postgres import Connection, rolled_back_if_open
 from iot_stores.store_states import report
 from iot_stores.stream_entries import WaitingEntry
 from iot_writer.maintenance.partitions import ensure_partition, partition_name
 
-from .batch import Batch, BatchEntry, StoredBatch, build_batch, raise_next_ids
+from .batch import (
+    Batch,
+    BatchEntry,
+    ImpossibleTimeError,
+    StoredBatch,
+    build_batch,
+    raise_next_ids,
+    refuse_impossible_imports,
+)
 from .drain_metrics import count_stored, timed_postgres, timed_redis
 from .missing_vaults import MissingVaultLog
 
@@ -62,6 +69,9 @@ MANY_MISSING = 1000
 """If the ledger lacks more entry numbers of a session than this, the writer asks the API for new
 sessions. Each drain reads and writes all missing numbers of a session, so a session with many makes
 drains slow."""
+MAX_ISOLATED = 256
+"""Maximum number of entries that a drain tries one by one. Each takes four round trips: trying all
+entries of a drain could take longer than the timeout of a job, and no entry would be stored."""
 RENEWAL_SECONDS = 10.0
 """Shortest time between two requests of a writer for new sessions."""
 
@@ -89,10 +99,6 @@ class DrainOutcome(StrEnum):
 
 class EntryTooOldError(IotError):
     """The entry is so old that the ledger can't tell whether it is stored."""
-
-
-class ImpossibleTimeError(IotError):
-    """The time in the entry's stream id, or an imported time, is not a possible time of receipt."""
 
 
 @dataclass(slots=True)
@@ -181,18 +187,24 @@ class Drain:
         return result
 
     def _store_or_isolate(self, connection: Connection, batches: list[Batch]) -> list[StoredBatch]:
-        """Store batches like `_store`, but make dead letters of entries that Postgres refuses."""
+        """Store batches like `_store`, but make dead letters of entries that Postgres refuses.
+
+        Of a large batch with such entries, store only the first part. The next drain continues.
+        """
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
-            _log.warning("Postgres refuses a batch; its entries are tried one by one: %s", error)
+            _log.warning("Postgres refuses a batch; its parts are tried one by one: %s", error)
         if len(batches) > 1:
             return [
                 stored
                 for batch in batches
                 for stored in self._store_or_isolate(connection, [batch])
             ]
-        return self._isolate(connection, batches[0])
+        (batch,) = batches
+        if len(batch.taken) > MAX_ISOLATED:
+            return self._store_or_isolate(connection, [batch.first(len(batch.taken) // 2)])
+        return self._isolate(connection, batch)
 
     def _isolate(self, connection: Connection, batch: Batch) -> list[StoredBatch]:
         """Try to store each entry alone. Make dead letters of refused entries, store the others."""
@@ -246,7 +258,7 @@ class Drain:
             opened = self._opener.open(batch.shard, waiting.sealed)
             entry = decode_entry(opened.content)
             if entry.readings.received:
-                _refuse_impossible_imports(entry.readings.received)
+                refuse_impossible_imports(entry.readings.received)
         except IotError as error:
             self._set_aside(connection, batch.shard, waiting, error)
             return 0
@@ -435,15 +447,3 @@ def _outcome(stored: StoredBatch) -> DrainOutcome:
     if stored.held:
         return DrainOutcome.HELD
     return DrainOutcome.ERASED if stored.erased else DrainOutcome.REPEATED
-
-
-def _refuse_impossible_imports(received: Sequence[int]) -> None:
-    """Raise `ImpossibleTimeError` unless imported times are in range and on one day (UTC).
-
-    All readings of an entry go into one segment, which retention deletes as a whole.
-    """
-    first, last = min(received), max(received)
-    if not 0 <= first <= last < END_MS or first // DAY_MS != last // DAY_MS:
-        raise ImpossibleTimeError(
-            "the entry's imported times of receipt are out of range, or not all on one day (UTC)"
-        )

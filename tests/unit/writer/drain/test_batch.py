@@ -67,8 +67,17 @@ def test_an_impossible_id_does_not_become_the_position() -> None:
 def test_a_restored_postgres_gives_no_id_a_second_time() -> None:
     """Postgres was restored to a moment before the last drain, which Redis still knows."""
     metrics.counter("iot_ledger_behind_total")
-    for known, position, next_id, behind in (("5-0", "6-0", 20, 1), ("5-0", "5-0", 3, 0)):
+    own, later = 7 + ID_STRIDE, 7 + 2 * ID_STRIDE
+    for position, next_id, behind in (("6-0", later, 1), ("5-0", 3, 0)):
         before = sample_value("iot_ledger_behind_total") or 0.0
-        raised = raise_next_ids({7: Offset(known, 0, 10)}, {7: ShardProgress(position, next_id)})
-        assert raised == {7: Offset(known, 0, max(10, next_id))}
+        raised = raise_next_ids({7: Offset("5-0", 0, own)}, {7: ShardProgress(position, next_id)})
+        assert raised == {7: Offset("5-0", 0, max(own, next_id))}
         assert sample_value("iot_ledger_behind_total") == before + behind
+
+
+def test_a_planted_id_of_another_shard_is_not_used() -> None:
+    """Two shards would give the same ids. The ledger may have saved such an id, too."""
+    own, later = 7 + ID_STRIDE, 7 + 2 * ID_STRIDE
+    for saved, planted in ((own, own + 1), (own + 1, 0)):
+        raised = raise_next_ids({7: Offset("5-0", 0, saved)}, {7: ShardProgress("5-0", planted)})
+        assert raised == {7: Offset("5-0", 0, later)}

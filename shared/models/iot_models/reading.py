@@ -2,7 +2,6 @@
 
 import sys
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -87,16 +86,6 @@ class ReadingColumns:
     def size(self) -> int:
         """Size of the relative and interrogator timestamps and the texts, in bytes."""
         return len(self.freeform) + 16 * len(self.relative)
-
-    def cut(self, indices: Sequence[int]) -> "ReadingColumns":
-        """Return the readings at `indices`, in the order of `indices`."""
-        texts = self.freeform.split(SEPARATOR)
-        return ReadingColumns(
-            int64s([self.relative[index] for index in indices]),
-            int64s([self.interrogator[index] for index in indices]),
-            SEPARATOR.join([texts[index] for index in indices]),
-            None if self.received is None else int64s([self.received[index] for index in indices]),
-        )
 
     def runs(self, received: int) -> "list[tuple[int, ReadingColumns]]":
         """Return runs of successive readings with the same time of receipt, as (time, readings).

@@ -24,7 +24,7 @@ from iot_api.vaults.opening import Vaults
 from iot_cipher.encryption import SALT_BYTES, Entry, EntryName, OpenVault, Sealer, entry_name
 from iot_models import metrics, tracing
 from iot_models.errors import IotError
-from iot_models.reading import SEPARATOR, ReadingColumns
+from iot_models.reading import SEPARATOR, ReadingColumns, int64s
 from iot_stores.append_conditions import Guard
 from iot_stores.append_outcomes import GuardLimitError
 from iot_stores.backlog_append import AppendResult, BacklogAppender
@@ -318,8 +318,17 @@ def _split_by_day(readings: ReadingColumns, received: "array[int]") -> Iterator[
     days: dict[int, list[int]] = {}
     for index, moment in enumerate(received):
         days.setdefault(moment // DAY_MS, []).append(index)
+    texts = readings.freeform.split(SEPARATOR)
     for indices in days.values():
-        yield from _cut(readings.cut(indices))
+        time.sleep(0)  # other greenlets get a turn before the entries of each day
+        yield from _cut(
+            ReadingColumns(
+                int64s([readings.relative[index] for index in indices]),
+                int64s([readings.interrogator[index] for index in indices]),
+                SEPARATOR.join([texts[index] for index in indices]),
+                int64s([received[index] for index in indices]),
+            )
+        )
 
 
 def _fits(readings: ReadingColumns) -> bool:
@@ -334,6 +343,7 @@ def _cut(readings: ReadingColumns) -> Iterator[ReadingColumns]:
     ends = list(accumulate(len(text) + len(SEPARATOR) for text in texts))
     start = sent = 0
     while start < len(texts):
+        time.sleep(0)
         fitting = bisect_right(ends, sent + MAX_FREEFORM_BYTES + len(SEPARATOR))
         end = max(start + 1, min(start + MAX_READINGS, fitting))
         part = slice(start, end)

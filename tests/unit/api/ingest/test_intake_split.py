@@ -1,6 +1,8 @@
 """A large request becomes several entries, none with too many readings or bytes."""
 
+import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from iot_api.ingest import intake
 from iot_api.ingest.intake import MAX_FREEFORM_BYTES, MAX_READINGS
 from iot_models.reading import SEPARATOR, ReadingColumns, int64s
+from iot_stores.months import DAY_MS
 from support.counting import function_calls
 from support.segment_rows import reading_columns
 
@@ -53,3 +56,40 @@ def test_a_small_request_is_not_split() -> None:
     (part,) = split(whole)
     assert part is whole
     assert function_calls(lambda: split(whole)) < 10
+
+
+def test_an_import_is_split_by_day_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other requests are served before the entries of each day."""
+    splits, turns = [], []
+
+    class Texts(bytes):
+        __slots__ = ()
+
+        def split(self, *arguments: Any) -> list[bytes]:
+            splits.append(len(self))
+            return super().split(*arguments)
+
+    monkeypatch.setattr(time, "sleep", turns.append)
+    texts = [b"%d" % number for number in range(1000)]
+    whole = columns(texts)
+    whole.freeform = Texts(whole.freeform)
+    whole.received = int64s([number % 100 * DAY_MS + number for number in range(1000)])
+    parts = split(whole)
+    assert splits == [len(whole.freeform)]
+    assert turns == [0] * 100
+    for day, part in enumerate(parts):
+        numbers = range(day, 1000, 100)
+        assert part.freeform.split(SEPARATOR) == texts[day::100]
+        assert part.relative == int64s([*numbers])
+        assert part.interrogator == int64s([-number for number in numbers])
+        assert part.received == int64s([day * DAY_MS + number for number in numbers])
+    assert len(parts) == 100
+
+
+def test_other_greenlets_run_between_the_entries_of_a_large_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[float] = []
+    monkeypatch.setattr(time, "sleep", turns.append)
+    assert len(split(columns([b"1"] * (3 * MAX_READINGS)))) == 3
+    assert turns == [0] * 3

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, Row, assert_error, row
 from integration.api.conftest import MakeApi
+from iot_api.ingest import imported_times
 from iot_api.ingest.imported_times import MAX_DAYS
 from iot_cipher.tokens import new_tokens_text, with_token
 from iot_models.reading import absolute_timestamp
@@ -81,12 +82,23 @@ def test_old_readings_are_not_among_the_latest(api: Api, writer: Writer, redis: 
     assert len(segments) == 2, "the hot window holds no reading of 2014"
 
 
+def test_only_short_times_are_cached(api: Api) -> None:
+    cache = imported_times._milliseconds  # noqa: SLF001 - what a client may leave in memory
+    cache.cache_clear()
+    rows = [old_row(OLD + " " * 10_000, 1), old_row(OLD, 2), old_row(OLD, 3)]
+    assert send(api, rows).status_code == 201
+    assert_error(send(api, old_row("x" * 10_000, 4)), 400, "invalid_request")
+    assert cache.cache_info().currsize == 1
+
+
 @pytest.mark.parametrize(
     ("at", "problem"),
     [
         (None, "is not a date such as 2026-11-23 06:17:23"),
         (1395140359, "is not a date such as"),
         ("1395140359", "is not a date such as"),
+        (" 123e-5", "is not a date such as"),
+        ("9.9e-9", "is not a date such as"),
         ("yesterday", "is not a date such as"),
         ("3/18/2014 10:59:19.0 AM", "is not a date such as"),
         ("2199-01-01 00:00:00", "is in the future"),

@@ -225,7 +225,7 @@ def _received(text: str) -> str:
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
             return absolute_timestamp(int(float(text)))
-        if text[4:5] == "-":
+        if text[4:5] == text[7:8] == "-":
             return absolute_timestamp(parse_time_or_date(text) // 1_000_000)
         return absolute_timestamp(int(_http_date(text).timestamp()))
     except (ValueError, OverflowError):

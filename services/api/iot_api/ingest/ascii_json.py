@@ -43,11 +43,10 @@ def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
     Raises:
         TooLargeError: the escaped texts of the request together exceed `limit` bytes.
     """
-    if _is_plain(text):
-        return text
     escaped = bytearray()
     for piece in _slices(text):
-        escaped += piece if _is_plain(piece) else _escape(piece)
+        is_plain = piece.isascii() and b"\x7f" not in piece
+        escaped += piece if is_plain else _escape(piece)
         if used + len(escaped) > limit:
             raise TooLargeError(
                 f"the freeform texts of a request may have at most {limit} bytes together, with "
@@ -55,10 +54,6 @@ def escape_json(text: bytes, *, limit: int, used: int = 0) -> bytes:
                 limit=limit,
             )
     return bytes(escaped)
-
-
-def _is_plain(text: bytes) -> bool:
-    return text.isascii() and b"\x7f" not in text
 
 
 def _slices(text: bytes) -> Iterator[bytes]:

@@ -111,9 +111,10 @@ def parse_put(
         if stand_ins:
             texts = stand_ins.restore(texts)
         is_plain = texts.isascii() and b"\x7f" not in texts
-        freeform = texts if is_plain else escape_json(texts, limit=limit, used=used)
-        used += len(freeform)
-        columns = _columns(numbers, group, freeform, as_written)
+        if not is_plain or used + len(texts) > limit:  # most texts need no copy
+            texts = escape_json(texts, limit=limit, used=used)
+        used += len(texts)
+        columns = _columns(numbers, group, texts, as_written)
         if parse_received is not None:
             written = as_written.column("absolute_timestamp")
             columns.received = parse_received(numbers, [written[number] for number in numbers])

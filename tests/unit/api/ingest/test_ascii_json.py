@@ -100,13 +100,9 @@ def test_other_greenlets_run_after_every_slice(monkeypatch: pytest.MonkeyPatch) 
     assert turns == [0] * (MIB // ascii_json.SLICE)
 
 
-def test_ascii_is_not_changed() -> None:
-    text = b'{"a": "\\n"}' * 100_000
-    assert escape_json(text, limit=0) is text
-    assert function_calls(lambda: escape_json(text, limit=0)) < 10
-
-
-@pytest.mark.parametrize(("unit", "factor"), [("\x7f", 6), ("é", 3), ("日", 2), ("😀", 3)])
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("a", 1), ("\x7f", 6), ("é", 3), ("日", 2), ("😀", 3)]
+)
 def test_the_size_after_escaping_is_bounded(unit: str, factor: int) -> None:
     text = unit.encode() * 1000
     size = factor * len(text)

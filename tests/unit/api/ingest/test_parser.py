@@ -162,12 +162,17 @@ def test_a_full_body_of_japanese_fits_and_text_that_grows_more_is_refused() -> N
 
 
 def test_the_limit_of_escaped_text_is_for_all_passwords_together() -> None:
-    text = "é" * (2**20 // 5)
-    rows = [{"data": {"db_password": str(n), "freeform": text}} for n in range(2)]
-    parse(json.dumps(rows[:1], ensure_ascii=False))
-    with pytest.raises(TooLargeError) as raised:
-        parse(json.dumps(rows, ensure_ascii=False))
-    assert raised.value.details == {"limit": 2**21}
+    def body(*texts: str) -> str:
+        rows = [{"data": {"db_password": str(n), "freeform": text}} for n, text in enumerate(texts)]
+        return json.dumps(rows, ensure_ascii=False)
+
+    # Escaped, `text` has 1.2 MiB.
+    text, other = "é" * (2**20 // 5), "x" * (2**20 // 2)
+    parse(body(text, other))
+    for texts in ((text, text), (text, "é" * 100_000, other), (other, text, "é" * 100_000)):
+        with pytest.raises(TooLargeError) as raised:
+            parse(body(*texts))
+        assert raised.value.details == {"limit": 2**21}
 
 
 def test_passwords_are_counted_before_rows_are_grouped() -> None:

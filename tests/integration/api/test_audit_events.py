@@ -183,6 +183,25 @@ def test_reached_limits_are_counted_and_recorded(make_api: MakeApi, tmp_path: Pa
     ]
 
 
+@pytest.mark.usefixtures("rate_clock")
+def test_the_limit_of_an_import_is_recorded_with_its_token(
+    make_api: MakeApi, tmp_path: Path
+) -> None:
+    """An import needs a token, even if other PUTs need none."""
+    path = tmp_path / "tokens.json"
+    text, token = with_token(new_tokens_text(), "operator", ["admin", "audit"])
+    path.write_text(text)
+    api = make_api(tokens_file=str(path), anonymous_scopes="ingest", rate_limit_token=1)
+    bearer = {"Authorization": f"Bearer {token}"}
+    body = json.dumps(row("p", absolute_timestamp="2014-03-18 10:59:19"))
+    for status in (201, 429):
+        answer = api.ask("PUT", "/api/iot?received=original", body, JSON | bearer)
+        assert answer.status_code == status
+    _access_audit(api).check()
+    (found,) = events(make_api(tokens_file=str(path)), bearer)
+    assert (found["event"], found["token"], found["count"]) == ("limit_reached", "operator", 1)
+
+
 def test_refusals_wait_until_the_log_can_be_written(
     guarded: Guarded, postgres: psycopg.Connection
 ) -> None:

@@ -118,9 +118,11 @@ def test_a_changed_vault_record_is_an_error(
     redis.delete(*redis.keys("iot:vault:*"))
     api = make_api()  # this process has not opened the vault
     before = sample("iot_damaged_total", what="vault")
+    rejected = sample("iot_puts_rejected_total", reason="damaged")
     assert_error(api.post(password="one"), 500, "damaged")
     assert_error(api.put(row("one")), 500, "damaged")
     assert sample("iot_damaged_total", what="vault") == before + 2
+    assert sample("iot_puts_rejected_total", reason="damaged") == rejected + 1
     assert len(api.read(password="two")) == 2
     assert len(filled.read(password="one")) == 6
 

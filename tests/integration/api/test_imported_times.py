@@ -124,9 +124,11 @@ def test_readings_older_than_the_retention_are_refused(make_api: MakeApi) -> Non
     assert OLD < body["oldest"] < kept < body["latest"]
 
 
-def test_an_unknown_choice_is_refused(api: Api) -> None:
+def test_an_unknown_choice_is_refused(make_api: MakeApi) -> None:
+    api = make_api(rate_limit_address=2)
     answer = api.ask("PUT", "/api/iot?received=later", "[]", JSON)
     assert assert_error(answer, 400, "invalid_request")["field"] == "received"
+    assert '"address";r=1;' in answer.headers["RateLimit"], "the rate limit counts the request"
     assert api.ask("PUT", "/api/iot?received=now&x=y", '{"data": {}}', JSON).status_code == 201
 
 
@@ -139,6 +141,8 @@ def test_only_an_admin_brings_times(make_api: MakeApi, tmp_path: Any) -> None:
     assert_error(send(api, rows), 401, "unauthorized")
     assert_error(send(api, rows, Authorization=f"Bearer {device}"), 403, "forbidden")
     assert send(api, rows, Authorization=f"Bearer {admin}").status_code == 201
+    api = make_api(tokens_file=str(tmp_path / "tokens.json"))
+    assert_error(api.ask("PUT", "/api/iot?received=x", "[]", JSON), 401, "unauthorized")
 
 
 def test_a_key_covers_the_times_of_receipt(api: Api) -> None:

@@ -58,19 +58,6 @@ class Access:
             self.on_refusal(error, scope, name, environ)
             raise
 
-    def token_name(self, scope: Scope, environ: Mapping[str, Any]) -> str:
-        """Return the name of a WSGI request's token.
-
-        Return "" if the request has no token that is valid for the scope, or if the scope needs no
-        token.
-        """
-        try:
-            return self.check(
-                scope, environ.get("HTTP_AUTHORIZATION"), environ.get(CLIENT_CERTIFICATE)
-            )
-        except (UnauthorizedError, ForbiddenError):
-            return ""
-
     def check(
         self,
         scope: Scope,

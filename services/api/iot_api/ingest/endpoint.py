@@ -40,7 +40,7 @@ from iot_api.limits.clients import Client
 from iot_api.limits.large_requests import LARGE_BYTES
 from iot_api.service import Service
 from iot_models import metrics, tracing
-from iot_models.errors import ErrorCode, InvalidRequestError
+from iot_models.errors import ErrorCode, InvalidRequestError, IotError
 from iot_models.scopes import Scope
 
 from .idempotency import parse_idempotency_key
@@ -50,6 +50,8 @@ from .parser import Batch, PutParser, put_parser
 from .receipts import encode_receipt
 
 _CODES = {status: code for code, status in STATUS.items()}
+_ADMITTED = "iot_api.admitted"
+"""Key in the WSGI environ: the name of the token that admitted the request."""
 ROUTES = ("/api/iot", "/api/rssi")
 
 
@@ -109,9 +111,9 @@ class IngestEndpoint:
         try:
             response = self._take(environ)
         except Exception as error:  # noqa: BLE001 - every error has a response
-            token_name = partial(self._access.token_name, Scope.INGEST, environ)
+            token_name = partial(environ.get, _ADMITTED, "")
             response = self._errors.respond(error, environ, request_id, token_name)
-            _count_rejected(response.status)
+            _count_rejected(error, response.status)
         status, headers, _ = response
         seconds = time.perf_counter() - started
         self._metrics.answered.append((route, "PUT", status, seconds))
@@ -129,15 +131,15 @@ class IngestEndpoint:
         """Accept the readings of a request and return the response. Raise an error to refuse."""
         token_name = ""
         query = environ["QUERY_STRING"]
-        keeps_received = bool(query) and _keeps_received(query)
-        if keeps_received:
-            token_name = self._access.admit(Scope.ADMIN, environ)
-        elif self._needs_token:
-            token_name = self._access.admit(Scope.INGEST, environ)
+        is_import = bool(query) and _value_of(query, "received") == "original"
+        if is_import or self._needs_token:
+            scope = Scope.ADMIN if is_import else Scope.INGEST
+            token_name = environ[_ADMITTED] = self._access.admit(scope, environ)
         client = client_of(environ, self._trusted_proxies, token_name)
         if self._rates is not None:
             self._rates.count(client, environ)
-        parse = self._parse_import if keeps_received else self._parse
+        # An invalid value of `received` is refused only here: the request is counted first.
+        parse = self._parse_import if query and _keeps_received(query) else self._parse
         batches = self._parsed(environ, client, parse)
         waits_until_stored = bool(query) and _waits_until_stored(query)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
@@ -185,8 +187,11 @@ class IngestEndpoint:
         return not_yet_stored(success, encode_receipt(accepted.entries), prefix)
 
 
-def _count_rejected(status: int) -> None:
-    reason = _CODES.get(status, ErrorCode.INVALID_REQUEST)
+def _count_rejected(error: Exception, status: int) -> None:
+    if isinstance(error, IotError):
+        reason = error.code
+    else:
+        reason = _CODES.get(status, ErrorCode.INVALID_REQUEST)
     metrics.counter("iot_puts_rejected_total").labels(reason).inc()
 
 
@@ -229,8 +234,12 @@ def _choice(query: str, parameter: str, default: str, other: str) -> bool:
     Raises:
         InvalidRequestError: the value of `parameter` is neither `default` nor `other`.
     """
-    parameters = parse_qsl(query, keep_blank_values=True)
-    given = next((value for name, value in parameters if name == parameter), default)
-    if given not in {default, other}:
+    given = _value_of(query, parameter)
+    if given not in {None, default, other}:
         raise InvalidRequestError(f"{parameter}: must be {default} or {other}", field=parameter)
     return given == other
+
+
+def _value_of(query: str, parameter: str) -> str | None:
+    parameters = parse_qsl(query, keep_blank_values=True)
+    return next((value for name, value in parameters if name == parameter), None)

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
+from integration.api.test_vault_lookups import renew_at_next_use
 from iot_cipher.vault import VaultRecord, rewrap_vault
 from iot_stores.password_changes import MAX_ANNOUNCED, PasswordChange, PasswordChanges
 from iot_stores.vault_records import VaultRecords
@@ -205,6 +206,23 @@ def test_forms_of_passwords(make_api: MakeApi, writer: Writer, sent: str) -> Non
     for form in ("d\u00e9 x", "d\u0065\u0301\u00a0x"):
         assert texts(fresh.read(password=form)) == ["1"]
     assert fresh.read(password=sent) == []
+
+
+def test_a_vault_under_a_new_password_moves_to_a_lookup_of_the_normal_form(
+    make_api: MakeApi, writer: Writer
+) -> None:
+    """The process that changed the password renews the vault after the cost was raised."""
+    api = make_api()
+    api.put(row(OLD, freeform=1))
+    drain_all(writer)
+    assert change(api, OLD, DECOMPOSED).status_code == 200
+    newest = make_api(scrypt_log2_n=11)
+    assert newest.read(password="unknown") == []
+    renew_at_next_use(api)
+    assert api.read(password="unknown") == []
+    for form in (DECOMPOSED, COMPOSED):
+        for process in (api, newest, make_api(scrypt_log2_n=11)):
+            assert texts(process.read(password=form)) == ["1"]
 
 
 def test_a_vault_of_a_lower_cost(

@@ -159,7 +159,7 @@ class Vaults:
         return tuple(self._search(VaultRequest(form, key, client)) for form in forms)
 
     def put(self, password: bytes, record: VaultRecord, vault: OpenVault) -> None:
-        """Keep a vault open under its new password."""
+        """Keep a vault open under its new password, which must be in normal form."""
         self._opener.keep(self.cache.key(password), record, vault)
 
     def close(self) -> None:

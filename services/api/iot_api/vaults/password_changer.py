@@ -136,7 +136,7 @@ class PasswordChanger:
                 return False
         except LookupTakenError:
             raise _taken() from None
-        self._vaults.put(new, changed, vault)
+        self._vaults.put(normal_form(new), changed, vault)
         self._finish(change, changed, old_lookups)
         return True
 

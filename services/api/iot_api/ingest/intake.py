@@ -241,7 +241,7 @@ class Intake:
         asked for new sessions, begin one.
         """
         if appended.held:
-            self._vaults.note_held_entries(appended.held)
+            self._vaults.note_held_entries()
         if appended.session_renewals != self._session_renewals:
             if self._session_renewals is not None:
                 self._sealer.renew()

@@ -78,7 +78,7 @@ class Status:
             "dead_letters": {"count": state.dead_letters, "oldest": letters},
             "hot_window": {
                 "seconds": stores.settings.hot_window_seconds,
-                "covered_seconds": min(covers.values(), default=None) if covers else None,
+                "covered_seconds": min(covers.values()) if covers else None,
             },
             "keys": _keys(beats),
         }

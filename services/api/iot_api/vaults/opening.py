@@ -166,10 +166,9 @@ class Vaults:
         """Close all vaults."""
         self.cache.close()
 
-    def note_held_entries(self, entries: int) -> None:
-        """Start the search for missing vaults if writers hold entries. Returns immediately."""
-        if entries:
-            self._restorer.entries_are_held()
+    def note_held_entries(self) -> None:
+        """Start the search for missing vaults: writers hold entries. Returns immediately."""
+        self._restorer.entries_are_held()
 
     def _writable(self, cached: CachedVault) -> OpenVault | None:
         """Store the record in Redis if it is not there, and return the vault.

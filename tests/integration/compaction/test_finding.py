@@ -82,6 +82,22 @@ def test_a_long_history_is_planned_in_steps(past: Past, monkeypatch: pytest.Monk
     assert past.counts(PASSWORD) == [100]
 
 
+def test_days_of_one_small_segment_do_not_end_the_planning(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iot_api.vaults.compaction_planner.MAX_FOUND", 3)
+    for days in (10, 9, 8, 7, 6):
+        past.store(PASSWORD, each_second(noon(days), 1))
+    past.store(PASSWORD, each_second(noon(5), 2))
+    past.compact(PASSWORD)
+    assert past.counts(PASSWORD) == [1, 1, 1, 1, 1, 2]
+    vault = past.sender.vault(PASSWORD)
+    assert past.sender.redis.ttl(KEYS.compaction_looked_back(vault.vault_id.bytes)) > 29 * 86_400
+    past.store(PASSWORD, each_second(LATELY, 2))
+    past.sender.redis.delete(KEYS.compaction_looked(vault.vault_id.bytes))
+    assert past.sender.service.compaction.look(vault) == 1
+
+
 def _plan(past: Past, statement: LiteralString, values: dict[str, object]) -> dict[str, Any]:
     (row,) = past.writer.postgres().execute(
         f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values

@@ -34,7 +34,7 @@ MAX_SEGMENTS, MAX_READINGS, MAX_BYTES = 1024, 8192, 4 * 2**20
 """Maximum number of segments, of readings and of encrypted bytes in one order. A writer carries out
 an order of this size in about a tenth of a second."""
 MAX_FOUND = 2048
-"""Maximum number of small segments that one scan of a vault considers."""
+"""Maximum number of small segments of a vault that are planned at a time."""
 MARGIN_MS = 60_000
 """Segments are merged no earlier than this time after they left the hot window. While a segment is
 in the hot window, it must have the same id in Postgres: an erasure finds the ids of segments in
@@ -165,16 +165,20 @@ class CompactionPlanner:
         before = self._orders.now() - self._dropped_ms
         recent = before - _RECENT_MS
         back = self._orders.claim_full_scan(name)
-        with self._pool.connection() as connection:
-            small = find_small(
-                connection,
-                vault.vault_id,
-                since=0 if back else recent,
-                before=before,
-                limit=MAX_FOUND,
-            )
-        planned, verified = self._verified_plan(vault, small, before)
-        if back and len(small) == MAX_FOUND:
+        since, more = 0 if back else recent, True
+        planned: list[list[SmallSegment]] = []
+        while more and not planned:
+            with self._pool.connection() as connection:
+                small = find_small(
+                    connection, vault.vault_id, since=since, before=before, limit=MAX_FOUND
+                )
+            planned, verified = self._verified_plan(vault, small, before)
+            # Days with one small segment have nothing to merge. Go on with the last segment: the
+            # next ones may be of its day.
+            more = len(small) == MAX_FOUND and small[-1].received_min > since
+            if more:
+                since = small[-1].received_min
+        if back and more:
             self._orders.request_full_scan(name)
         elif back and all(segments[0].received_min >= recent for segments in planned):
             self._orders.postpone_full_scan(name)

@@ -17,12 +17,15 @@ from iot_models.names import KeyNames
 
 from .audit import AuditLog
 from .key_deletion import delete_key
-from .password_changes import ERASED, ERASING, PasswordChange, PasswordChanges
+from .password_changes import (
+    ERASED,
+    ERASING,
+    SETTLING_SECONDS,
+    PasswordChange,
+    PasswordChanges,
+)
 from .postgres import Connection, Pool, short_query, transaction
 
-SETTLING_SECONDS = 60
-"""Time after an erasure in which a process may still use the vault, because the process opened the
-vault or read its record before the erasure."""
 _MAX_LISTED = 100
 
 _ERASE = "SELECT erase_vault(%s::uuid, %s::bytea[])"

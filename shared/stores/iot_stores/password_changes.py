@@ -13,12 +13,18 @@ from iot_models.names import KeyNames
 
 from .cached_records import hide_records, remove_record, show_records
 from .key_deletion import delete_key
+from .redis_client import milliseconds
 from .store_states import is_wrong_type, report
 from .stream_entries import StreamItem
 
 MAX_ANNOUNCED = 1000
 """Maximum length of the stream. A process that has missed more changes compares its vaults with
 Postgres."""
+SETTLING_SECONDS = 60
+"""An announced change has settled after this time: it was made or given up. The time is longer than
+a request takes from reading a record to opening the vault."""
+BEGINNING = "-"
+"""The position before all announcements."""
 ERASING, ERASED = b"", b"erased"
 """Values in place of a new lookup: the vault is about to be erased, or is erased."""
 _VAULT, _LOOKUP = b"vault", b"lookup"
@@ -38,8 +44,8 @@ class Announced(NamedTuple):
     """The changes that a process has not seen yet."""
 
     changes: list[PasswordChange]
-    last: str | None
-    """Position after which to read next; None: read from the beginning."""
+    last: str
+    """Position after which to read next."""
     complete: bool
     """Whether `changes` has all changes since the position that was read last."""
 
@@ -126,26 +132,31 @@ class PasswordChanges:
     def read(self, last: str | None) -> Announced:
         """Return the changes announced after the position `last`.
 
-        If `last` is None, or Redis has lost this position, return all changes in the stream.
+        If `last` is None, return only the changes that may not have settled: a process that has
+        just started reads no older records. If Redis has lost the position, return all changes in
+        the stream.
 
         Raises:
             RedisError: Redis is away.
         """
-        entries = self._entries(last)
-        complete = last is None or (bool(entries) and entries[0][0] == last)
-        if complete:
-            fresh = entries[0 if last is None else 1 :]
-        else:
+        entries = self._entries(last or BEGINNING)
+        complete = last in {None, BEGINNING} or (bool(entries) and entries[0][0] == last)
+        if not complete:
             # Redis cut the entry off, or lost it in a failover.
-            entries = fresh = self._entries(None)
-        position = entries[-1][0] if entries else None
+            entries = fresh = self._entries(BEGINNING)
+        elif last is None:
+            settled = milliseconds(self._client.time()) - SETTLING_SECONDS * 1000
+            fresh = [entry for entry in entries if int(entry[0].partition("-")[0]) > settled]
+        else:
+            fresh = [entry for entry in entries if entry[0] != last]
+        position = entries[-1][0] if entries else BEGINNING
         changes = [change for _, fields in fresh if (change := _decode(fields)) is not None]
         return Announced(changes, position, complete)
 
-    def _entries(self, last: str | None) -> list[tuple[str, Mapping[bytes, bytes]]]:
+    def _entries(self, last: str) -> list[tuple[str, Mapping[bytes, bytes]]]:
         name = self._names.password_changes
         try:
-            found = cast("list[StreamItem]", self._client.xrange(name, min=last or "-"))
+            found = cast("list[StreamItem]", self._client.xrange(name, min=last))
         except ResponseError as error:
             if not is_wrong_type(error):
                 raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from redis import Redis
 from redis.exceptions import RedisError
 
 from integration.api.asking import Api, row
@@ -17,12 +18,14 @@ from integration.api.test_password_forms import texts
 from integration.api.test_vault_erasure import BLOCKED
 from integration.api.test_vault_erasure_requests import note_steps
 from iot_api.vaults import change_follower
+from iot_api.vaults.cache import UNSETTLED_SECONDS
 from iot_models.settings import Settings
-from iot_stores.password_changes import PasswordChanges
+from iot_stores.password_changes import SETTLING_SECONDS, PasswordChanges
 from iot_stores.vault_records import VaultRecords
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.waiting import wait_until
 
 
@@ -113,6 +116,29 @@ def test_a_change_back_while_the_first_process_hangs(
     found = records.find_cached([lookup])
     assert found is not None
     assert found.lookup == lookup
+
+
+def test_only_a_process_that_starts_ignores_settled_changes(
+    make_api: MakeApi, redis: "Redis", postgres: psycopg.Connection
+) -> None:
+    """A vault whose last announced lookup is not its own stays open nevertheless."""
+    running, started = make_api(), make_api()
+    running.put(row(OLD))
+    running.service.change_follower.check()  # nothing has been announced yet
+    announced = {b"vault": stored_row(postgres)[0].bytes, b"lookup": bytes(32)}
+    settled = redis.time()[0] - SETTLING_SECONDS - 1
+    redis.xadd(KEYS.password_changes, announced, id=f"{settled * 1000}-0")
+    for process, noted in ((running, 1), (started, 0)):
+        process.service.change_follower.check()
+        cache = process.service.vaults.cache
+        assert cache.changes_noted == noted
+        process.read(password=OLD)
+        (cached,) = cache._vaults.values()  # noqa: SLF001 - how long the vault stays open
+        is_short = cached.expires_at < time.monotonic() + 2 * UNSETTLED_SECONDS
+        assert is_short == bool(noted)
+    redis.xadd(KEYS.password_changes, announced)
+    started.service.change_follower.check()
+    assert started.service.vaults.cache.changes_noted == 1
 
 
 def test_open_vaults_are_read_without_redis(

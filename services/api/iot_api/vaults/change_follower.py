@@ -25,7 +25,7 @@ read the announcements for this long, for example because the process hung, read
 uses an open vault."""
 LATEST_SECONDS = 20.0
 """A change that is not made within this time after its announcement is given up. The time is much
-shorter than `unsettled_changes.SETTLING_SECONDS`."""
+shorter than `password_changes.SETTLING_SECONDS`."""
 
 _log = logging.getLogger(__name__)
 

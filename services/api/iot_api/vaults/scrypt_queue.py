@@ -22,7 +22,7 @@ ADMITTED_SECONDS = 20.0
 scrypts may take longer than estimated, and a refusal would count as a guess. It is shorter than the
 time that a process gives its requests at shutdown. The request's later scrypts may wait only for
 `WAIT_SECONDS` each, because the request may have read the vault's record, and must use the record
-within `unsettled_changes.SETTLING_SECONDS`."""
+within `password_changes.SETTLING_SECONDS`."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum number of requests in a queue for scrypt: of all clients together, and of one client. A
 scrypt takes a third of a second, so the last request of a full queue waits for about

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from iot_cipher.vault import VaultRecord
-
-SETTLING_SECONDS = 60.0
-"""An announced change of a password has settled after this time: it was made or given up. The time
-is longer than a request takes from reading a record to opening the vault."""
+from iot_stores.password_changes import SETTLING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import uuid
 from dataclasses import replace
 
 from iot_api.vaults.cache import UNSETTLED_SECONDS, VaultCache
-from iot_api.vaults.unsettled_changes import SETTLING_SECONDS
 from iot_cipher.encryption import OpenVault
 from iot_cipher.vault import VaultRecord
+from iot_stores.password_changes import SETTLING_SECONDS
 from support.clock import Clock
 from support.waiting import wait_until
 

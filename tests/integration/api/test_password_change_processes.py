@@ -125,7 +125,7 @@ def test_only_a_process_that_starts_ignores_settled_changes(
     running, started = make_api(), make_api()
     running.put(row(OLD))
     running.service.change_follower.check()  # nothing has been announced yet
-    announced = {b"vault": stored_row(postgres)[0].bytes, b"lookup": bytes(32)}
+    announced: Any = {b"vault": stored_row(postgres)[0].bytes, b"lookup": bytes(32)}
     settled = redis.time()[0] - SETTLING_SECONDS - 1
     redis.xadd(KEYS.password_changes, announced, id=f"{settled * 1000}-0")
     for process, noted in ((running, 1), (started, 0)):

@@ -111,8 +111,9 @@ class IngestEndpoint:
         try:
             response = self._take(environ)
         except Exception as error:  # noqa: BLE001 - every error has a response
-            token_name = partial(environ.get, _ADMITTED, "")
-            response = self._errors.respond(error, environ, request_id, token_name)
+            response = self._errors.respond(
+                error, environ, request_id, lambda: environ.get(_ADMITTED, "")
+            )
             _count_rejected(error, response.status)
         status, headers, _ = response
         seconds = time.perf_counter() - started

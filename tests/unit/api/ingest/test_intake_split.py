@@ -60,7 +60,8 @@ def test_a_small_request_is_not_split() -> None:
 
 def test_an_import_is_split_by_day_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other requests are served before the entries of each day."""
-    splits, turns = [], []
+    splits: list[int] = []
+    turns: list[float] = []
 
     class Texts(bytes):
         __slots__ = ()

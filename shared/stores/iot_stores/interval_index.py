@@ -39,7 +39,8 @@ def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
     times and the ids of the returned positions.
     """
     here = (position[0] << _ID_BITS) + position[1]
-    begins = [here - 2**bits for bits in _STEPS]
-    times = [max(INT64_MIN, begin >> _ID_BITS) for begin in begins]
+    lowest = INT64_MIN << _ID_BITS
+    begins = [*(max(lowest, here - 2**bits) for bits in _STEPS), lowest]
+    times = [begin >> _ID_BITS for begin in begins]
     ids = [begin % 2**_ID_BITS for begin in begins]
-    return list(range(len(_STEPS) + 1)), [*times, INT64_MIN], [*ids, 0]
+    return list(range(len(begins))), times, ids

@@ -124,6 +124,18 @@ def test_readings_older_than_the_retention_are_refused(make_api: MakeApi) -> Non
     assert OLD < body["oldest"] < kept < body["latest"]
 
 
+def test_no_time_is_accepted_that_writers_refuse(make_api: MakeApi) -> None:
+    """Readings that are kept for a century, and clocks that may differ by millennia."""
+    api = make_api(retention_days=36_500, clock_skew_max_seconds=2**53)
+    for at, problem in {
+        "1969-12-31 23:59:59": "is before 1970-01-01",
+        "9999-12-01 00:00:00": "is in the future",
+    }.items():
+        body = assert_error(send(api, old_row(at, 1)), 400, "invalid_request")
+        assert problem in body["error"]
+        assert (body["oldest"], body["latest"]) == ("1970-01-01 00:00:00", "9999-11-30 23:59:59")
+
+
 def test_an_unknown_choice_is_refused(make_api: MakeApi) -> None:
     api = make_api(rate_limit_address=2)
     answer = api.ask("PUT", "/api/iot?received=later", "[]", JSON)

@@ -10,7 +10,7 @@ import msgspec
 from iot_models.errors import InvalidRequestError, TooLargeError
 from iot_models.reading import absolute_timestamp, int64s
 from iot_models.times import parse_time_or_date
-from iot_stores.months import DAY_MS
+from iot_stores.months import DAY_MS, END_MS
 
 _DAY_SECONDS = 86_400
 MAX_DAYS = 366
@@ -31,8 +31,8 @@ class ImportedTimes:
     """
 
     def __init__(self, retention_days: int, clock_skew_seconds: int) -> None:
-        """A time is too old if it is more than `retention_days` ago, or before 1970 if
-        `retention_days` is 0. A time may be up to `clock_skew_seconds` in the future: the clock of
+        """A time is too old if it is before 1970, or more than `retention_days` ago (0: readings
+        are kept forever). A time may be up to `clock_skew_seconds` in the future: the clock of
         the server that first received the reading may have been ahead.
         """
         self._retention_days = retention_days
@@ -50,8 +50,8 @@ class ImportedTimes:
         """
         days: set[int] = set()
         now = int(time.time())
-        oldest = now - self._retention_days * _DAY_SECONDS if self._retention_days else 0
-        latest = now + self._clock_skew_seconds
+        oldest = max(0, now - self._retention_days * _DAY_SECONDS) if self._retention_days else 0
+        latest = min(now + self._clock_skew_seconds, END_MS // 1000 - 1)
         column = int64s()
         for position, (number, text) in enumerate(zip(numbers, texts, strict=True)):
             if position % _ROWS_PER_TURN == 0:
@@ -62,7 +62,7 @@ class ImportedTimes:
                 problem = "is not a date such as 2026-11-23 06:17:23"
             elif moment < oldest * 1000:
                 problem = "is before 1970-01-01"
-                if self._retention_days:
+                if oldest:
                     limit = absolute_timestamp(oldest)
                     problem = f"retention deletes readings received before {limit}"
             elif moment // 1000 > latest:

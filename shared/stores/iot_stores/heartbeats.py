@@ -17,6 +17,7 @@ from iot_cipher.writer_keys import KeySet
 from iot_models import metrics
 from iot_models.names import KeyNames
 
+from .key_deletion import delete_key
 from .process_reports import ProcessReport, process_name
 from .redis_client import milliseconds
 from .stream_entries import StreamItem
@@ -100,9 +101,14 @@ class HeartbeatSender(ProcessReport):
     def _send(self, content: dict[str, object]) -> None:
         # `oldest` is compared with ids of items, which are times of Redis. So take the time from
         # Redis: a process with a wrong clock must not remove the heartbeats of other processes.
-        oldest = milliseconds(self._client.time()) - KEEP_SECONDS * 1000
+        now = milliseconds(self._client.time())
+        oldest, latest = now - KEEP_SECONDS * 1000, now + KEEP_SECONDS * 1000
         name, beat = self._names.heartbeats, {"heartbeat": json.dumps(content)}
-        self._client.xadd(name, beat, minid=oldest, approximate=False)  # type: ignore[arg-type]
+        added = self._client.xadd(name, beat, minid=oldest, approximate=False)  # type: ignore[arg-type]
+        if _milliseconds_of(cast("bytes", added)) > latest:
+            # The clock of Redis was set back. Ids of a stream never decrease, so no heartbeat would
+            # be removed until the clock has caught up. The next heartbeats make a new stream.
+            delete_key(self._client, name)
         metrics.gauge(_GAUGES[self._service]).set_to_current_time()
 
 
@@ -143,7 +149,7 @@ def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
     now = milliseconds(now_parts)
     by_process: dict[tuple[str, str], list[Heartbeat]] = {}
     for item_id, fields in cast("list[StreamItem]", items):
-        beat = _decode(int(item_id.partition(b"-")[0]), json.loads(fields[b"heartbeat"]))
+        beat = _decode(_milliseconds_of(item_id), json.loads(fields[b"heartbeat"]))
         if beat.at >= now - KEEP_SECONDS * 1000:
             by_process.setdefault((beat.service, beat.process), []).append(beat)
     running = {
@@ -152,6 +158,10 @@ def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
         if beats[-1].at >= now - ALIVE_SECONDS * 1000
     }
     return Heartbeats(now, running)
+
+
+def _milliseconds_of(item_id: bytes) -> int:
+    return int(item_id.partition(b"-")[0])
 
 
 def _decode(at: int, content: dict[str, Any]) -> Heartbeat:

@@ -59,6 +59,11 @@ end
 -- Redis refused.
 local function add(cover, at)
   local before, before_id, after, after_id = unpack(ARGV, at, at + 3)
+  if parts(after) > now + keep * 1000 then
+    -- The clock of the backlog's Redis was set back. Until it has caught up, no segment would leave the index. The
+    -- cover stays behind the drained position, so reads use Postgres.
+    return
+  end
   local since = ARGV[at + 4]
   local lost = add_segments(at + 6, at + 1 + 5 * ARGV[at + 5])
   local known = redis.pcall('HMGET', cover, 'position', 'since', 'seconds', 'next_id', 'replication_id')

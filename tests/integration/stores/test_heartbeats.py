@@ -11,6 +11,7 @@ from iot_models.errors import UnavailableError
 from iot_stores import process_reports
 from iot_stores.heartbeats import KEEP_SECONDS, HeartbeatSender, read_heartbeats
 from support.keys import KEYS
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -80,6 +81,20 @@ def test_the_stream_keeps_the_last_seconds_only(
     sender.report()
     sender.report()
     assert redis.xlen(KEYS.heartbeats) == 3
+
+
+def test_the_stream_starts_again_after_the_clock_was_set_back(
+    redis: "Redis", keyring: KeyringFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, all new ids would be ahead of the clock, and no heartbeat would be removed."""
+    monkeypatch.setattr(process_reports, "REPORT_SECONDS", 0)
+    planted(redis, "ended:1", -3600, 0)
+    sender = HeartbeatSender(redis, KEYS, "api", keyring.current, require_ownership=lambda: None)
+    sender.report()
+    wait_until(lambda: not redis.exists(KEYS.heartbeats), what="the end of the stream")
+    sender.report()
+    found = read_heartbeats(redis, KEYS)
+    assert [beat.process for beat in found.latest("api")] == [process_reports.process_name()]
 
 
 def test_no_heartbeat_goes_to_the_redis_of_others(redis: "Redis", keyring: KeyringFile) -> None:

@@ -413,7 +413,7 @@ def test_a_read_notices_that_the_hot_window_loses_its_data_meanwhile(
     assert sender.last_seconds(PASSWORD, 60) == ["0"]
 
 
-@pytest.mark.parametrize("ahead", [0, 3_600_000])
+@pytest.mark.parametrize("ahead", [0, 200_000])
 def test_an_emptied_window_covers_nothing_that_was_received_before_the_next_drain(
     writer: Writer, sender: Sender, ahead: int
 ) -> None:

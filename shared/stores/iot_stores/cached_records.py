@@ -16,6 +16,7 @@ from iot_cipher.vault import VaultRecord
 from iot_models.names import KeyNames
 
 from .key_deletion import delete_key
+from .scripts import load_script, run_all
 
 CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
@@ -55,14 +56,13 @@ def scan_records(client: "Redis", names: KeyNames) -> Iterator[VaultRecord]:
 def hide_records(
     client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookups: Iterable[bytes]
 ) -> None:
-    """Hide the vault's records under the lookups of its old password, for `HIDE_SECONDS`.
+    """Remove the vault's cached records under the lookups of its old password. Hide later ones.
 
     A process that read Postgres before the change may cache a record after the change. Such a
-    record is hidden, too. Records of other vaults stay visible: a new vault may get the old
-    password. `client` may be a pipeline.
+    record is hidden for `HIDE_SECONDS`. Records of other vaults stay, and stay visible: a new vault
+    may have the old password. Raises `RedisError`.
     """
-    for lookup in lookups:
-        client.set(names.changed_lookup(lookup), vault_id.bytes, ex=HIDE_SECONDS)
+    _remove(client, names, vault_id, lookups, HIDE_SECONDS)
 
 
 def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
@@ -86,6 +86,25 @@ def former_vaults(
     return cast("list[bytes | None]", client.mget(map(names.changed_lookup, lookups)))
 
 
-def remove_record(client: "Redis", names: KeyNames, lookup: bytes) -> None:
-    """Remove the cached record under a lookup."""
-    delete_key(client, names.vault_record(lookup))
+def remove_record(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
+    """Remove the vault's cached record under a lookup. The record of another vault stays.
+
+    Raises `RedisError`.
+    """
+    _remove(client, names, vault_id, [lookup], 0)
+
+
+def _remove(
+    client: "Redis",
+    names: KeyNames,
+    vault_id: uuid.UUID,
+    lookups: Iterable[bytes],
+    hide_seconds: int,
+) -> None:
+    keys = [
+        name
+        for lookup in lookups
+        for name in (names.vault_record(lookup), names.changed_lookup(lookup))
+    ]
+    script = load_script(client, "vault_record_hide.lua")
+    run_all(client, script, [(keys, [vault_id.bytes, hide_seconds])])

@@ -16,6 +16,7 @@ from iot_models.audit_event import AuditEvent
 from iot_models.names import KeyNames
 
 from .audit import AuditLog
+from .cached_records import hide_records
 from .key_deletion import delete_key
 from .password_changes import (
     ERASED,
@@ -135,7 +136,7 @@ class Erasures:
         Records of other vaults under the same lookups stay. Also forget when the vault was last
         scanned for small segments. Raises `RedisError`.
         """
-        self._changes.hide(vault_id, list(lookups))
+        hide_records(self._client, self._names, vault_id, lookups)
         names = (
             self._names.replaced_vault_record(vault_id.bytes),
             self._names.compaction_looked(vault_id.bytes),

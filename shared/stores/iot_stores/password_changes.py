@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from redis import Redis
-from redis.client import Pipeline
 from redis.exceptions import ResponseError
 
 from iot_models.names import KeyNames
 
-from .cached_records import hide_records, remove_record, show_records
+from .cached_records import hide_records, show_records
 from .key_deletion import delete_key
 from .redis_client import milliseconds
 from .store_states import is_wrong_type, report
@@ -70,7 +69,13 @@ class PasswordChanges:
         Raises:
             RedisError: the change may have been announced or not.
         """
-        self._announce(change, old_lookups)
+        hide_records(self._client, self._names, change.vault_id, old_lookups)
+        self._client.xadd(
+            self._names.password_changes,
+            {_VAULT: change.vault_id.bytes, _LOOKUP: change.lookup},
+            maxlen=MAX_ANNOUNCED,
+            approximate=False,
+        )
 
     def finish(self, change: PasswordChange, old_lookups: Sequence[bytes]) -> None:
         """Announce a change of password again, after it was made.
@@ -82,52 +87,8 @@ class PasswordChanges:
         Raises:
             RedisError: Redis can't serve.
         """
-        self._announce(change, old_lookups, shown=change.lookup)
-
-    def hide(self, vault_id: uuid.UUID, lookups: Sequence[bytes]) -> None:
-        """Remove the records of a vault under these lookups from Redis, and hide later ones
-        (`hide_records`).
-
-        Raises:
-            RedisError: Redis can't serve.
-        """
-        cached = self._cached(lookups)
-        with self._client.pipeline(transaction=True) as pipeline:
-            self._hide(pipeline, vault_id, lookups, cached)
-            pipeline.execute()
-
-    def _cached(self, lookups: Sequence[bytes]) -> "list[bytes | None]":
-        names = [self._names.vault_record(lookup) for lookup in lookups]
-        return cast("list[bytes | None]", self._client.mget(names))
-
-    def _hide(
-        self,
-        pipeline: "Pipeline",
-        vault_id: uuid.UUID,
-        lookups: Sequence[bytes],
-        cached: "Sequence[bytes | None]",
-    ) -> None:
-        hide_records(pipeline, self._names, vault_id, lookups)
-        for lookup, data in zip(lookups, cached, strict=True):
-            # The old password may have a new vault already, whose record must stay.
-            if data is not None and data.startswith(vault_id.bytes):
-                remove_record(pipeline, self._names, lookup)
-
-    def _announce(
-        self, change: PasswordChange, old_lookups: Sequence[bytes], *, shown: bytes | None = None
-    ) -> None:
-        if shown is not None:  # the new password may be one that the vault had before
-            show_records(self._client, self._names, change.vault_id, shown)
-        cached = self._cached(old_lookups)
-        with self._client.pipeline(transaction=True) as pipeline:
-            self._hide(pipeline, change.vault_id, old_lookups, cached)
-            pipeline.xadd(
-                self._names.password_changes,
-                {_VAULT: change.vault_id.bytes, _LOOKUP: change.lookup},
-                maxlen=MAX_ANNOUNCED,
-                approximate=False,
-            )
-            pipeline.execute()
+        show_records(self._client, self._names, change.vault_id, change.lookup)
+        self.announce(change, old_lookups)
 
     def read(self, last: str | None) -> Announced:
         """Return the changes announced after the position `last`.

@@ -307,10 +307,7 @@ class VaultRecords:
         all processes to ignore it (`hide_records`). If Redis fails, log the error and return.
         """
         try:
-            with self._client.pipeline(transaction=True) as pipeline:
-                hide_records(pipeline, self._names, record.vault_id, [record.lookup])
-                remove_record(pipeline, self._names, record.lookup)
-                pipeline.execute()
+            hide_records(self._client, self._names, record.vault_id, [record.lookup])
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 
@@ -382,7 +379,7 @@ class VaultRecords:
         if old.lookup == new.lookup:
             return
         try:
-            remove_record(self._client, self._names, old.lookup)
+            remove_record(self._client, self._names, old.vault_id, old.lookup)
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 

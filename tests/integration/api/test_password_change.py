@@ -79,6 +79,7 @@ def test_a_put_under_the_old_password_begins_a_new_vault(
     other.service.change_follower.start()
     for process in (api, other):
         process.put(row(OLD, freeform="first"))
+    (old_record,) = records_of(api).scan_cached()
     assert change(api).status_code == 200
     for process in (other, api):
         assert process.put(row(OLD, freeform="second")).status_code == 201
@@ -86,6 +87,8 @@ def test_a_put_under_the_old_password_begins_a_new_vault(
     for process in (api, other, make_api()):
         assert texts(process.read(password=OLD)) == ['"second"'] * 2
         assert texts(process.read(password=NEW)) == ['"first"'] * 2
+    # A process that has missed the change finds out when it compares the vault.
+    assert records_of(other).restore(old_record).lookup != old_record.lookup
     # Redis has both records: they open the vaults while Postgres is away.
     assert len(list(records_of(make_api()).scan_cached())) == 2
     assert_error(change(api, NEW, OLD), 409, "conflict")
@@ -296,7 +299,7 @@ def test_a_change_that_is_tried_again_is_one_guess(
 
     monkeypatch.setattr(changer._changes, "announce", rotate)  # noqa: SLF001
     assert change(api).status_code == 200
-    assert len(announced) == 2
+    assert len(announced) == 3, "twice before the change, once after it"
     assert sample("iot_unknown_passwords_total") == counted + 1
 
 

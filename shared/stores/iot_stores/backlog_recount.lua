@@ -1,6 +1,6 @@
 -- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
--- type. A counter is damaged if it is not a number (another program wrote it), or if more bytes were removed from a
--- shard than added.
+-- type. A counter is damaged if it is not a number (another program wrote it), if it is missing although it
+-- can't be 0, or if more bytes were removed from a shard than added.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
 -- names of the streams of held entries.
 -- Returns the names of the damaged counters; empty if nothing was changed. If the key was missing: the counters that
@@ -67,6 +67,9 @@ for i = 1, #found, 2 do
 end
 if not known.bytes and not missing and next(shards) then
   damaged[1 + #damaged] = 'bytes' -- a script has deleted it, because held entries were overwritten
+end
+if not known.held and not missing and #items('HKEYS', vaults) > 0 then
+  damaged[1 + #damaged] = 'held' -- the counters were deleted, and an append has added some of them again
 end
 for shard in pairs(shards) do
   local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])

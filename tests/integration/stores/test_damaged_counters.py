@@ -80,6 +80,18 @@ def test_all_damaged_counters_are_recounted(redis: "Redis", backlog: Backlog) ->
     assert backlog.state().bytes == 10
 
 
+def test_deleted_counters_are_recounted_after_an_append(redis: "Redis", backlog: Backlog) -> None:
+    for shard in (0, 2):
+        remove(backlog, shard, entries=10)
+    redis.delete(KEYS.backlog_counters)
+    backlog.append([(1, b"b" * 5)])
+    assert BacklogCounters(redis, KEYS).recount() == ["held"]
+    assert (backlog.state().bytes, backlog.state().held) == (10 + 5, 1)
+    assert BacklogCounters(redis, KEYS).recount() == []
+    remove(backlog, 1, entries=10)
+    assert backlog.state().bytes == 10
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["bytes", "in:2", "held", "session_renewals", "rate"])
 def test_a_damaged_counter_causes_no_partial_append(

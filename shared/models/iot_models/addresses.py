@@ -34,18 +34,26 @@ def _parse(address: str) -> tuple[str, int] | None:
     if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
         raise SettingsError(f"{address}: the port is not a number from 1 to 65535")
     host = found["host"].strip("[]")
-    try:
-        host.encode("idna")  # Python's resolver encodes the name the same way
-    except UnicodeError:
-        raise SettingsError(f"{address}: {host!r} is not a valid host name") from None
+    if not is_host(host):
+        raise SettingsError(f"{address}: {host!r} is not a valid host name")
     return host, int(port)
+
+
+def is_host(text: str) -> bool:
+    """Return whether Python's resolver can look up a host name or an address."""
+    try:
+        text.encode("idna")  # as the resolver does
+    except UnicodeError:
+        return False
+    return True
 
 
 def parse_metrics_address(text: str) -> str:
     """Check that an address has no port, which is a setting of its own. Return the address.
 
     Raises:
-        SettingsError: the address has a port, or an IPv6 address is in brackets.
+        SettingsError: the address has a port, an IPv6 address is in brackets, or a host name is
+            invalid.
     """
     if "[" in text:
         raise SettingsError(f"{text}: write an IPv6 address without brackets, for example ::1")
@@ -53,4 +61,6 @@ def parse_metrics_address(text: str) -> str:
         raise SettingsError(
             f"{text} has a port: set the port in IOT_API_METRICS_PORT or IOT_WRITER_METRICS_PORT"
         )
+    if not is_host(text):
+        raise SettingsError(f"{text!r} is not a valid host name")
     return text

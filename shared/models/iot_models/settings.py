@@ -12,7 +12,7 @@ from .errors import SettingsError
 from .logs import parse_format
 from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
-from .text_files import read_line
+from .text_files import is_unicode, read_line
 
 _PARSED = {
     "anonymous_scopes": parse_anonymous_scopes,
@@ -354,9 +354,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         SettingsError: a setting is missing or invalid. The message names its variable.
     """
-    settings = Settings(
-        **{setting.name: _value_of(setting, environ) for setting in fields(Settings)}
-    )
+    settings = Settings(**{each.name: _value_of(each, environ) for each in fields(Settings)})
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY: set both or neither")
     if settings.tls_client_ca_file and not (settings.tls_certificate and settings.tokens_file):
@@ -422,6 +420,8 @@ def _text_of(setting: Field[Any], environ: Mapping[str, str]) -> str | None:
     if setting.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
         return read_line(Path(path), f"{name}_FILE")
     text = environ.get(name)
+    if setting.metadata["secret"] and not is_unicode(text or ""):
+        raise SettingsError(f"{name} is not UTF-8 text")
     # An env file with CRLF line ends leaves a CR at the end of each value.
     return None if text is None else text.rstrip("\r\n")
 

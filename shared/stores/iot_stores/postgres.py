@@ -296,7 +296,7 @@ def url_parts(url: str) -> dict[str, Any]:
     """
     try:
         parts: dict[str, Any] = conninfo_to_dict(url)
-    except psycopg.Error:
+    except (psycopg.Error, UnicodeError):
         parts = {"port": "none"}
     names = f"{parts.get('host') or ''}{parts.get('dbname') or parts.get('user') or ''}"
     if not re.fullmatch(r"[\d,]+", str(parts.get("port") or "5432")) or "@" in names:

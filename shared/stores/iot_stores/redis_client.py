@@ -1,7 +1,8 @@
 """Redis clients, opened from the settings."""
 
+import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -12,6 +13,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from iot_models.addresses import is_host
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 
@@ -72,12 +74,10 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
         "retry_on_error": [BusyLoadingError],
         "parser_class": RefusalParser,
     }
-    if "+sentinel://" not in url and not _has_valid_port(url):
-        # redis-py would repeat the invalid port in its error. With an unescaped / or # in the
-        # password, a part of the password is taken for the port.
+    if "+sentinel://" not in url and (problem := _problem_of(url)):
         raise SettingsError(
-            f"{variable}: invalid port; if the password contains special characters, write them "
-            "as %40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
+            f"{variable}: {problem}; if the password contains special characters, write them as "
+            "%40 (@), %2F (/), %3A (:), %23 (#), %3F (?), %25 (%)"
         )
     try:
         if "+sentinel://" in url:
@@ -94,11 +94,24 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
     return client
 
 
-def _has_valid_port(url: str) -> bool:
+def _problem_of(url: str) -> str | None:
+    """Return what is wrong with the host, the port or the database of a URL without Sentinels.
+
+    redis-py would repeat an invalid port in its error, and ignores an invalid database. With an
+    unescaped / or # in the password, a part of the password is taken for the port or the database.
+    """
     try:
-        return urlsplit(url).port != 0
+        parts = urlsplit(url)
+        port, host = parts.port, unquote(parts.hostname or "")
     except ValueError:
-        return False
+        port, host = 0, ""
+    if port == 0:
+        return "invalid port"
+    if not is_host(host):
+        return "invalid host name"
+    if parts.scheme != "unix" and not re.fullmatch("(/[0-9]*)?", parts.path):
+        return "invalid database: it must be a number, as in redis://host:6379/0"
+    return None
 
 
 def milliseconds(time: tuple[int, int]) -> int:

@@ -8,6 +8,7 @@ from redis import Redis
 from redis.connection import parse_url
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from iot_models.addresses import is_host
 from iot_models.errors import SettingsError
 
 from .redis_connections import RenewingSentinelPool
@@ -92,8 +93,8 @@ def _address(host: str, variable: str) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon:
         name, port = host, str(SENTINEL_PORT)
-    if not name:
-        raise SettingsError(f"{variable}: a Sentinel has no host")
+    if not name or not is_host(name):
+        raise SettingsError(f"{variable}: a Sentinel has no valid host name")
     if not (port.isdecimal() and 0 < int(port) < 2**16):
         raise SettingsError(f"{variable}: the port of a Sentinel is invalid")
     return name.strip("[]"), int(port)

@@ -1,5 +1,7 @@
 """Listen addresses: an address that gunicorn would misread is refused."""
 
+import re
+
 import pytest
 
 from iot_models.addresses import parse_bind, parse_metrics_address
@@ -56,7 +58,17 @@ def test_metrics_addresses_are_accepted(text: str) -> None:
     assert parse_metrics_address(text) == text
 
 
-@pytest.mark.parametrize("text", ["[::]", "0.0.0.0:9100", "[::]:9100"])
-def test_metrics_addresses_have_no_port_and_no_brackets(text: str) -> None:
-    with pytest.raises(SettingsError):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[::]", "write an IPv6 address without brackets"),
+        ("0.0.0.0:9100", "has a port"),
+        ("[::]:9100", "write an IPv6 address without brackets"),
+        ("ü..b", "'ü..b' is not a valid host name"),
+        ("ü" * 70, "is not a valid host name"),
+        ("\udcff", "is not a valid host name"),
+    ],
+)
+def test_invalid_metrics_addresses_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(sentence)):
         parse_metrics_address(text)

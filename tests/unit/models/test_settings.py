@@ -130,6 +130,14 @@ def test_an_unreadable_secret_file_is_named(tmp_path: Path) -> None:
         load(REQUIRED | {"IOT_REDIS_URL_FILE": str(path)})
 
 
+@pytest.mark.parametrize("each", SECRETS, ids=name_of)
+def test_a_secret_must_be_utf_8(each: "dataclasses.Field[Any]") -> None:
+    """As Python decodes a byte of Latin-1 in the environment."""
+    name = variable(each.name)
+    with pytest.raises(SettingsError, match=f"^{name} is not UTF-8 text$"):
+        load(REQUIRED | {name: "redis://:hunter\udce9@db/0"})
+
+
 def test_only_secrets_have_a_file_variable(tmp_path: Path) -> None:
     path = tmp_path / "level"
     path.write_text("DEBUG", encoding="utf-8")

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from iot_models import metrics, monitoring, settings
+from iot_models.addresses import parse_metrics_address
 from iot_models.errors import SettingsError
 from iot_sensor_client import Client, ClientError, RejectedError, RetryPolicy
 from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
@@ -230,7 +231,7 @@ def run(canary: Canary, port: int) -> int:
     try:
         with ShutdownSignals(interrupt=True):
             if port:
-                address = settings.load_one("metrics_address")
+                address = parse_metrics_address(settings.load_one("metrics_address"))
                 monitoring.serve("--metrics-port", address, port, {"/healthz": canary.health})
             canary.run()
     except ShutdownRequested as request:

@@ -86,7 +86,7 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
     fcntl.flock(file, fcntl.LOCK_EX)
     if os.fstat(file).st_size:
         sys.exit(0)
-    os.write(file, str(error).encode())
+    os.write(file, str(error).encode(errors="backslashreplace"))
     sys.exit(_ENDS_MASTER)
 
 

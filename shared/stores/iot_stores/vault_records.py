@@ -158,13 +158,13 @@ class VaultRecords:
         """
         values = (*_values(record), record.format)
 
+        @_translating_refusals()
         def insert(connection: Connection) -> VaultRecord:
             if insert_vault(connection, self._audit_of_new_vaults, values, event):
                 return record
             return _find(connection, [record.lookup]).record or record
 
-        with _translating_refusals():
-            return self._pool.run_idempotent(insert)
+        return self._pool.run_idempotent(insert)
 
     def restore(self, record: VaultRecord) -> VaultRecord:
         """Store a vault in Postgres if Postgres lacks it. Return the stored record.
@@ -187,8 +187,7 @@ class VaultRecords:
             RedisError: another vault has the password, and `record` could not be kept in Redis.
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
-        with _translating_refusals():
-            stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
+        stored = self._pool.run_idempotent(lambda connection: _restore(connection, record))
         if stored.vault_id != record.vault_id:
             self._client.set(
                 self._names.replaced_vault_record(record.vault_id.bytes), encode_record(record)
@@ -266,7 +265,7 @@ class VaultRecords:
             POSTGRES_UNAVAILABLE: Postgres can't serve.
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
-        with _translating_refusals(), self._pool.connection() as connection:
+        with self._pool.connection() as connection, _translating_refusals():
             replaced = connection.execute(REPLACE, values).rowcount > 0
         if replaced and self._overwrite(new):
             self._expire_old_record(old, new)
@@ -287,6 +286,7 @@ class VaultRecords:
         """
         values = (*_values(new)[1:], new.format, old.vault_id, old.wrapped_key)
 
+        @_translating_refusals()
         def change(connection: Connection) -> bool:
             if replace_vault(connection, self._audit, values, event):
                 return True
@@ -295,8 +295,7 @@ class VaultRecords:
             return stored is not None and stored.wrapped_key == new.wrapped_key
 
         try:
-            with _translating_refusals():
-                return self._pool.run_idempotent(change)
+            return self._pool.run_idempotent(change)
         except psycopg.errors.UniqueViolation:
             raise LookupTakenError from None
 
@@ -388,7 +387,8 @@ class VaultRecords:
 def _translating_refusals() -> Iterator[None]:
     """Raise `PolicyChangedError` or `VaultErasedError` if a trigger in Postgres refuses a vault.
 
-    The triggers are `check_new_vault` and `refuse_erased_vault`.
+    The triggers are `check_new_vault` and `refuse_erased_vault`. They use an SQLSTATE that stands
+    for a server that can't serve. The pool must not see this error: it would close all connections.
     """
     try:
         yield
@@ -416,6 +416,7 @@ def find_by_ids(
     return {row[0]: VaultRecord(*row) for row in cast("Sequence[Sequence[Any]]", rows)}
 
 
+@_translating_refusals()
 def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
     stored = _stored(connection, record)
     if stored is not None:

@@ -19,7 +19,7 @@ from iot_models.audit_event import AuditKind, audit_event
 from iot_models.settings import Settings
 from iot_stores.audit import AuditLog
 from iot_stores.postgres import MAX_SESSIONS, Connection, Pool, postgres_pool
-from iot_stores.vault_records import VaultRecords
+from iot_stores.vault_records import PolicyChangedError, VaultRecords
 from iot_tools.local.postgres_server import PostgresServer
 from support.keys import KEYS
 from support.waiting import wait_until
@@ -196,3 +196,35 @@ def test_vault_records_survive_sessions_that_end_before_the_statement(
         assert records.add(vault, CREATED) == vault, "a repeated add must return the same vault"
         assert ended(lambda: records.restore(vault)) == vault
         assert ended(lambda: records.find([vault.lookup])).record == vault
+
+
+def test_a_refused_vault_costs_no_connection(
+    sessions: Sessions, settings: Settings, redis_url: str
+) -> None:
+    """The triggers refuse vaults with the SQLSTATE of a server that can't serve."""
+    pool = sessions.pool()
+    keyring = parse_keyring(Path(settings.keyring_file).read_text())
+    with Redis.from_url(redis_url) as redis:
+        records = VaultRecords(redis, KEYS, pool, AuditLog(lambda: keyring))
+        records.raise_cost(COST + 1)
+        good, cheap = (
+            create_vault(keyring, scrypt_secret(keyring, b"password", cost))[0]
+            for cost in (COST + 1, COST)
+        )
+        records.add(good, CREATED)
+        before = backends(pool)
+        for refused in (
+            lambda: records.add(cheap, CREATED),
+            lambda: records.restore(cheap),
+            lambda: records.replace(good, cheap),
+            lambda: records.change_password(good, cheap, CREATED),
+        ):
+            with pytest.raises(PolicyChangedError):
+                refused()
+        assert backends(pool) == before
+
+
+def backends(pool: Pool) -> set[int]:
+    """Return the processes of Postgres behind all connections of a pool."""
+    with ExitStack() as lent:
+        return {lent.enter_context(pool.connection()).info.backend_pid for _ in range(SIZE)}

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from iot_models.errors import DecryptionError, FormatError
 from iot_models.reading import ReadingColumns, count_texts
-from iot_models.segment import SegmentBounds, decompress
+from iot_models.segment import MAX_CONTENT_BYTES, SegmentBounds, decompress
 from iot_models.segment_encoding import ENTRY_LEVEL, compress
 
 from .secrets import SecretHolder
@@ -48,7 +48,6 @@ ENTRY_FORMAT, ENTRY_FORMAT_WITH_RECEIVED = 1, 2
 """The formats of an entry. Format 2 also has a time of receipt for each reading."""
 COMPRESS_FROM = 512
 """Entries with fewer bytes of content are not compressed: compression would not pay."""
-MAX_CONTENT_BYTES = 2**31
 SEAL_FORMAT = 1
 MAX_ABANDONED_NUMBERS = 100
 """A session ends after this many of its entries were not appended to the backlog."""

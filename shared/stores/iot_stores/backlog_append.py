@@ -36,7 +36,7 @@ from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 from .append_conditions import Guard, RememberedRequest, conditions
 from .append_outcomes import AppendOutcome, refuse
 from .confirmation import NO_CONFIRMATION, Confirmation
-from .scripts import Call, load_and_repeat, load_script
+from .scripts import Call, exchange, load_and_repeat, load_script
 from .store_states import report
 
 MAX_BYTES = 2**20
@@ -145,7 +145,11 @@ class AppendScript:
         # WAIT and WAITAOF cover only writes over their own connection, so they are sent over the
         # connection of the script.
         waits = self._wait_command
-        answers = self._round_trip([command + pack_command(waits) if waits else command])
+        packed = [command + pack_command(waits) if waits else command]
+        connection = self._checked_connection()
+        self._check_at = 0.0
+        answers = exchange(connection, packed, 2 if waits else 1)
+        self._check_at = time.monotonic() + CHECK_SECONDS
         waited = answers.pop() if waits else None
         if isinstance(answers[0], NoScriptError):  # Redis has restarted
             call: Call = (keys, arguments)
@@ -159,27 +163,6 @@ class AppendScript:
         return [
             outcome if isinstance(outcome, Exception) else (outcome, common) for outcome in outcomes
         ]
-
-    def _round_trip(self, packed: list[bytes]) -> list[Any]:
-        """Send the packed commands of a group, and return their answers as Redis gives them.
-
-        If the connection breaks, the commands are sent again, as redis-py's client would do.
-        """
-        connection = self._checked_connection()
-        self._check_at = 0.0
-
-        def exchange() -> list[Any]:
-            connection.send_packed_command(packed)
-            answers = [_answer(connection)]
-            if self._wait_command:
-                answers.append(_answer(connection))
-            return answers
-
-        answers: list[Any] = connection.retry.call_with_retry(
-            exchange, lambda _: connection.disconnect()
-        )
-        self._check_at = time.monotonic() + CHECK_SECONDS
-        return answers
 
     def _checked_connection(self) -> Any:
         """Return a connection to the current server: after a failover, a new one from the pool."""
@@ -200,13 +183,6 @@ class AppendScript:
         ):
             self._connection = None
             self._pool.release(connection)
-
-
-def _answer(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except ResponseError as error:
-        return error
 
 
 class BacklogAppender:

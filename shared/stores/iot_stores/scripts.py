@@ -104,18 +104,29 @@ def round_trip(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
     """
     pool: Any = client.connection_pool
     connection = pool.get_connection()
-
-    def exchange() -> list[Any]:
-        connection.send_packed_command(connection.pack_commands(commands))
-        return [_answer(connection) for _ in commands]
-
     try:
-        answers: list[Any] = connection.retry.call_with_retry(
-            exchange, lambda _: connection.disconnect()
-        )
-        return answers
+        return exchange(connection, connection.pack_commands(commands), len(commands))
     finally:
         pool.release(connection)
+
+
+def exchange(connection: Any, packed: list[bytes], count: int) -> list[Any]:
+    """Send `count` packed commands over a connection, and return their answers as Redis gives them.
+
+    If the connection breaks, the commands are sent again, as redis-py's client would do.
+
+    Raises:
+        RedisError: Redis is away; some commands may have run.
+    """
+
+    def attempt() -> list[Any]:
+        connection.send_packed_command(packed)
+        return [_answer(connection) for _ in range(count)]
+
+    answers: list[Any] = connection.retry.call_with_retry(
+        attempt, lambda _: connection.disconnect()
+    )
+    return answers
 
 
 def _answer(connection: Any) -> Any:

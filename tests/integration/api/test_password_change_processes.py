@@ -62,7 +62,7 @@ def test_the_announcement_of_a_new_password_has_time_to_be_read(
         monkeypatch, (PasswordChanges, "announce"), (VaultRecords, "change_password")
     )
     assert change(api).status_code == 200
-    (_, announced), (_, changed) = steps
+    (_, announced), (_, changed), _ = steps
     assert changed - announced >= change_follower.ANNOUNCED_SECONDS
 
 

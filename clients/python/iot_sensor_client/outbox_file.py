@@ -251,12 +251,20 @@ class OutboxFile:
         self._unrecorded = None
 
     def remove(self, batch: Batch) -> None:
-        """Remove an acknowledged batch."""
+        """Remove an acknowledged batch.
+
+        If the file can't be written, the time of the attempt is kept as by `note_attempt`: after a
+        restart, the outbox sends the batch again.
+        """
         with self._lock, self._reported():
+            noted = self._unrecorded is not None and self._unrecorded[0] == batch.id
+            if batch.tried is None and not noted:
+                self._unrecorded = (batch.id, time.time())
             with self._transaction() as counts:
                 if self._delete(batch):
                     counts.waiting -= len(batch.rows)
                     counts.bytes -= _size(batch.rows)
+            self._unrecorded = None
             self._space.shrink()
 
     def split(self, batch: Batch) -> None:

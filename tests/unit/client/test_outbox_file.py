@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -269,6 +270,29 @@ def test_an_attempt_that_the_file_could_not_take_is_recorded_later(path: Path) -
     file.close()
     file = opened(path)
     assert taken(file).tried == 5.0
+    file.close()
+
+
+def test_a_batch_that_is_acknowledged_and_could_not_be_removed_counts_as_sent(path: Path) -> None:
+    """Otherwise, it would be stored a second time after its key has expired."""
+    file = opened(path)
+    file.append(ROWS)
+    batch = taken(file)
+    refuse_writes(file, "DELETE ON readings")
+    with pytest.raises(OutboxError, match="no space"):
+        file.remove(batch)
+    sent_before = time.time()
+    with pytest.raises(OutboxError, match="no space"):
+        file.remove(batch)
+    accept_writes(file)
+    file.close()
+    file = opened(path)
+    tried = taken(file).tried
+    assert tried is not None
+    assert tried <= sent_before
+    drain(file)
+    file.append(ROWS)
+    assert taken(file).tried is None
     file.close()
 
 

@@ -79,17 +79,11 @@ class Client:
             TypeError: an argument has another type than declared.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
-        if tls_context is None and checked_text("url", url).startswith("https:"):
-            tls_context = make_tls_context(ca_file, cert_file, key_file)
-        elif cert_file is not None or key_file is not None:
-            raise ValueError(
-                "cert_file and key_file need an https URL, and can't be combined with tls_context"
-            )
         self._pool = ConnectionPool(
             url,
             timeout=timeout,
             connect_timeout=timeout if connect_timeout is None else connect_timeout,
-            tls_context=tls_context,
+            tls_context=make_tls_context(url, tls_context, ca_file, cert_file, key_file),
             keep_alive=keep_alive,
         )
         self._password = None if password is None else checked_text("password", password)

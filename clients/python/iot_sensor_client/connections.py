@@ -11,7 +11,7 @@ from http import HTTPStatus
 from selectors import EVENT_READ, DefaultSelector
 from urllib.parse import SplitResult, urlsplit
 
-from .arguments import checked_timeout
+from .arguments import checked_text, checked_timeout
 from .errors import NoResponseError
 from .response import Response
 
@@ -249,10 +249,22 @@ def _no_response(error: Exception, *, sent: bool = True) -> NoResponseError:
 
 
 def make_tls_context(
+    url: str,
+    given: ssl.SSLContext | None,
     ca_file: str | os.PathLike[str] | None,
     cert_file: str | os.PathLike[str] | None,
     key_file: str | os.PathLike[str] | None,
-) -> ssl.SSLContext:
+) -> ssl.SSLContext | None:
+    """Return the TLS context for a URL: `given`, or one made from the files. None for http.
+
+    Raises the errors of `Client.__init__`.
+    """
+    if given is not None or _parse(checked_text("url", url)).scheme == "http":
+        if cert_file is not None or key_file is not None:
+            raise ValueError(
+                "cert_file and key_file need an https URL, and can't be combined with tls_context"
+            )
+        return given
     context = ssl.create_default_context(cafile=ca_file)
     if cert_file is not None:
         # An empty passphrase: OpenSSL would ask the terminal for one.

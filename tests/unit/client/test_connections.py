@@ -157,7 +157,7 @@ def test_tls(server: Server, tmp_path: Path) -> None:
     context.load_cert_chain(certificate, key)
     server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
     url = server.url.replace("http:", "https:")
-    with Client(url, ca_file=certificate) as client:
+    with Client(url.upper(), ca_file=certificate) as client:
         for _ in range(2):
             assert client.request("GET", "/").status == 200
     assert server.connections == 1

@@ -152,6 +152,7 @@ class Client:
                 if pause is None:
                     raise
             else:
+                sent = True  # a 503 does not say that nothing was stored
                 if response.status not in policy.statuses:
                     return response
                 pause = policy.pause(attempt, time.monotonic() - began, response.retry_after)

@@ -47,8 +47,24 @@ def test_the_last_response_is_returned_when_attempts_run_out(server: Server) -> 
 
 def test_a_service_that_stays_away() -> None:
     client = Client(f"http://127.0.0.1:{free_port()}", retry=QUICK)
-    with pytest.raises(NoResponseError, match="ConnectionRefusedError"):
+    with pytest.raises(NoResponseError, match="ConnectionRefusedError") as lost:
         client.request("GET", "/")
+    assert not lost.value.sent
+
+
+def test_a_service_that_has_answered_before_it_went_away_has_got_the_request(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers = [(503, {})]
+    with Client(server.url, retry=QUICK, keep_alive=False) as client:
+
+        def stop(_: float) -> None:
+            server.http.socket.close()
+
+        monkeypatch.setattr(time, "sleep", stop)
+        with pytest.raises(NoResponseError, match="ConnectionRefusedError") as lost:
+            client.request("GET", "/")
+    assert lost.value.sent
 
 
 def test_retry_after_is_waited_for(server: Server) -> None:

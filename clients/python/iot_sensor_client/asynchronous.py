@@ -1,13 +1,20 @@
 """The client in asyncio. Requests run in threads, so that the event loop never waits for them."""
 
 import asyncio
+import math
+import threading
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
 from .arguments import checked_stop
 from .client import Client
 
+_STOP_SECONDS = 0.2
+"""Seconds between two checks of the caller's event."""
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -34,7 +41,7 @@ class AsyncClient:
 
     async def readings(self, **options: Any) -> AsyncIterator[Row]:
         """Return an iterator over readings, with one page in memory. See `Client.readings`."""
-        async for page in _in_threads(self._client.readings(**options).pages()):
+        async for page in _in_thread(self._client.readings(**options).pages()):
             for row in page:
                 yield row
 
@@ -43,18 +50,42 @@ class AsyncClient:
 
         To end the iterator, cancel the task that uses it, or set the event given as `stop`.
         """
-        stop = options["stop"] = checked_stop(options.get("stop"))
+        stop = options["stop"] = _Stop(checked_stop(options.get("stop")))
         try:
-            async for row in _in_threads(self._client.follow(**options)):
+            async for row in _in_thread(self._client.follow(**options)):
                 yield row
         finally:
             stop.set()
 
 
-async def _in_threads(iterator: Iterator[T]) -> AsyncIterator[T]:
+class _Stop(threading.Event):
+    """An event that is also set while `given` is set. `set` does not change `given`."""
+
+    def __init__(self, given: threading.Event) -> None:
+        super().__init__()
+        self._given = given
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._given.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (left := end - time.monotonic()) > 0:
+            super().wait(min(left, _STOP_SECONDS))
+        return self.is_set()
+
+
+async def _in_thread(iterator: Iterator[T]) -> AsyncIterator[T]:
+    """Iterate in a thread of its own: quiet followers would use up the threads of asyncio."""
     end = object()
-    while True:
-        value = await asyncio.to_thread(next, iterator, end)
-        if value is end:
-            return
-        yield value  # type: ignore[misc]  # not the end
+    step = partial(next, iterator, end)
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1)
+    try:
+        while True:
+            value = await loop.run_in_executor(thread, copy_context().run, step)
+            if value is end:
+                return
+            yield value
+    finally:
+        thread.shutdown(wait=False)

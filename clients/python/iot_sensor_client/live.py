@@ -206,6 +206,8 @@ class LiveFollower:
                 raise_for_status(response)
             except RetryableError as error:
                 self._wait(error)
+            else:  # another 2xx than 200
+                raise RetryableError(FOREIGN, response)
 
     def _wait_for_vault(self) -> None:
         """Wait before the next attempt, because no vault has the password yet.

@@ -199,9 +199,10 @@ def test_a_refusal_is_raised() -> None:
                 next(client.follow(interval=0.01))
 
 
-def test_a_page_of_another_server_is_no_stream() -> None:
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_page_of_another_server_is_no_stream(status: int) -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
-        service.answers = [(200, b"<html>Please log in</html>")]
+        service.answers = [(status, b"<html>Please log in</html>")]
         with pytest.raises(RetryableError, match="not from iot-sensor"):
             next(client.follow(interval=0.01))
 

@@ -1,6 +1,5 @@
 """Errors of requests and outboxes."""
 
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -35,10 +34,13 @@ class ClientError(Exception):
     @property
     def reason(self) -> str:
         """Why the request failed, in the words of the service if it gave any."""
-        if self.response is not None:
-            with suppress(ValueError, KeyError, TypeError):  # not an answer of the service
-                return str(self.response.json()["error"])
-        return str(self)
+        return str(error_members(self.response).get("error", self))
+
+    @property
+    def code(self) -> str:
+        """The error code of the service, such as `damaged`; "" if the service gave none."""
+        code = error_members(self.response).get("code")
+        return code if isinstance(code, str) else ""
 
     @property
     def retry_after(self) -> float | None:
@@ -79,6 +81,15 @@ class OutboxFullError(OutboxError):
 
     Call `send` again later.
     """
+
+
+def error_members(response: Response | None) -> dict[str, Any]:
+    """Return the JSON object in a response; an empty object if the response has no object."""
+    try:
+        members = {} if response is None else response.json()
+    except ValueError:
+        return {}
+    return members if isinstance(members, dict) else {}
 
 
 def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = frozenset()) -> None:

@@ -16,6 +16,8 @@ from .readings import PAGE_SIZE, read_page
 if TYPE_CHECKING:
     from .client import Client
 
+DAMAGED = "damaged"
+"""Error code of the service: it can't read a part of the stored readings."""
 _ROUNDING_SECONDS = 3
 """Rounding can make a poll begin up to this much earlier: up to 1 s each by the header `Date`
 (whole seconds), by `_now` and by `ceil`."""
@@ -64,6 +66,9 @@ class Follower:
                 if not is_temporary(error):
                     raise
                 _log.warning("follow waits for the service: %s", error)
+                if error.code == DAMAGED:
+                    # A poll that reached back to the same readings would never succeed.
+                    self._newest = self._now() - timedelta(seconds=1)
                 continue
             new = sorted(
                 (row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["id"])

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from math import ceil
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from .connections import Stream
-from .errors import FOREIGN, NoResponseError, RetryableError, raise_for_status
-from .following import Follower, is_temporary
+from .errors import FOREIGN, NoResponseError, RetryableError, error_members, raise_for_status
+from .following import DAMAGED, Follower, is_temporary
+from .readings import PAGE_SIZE, read_page, time_range
 from .response import Response
 from .retry import RetryPolicy, doubled
 
@@ -69,7 +71,10 @@ class LiveFollower:
         self._known: dict[int, None] = {}
 
     def run(self) -> Iterator[_Rows]:
-        """Yield lists of new readings, in the order of their ids. A list may be empty."""
+        """Yield lists of new readings, each in the order of ids. A list may be empty.
+
+        The lists are in the order of ids, too, except those of `_left_out`.
+        """
         while not self._stop.is_set():
             self._attempts += 1
             try:
@@ -178,24 +183,41 @@ class LiveFollower:
         return new
 
     def _left_out(self, begin: int, end: int) -> Iterator[_Rows]:
-        """Yield what the stream left out: readings received from `begin` to `end` (Unix ms)."""
+        """Yield what the stream left out: readings received from `begin` to `end` (Unix ms).
+
+        The pages are in the order of interrogator timestamps. A page that can't be read now is read
+        again later, until `stop` is set. From a damaged page on, the readings are given up: the
+        stream would leave them out again.
+        """
         since = datetime.fromtimestamp(begin / 1000, UTC)
         until = datetime.fromtimestamp(end / 1000, UTC) + timedelta(milliseconds=1)
-        for page in self._client.readings(since=since, until=until).pages():
+        query = {"limit": str(PAGE_SIZE), **time_range(since, until, "received")}
+        while not self._stop.is_set():
+            try:
+                page, cursor, _ = read_page(self._client, f"/api/iot?{urlencode(query)}")
+            except RetryableError as error:
+                if error.code == DAMAGED:
+                    _log.error("readings from %s to %s can't be read: %s", since, until, error)
+                    return
+                self._wait(error)
+                continue
             yield self._new(sorted(page, key=lambda row: int(row["id"])))
+            if cursor is None:
+                return
+            query["cursor"] = cursor
 
     def _must_poll(self, response: Response) -> bool:
         """Return whether the service has no live streams, or no free one for a new follower."""
         if self._connected:
             return False
-        members = _error_members(response)
+        members = error_members(response)
         if response.status in _UNSUPPORTED:
             return "field" not in members  # else no vault has the password yet
         # An old service takes the path for a read from the relative timestamp "live" on.
         return members.get("field") == "start" or members.get("reason") == "live_streams"
 
     def _use_refusal(self, response: Response) -> None:
-        members = _error_members(response)
+        members = error_members(response)
         if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
             self._wait_for_vault()
         elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
@@ -252,11 +274,3 @@ def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]
             begin = 0
             fields = {name: value for name, _, value in (line.partition(": ") for line in lines)}
             yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
-
-
-def _error_members(response: Response) -> dict[str, Any]:
-    try:
-        members = response.json()
-    except ValueError:
-        return {}
-    return members if isinstance(members, dict) else {}

@@ -342,7 +342,7 @@ class Outbox:
         Raise `error` if the readings are not the cause, for example if the URL redirects, or if a
         proxy refused the request. The batch is then sent again.
         """
-        code = _error_code(error)
+        code = error.code
         if code == "idempotency_key_reused" or (
             len(batch.rows) == 1 and (code in _BAD_READINGS or error.status == _TOO_LARGE)
         ):
@@ -391,15 +391,6 @@ def _encode(reading: Mapping[str, Any], number: int) -> str:
             " the file of an outbox holds no passwords"
         )
     return encode_reading(reading, number)
-
-
-def _error_code(error: RejectedError) -> str:
-    """Return the error code that iot-sensor gave; "" for an error of a proxy."""
-    try:
-        code = error.response.json()["code"] if error.response else ""
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return code if isinstance(code, str) else ""
 
 
 def _may_be_stored(error: Exception) -> bool:

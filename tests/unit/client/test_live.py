@@ -4,12 +4,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
+from iot_sensor_client.following import Follower
 from support.serving import serving
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -101,6 +103,49 @@ def test_what_the_stream_left_out_is_read() -> None:
         live = client.follow(interval=0.01)
         assert [next(live)["id"] for _ in range(4)] == [1, 2, 3, 4]
         assert "from=1000&to=2001" in service.requests[1][0]
+
+
+def test_a_page_that_fails_is_read_again() -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [
+            (200, OPEN + event("summary", {"skipped": 2, "from": 1000, "to": 2000}, "p2")),
+            (200, json.dumps({"data": [reading(1)], "cursor": "c"}).encode()),
+            (503, b"{}"),
+            (200, json.dumps({"data": [reading(2)]}).encode()),
+            (200, OPEN + event("readings", {"data": [reading(3)]}, "p3")),
+        ]  # fmt: skip
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(3)] == [1, 2, 3]
+        pages = [path for path, _, _ in service.requests if path.startswith("/api/iot?")]
+        assert ["cursor=c" in path for path in pages] == [False, True, True]
+
+
+DAMAGED = (500, b'{"error": "a segment is damaged", "code": "damaged"}')
+
+
+def test_a_stream_continues_after_damaged_readings(caplog: pytest.LogCaptureFixture) -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [
+            (200, OPEN + event("summary", {"skipped": 2, "from": 1000, "to": 2000}, "p2")),
+            DAMAGED,
+            (200, OPEN + event("readings", {"data": [reading(3)]}, "p3")),
+        ]  # fmt: skip
+        assert next(client.follow(interval=0.01))["id"] == 3
+        assert [last for path, last, _ in service.requests if path == "/api/iot/live"] == ["", "p2"]
+    assert "00:00:01+00:00 to 1970-01-01 00:00:02.001000+00:00 can't be read" in caplog.text
+
+
+def test_a_poll_does_not_reach_back_to_damaged_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        late = {**reading(1), "absolute_timestamp": "2020-01-01 00:00:00"}
+        polls = [(200, json.dumps({"data": rows}).encode()) for rows in ([], [late])]
+        service.answers = [(405, b"{}"), polls[0], DAMAGED, polls[1]]
+        began = datetime.now(UTC)
+        monkeypatch.setattr(Follower, "_now", lambda _: began + timedelta(hours=1))
+        assert next(client.follow(interval=0.01, overlap=5))["id"] == 1
+        seconds = [int(path.split("/")[-1].split("?")[0]) for path, _, _ in service.requests[1:]]
+        assert seconds[1] > 3600
+        assert seconds[2] < 60
 
 
 @pytest.mark.parametrize(

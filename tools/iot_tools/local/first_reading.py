@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 from iot_sensor_client import Client, ClientError
 from iot_tools.devices.sensors import Schedule, Sensor
@@ -26,7 +27,9 @@ class FirstReading:
     def __init__(self, client: Client, *, since: float, send: bool) -> None:
         self._client = client
         self._since = since
-        self._unsent = Sensor(0, Schedule(rate=1_000_000), time.time, limit=1) if send else None
+        self._sensor = Sensor(0, Schedule(rate=1_000_000), time.time, limit=1) if send else None
+        self._taken: list[dict[str, Any]] = []
+        """The reading of the sensor; empty until the sensor has taken it."""
         self._key = str(uuid.uuid4())
         self.refused = False
         """Whether the service refused the token, or required one."""
@@ -34,8 +37,8 @@ class FirstReading:
     def is_back(self) -> bool:
         """Return whether a reading taken at `since` or later can be read back.
 
-        With `send`, first send the reading, if no earlier call has sent it. If a request fails,
-        return False; `refused` then says whether the token was refused or missing.
+        With `send`, first send the reading, unless the service has acknowledged it. If a request
+        fails, return False; `refused` then says whether the token was refused or missing.
         """
         try:
             self._send()
@@ -61,9 +64,12 @@ class FirstReading:
         return False
 
     def _send(self) -> None:
-        if self._unsent is not None and (readings := self._unsent.due()):
-            self._client.put_readings(readings, idempotency_key=self._key)
-            self._unsent = None
+        if self._sensor is None:
+            return
+        self._taken = self._taken or self._sensor.due()
+        if self._taken:
+            self._client.put_readings(self._taken, idempotency_key=self._key)
+            self._sensor = None
 
 
 def curl_that_sends(url: str, *, token: bool = False) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from iot_sensor_client import Client, RejectedError, Response, RetryableError
+from iot_sensor_client import Client, NoResponseError, RejectedError, Response, RetryableError
 from iot_tools.local.first_reading import FirstReading, curl_that_reads, curl_that_sends
 
 SINCE = 1_763_877_000.0
@@ -19,12 +19,16 @@ class FakeClient(Client):
     def __init__(self, *answers: list[dict[str, Any]] | Exception) -> None:
         super().__init__("http://127.0.0.1:1", "demo")
         self._answers = list(answers)
+        self.refusals: list[Exception] = []
+        """Errors of the first attempts to send."""
         self.sent: list[tuple[int, str | None]] = []
 
     def put_readings(
         self, readings: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> Response:
-        """Record the call."""
+        """Record the call, or raise the next error."""
+        if self.refusals:
+            raise self.refusals.pop(0)
         self.sent.append((len(list(readings)), idempotency_key))
         return Response(201, HTTPMessage(), b"")
 
@@ -66,6 +70,7 @@ def test_a_refused_token_ends_the_wait() -> None:
 
 def test_a_reading_is_sent_if_no_device_sends() -> None:
     client = FakeClient([], [], rows(SINCE + 1))
+    client.refusals = [RetryableError("503"), NoResponseError("timed out")]
     assert FirstReading(client, since=SINCE, send=True).wait(nap, 30)
     assert [count for count, _ in client.sent] == [1]
 

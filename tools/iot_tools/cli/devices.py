@@ -3,6 +3,7 @@
 import argparse
 import io
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,8 @@ def _progress_line() -> "Show | None":
         return None
 
     def show(line: str) -> None:
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be closed
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     return show
 

@@ -88,16 +88,18 @@ def simulate(simulation: Simulation, show: Show | None = None) -> int:
     ]
     report_at = began + _REPORT_SECONDS
     with ShutdownSignals() as signals:
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads) and not signals.requested:
-            signals.pause(_TICK_SECONDS)
-            if show is not None:
-                show(progress(devices, time.monotonic() - began))
-            elif time.monotonic() >= report_at:
-                report_at += _REPORT_SECONDS
-                _log.info(progress(devices, time.monotonic() - began))
-        stop.set()
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads) and not signals.requested:
+                signals.pause(_TICK_SECONDS)
+                if show is not None:
+                    show(progress(devices, time.monotonic() - began))
+                elif time.monotonic() >= report_at:
+                    report_at += _REPORT_SECONDS
+                    _log.info(progress(devices, time.monotonic() - began))
+        finally:
+            stop.set()
         for thread in threads:
             thread.join()
     if show is not None:

@@ -1,7 +1,10 @@
 """A simulated device loses no reading while the service fails."""
 
 import logging
+import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +15,10 @@ import pytest
 from iot_sensor_client import Client, RetryPolicy
 from iot_tools.devices.device import Device
 from iot_tools.devices.sensors import Schedule, Sensor
+from iot_tools.devices.simulation import Simulation, simulate
 from iot_tools.local.ports import free_port
 from support.clock import Clock
+from support.waiting import wait_until
 
 ONE_ATTEMPT = RetryPolicy(max_attempts=1)
 
@@ -150,3 +155,38 @@ def test_the_command_sends_the_given_number_from_each_device(service: Service) -
     assert "readings: 60 acknowledged in " in done.stdout
     assert re.search(r"requests: \d+ acknowledged, 0 failed", done.stdout)
     assert re.search(r"latency: p50 [\d.]+ ms, p99 [\d.]+ ms, max [\d.]+ ms", done.stdout)
+
+
+def test_the_command_ends_when_its_terminal_is_closed(service: Service) -> None:
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iot_tools", "simulate", "--url", service.url],
+        stdout=subprocess.DEVNULL,
+        stderr=end,
+    )
+    try:
+        os.close(end)
+        wait_until(lambda: b"acknowledged" in os.read(terminal, 1000), what="the progress")
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_devices_stop_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = []
+
+    def wait(_: Device, stop: threading.Event, *, every: float) -> None:
+        stops.append(stop)
+        stop.wait(20 * every)
+
+    def fail(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Device, "run", wait)
+    simulation = Simulation(url="http://127.0.0.1:1", password="p", schedule=Schedule(rate=1))
+    with pytest.raises(BrokenPipeError):
+        simulate(simulation, fail)
+    assert [stop.is_set() for stop in stops] == [True]

@@ -55,6 +55,7 @@ class Soak:
             self._client(keep_alive=True)
         except ValueError as error:
             raise SettingsError(f"--url: {error}") from None
+        _end_requested(self.until)
 
     def wait_for_service(self) -> None:
         """Wait until the service responds. After `self.begin` seconds, return anyway.
@@ -117,10 +118,12 @@ def _run(soak: Soak, signals: ShutdownSignals) -> int:
         threading.Thread(target=device.run, args=(stop,), kwargs={"settle": soak.settle})
         for device in devices
     ]
-    for thread in threads:
-        thread.start()
-    _report_progress(soak, devices, signals)
-    stop.set()
+    try:
+        for thread in threads:
+            thread.start()
+        _report_progress(soak, devices, signals)
+    finally:
+        stop.set()
     for thread in threads:
         thread.join()
     seconds = time.monotonic() - began
@@ -180,9 +183,11 @@ def _report_progress(soak: Soak, devices: Sequence[SoakDevice], signals: Shutdow
 
 def _end_requested(until: Path | None) -> bool:
     try:
-        return until is not None and bool(until.read_text(encoding="utf-8").strip())
+        return until is not None and bool(until.read_bytes().strip())
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise SettingsError(f"--until {until} can't be read: {error.strerror}") from None
 
 
 def _sums(accounts: Sequence[Account]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from iot_sensor_client import Client
-from iot_tools.checks.soak import make_report
+from iot_tools.checks import soak
 from iot_tools.checks.soak_device import Account, SoakDevice
 from iot_tools.cli.main import main
 from support.serving import QuietHandler, serving
@@ -90,7 +90,7 @@ def soaked(url: str, *, timeout: float = 5) -> Account:
 
 
 def well(account: Account) -> bool:
-    return bool(make_report([account], seconds=1, strict=True)["well"])
+    return bool(soak.make_report([account], seconds=1, strict=True)["well"])
 
 
 def altered(name: str, value: object) -> Callable[[list[Row]], list[Row]]:
@@ -149,12 +149,32 @@ def test_an_answer_after_the_timeout_is_a_failure() -> None:
     assert account.doubled == 0
 
 
+def test_the_devices_stop_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output may be a pipe whose reader has exited."""
+    stops = []
+
+    def wait(_: SoakDevice, stop: threading.Event, *, settle: float) -> None:
+        stops.append(stop)
+        stop.wait(settle)
+
+    def fail(_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(SoakDevice, "run", wait)
+    monkeypatch.setattr("iot_tools.checks.soak._print", fail)
+    with running() as (_, url), pytest.raises(BrokenPipeError):
+        soak.run(soak.Soak(url=url, password="p", settle=10))
+    assert len(stops) == 4
+    assert all(stop.is_set() for stop in stops)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--url", "ftp://x"], "--url: the URL must have the form http(s)://host[:port][/path]\n"),
         (["--url", "http://x", "--devices", "0"], "--devices must be at least 1"),
         (["--url", "http://x", "--rate", "nan"], "--rate must be above 0"),
+        (["--url", "http://x", "--until", "/"], "--until / can't be read: Is a directory\n"),
     ],
 )
 def test_invalid_arguments_are_refused(

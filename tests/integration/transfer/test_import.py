@@ -348,7 +348,7 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
         database.execute("CREATE TABLE other (id INTEGER)")
     status, _, error = command("import", tmp_path / "other.db")
     assert status == 1
-    assert "is not a database of the old program: no such table: IOTD" in error
+    assert "can't be read as a database of the old program: no such table: IOTD" in error
     assert command("import", tmp_path / "missing")[0] == 1
     os.mkfifo(tmp_path / "pipe")
     for pipe in (tmp_path / "pipe", "-"):

@@ -6,11 +6,11 @@ import io
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -29,6 +29,11 @@ from .import_row import (
 )
 from .legacy_cipher import LegacyCipher
 from .parquet_source import ParquetFile
+
+_PAGE = (
+    "SELECT absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform, id"
+    " FROM IOTD WHERE id > ? ORDER BY id LIMIT 1000"
+)
 
 
 class Source(Protocol):
@@ -67,8 +72,8 @@ def open_source(path: Path, form: str | None, password: str) -> Source:
 class LegacySqlite:
     """The old program's database, with the rows in the order in which they were stored.
 
-    The file is opened read-only, so it can be imported while the old program uses it. Rows are read
-    one by one, which needs little memory.
+    It can be imported while the old program uses it: the file is opened read-only, and read in
+    pages, because the old program could not commit during one long read.
     """
 
     def __init__(self, path: Path, password: str) -> None:
@@ -78,22 +83,16 @@ class LegacySqlite:
     def count(self) -> int | None:
         """Return the number of rows."""
         with closing(self._open()) as database:
-            (rows,) = self._query(database, "SELECT count(*) FROM IOTD").fetchone()
+            ((rows,),) = self._query(database, "SELECT count(*) FROM IOTD")
             return cast("int", rows)
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows, decrypted."""
+        last = -(2**63)
         with closing(self._open()) as database:
-            cursor = self._query(
-                database,
-                "SELECT absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform"
-                " FROM IOTD ORDER BY id",
-            )
-            try:
-                for row in cursor:
-                    yield self._row(*row)
-            except sqlite3.Error as error:
-                raise ImportFileError(f"{self._path}: {error}") from None
+            while page := self._query(database, _PAGE, (last,)):
+                for *values, last in page:  # noqa: B007 -- the last id, for the next page
+                    yield self._row(*values)
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
@@ -101,12 +100,14 @@ class LegacySqlite:
         database.text_factory = lambda text: text.decode(errors="replace")
         return database
 
-    def _query(self, database: sqlite3.Connection, statement: str) -> sqlite3.Cursor:
+    def _query(
+        self, database: sqlite3.Connection, statement: str, values: Sequence[int] = ()
+    ) -> list[Any]:
         try:
-            return database.execute(statement)
+            return database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise ImportFileError(
-                f"{self._path} is not a database of the old program: {error}"
+                f"{self._path} can't be read as a database of the old program: {error}"
             ) from None
 
     def _row(

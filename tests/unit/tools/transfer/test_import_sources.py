@@ -4,6 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from iot_tools.transfer.import_row import ImportRow, OtherPasswordError, RowErro
 from iot_tools.transfer.import_sources import open_source
 from iot_tools.transfer.importer import ImportReport
 
+LEGACY_FILE = Path(__file__).parents[3] / "fixtures" / "legacy" / "encpassword.db"
 PASSWORD = "right"
 AT = "2020-01-01 00:00:00"
 HEAD = "absolute_timestamp,relative_timestamp,freeform\n"
@@ -320,3 +324,15 @@ def test_a_gzip_file_that_is_damaged(tmp_path: Path, form: str) -> None:
 def test_a_file_that_must_be_unpacked_first(tmp_path: Path, content: bytes, problem: str) -> None:
     with pytest.raises(ImportFileError, match=f"/file {problem}"):
         rows(tmp_path, content)
+
+
+def test_the_old_program_can_commit_during_an_import(tmp_path: Path) -> None:
+    file = shutil.copy(LEGACY_FILE, tmp_path)
+    found = open_source(Path(file), None, "encpassword").rows()
+    next(found)
+    columns = "absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform"
+    with closing(sqlite3.connect(file, timeout=0)) as database, database:
+        database.execute(
+            f"INSERT INTO IOTD ({columns}) SELECT {columns} FROM IOTD WHERE id = 1"  # noqa: S608
+        )
+    assert len(list(found)) == 65

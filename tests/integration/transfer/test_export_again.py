@@ -4,11 +4,19 @@ import csv
 import gzip
 import json
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from iot_models.errors import IotError
+from iot_models.reading import Reading
+from iot_sensor_client import Client
+from iot_tools.transfer.export_spool import ExportSpool
+from iot_tools.transfer.exporter import Exporter
+from iot_tools.transfer.service_pages import ServicePages
 from support.stack import Stack
 
 from .conftest import Command
@@ -107,3 +115,23 @@ def test_an_exported_file_that_was_compressed_can_be_imported(
     out.with_suffix(".gz").write_bytes(gzip.compress(out.read_bytes()))
     assert command("import", out.with_suffix(".gz"), password=two)[0] == 0
     assert without_ids(service.read(two)) == without_ids(service.read(one))
+
+
+def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    with closing(ExportSpool(file, {})) as spool:
+        spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
+
+    def refuse(change: str) -> None:
+        with closing(sqlite3.connect(spool.path)) as database, database:
+            full = f"BEFORE {change} BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+            database.execute(f"CREATE TRIGGER full_{change[:3]} {full}")
+
+    refuse("DELETE ON readings")
+    with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
+        exporter = Exporter(ServicePages(client, ""), spool, lambda *_: None, "")
+        with pytest.raises(IotError, match="writing failed: disk is full"):
+            exporter.fetch()
+    refuse("INSERT ON state")
+    with pytest.raises(IotError, match=r"out\.csv\.part can't be opened: disk is full"):
+        ExportSpool(file, {})

@@ -57,23 +57,29 @@ class ExportSpool:
             # The readings are not encrypted: nobody else may read them.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(path)
-            self._database.executescript(_SCHEMA)
+            try:
+                self._prepare(wanted)
+            except BaseException:
+                self._database.close()
+                raise
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise IotError(f"the spool {path} can't be opened: {reason}") from None
+        self._closed = False
+
+    def _prepare(self, wanted: str) -> None:
+        self._database.executescript(_SCHEMA)
         if not len(self):
             # Left by a process that was killed before its first page.
             self._database.execute("DELETE FROM state")
         found = self._state("selection")
         if found not in {None, wanted}:
-            self._database.close()
             raise IotError(
-                f"{path} belongs to an interrupted export of other readings: run that export "
+                f"{self.path} belongs to an interrupted export of other readings: run that export "
                 "again, or delete the file"
             )
         self._save("selection", wanted)
         self._database.commit()
-        self._closed = False
 
     def close(self) -> None:
         """Close the spool. Delete it if it is empty, else keep it on disk for the next run."""

@@ -163,7 +163,8 @@ class Exporter:
         that the caller fetches them again.
         """
         if self._spool.cursor is None:
-            self._spool.clear()
+            with self._disk_errors():
+                self._spool.clear()
         else:
             self._pages.check(self._spool.cursor)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from iot_models.errors import SettingsError
+from iot_models.text_files import is_unicode
 
 from .token_option import read_secret
 
@@ -27,12 +28,13 @@ def password_of(parsed: argparse.Namespace) -> str:
     """Return the password of `--password-file`, else of IOT_PASSWORD, else ask for it.
 
     Raises:
-        SettingsError: the file can't be read, there is no terminal, or the user pressed Ctrl-C or
-            Ctrl-D.
+        SettingsError: the file can't be read, IOT_PASSWORD is not UTF-8, or an error of `ask`.
     """
     if parsed.password_file is not None:
         return read_secret(parsed.password_file, "password", may_be_empty=True)
     if VARIABLE in os.environ:
+        if not is_unicode(os.environ[VARIABLE]):
+            raise SettingsError(f"{VARIABLE} is not UTF-8")
         return os.environ[VARIABLE]
     return ask("password", instead=f"--password-file or {VARIABLE}")
 
@@ -43,8 +45,8 @@ def ask(what: str, *, instead: str) -> str:
     `what` names the password in the prompt, such as "new password".
 
     Raises:
-        SettingsError: there is no terminal (the message says to use `instead`), or the user pressed
-            Ctrl-C or Ctrl-D.
+        SettingsError: there is no terminal (the message says to use `instead`), the password is not
+            UTF-8, or the user pressed Ctrl-C or Ctrl-D.
     """
     if not sys.stdin.isatty():
         raise SettingsError(f"there is no terminal to ask for the {what}: use {instead}")
@@ -52,3 +54,5 @@ def ask(what: str, *, instead: str) -> str:
         return getpass.getpass(f"{what}: ")
     except (EOFError, KeyboardInterrupt):
         raise SettingsError("no password was entered; nothing was done") from None
+    except UnicodeDecodeError:  # its message would repeat a part of the password
+        raise SettingsError(f"the {what} is not UTF-8") from None

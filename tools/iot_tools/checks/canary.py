@@ -6,6 +6,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -244,12 +245,14 @@ def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Skip rows of other clients, which may use the same password.
     """
-    contents = [(row["relative_timestamp"], json.loads(row["freeform"])) for row in rows]
-    return [
-        content
-        for number, content in contents
-        if isinstance(content, dict) and content.get("canary") == number
-    ]
+    contents = []
+    for row in rows:
+        # Not all JSON can be decoded: it may have a very long integer, or be nested too deeply.
+        with suppress(ValueError, RecursionError):
+            content = json.loads(row["freeform"])
+            if isinstance(content, dict) and content.get("canary") == row["relative_timestamp"]:
+                contents.append(content)
+    return contents
 
 
 def _listed(numbers: list[int]) -> str:

@@ -1,10 +1,12 @@
 """Debian's Chromium, and devices that send readings."""
 
+import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     yield open_one
     for page in pages:
         page.close("secret")
+
+
+def store_old(stack: Stack, password: str, freeform: object) -> None:
+    """Store a reading that was received ten minutes ago."""
+    received = datetime.now(UTC) - timedelta(minutes=10)
+    old = row(password, freeform=freeform, absolute_timestamp=received.isoformat())
+    headers = {"Content-Type": "application/json"}
+    path = "/api/iot?received=original"
+    assert stack.request("PUT", path, json.dumps(old), headers).status == 201
 
 
 class Device:

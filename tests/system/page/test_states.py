@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import time
-from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import ViewportSize
 from redis import Redis
@@ -13,12 +11,14 @@ from redis import Redis
 from integration.api.asking import Row, row
 from support.keys import KEYS
 from support.stack import Stack
-from system.page.conftest import Device
-from system.page.watched_page import OpenPage, WatchedPage
+from system.page.conftest import Device, store_old
+from system.page.watched_page import SERIES, OpenPage, WatchedPage, series_of
 
 PHONE: ViewportSize = {"width": 390, "height": 844}
 WIDE: ViewportSize = {"width": 1920, "height": 1080}
 HOUR = 3600
+MAX_VALUES = 150_000
+"""For two answers with more values, an API process lacks the memory."""
 
 
 def wave(number: int) -> Row:
@@ -49,8 +49,12 @@ def lines_drawn(page: WatchedPage) -> int:
 
 def steps(page: WatchedPage) -> list[int]:
     """Return the step of each series that the page has asked for."""
-    urls = [urlsplit(each.url) for each in page.requests]
-    return [int(parse_qs(url.query)["step"][0]) for url in urls if url.path.endswith("/series")]
+    return [int(query["step"]) for query in map(series_of, page.requests) if query]
+
+
+def loaded(page: WatchedPage) -> None:
+    """Wait until the page has the history of the range."""
+    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
 
 
 def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -> None:
@@ -59,11 +63,7 @@ def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -
     page.page.emulate_media(color_scheme="dark")
     page.see("entry-dark")
     page.page.click("#theme")
-    received = datetime.now(UTC) - timedelta(hours=1)
-    old = row("secret quiet", freeform=wave(0), absolute_timestamp=received.isoformat())
-    headers = {"Content-Type": "application/json"}
-    path = "/api/iot?received=original"
-    assert module_stack.request("PUT", path, json.dumps(old), headers).status == 201
+    store_old(module_stack, "secret quiet", wave(0))
     page.open("secret quiet")
     page.wait_for_text("#notice", "No readings in the last minute")
     page.wait_for_text("#table-body", "room-1")
@@ -164,7 +164,7 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     page.page.check("#mode-history", force=True)
     page.page.select_option("#last", str(86_400))
     page.wait_for("() => [...document.querySelectorAll('.readout')].some((e) => e.textContent)")
-    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
+    loaded(page)
     assert lines_drawn(page) == 3
     page.wait_for_text("#tags-items", "room-3")
     page.see("history")
@@ -176,7 +176,7 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     for _ in range(6):
         page.page.keyboard.press("ArrowLeft")
         page.page.keyboard.press("+")
-    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
+    loaded(page)
     assert steps(page)[-1] < first
     page.page.set_viewport_size(PHONE)
     page.see("history-phone")
@@ -276,6 +276,23 @@ def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:
     assert page.page.locator("#tags-items li").count() == 10
     page.page.get_by_role("button", name="Show only sensor-299").click()
     page.wait_for_text("#tags-count", "1 of 300 shown")
+    page.wait_for_text(".plot .readout", "299 … 599")
+    # The history has windows of all tags, also of those that are not shown.
+    with page.page.expect_request(SERIES) as request:
+        page.page.check("#mode-history", force=True)
+    query = series_of(request.value)
+    windows = (int(query["to"]) - int(query["from"])) / int(query["step"])
+    assert windows * 300 < MAX_VALUES
+    loaded(page)
+    # A range may have tags that the page does not know. Then the service refuses the step.
+    page.expected = {"400 (Bad Request)"}
+    refusal = {"error": "the answer has more than 500000 values", "field": "step"}
+    page.page.route(SERIES, lambda route: route.fulfill(status=400, json=refusal), times=2)
+    page.page.click("#wider")
+    loaded(page)
+    refused, _, accepted, _ = steps(page)[-4:]
+    assert accepted == 4 * refused
+    assert page.page.locator("#notice").is_hidden()
     page.wait_for_text(".plot .readout", "299 … 599")
 
 

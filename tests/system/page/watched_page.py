@@ -1,10 +1,11 @@
 """The live page in a browser, watched: errors, requests to other hosts, traces of passwords."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
@@ -12,7 +13,13 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 IMAGES = Path(__file__).parents[3] / "build/page"
 """Each screenshot of the tests."""
 PATIENCE_MS = 120_000
+SERIES = re.compile(r"/api/iot/series\?")
 _VIEW = 'import("/assets/main.js").then(({view}) => %s)'
+
+
+def series_of(request: Request) -> dict[str, str]:
+    """Return the parameters of a request for a series; {} for another request."""
+    return dict(parse_qsl(urlsplit(request.url).query)) if SERIES.search(request.url) else {}
 
 
 class WatchedPage:

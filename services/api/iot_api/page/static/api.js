@@ -2,10 +2,10 @@
 
 /** An error that the service answered, or a failure to reach the service (`status` 0). */
 export class ServiceError extends Error {
-  constructor(status, message, { code = "", reason = "", retryAfter = 0 } = {}) {
+  constructor(status, message, { field = "", reason = "", retryAfter = 0 } = {}) {
     super(message);
     this.status = status;
-    this.code = code;
+    this.field = field;
     this.reason = reason;
     this.retryAfter = retryAfter;
   }
@@ -62,7 +62,7 @@ async function errorOf(response) {
     // A proxy answers with a page of its own.
   }
   return new ServiceError(response.status, answer.error || `The service answered ${response.status}`, {
-    code: answer.code,
+    field: answer.field,
     reason: answer.reason,
     retryAfter: Number(response.headers.get("Retry-After")) || 0,
   });

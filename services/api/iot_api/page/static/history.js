@@ -1,40 +1,57 @@
 // Reads of stored readings: thinned by the service for plots, and whole for files.
 
+import { stepOf } from "./thinning.js";
+
 const MAX_FIELDS = 20; // of a request
 const MAX_NAME = 256; // characters of the name of a field
-const MAX_VALUES = 300_000; // the service answers at most 500,000
-
-/** Return how many windows a range may have: one a pixel, and fewer for many lines. */
-export function windowsFor(pixels, fields, tags) {
-  const lines = Math.max(1, Math.min(fields, MAX_FIELDS)) * Math.max(1, tags);
-  return Math.max(30, Math.min(pixels, Math.floor(MAX_VALUES / lines)));
-}
+const MAX_VALUES = 100_000; // of an answer: they take 40 MB of the 128 MiB that an API process has for requests
+const MIN_WINDOWS = 16;
 
 /** Return whether the service has a series of a field: it refuses some names, and the whole `freeform`. */
 export function hasSeries({ name, path, column }) {
   return !column && path.length > 0 && name !== "" && name !== "time" && name.length <= MAX_NAME && !name.includes(",");
 }
 
-/** Add the least and the greatest values of each window of a range to `thinned`. */
-export async function readSeries(session, thinned, { from, to, by, fields, tagField, signal }, onTag) {
+/**
+ * Add the least and the greatest values of each window of a range to `thinned`. The windows are longer than
+ * its slots if the answer would have too many values. `tags` is the number of known tags, shown or not.
+ */
+export async function readSeries(session, thinned, { from, to, by, fields, tagField, tags, signal }, onTag) {
   const names = fields.filter(hasSeries).map((field) => field.name);
-  const query = { from: Math.floor(from), to: Math.ceil(to), by, step: thinned.step };
   const group = tagField && hasSeries(tagField) ? tagField.name : null;
+  const lines = Math.min(names.length, MAX_FIELDS) * (group === null ? 1 : tags);
+  const step = Math.max(thinned.step, stepOf(to - from, MAX_VALUES / lines));
+  const query = { from: Math.floor(from), to: Math.ceil(to), by, step };
   if (group !== null) query.group = group;
   for (let first = 0; first < names.length; first += MAX_FIELDS) {
     const some = names.slice(first, first + MAX_FIELDS);
-    const answers = await Promise.all(["min", "max"].map(async (agg) => {
-      const asked = { ...query, fields: some.join(","), agg };
-      const response = await session.post("api/iot/series", { query: asked, signal });
-      return (await response.json()).data;
-    }));
-    for (const row of answers.flat()) {
+    const rows = await readWindows(session, query, some, signal);
+    thinned.spacing = Math.max(thinned.spacing, query.step / thinned.step);
+    for (const row of rows) {
       const tag = group === null ? "" : tagName(row[group]);
       if (!onTag(tag)) continue;
       for (const name of some) {
         if (row[name] !== null) thinned.add(name, tag, row.time, row[name]);
       }
     }
+  }
+}
+
+/** Read the least and the greatest values of windows. If the service refuses so many, make `query.step` longer. */
+async function readWindows(session, query, fields, signal) {
+  try {
+    const answers = await Promise.all(["min", "max"].map(async (agg) => {
+      const asked = { ...query, fields: fields.join(","), agg };
+      const response = await session.post("api/iot/series", { query: asked, signal });
+      return (await response.json()).data;
+    }));
+    return answers.flat();
+  } catch (error) {
+    // The range has tags that the page does not know, or the process is short of memory (503).
+    const tooMany = error.status === 503 || ["step", "group"].includes(error.field);
+    if (!tooMany || query.step * MIN_WINDOWS > query.to - query.from) throw error;
+    query.step *= 4;
+    return readWindows(session, query, fields, signal);
   }
 }
 

@@ -34,6 +34,8 @@ export function stepOf(range, count) {
 /** Lines of fields and tags, in slots of `step` milliseconds. It holds `size` slots of each line. */
 export class ThinnedLines {
   #lines = new Map();
+  /** Slots between two values of a line: more than one if the service sent longer windows. */
+  spacing = 1;
 
   constructor(step, size) {
     this.step = step;
@@ -69,12 +71,12 @@ export class ThinnedLines {
       const ys = (into[index + 1] ??= []);
       ys.length = length;
       ys.fill(undefined);
-      return fillLine(lines?.get(tag), first, last, ys);
+      return fillLine(lines?.get(tag), first, last, ys, 6 * this.spacing);
     });
   }
 }
 
-function fillLine(line, first, last, ys) {
+function fillLine(line, first, last, ys, shortestGap) {
   if (line === undefined) return false;
   const { slot: slots, low, high } = line;
   const size = slots.length;
@@ -88,7 +90,7 @@ function fillLine(line, first, last, ys) {
     end = slot;
   }
   if (!filled) return false;
-  const gap = Math.max(6, (6 * (end - begin + 1)) / filled);
+  const gap = Math.max(shortestGap, (6 * (end - begin + 1)) / filled);
   let previous = begin;
   let value = NaN;
   for (let slot = begin; slot <= end; slot += 1) {

@@ -1,7 +1,7 @@
 // The view of readings: it holds what was read, and draws the window or the range that is shown.
 
 import { formatDate } from "./format.js";
-import { hasSeries, readNewest, readSeries, tagName, windowsFor } from "./history.js";
+import { hasSeries, readNewest, readSeries, tagName } from "./history.js";
 import { PlotGrid } from "./plots.js";
 import { decodeReading, Fields, numberOf, RecentReadings, valueOf } from "./readings.js";
 import { setNotice } from "./status.js";
@@ -260,7 +260,8 @@ export class ReadingsView {
   }
 
   #seriesOf(from, to, signal) {
-    return { from, to, by: this.by, fields: this.#shownFields, tagField: this.#tagField, signal };
+    const [fields, tagField, tags] = [this.#shownFields, this.#tagField, this.tags.size];
+    return { from, to, by: this.by, fields, tagField, tags, signal };
   }
 
   // --- A range of the past ----------------------------------------------------------------------
@@ -280,7 +281,7 @@ export class ReadingsView {
   show(from, to, { again = false } = {}) {
     const span = Math.max(to - from, MIN_RANGE_MS);
     this.range = { from, to: from + span };
-    const step = stepOf(span, windowsFor(this.grid.pixels, this.#shownFields.length, this.tags.lines().length));
+    const step = stepOf(span, this.grid.pixels);
     const held = this.mode === "live" && from >= this.#oldest();
     const loaded = !again && this.#still && this.#still.lines.step === step
       && from >= this.#still.from && this.range.to <= this.#still.to;

@@ -8,7 +8,7 @@ from support.stack import Stack
 from support.waiting import stretched, wait_until
 from system.faults.proxy import Proxy
 from system.page.conftest import Device
-from system.page.watched_page import OpenPage
+from system.page.watched_page import SERIES, OpenPage
 
 CUT_SECONDS, RATE = 10, 20
 
@@ -77,8 +77,10 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
     assert module_stack.put([row("secret 6", freeform={"x": 4})]).status == 201
     now = round(time.time() * 1000)
     summary = {"skipped": 1234, "from": now - 5000, "to": now}
+    opened = {"time": now, "heartbeat": 15}
     events = (
-        f"retry: 100\nevent: open\ndata: {{}}\n\nevent: summary\ndata: {json.dumps(summary)}\n\n"
+        f"retry: 100\nevent: open\ndata: {json.dumps(opened)}\n\n"
+        f"event: summary\ndata: {json.dumps(summary)}\n\n"
     )
     page = open_page(module_stack.port)
     page.page.route(
@@ -94,6 +96,18 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
     # By now, the page knows which fields to read. The last millisecond is left out, too.
     with page.page.expect_request(lambda request: f"to={now + 1}&" in request.url):
         page.view(f"view.skipped({json.dumps(summary)})")
+
+
+def test_a_browser_whose_clock_is_slow(module_stack: Stack, open_page: OpenPage) -> None:
+    """The page reads what the stream did not send of a longer window."""
+    assert module_stack.put([row("secret 8", freeform={"x": 4})]).status == 201
+    page = open_page(module_stack.port)
+    page.page.add_init_script("const now = Date.now; Date.now = () => now() - 600_000")
+    page.page.reload()
+    page.open("secret 8")
+    page.wait_for_text(".plot .readout", "4")
+    with page.page.expect_request(SERIES):
+        page.page.check("input[name=window][value='300']", force=True)
 
 
 def test_a_field_has_the_name_of_a_member_of_every_object(

@@ -8,7 +8,8 @@ def test_a_service_with_tokens_asks_for_one(
     make_stack: MakeStack, open_page: OpenPage, tokens: tuple[str, str, str]
 ) -> None:
     path, token, admin = tokens
-    stack = make_stack({"IOT_TOKENS_FILE": path})
+    stack = make_stack({"IOT_TOKENS_FILE": path, "IOT_LIVE_HEARTBEAT_SECONDS": "3600"})
+    live = f"http://127.0.0.1:{stack.port}/api/iot/live"
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     body = '{"data": {"db_password": "secret 5", "freeform": {"x": 1}}}'
     assert stack.request("PUT", "/api/iot", body, headers).status == 201
@@ -36,3 +37,13 @@ def test_a_service_with_tokens_asks_for_one(
     page.page.click("#lock")
     page.page.wait_for_selector("#password:focus")
     assert page.page.input_value("#operator-token") == ""
+    page.page.clock.install()
+    page.open("secret 5", token)
+    page.wait_for_text("#table-body", '{"x": 1}')
+    streams = [each.url for each in page.requests].count(live)
+    page.page.clock.fast_forward(60_000)
+    body = body.replace("1}", "2}")
+    assert stack.request("PUT", "/api/iot", body, headers).status == 201
+    page.wait_for_text("#table-body", '{"x": 2}')
+    # The page knows that the heartbeat of the stream is not late.
+    assert [each.url for each in page.requests].count(live) == streams

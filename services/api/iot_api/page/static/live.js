@@ -2,7 +2,7 @@
 
 import { ServiceError } from "./api.js";
 
-const SILENCE_MS = 45_000; // the service sends a heartbeat every 15 s
+const SILENCE_MS = 45_000; // at least, and at least three heartbeats
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 5_000;
 const FINAL = new Set([400, 401, 403, 404]);
@@ -51,6 +51,7 @@ export class LiveStream {
   #lastId;
   #retryMs = FIRST_RETRY_MS;
   #failures = 0;
+  #silenceMs;
 
   constructor(session, last, on) {
     this.session = session;
@@ -112,7 +113,8 @@ export class LiveStream {
     const connection = new AbortController();
     const stop = () => connection.abort();
     this.#abort.signal.addEventListener("abort", stop);
-    let timer = setTimeout(stop, SILENCE_MS);
+    this.#silenceMs = SILENCE_MS;
+    let timer = setTimeout(stop, this.#silenceMs);
     try {
       const response = await this.session.post("api/iot/live", {
         headers: this.#lastId === undefined ? {} : { "Last-Event-ID": this.#lastId },
@@ -125,8 +127,8 @@ export class LiveStream {
         const { done, value } = await reader.read();
         if (done) return;
         clearTimeout(timer);
-        timer = setTimeout(stop, SILENCE_MS);
         for (const event of parser.add(value)) await this.#take(event);
+        timer = setTimeout(stop, this.#silenceMs);
       }
     } finally {
       clearTimeout(timer);
@@ -139,11 +141,12 @@ export class LiveStream {
     if (event.retry !== undefined) this.#retryMs = event.retry;
     if (event.type) {
       const data = JSON.parse(event.data);
+      await this.on.event(event.type, data);
       if (event.type === "open") {
         this.#failures = 0;
+        this.#silenceMs = Math.max(SILENCE_MS, 3000 * data.heartbeat);
         this.on.state("open");
       }
-      await this.on.event(event.type, data);
     }
     if (event.id !== undefined) this.#lastId = event.id;
   }

@@ -1,14 +1,17 @@
 """The live page shows what devices send, at once and without a gap."""
 
 import json
+import re
 import time
+
+from playwright.sync_api import Request, Route
 
 from integration.api.asking import row
 from support.stack import Stack
 from support.waiting import stretched, wait_until
 from system.faults.proxy import Proxy
-from system.page.conftest import Device
-from system.page.watched_page import SERIES, OpenPage
+from system.page.conftest import Device, store_old
+from system.page.watched_page import SERIES, OpenPage, series_of
 
 CUT_SECONDS, RATE = 10, 20
 
@@ -74,8 +77,10 @@ def test_a_cut_connection_misses_nothing(module_stack: Stack, open_page: OpenPag
 def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: OpenPage) -> None:
     """The page says how many readings a summary leaves out, reads them for the plots, and connects
     again by itself."""
-    assert module_stack.put([row("secret 6", freeform={"x": 4})]).status == 201
     now = round(time.time() * 1000)
+    behind = 20_000
+    reading = row("secret 6", freeform={"x": 4}, interrogator_time=1000 * (now - behind))
+    assert module_stack.put([reading]).status == 201
     summary = {"skipped": 1234, "from": now - 5000, "to": now}
     opened = {"time": now, "heartbeat": 15}
     events = (
@@ -93,8 +98,24 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
     page.wait_for_text("#status-text", "Live")
     page.wait_for_text(".plot .readout", "4")
     page.see("skipped")
-    # By now, the page knows which fields to read. The last millisecond is left out, too.
-    with page.page.expect_request(lambda request: f"to={now + 1}&" in request.url):
+
+    def covers(request: Request) -> bool:
+        query = series_of(request)
+        return (
+            query.get("by") == "interrogator"
+            and int(query["from"]) <= now - 5000 - behind
+            and int(query["to"]) > now
+        )
+
+    # The page does not hold all readings of the last minute any more.
+    page.page.focus("#plots")
+    with page.page.expect_request(SERIES):
+        page.page.keyboard.press("Space")
+    page.page.keyboard.press("Escape")
+    page.page.select_option("#by", "interrogator")
+    with page.page.expect_request(covers):
+        page.page.check("input[name=window][value='300']", force=True)
+    with page.page.expect_request(covers):
         page.view(f"view.skipped({json.dumps(summary)})")
 
 
@@ -108,6 +129,40 @@ def test_a_browser_whose_clock_is_slow(module_stack: Stack, open_page: OpenPage)
     page.wait_for_text(".plot .readout", "4")
     with page.page.expect_request(SERIES):
         page.page.check("input[name=window][value='300']", force=True)
+
+
+def test_late_answers_for_an_earlier_password(module_stack: Stack, open_page: OpenPage) -> None:
+    """The page ignores them."""
+    earlier = {"tag": "earlier", "x": 4}
+    store_old(module_stack, "secret earlier", earlier)
+    assert module_stack.put([row("secret earlier", freeform=earlier)]).status == 201
+    store_old(module_stack, "secret later", {"tag": "later", "y": 5})
+    page = open_page(module_stack.port)
+    page.open("secret earlier")
+    page.wait_for_text(".plot .readout", "4")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if len(held) < 3:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.page.route(re.compile("/api/iot/(last|series)"), hold)
+    with page.page.expect_request(SERIES):
+        page.page.check("input[name=window][value='900']", force=True)
+    with page.page.expect_request("**/last/60"):
+        page.view("void view.showNewest()")
+    page.page.click("#lock")
+    page.open("secret later")
+    page.wait_for_text("#table-body", "later")
+    for route in held:
+        with page.page.expect_response(route.request.url):
+            route.continue_()
+    assert module_stack.put([row("secret later", freeform={"tag": "later", "y": 6})]).status == 201
+    page.wait_for_text("#table-body", '"y": 6')
+    assert page.page.inner_text("#tags-items").splitlines() == ["later", "only"]
+    assert page.view("view.fields.named('x') === undefined")
 
 
 def test_a_field_has_the_name_of_a_member_of_every_object(

@@ -141,9 +141,10 @@ function showSkipped(summary) {
 
 async function showQuiet() {
   if (!opened || view.recent.count) return;
+  const asked = session;
   try {
     const newest = await view.showNewest();
-    if (!opened || view.recent.count) return;
+    if (session !== asked || view.recent.count) return;
     setNotice("empty", {
       kind: "info",
       title: newest ? "No readings in the last minute." : "No readings yet.",

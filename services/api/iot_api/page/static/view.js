@@ -80,6 +80,7 @@ export class ReadingsView {
     this.mode = "live";
     // The next password may have other fields. The window is a person's choice for all.
     this.choices = { ...defaultChoices(), window: this.choices.window };
+    this.#live = null;
     this.#still = null;
     this.#tagField = undefined;
     this.#lead = -Infinity;
@@ -138,9 +139,12 @@ export class ReadingsView {
     }
   }
 
-  /** Read the readings that the stream left out, for the plots. They include those of the millisecond `to`. */
+  /** Read the readings that the stream left out, for the plots. `from` and `to` are times of receipt. */
   skipped({ from, to }) {
-    if (this.#live) this.#fill(this.#live, from, to + 1);
+    this.#since = Math.max(this.#since, to + 1);
+    const { least, most } = this.#leads();
+    // The page knows times of receipt only to the second.
+    if (this.#live) this.#fill(this.#live, from + least - 1000, to + most + 1000);
   }
 
   // --- What is drawn ----------------------------------------------------------------------------
@@ -196,6 +200,7 @@ export class ReadingsView {
 
   /** Choose fields, lines and steps anew, and fill the plots again. */
   #build(time) {
+    this.#request?.abort(); // its tags may be those of another field
     this.#stale = false;
     this.#builtAt = time;
     this.#builtBy = this.by;
@@ -243,17 +248,34 @@ export class ReadingsView {
     for (const reading of [...this.recent.newest()].reverse()) this.#place(reading, lines);
   }
 
-  /** Return since when the page holds every reading. */
+  /** Return the time on the axis since when the page holds every reading. */
   #oldest() {
-    if (this.recent.count <= this.recent.size) return this.#since;
-    let oldest = Infinity;
-    for (const reading of this.recent.newest()) oldest = Math.min(oldest, this.timeOf(reading));
-    return oldest;
+    const full = this.recent.count > this.recent.size;
+    const { oldest, most } = this.#leads();
+    return Math.max(this.#since, full ? oldest : -Infinity) + most;
   }
 
+  /** Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. */
+  #leads() {
+    let [least, most, oldest] = [0, 0, Infinity];
+    for (const reading of this.recent.newest()) {
+      const lead = this.timeOf(reading) - reading.received;
+      least = Math.min(least, lead);
+      most = Math.max(most, lead);
+      oldest = Math.min(oldest, reading.received);
+    }
+    return { least, most, oldest };
+  }
+
+  /** Read what the window has of a range. */
   async #fill(lines, from, to) {
+    const window = this.#followed();
+    const range = [Math.max(from, window.from), Math.min(to, window.to + 1000)];
+    if (!(range[0] < range[1])) return;
+    // The lines are replaced when the tags are those of another field or password.
+    const note = (tag) => lines === this.#live && this.tags.note(tag);
     try {
-      await readSeries(this.session, lines, this.#seriesOf(from, to), (tag) => this.tags.note(tag));
+      await readSeries(this.session, lines, this.#seriesOf(...range), note);
     } catch (error) {
       if (error.name !== "AbortError") console.info(`Older readings are not drawn: ${error.message}`);
     }
@@ -344,10 +366,7 @@ export class ReadingsView {
     this.#tableDirty = true;
     let learned = false;
     for (const reading of this.#newest) learned = this.fields.learn(reading) || learned;
-    if (learned) {
-      this.#build(performance.now()); // shows the range again
-      this.#request?.abort();
-    }
+    if (learned) this.#build(performance.now()); // shows the range again
     await this.#noteEmpty(rows.length === 0, signal);
   }
 
@@ -381,8 +400,9 @@ export class ReadingsView {
 
   /** Fill the table while no reading has arrived. */
   async showNewest() {
-    const rows = await readNewest(this.session, NEWEST);
-    if (this.recent.count) return undefined;
+    const { session } = this;
+    const rows = await readNewest(session, NEWEST);
+    if (this.session !== session || this.recent.count) return undefined;
     this.#newest = rows.map((row) => decodeReading(row)).reverse();
     for (const reading of this.#newest) this.fields.learn(reading);
     this.#stale = true;

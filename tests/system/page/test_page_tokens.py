@@ -37,6 +37,8 @@ def test_a_service_with_tokens_asks_for_one(
     page.page.click("#lock")
     page.page.wait_for_selector("#password:focus")
     assert page.page.input_value("#operator-token") == ""
+    page.submit("secret 5")
+    page.wait_for_text("#entry-message", "This service needs a token")
     page.page.clock.install()
     page.open("secret 5", token)
     page.wait_for_text("#table-body", '{"x": 1}')

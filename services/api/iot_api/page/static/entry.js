@@ -59,7 +59,7 @@ export class Entry {
       this.password.type = shown ? "password" : "text";
       event.currentTarget.setAttribute("aria-pressed", String(!shown));
     });
-    // A page that the browser restores from its cache shows no password.
+    // A page that the browser restores from its cache shows no password and no token.
     window.addEventListener("pagehide", () => this.forget());
   }
 
@@ -71,12 +71,18 @@ export class Entry {
 
   hide() {
     byId("entry").hidden = true;
-    this.forget();
+    this.#forgetPassword();
     this.#idle();
     this.#say();
   }
 
+  /** Forget the password and the token. */
   forget() {
+    this.token.value = "";
+    this.#forgetPassword();
+  }
+
+  #forgetPassword() {
     this.password.value = "";
     this.password.type = "password";
     byId("reveal").setAttribute("aria-pressed", "false");

@@ -266,6 +266,7 @@ byId("show-operator").addEventListener("click", () => go("operator"));
 byId("pause").addEventListener("click", pause);
 byId("lock").addEventListener("click", () => {
   operator.forget();
+  entry.forget();
   go("readings");
   leave();
 });

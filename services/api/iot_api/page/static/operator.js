@@ -60,6 +60,7 @@ export class OperatorView {
   /** Forget the token. */
   forget() {
     this.#session = null;
+    this.#letters.write(null, null);
     byId("operator-token").value = "";
     byId("operator-status").hidden = true;
   }

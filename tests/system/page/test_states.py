@@ -81,6 +81,7 @@ def test_readings_without_numbers(module_stack: Stack, open_page: OpenPage) -> N
     page.wait_for_text("#table-body", "closed")
     page.wait_for("() => !document.querySelector('#tags').hidden")
     assert not page.page.locator("#tags").is_visible()
+    page.wait_for_text("#no-plots", "Nothing to plot")
     page.see("texts")
 
 

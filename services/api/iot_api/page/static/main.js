@@ -88,11 +88,8 @@ function frame(time) {
 
 function showPlace() {
   const readings = place === "readings";
-  byId("show-readings").toggleAttribute("aria-current", readings);
-  byId("show-operator").toggleAttribute("aria-current", !readings);
-  for (const id of ["show-readings", "show-operator"]) {
-    if (byId(id).hasAttribute("aria-current")) byId(id).setAttribute("aria-current", "page");
-  }
+  byId("show-readings").setAttribute("aria-current", readings ? "page" : "false");
+  byId("show-operator").setAttribute("aria-current", readings ? "false" : "page");
   byId("entry").hidden = !readings || opened;
   byId("readings").hidden = !readings || !opened;
   byId("lock").hidden = !opened;
@@ -211,6 +208,8 @@ function showFields() {
   const columns = view.fields.numbers.filter((field) => field.column);
   const fields = view.mode === "live" ? [...own, ...columns] : own;
   byId("fields-summary").textContent = `Plots ${shown.size} of ${fields.length}`;
+  const none = shown.size === 0 && (view.recent.count > 0 || view.fields.readings > 0);
+  byId("no-plots").hidden = !none;
   const list = byId("fields-items");
   const key = fields.map((field) => field.name + shown.has(field.name)).join();
   if (list.dataset.key === key) return;
@@ -226,8 +225,6 @@ function showFields() {
     return label;
   }));
   if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
-  const none = shown.size === 0 && (view.recent.count > 0 || view.fields.readings > 0);
-  byId("no-plots").hidden = !none;
 }
 
 function showTagFields() {

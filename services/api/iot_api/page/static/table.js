@@ -1,6 +1,7 @@
 // The table of the newest readings.
 
 import { formatDate, formatName, formatNumber } from "./format.js";
+import { tagName } from "./history.js";
 import { numberOf, valueOf } from "./readings.js";
 
 const ROWS = 60;
@@ -28,7 +29,7 @@ export class ReadingsTable {
     this.#columns = [
       { title: "Received", text: receivedOf },
       { title: "Device time", className: "wide", text: (row) => (row.device >= 0 ? formatDate(row.device) : "–") },
-      ...(tagField ? [{ title: tagField.name, className: "mono", text: (row) => textOf(valueOf(row, tagField)) }] : []),
+      ...(tagField ? [{ title: tagField.name, className: "mono", text: (row) => tagName(valueOf(row, tagField) ?? "–") }] : []),
       ...own.map((field) => ({ title: field.name, className: "number", text: (row) => cellOf(valueOf(row, field)) })),
       { title: "freeform", className: "raw wide", text: (row) => row.freeform },
     ];
@@ -100,14 +101,9 @@ function receivedOf(reading) {
   return formatDate(reading.received);
 }
 
-function textOf(value) {
-  if (value === undefined || value === null) return "–";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
-}
-
 function cellOf(value) {
   const number = numberOf(value);
-  return Number.isFinite(number) ? formatNumber(number) : textOf(value);
+  return Number.isFinite(number) ? formatNumber(number) : tagName(value ?? "–");
 }
 
 function patternOf(text) {

@@ -60,8 +60,8 @@ class Revocations:
         issuer. In a later load, an unusable list is an error, so that the lists in use stay in use.
 
         Raises:
-            SettingsError: the file has no list, or a list that can't be read, or (in a later load)
-                an unusable list.
+            SettingsError: the file has a certificate, no list, or a list that can't be read, or (in
+                a later load) an unusable list.
         """
         check_revocation_lists(str(self.path))
         context.load_verify_locations(self.path)

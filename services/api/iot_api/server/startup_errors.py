@@ -59,14 +59,22 @@ def check_revocation_lists(path: str) -> None:
     """Check the file of the authorities' certificate revocation lists. An empty `path` passes.
 
     Raises:
-        SettingsError: the file can't be read, or holds no list.
+        SettingsError: the file can't be read, holds no list, or holds a certificate.
     """
-    if path and not _contents("IOT_TLS_CLIENT_CRL_FILE", path)["crl"]:
+    if not path:
+        return
+    contents = _contents("IOT_TLS_CLIENT_CRL_FILE", path)
+    if contents["x509"]:
+        # OpenSSL would trust it like an authority of IOT_TLS_CLIENT_CA_FILE.
+        raise SettingsError(
+            "IOT_TLS_CLIENT_CRL_FILE has a certificate: it must have revocation lists only"
+        )
+    if not contents["crl"]:
         raise SettingsError("IOT_TLS_CLIENT_CRL_FILE has no certificate revocation list (X509 CRL)")
 
 
 def _contents(variable: str, path: str) -> dict[str, int]:
-    """Return how many authorities (`x509_ca`) and revocation lists (`crl`) a file holds."""
+    """Count the certificates (`x509`), authorities (`x509_ca`) and revocation lists (`crl`)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_verify_locations(path)

@@ -312,7 +312,11 @@ def invalid_lists() -> dict[str, tuple[bytes, str]]:
     return {
         "empty": (b"", "IOT_TLS_CLIENT_CRL_FILE can't be used"),
         "half": (whole[: len(whole) // 2], "IOT_TLS_CLIENT_CRL_FILE can't be used"),
-        "a certificate": (authority.certificate, "IOT_TLS_CLIENT_CRL_FILE has no certificate rev"),
+        "a certificate": (authority.certificate, "IOT_TLS_CLIENT_CRL_FILE has a certificate: it"),
+        "a list and a certificate": (
+            whole + Authority("others").certificate,
+            "IOT_TLS_CLIENT_CRL_FILE has a certificate: it",
+        ),
         "expired": (authority.revoke(begins=-9, ends=-1), f"{name} expired at 20"),
         "not yet valid": (authority.revoke(begins=1, ends=9), f"{name} is not valid before 20"),
         "of another key": (whole, f"{name} is not signed with the key that CN=devices has"),

@@ -48,7 +48,6 @@ OVERRIDDEN = {
         "chunk",
         "max_body_chunk",
         "read",
-        "take_buffered",
         "unread",
     },
     "iot_api.server.exchange.ApiRequest": {"parse", "should_close"},

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from iot_api.http.access import Access, build_access, register_access
 from iot_api.http.cors import Cors
@@ -79,11 +78,6 @@ def create_app(settings: Settings) -> Flask:
     app.extensions["iot"] = service
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    if settings.trusted_proxies:
-        # x_for=0: `http.request.client_of` finds the client's address, not ProxyFix.
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=hops)  # type: ignore[method-assign]
     # The request id comes first, so that an error in a later hook has an id too.
     request_log = RequestLog(settings)
     register_request_metrics(app, request_metrics, request_log)

@@ -191,7 +191,8 @@ def test_a_valid_token(guarded: Guarded, given: str) -> None:
 
 
 def test_the_token_is_checked_before_the_body_is_read(guarded: Guarded) -> None:
-    for body in (b"[]", b"not JSON", b"x" * (guarded.api.app.config["MAX_CONTENT_LENGTH"] + 1)):
+    limit = guarded.api.app.extensions["iot"].settings.max_body_bytes
+    for body in (b"[]", b"not JSON", b"x" * (limit + 1)):
         assert_error(guarded.api.ask("PUT", "/api/iot", body, JSON), 401, "unauthorized")
     # The refusal discloses nothing about the requested data.
     for path in ("/api/iot/last/no-number", "/api/iot/stored/nothing"):

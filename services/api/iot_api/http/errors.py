@@ -47,8 +47,6 @@ _CODES = {status: code for code, status in STATUS.items() if status != 500}
 _SENTENCES = {
     404: "there is nothing at this path",
     405: "this path has no such method",
-    411: "the request must have the header Content-Length",
-    413: "the request is too large",
 }
 
 _log = logging.getLogger(__name__)
@@ -155,8 +153,6 @@ def _known(error: Exception) -> IotError | None:
 
 def _of_werkzeug(error: HTTPException, accept: str) -> PlainResponse:
     status = error.code or 500
-    if status < 400:
-        return PlainResponse(status, error.get_headers(), b"")
     code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
     sentence = _SENTENCES.get(status, error.description or error.name)
     if isinstance(error, WebsocketMismatch):

@@ -162,11 +162,6 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
         """Give bytes back: the next `read` returns them first."""
         self.ahead = bytes(data) + self.ahead
 
-    def take_buffered(self) -> bytes:
-        """Return and remove all received bytes that no request has read yet."""
-        data, self.ahead = self.ahead, b""
-        return data
-
     def take_turns(self, now: float) -> None:
         """Let other greenlets run if this one has run for `_TURN_SECONDS`.
 
@@ -331,11 +326,6 @@ class ConnectionWriter:
                 raise ClientGoneError from error
         if sent < sum(map(len, parts)):
             self._send_rest(memoryview(b"".join(parts))[sent:])
-
-    def send(self, data: bytes) -> int:
-        """Send everything; return its length. gunicorn calls this to send `100 Continue`."""
-        self.sendall(data)
-        return len(data)
 
     def send_at_once(self, data: "bytes | memoryview") -> int:
         """Send what the kernel takes without waiting; return the number of bytes, maybe 0."""

@@ -108,14 +108,6 @@ def test_an_answer_is_sent_by_sendall() -> None:
     assert sent.endswith(b"y")
 
 
-def test_100_continue_is_sent_by_send() -> None:
-    request = next(parser_of(HEAD + b"Expect: 100-continue\r\n\r\n"))
-    sent = bytearray()
-    sock = SimpleNamespace(send=sent.extend)
-    create(request, sock, ("127.0.0.1", 1), ("127.0.0.1", 2), Config(), Response)
-    assert sent == b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
 def test_the_methods_that_the_worker_overrides() -> None:
     for kind, name in (
         (GeventWorker, "handle"),

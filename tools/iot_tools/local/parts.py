@@ -84,7 +84,7 @@ class Parts:
         return self._launcher().python("migrate", ["-m", "iot_tools", "migrate"])
 
     def api(self, ready: Callable[[], bool]) -> Child:
-        """Return the API. At shutdown, answers that are under way get up to 5 seconds."""
+        """Return the API. At shutdown, answers that are under way get up to 3 seconds."""
         return self._launcher().api("--graceful-timeout", "5", ready=ready)
 
     def writer(self) -> Child:

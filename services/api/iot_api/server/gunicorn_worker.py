@@ -46,6 +46,10 @@ GRACE_SECONDS = 1.0
 """After SIGTERM, connections are accepted for this long. Then idle connections are closed."""
 BODY_SECONDS = 5.0
 """After SIGTERM, bodies have this long to arrive."""
+ABORT_SECONDS = 2.0
+"""Answers that are not complete this long before `graceful_timeout` are cut off. At
+`graceful_timeout`, gunicorn's master kills the worker. The kernel would then end the connections
+normally, as after a complete answer."""
 RESERVE = 64
 """Number of connections beyond the limit. On these, only health checks are answered."""
 _HEALTH = frozenset({"/healthz", "/readyz"})
@@ -80,7 +84,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
     After SIGTERM, every answer says `Connection: close` and ends its connection. The listener is
     closed `GRACE_SECONDS` after SIGTERM. A connection is closed once it has been idle for
     `GRACE_SECONDS`; a request that has arrived by then is answered. A request whose body has not
-    arrived `BODY_SECONDS` after SIGTERM is answered 503. Answers may take until `graceful_timeout`.
+    arrived `BODY_SECONDS` after SIGTERM is answered 503. Answers may take until `ABORT_SECONDS`
+    before `graceful_timeout`. Then the connections that still wait for an answer are reset.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -209,7 +214,7 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         begin = time.monotonic()
         self.on_shutdown()
         listening = True
-        while (age := time.monotonic() - begin) < self.cfg.graceful_timeout:
+        while (age := time.monotonic() - begin) < self.cfg.graceful_timeout - ABORT_SECONDS:
             if listening and age >= GRACE_SECONDS:
                 for server in servers:
                     close_listener(server)
@@ -221,6 +226,9 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             metrics.flush()
             self.notify()
             gevent.sleep(_BEAT_SECONDS)
+        for connection in self._connections:
+            if connection.phase is not Phase.LINGERING:
+                connection.abort()
         for server in servers:
             server.stop(timeout=1)
 
@@ -262,7 +270,7 @@ def _refuse(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iter
         too_many_connections(), request_id, environ.get("HTTP_ACCEPT", "")
     )
     start_response(status_line(status), [*headers, ("X-Request-Id", request_id)])
-    return [body]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
 def _send_last(exchange: Exchange, answer: bytes) -> None:

@@ -80,6 +80,7 @@ def _charge(connection: "Connection", memory: MemoryBudget, waiting: int) -> Non
         memory.charge(connection, waiting)
     except UnavailableError:
         count_closed("memory")
+        connection.abort()  # the client would take a normal close for the end of the answer
         raise ClientGoneError from None
 
 

@@ -14,7 +14,7 @@ import gevent.socket
 import pytest
 
 from iot_api.server import deadlines
-from iot_api.server.gunicorn_worker import Limits
+from iot_api.server.gunicorn_worker import ABORT_SECONDS, Limits
 from iot_api.server.phase import Phase
 from iot_api.server.slow_send import PAUSE
 from iot_models.origins import parse_origins
@@ -67,6 +67,15 @@ class Worker:
         client, server = gevent.socket.socketpair()
         listener = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
         gevent.spawn(self.real.handle, listener, server, ("127.0.0.1", 1))
+        return client
+
+    def connect_by_tcp(self) -> Any:
+        """Return the client's side of a new TCP connection. Unix sockets send no RST."""
+        with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
+            client = gevent.socket.create_connection(listener.getsockname())
+            server, address = listener.accept()
+        listening = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
+        gevent.spawn(self.real.handle, listening, server, address)
         return client
 
 
@@ -214,6 +223,23 @@ def test_blocked_answers_count_against_the_memory(
         assert apps[1].ended.wait()
 
 
+@pytest.mark.parametrize("reason", ["memory", "shutdown"])
+def test_an_answer_that_is_cut_off_ends_with_a_reset(worker: Worker, reason: str) -> None:
+    """A client of HTTP/1.0 would take a normal close for the end of the answer."""
+    app = worker.real.wsgi = LongAnswers(pieces=4)
+    if reason == "memory":
+        worker.real.limit(Limits(memory_bytes=1))
+    with gevent.Timeout(PATIENCE), worker.connect_by_tcp() as client:
+        client.sendall(GET.replace(b"1.1", b"1.0"))
+        if reason == "shutdown":
+            assert app.paused.wait()
+            worker.real.cfg.__dict__["graceful_timeout"] = ABORT_SECONDS
+            worker.real.alive = False
+        assert app.ended.wait()
+        with pytest.raises(ConnectionResetError):
+            receive(client, 4 * len(PIECE))
+
+
 def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,7 +260,7 @@ def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
 
 
 def test_a_busy_process_answers_health_checks_only(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Health checks are answered from the reserve, which newer connections take over."""
     monkeypatch.setattr(deadlines, "RESERVE_SECONDS", PATIENCE)
@@ -257,15 +283,17 @@ def test_a_busy_process_answers_health_checks_only(
         head = head_of(probe)
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"\r\nConnection: close\r\n" in head
-        other = connect()
-        other.sendall(GET)
-        head = head_of(other)
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"\r\nRetry-After: 1\r\n" in head
-        assert b"\r\nConnection: close\r\n" in head
+        for request in (GET, GET.replace(b"GET", b"HEAD")):
+            other = connect()
+            other.sendall(request)
+            head = head_of(other)
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nRetry-After: 1\r\n" in head
+            assert b"\r\nConnection: close\r\n" in head
         monkeypatch.setattr(deadlines, "RESERVE_SECONDS", 0)
         for client in silent:
             assert client.recv(1) == b""
+    assert not caplog.messages
 
 
 def test_a_web_page_can_read_the_503_of_a_busy_process(worker: Worker) -> None:

@@ -45,7 +45,7 @@ class ServedCertificate:
         return self._context is not None
 
     def wrap_socket(self, client: Any, **options: Any) -> Any:
-        """Wrap an accepted connection. gevent's server calls this like `SSLContext.wrap_socket`."""
+        """Wrap an accepted connection, with the options of `SSLContext.wrap_socket`."""
         context: Any = self._context  # not None: the server starts when a certificate is loaded
         return context.wrap_socket(client, **options)
 

@@ -33,20 +33,30 @@ def start_server(
     `handle` gets the listener, the connection and the address of the client.
     """
     listener.setblocking(True)
-    tls: dict[str, Any] = {}
+    handle = partial(handle, Listener(listener))
     if certificate is not None:
-        # The handshake is a part of `handle`, where it has a deadline.
-        tls = {"ssl_context": certificate, "do_handshake_on_connect": False}
+        handle = partial(_wrap_and_handle, certificate, handle)
     with suppress(AttributeError, OSError):  # a Unix socket, or another system than Linux
         # Every connection inherits the option. Without it, Linux buffers megabytes for a client
         # that pipelines requests and reads no answer (tcp(7), TCP_NOTSENT_LOWAT).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     # The pool has no limit, because `ConnectionTable` limits the connections.
-    server = StreamServer(listener, handle=partial(handle, Listener(listener)), spawn=Pool(), **tls)
+    server = StreamServer(listener, handle=handle, spawn=Pool())
     # gevent (26.9) accepts up to 100 connections in a row, which the other workers then lack.
     server.max_accept = 1
     server.start()
     return server
+
+
+def _wrap_and_handle(
+    certificate: ServedCertificate, handle: Callable[..., None], client: Any, address: Any
+) -> None:
+    """Start TLS on a connection. The handshake is a part of `handle`, where it has a deadline."""
+    # With `ssl_context`, gevent's server would log a traceback for each client that is gone already.
+    with suppress(OSError):
+        client.getpeername()  # fails if the client is gone: `wrap_socket` would leak the socket
+        client = certificate.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        handle(client, address)
 
 
 def close_listener(server: Any) -> None:

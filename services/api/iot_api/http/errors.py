@@ -47,6 +47,7 @@ _CODES = {status: code for code, status in STATUS.items() if status != 500}
 _SENTENCES = {
     404: "there is nothing at this path",
     405: "this path has no such method",
+    411: "the request must have the header Content-Length",
 }
 
 _log = logging.getLogger(__name__)

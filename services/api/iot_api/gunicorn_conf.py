@@ -18,6 +18,7 @@ from iot_api.server.metrics_folder import create_metrics_folder
 from iot_api.server.startup_errors import (
     check_certificate,
     check_client_authorities,
+    check_metrics_port,
     check_revocation_lists,
     refuse,
     refuse_in_master,
@@ -46,6 +47,7 @@ try:
     check_certificate(_settings.tls_certificate, _settings.tls_key)
     check_client_authorities(_settings.tls_client_ca_file)
     check_revocation_lists(_settings.tls_client_crl_file)
+    check_metrics_port(_settings.metrics_address, _settings.api_metrics_port)
 except SettingsError as error:
     shutil.rmtree(_metrics_folder, ignore_errors=True)
     refuse(error)

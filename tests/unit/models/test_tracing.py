@@ -84,7 +84,11 @@ def test_nothing_is_wrapped_while_traces_are_off() -> None:
 )
 def test_opentelemetry_is_not_imported_while_traces_are_off(words: list[str]) -> None:
     """Each process ends at a wrong setting, after its imports."""
-    environ = {"IOT_POSTGRES_URL": "postgresql://h/d", "IOT_KEYRING_FILE": "none"}
+    environ = {
+        "IOT_POSTGRES_URL": "postgresql://h/d",
+        "IOT_KEYRING_FILE": "none",
+        "IOT_API_METRICS_PORT": "0",
+    }
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *words],
         env=environ,

@@ -6,6 +6,7 @@ Otherwise the master would start workers without end, or log a traceback.
 
 import fcntl
 import os
+import socket
 import ssl
 import sys
 from pathlib import Path
@@ -71,6 +72,25 @@ def check_revocation_lists(path: str) -> None:
         )
     if not contents["crl"]:
         raise SettingsError("IOT_TLS_CLIENT_CRL_FILE has no certificate revocation list (X509 CRL)")
+
+
+def check_metrics_port(address: str, port: int) -> None:
+    """Check that the metrics server, a process that starts later, can listen. Port 0 passes.
+
+    Raises:
+        SettingsError: it can't, for example because another process has the port.
+    """
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise SettingsError(
+                f"IOT_API_METRICS_PORT: can't listen on {address} port {port}: {error.strerror}"
+            ) from None
 
 
 def _contents(variable: str, path: str) -> dict[str, int]:

@@ -52,6 +52,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "IOT_REDIS_URL": "redis://127.0.0.1:1/0",
             "IOT_POSTGRES_URL": "postgresql://127.0.0.1:1/none",
             "IOT_KEYRING_FILE": str(folder / "keyring"),
+            "IOT_API_METRICS_PORT": "0",
             "TMPDIR": str(folder),
         },
         stdout=subprocess.PIPE,

@@ -69,7 +69,7 @@ class Closable:
         self.receive_no_more()
 
     def end_delay(self) -> None:
-        """End the wait of a delayed answer. The answer is sent now, unless `closing` is set."""
+        """End the wait of a delayed answer. The answer is sent now."""
         if self.delay_ends is not None:
             self.delay_ends.set()
 

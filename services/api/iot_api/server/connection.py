@@ -91,14 +91,14 @@ class Connection(Closable):
         self.since = time.monotonic()
 
     def delay(self, seconds: float) -> None:
-        """Delay an error answer. Raises `ClientGoneError` if the connection is closed meanwhile."""
+        """Delay an error answer. If the connection is closed meanwhile, the answer is the last."""
         self.delay_ends = Event()
         self.phase = Phase.DELAYED
         self.since = time.monotonic()
         self.delay_ends.wait(seconds)
         self.phase = Phase.ANSWERING
         if self.closing:
-            raise ClientGoneError
+            self.request.force_close()
 
 
 class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no types

@@ -373,8 +373,8 @@ class Exchange:
         return body.failed or expected or left > DISCARDED_BYTES
 
     def _delay(self, seconds: float) -> None:
-        """Delay an error answer, unless the process shuts down."""
-        if self._server.alive:
+        """Delay an error answer, unless the process shuts down or the connection is closed."""
+        if self._server.alive and not self.connection.closing:
             self._server.memory.release(self.connection)
             self.connection.delay(seconds)
 

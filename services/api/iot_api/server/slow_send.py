@@ -40,13 +40,17 @@ def send_rest(
     `memory`, and `pause` is called.
 
     Raises:
-        ClientGoneError: the client is gone or too slow, or the memory budget is used up.
+        ClientGoneError: the client is gone or too slow, the memory budget is used up, or the
+            connection is closed and can't take all bytes immediately.
     """
     # TLS takes one record of 16 KiB at a time.
     while data and (sent := send_at_once(data)):
         data = data[sent:]
     if not data:
         return
+    if connection.closing:  # it may not wait: `ConnectionTable` counts it no more
+        connection.abort()
+        raise ClientGoneError
     connection.phase = Phase.SENDING
     connection.since = connection.send_began = time.monotonic()
     connection.piece_bytes = 0

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +13,13 @@ import gevent.event
 import gevent.socket
 import pytest
 
+from iot_api.http.refusal_pace import DELAY
+from iot_api.http.request import CONNECTION
 from iot_api.server import deadlines
 from iot_api.server.gunicorn_worker import ABORT_SECONDS, Limits
 from iot_api.server.phase import Phase
 from iot_api.server.slow_send import PAUSE
+from iot_models.errors import UnavailableError
 from iot_models.origins import parse_origins
 from support.answers import answer_of
 from support.api_worker import lone_worker
@@ -257,6 +260,54 @@ def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(
                 received += data
     assert received.count(b"HTTP/1.1") == 1
     assert "defect" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "phase"),
+    [
+        (GET, Phase.DELAYED),
+        (b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nbody", Phase.BODY),
+    ],
+    ids=["delayed", "incomplete"],
+)
+def test_a_connection_closed_for_room_gets_its_delayed_answer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, sent: bytes, phase: Phase
+) -> None:
+    """The connection is closed during the delay, or while the body arrives."""
+    monkeypatch.setattr("iot_api.server.connection_table.STALLED_SECONDS", 0)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        with suppress(UnavailableError):
+            environ["wsgi.input"].read()
+        environ[DELAY] = 2 * PATIENCE
+        start("400 Bad Request", [("Content-Length", "2")])
+        return [b"no"]
+
+    worker.real.limit(Limits(connections=1))
+    worker.real.wsgi = app
+    with gevent.Timeout(PATIENCE), worker.connect() as first:
+        first.sendall(sent)
+        while phase not in [each.phase for each in worker.real._connections]:  # noqa: SLF001
+            gevent.sleep(0)
+        with worker.connect():  # takes the room of the first
+            status, headers, body = answer_of(first)
+    assert (status, headers["Connection"], body) == (400, "close", b"no")
+
+
+def test_a_closed_connection_does_not_wait_until_its_client_reads(worker: Worker) -> None:
+    """Its place is given to another connection, so it may hold nothing any longer."""
+    app = LongAnswers()
+
+    def closed(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        environ[CONNECTION].closing = True
+        return app(environ, start)
+
+    worker.real.wsgi = closed
+    with gevent.Timeout(PATIENCE), worker.connect() as client:
+        client.sendall(GET)
+        assert app.ended.wait()
+        assert receive(client, len(PIECE)) < len(PIECE)
+    assert (app.pauses, app.closed) == (0, 1)
 
 
 def test_a_busy_process_answers_health_checks_only(

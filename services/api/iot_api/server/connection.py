@@ -23,7 +23,7 @@ from iot_api.limits.memory_budget import BODY_FACTOR, EXEMPT_BYTES, MemoryBudget
 
 from .closing import Closable
 from .phase import ClientGoneError, Phase
-from .slow_send import PAUSE, send_rest
+from .slow_send import PAUSE, SEND_BYTES_PER_SECOND, send_rest
 
 MAX_HEAD_BYTES = 32 * 1024
 """Maximum size of a head, and of the trailers of a chunked body. gunicorn 27 would accept 800 KiB,
@@ -57,24 +57,18 @@ class Connection(Closable):
     body_bytes: int = 0
     discards_body: bool = False
     """Whether the rest of the body is read only to be discarded."""
-    send_began: float = 0.0
-    piece_bytes: int = 0
-    """Bytes of the current piece of the answer that were sent while the piece was blocked. A piece
-    becomes blocked when the kernel accepts no more bytes, and stays blocked until it is sent
-    completely."""
-    blocked_before: float = 0.0
-    """Seconds for which the earlier pieces of the answer were blocked."""
-    blocked_bytes: int = 0
-    """Sum of `piece_bytes` over all pieces of the answer."""
+    behind: float = 0.0
+    """Seconds for which sends had to wait for the client, less the seconds that the bytes sent
+    since then take at `SEND_BYTES_PER_SECOND`. Never negative, so that a client that has read fast
+    may not stop for longer. In SENDING, the wait since `since` is not counted yet."""
 
     def start_request(self, request: Any) -> None:
         """Record that the request line and all headers of a request have arrived."""
         self.request = request
         self.is_stream = False
         self.phase = Phase.ANSWERING
-        self.body_began = self.blocked_before = 0.0
-        self.body_bytes = self.blocked_bytes = 0
-        self.head_bytes = 0
+        self.body_began = 0.0
+        self.body_bytes = self.head_bytes = 0
         self.discards_body = False
 
     def start_receive(self) -> None:
@@ -83,6 +77,15 @@ class Connection(Closable):
         self.since = time.monotonic()
         if not self.body_began:
             self.body_began = self.since
+
+    def count_wait(self, now: float) -> None:
+        """Record that a send has waited for the client since `since`."""
+        self.behind += now - self.since
+        self.since = now
+
+    def count_sent(self, count: int) -> None:
+        """Record that the kernel took `count` bytes of an answer, after a wait or without one."""
+        self.behind = max(0.0, self.behind - count / SEND_BYTES_PER_SECOND)
 
     def await_request(self, *, head_began: bool) -> None:
         """Begin to wait for the next request. `head_began`: its first bytes have arrived."""
@@ -324,17 +327,22 @@ class ConnectionWriter:
                 sent = 0
             except OSError as error:
                 raise ClientGoneError from error
+            if self._connection.behind:
+                self._connection.count_sent(sent)
         if sent < sum(map(len, parts)):
             self._send_rest(memoryview(b"".join(parts))[sent:])
 
     def send_at_once(self, data: "bytes | memoryview") -> int:
         """Send what the kernel takes without waiting; return the number of bytes, maybe 0."""
         try:
-            return self._send_now(data)
+            sent = self._send_now(data)
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ClientGoneError from error
+        if self._connection.behind:  # most clients never are: save the call
+            self._connection.count_sent(sent)
+        return sent
 
     def _send_tls(self, data: "bytes | memoryview") -> int:
         # gevent's sockets never block in the kernel: only the timeout of the object changes.

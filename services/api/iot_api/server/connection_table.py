@@ -11,7 +11,10 @@ from .connection import Connection
 from .phase import Phase, count_closed
 
 STALLED_SECONDS = 1.0
-"""A connection whose body or answer makes no progress for this long may be closed to make room."""
+"""A connection whose body makes no progress for this long may be closed to make room."""
+STALLED_SEND_SECONDS = 4.0
+"""The same for an answer. It is longer, because the kernel takes an answer in bursts of about
+190 KB: a client that reads 50 KB/s makes a send wait for almost 4 s."""
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings of the silent connections while few connections are silent."""
 _SHARE = 16
@@ -171,12 +174,13 @@ def is_silent(connection: Connection, now: float) -> bool:
     """Return whether a connection may be closed to make room for another.
 
     It may be closed while it waits for a first byte, the rest of the headers, the next request or a
-    delayed error answer. It may also be closed if its body or answer has made no progress for
-    `STALLED_SECONDS`.
+    delayed error answer. It may also be closed if its body has made no progress for
+    `STALLED_SECONDS`, or its answer for `STALLED_SEND_SECONDS`.
     """
     if connection.closing or connection.phase is Phase.ANSWERING:
         return False
-    return connection.phase < Phase.BODY or now - connection.since >= STALLED_SECONDS
+    patience = STALLED_SEND_SECONDS if connection.phase is Phase.SENDING else STALLED_SECONDS
+    return connection.phase < Phase.BODY or now - connection.since >= patience
 
 
 def too_many_connections() -> UnavailableError:

@@ -16,9 +16,10 @@ BODY_SECONDS = 60.0
 BODY_GRACE_SECONDS = 10.0
 """A body may arrive more slowly than `BODY_BYTES_PER_SECOND` for this long."""
 BODY_BYTES_PER_SECOND = 1024
-SEND_GRACE_SECONDS = 10.0
-"""A client may read more slowly than `SEND_BYTES_PER_SECOND` for this long."""
-SEND_BYTES_PER_SECOND = 8 * 1024
+SEND_GRACE_SECONDS = 40.0
+"""A client may be this far behind `slow_send.SEND_BYTES_PER_SECOND`. Linux takes bytes in bursts of
+about 190 KB (`listeners.start_server`), so up to 23 s pass between two bursts to a client that
+reads at this rate. The rest is a reserve for bursts in which the client's own kernel receives."""
 RESERVE_SECONDS = 1.0
 """A connection in the reserve of `ConnectionTable` is closed at this age, except in the phases
 ANSWERING, DELAYED and LINGERING."""
@@ -41,7 +42,7 @@ def is_overdue(connection: Connection, now: float, keepalive: float) -> bool:
         case Phase.BODY:
             overdue = _is_body_overdue(connection, now)
         case Phase.SENDING:
-            overdue = _is_send_overdue(connection, now)
+            overdue = connection.behind + age >= SEND_GRACE_SECONDS
         case Phase.ANSWERING | Phase.DELAYED | Phase.LINGERING:
             return False
     return overdue or (connection.reserved and now - connection.accepted >= RESERVE_SECONDS)
@@ -51,13 +52,3 @@ def _is_body_overdue(connection: Connection, now: float) -> bool:
     age = now - connection.body_began
     expected = (age - BODY_GRACE_SECONDS) * BODY_BYTES_PER_SECOND
     return age >= BODY_SECONDS or connection.body_bytes < expected
-
-
-def _is_send_overdue(connection: Connection, now: float) -> bool:
-    # Each piece has a deadline, and so has the whole answer. Otherwise a client could read a piece
-    # every few seconds, within each piece's grace period.
-    blocked = now - connection.send_began
-    if connection.piece_bytes < (blocked - SEND_GRACE_SECONDS) * SEND_BYTES_PER_SECOND:
-        return True
-    blocked += connection.blocked_before
-    return connection.blocked_bytes < (blocked - SEND_GRACE_SECONDS) * SEND_BYTES_PER_SECOND

@@ -52,7 +52,7 @@ def _wrap_and_handle(
     certificate: ServedCertificate, handle: Callable[..., None], client: Any, address: Any
 ) -> None:
     """Start TLS on a connection. The handshake is a part of `handle`, where it has a deadline."""
-    # With `ssl_context`, gevent's server would log a traceback for each client that is gone already.
+    # gevent's server, given a context, would log a traceback for each client that is gone already.
     with suppress(OSError):
         client.getpeername()  # fails if the client is gone: `wrap_socket` would leak the socket
         client = certificate.wrap_socket(client, server_side=True, do_handshake_on_connect=False)

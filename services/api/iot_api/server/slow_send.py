@@ -15,6 +15,9 @@ from .phase import ClientGoneError, Phase, count_closed
 if TYPE_CHECKING:
     from .connection import Connection
 
+SEND_BYTES_PER_SECOND = 8 * 1024
+"""The rate at which a client must receive answers. `deadlines.SEND_GRACE_SECONDS` says how far it
+may be behind."""
 PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
@@ -52,9 +55,8 @@ def send_rest(
         connection.abort()
         raise ClientGoneError
     connection.phase = Phase.SENDING
-    connection.since = connection.send_began = time.monotonic()
-    connection.piece_bytes = 0
-    pause_at: float | None = connection.send_began + PAUSE_SECONDS
+    connection.since = time.monotonic()
+    pause_at: float | None = connection.since + PAUSE_SECONDS
     charged = 0
     try:
         while data:
@@ -65,18 +67,15 @@ def send_rest(
                     pause()
             # The worker enforces the deadlines: it shuts the socket down, which ends the wait.
             if _becomes_writable(connection, pause_at):
+                connection.count_wait(time.monotonic())
                 sent = send_at_once(data)
                 data = data[sent:]
-                connection.since = time.monotonic()
-                connection.piece_bytes += sent
-                connection.blocked_bytes += sent
                 if not sent:
                     # TLS can wait to receive (a key update) while the socket is writable.
                     gevent.sleep(_SPIN_SECONDS)
     finally:
         memory.refund(connection, charged)
         connection.phase = Phase.ANSWERING
-        connection.blocked_before += time.monotonic() - connection.send_began
 
 
 def _charge(connection: "Connection", memory: MemoryBudget, waiting: int) -> None:

@@ -1,4 +1,4 @@
-"""The receiving of bodies on a connection, and a connection that is closed meanwhile."""
+"""Receiving on a connection, closing it meanwhile, and the count of sent bytes."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -9,7 +9,15 @@ import gevent.socket
 import pytest
 
 from iot_api.limits.memory_budget import MemoryBudget
-from iot_api.server.connection import Connection, ConnectionReader, PutHead, PutRequest, SizedBody
+from iot_api.server.connection import (
+    Connection,
+    ConnectionReader,
+    ConnectionWriter,
+    PutHead,
+    PutRequest,
+    SizedBody,
+)
+from iot_api.server.slow_send import SEND_BYTES_PER_SECOND
 from iot_models.errors import UnavailableError
 
 CONTENT = b"0123456789" * 20_000
@@ -74,3 +82,18 @@ def test_a_client_can_repeat_a_request_whose_body_is_late(late_request: PutReque
 def test_a_request_that_has_arrived_is_received(late_request: PutRequest) -> None:
     assert late_request.body.read(4) == b"body"
     assert not late_request.must_close
+
+
+def test_bytes_that_are_sent_without_a_wait_count() -> None:
+    """A compressed stream sends many small pieces in each burst, and waits for the first only."""
+    client, server = gevent.socket.socketpair()
+    with client, server:
+        connection = Connection(server, "")
+        writer = ConnectionWriter(connection, MemoryBudget(2**20))
+        connection.behind = 3.0
+        writer.sendall(bytes(SEND_BYTES_PER_SECOND))
+        assert connection.behind == 2.0
+        writer.send_parts(b"1\r\n", bytes(SEND_BYTES_PER_SECOND - 5), b"\r\n")
+        assert connection.behind == 1.0
+        writer.sendall(bytes(2 * SEND_BYTES_PER_SECOND))
+        assert connection.behind == 0.0

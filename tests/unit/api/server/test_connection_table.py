@@ -10,6 +10,7 @@ import pytest
 from iot_api.server.connection import Connection
 from iot_api.server.connection_table import (
     STALLED_SECONDS,
+    STALLED_SEND_SECONDS,
     ConnectionTable,
     is_silent,
     too_many_connections,
@@ -88,10 +89,15 @@ def test_a_victim_that_became_active_is_spared(connect: Connect) -> None:
     assert [each.closing for each in held] == [True, False, True]
 
 
-@pytest.mark.parametrize("phase", [Phase.BODY, Phase.SENDING])
-def test_a_connection_with_progress_is_not_silent(connect: Connect, phase: Phase) -> None:
+@pytest.mark.parametrize(
+    ("phase", "seconds"),
+    [(Phase.BODY, STALLED_SECONDS), (Phase.SENDING, STALLED_SEND_SECONDS)],
+)
+def test_a_connection_with_progress_is_not_silent(
+    connect: Connect, phase: Phase, seconds: float
+) -> None:
     connection = connect(phase)
-    now = connection.since + STALLED_SECONDS
+    now = connection.since + seconds
     assert is_silent(connection, now)
     assert not is_silent(connection, now - 0.01)
 

@@ -12,6 +12,8 @@ from iot_api.server.phase import Phase
 
 KEEPALIVE = 75.0
 KIB = 1024
+BURST = 190 * KIB
+"""Bytes that Linux takes without waiting, after a client has read as many."""
 
 
 @pytest.fixture
@@ -64,40 +66,66 @@ def test_bodies(connection: Connection, received: int, seconds: float, *, overdu
     assert is_overdue(connection, 100.0 + seconds, KEEPALIVE) == overdue
 
 
-@pytest.mark.parametrize(
-    ("earlier", "earlier_seconds", "sent", "seconds", "overdue"),
-    [
-        (0, 0, 0, 9.9, False),
-        (0, 0, 0, 10.1, True),
-        (0, 0, 80 * KIB, 19.9, False),
-        (0, 0, 80 * KIB, 20.1, True),
-        # What was read quickly before is no credit for the next piece.
-        (2**30, 5, 0, 10.1, True),
-        # One small piece every 9 s stays within the grace of each.
-        (8 * KIB, 9, 0, 1.5, False),
-        (8 * KIB, 9, 0, 2.1, True),
-    ],
-)
-def test_sends(
+@pytest.mark.parametrize("rate", [8 * KIB, 10 * KIB, 16 * KIB, 100 * KIB])
+def test_a_client_that_reads_fast_enough_is_never_overdue(
+    connection: Connection, rate: int
+) -> None:
+    assert seconds_until_overdue(connection, rate) is None
+
+
+@pytest.mark.parametrize("rate", [1, KIB, 4 * KIB, 6 * KIB])
+def test_a_client_that_reads_too_slowly_is_overdue(connection: Connection, rate: int) -> None:
+    """The client of 6 KiB/s falls behind by a quarter of the time."""
+    seconds = seconds_until_overdue(connection, rate)
+    assert seconds is not None
+    assert seconds <= deadlines.SEND_GRACE_SECONDS / (1 - rate / (8 * KIB)) + 0.25
+
+
+def test_a_client_that_stops_is_overdue_however_fast_it_read_before(
     connection: Connection,
-    earlier: int,
-    earlier_seconds: float,
-    sent: int,
-    seconds: float,
-    *,
-    overdue: bool,
 ) -> None:
     connection.phase = Phase.SENDING
-    connection.send_began = 100.0
-    connection.piece_bytes, connection.blocked_bytes = sent, earlier + sent
-    connection.blocked_before = earlier_seconds
-    assert is_overdue(connection, 100.0 + seconds, KEEPALIVE) == overdue
+    connection.count_wait(20.0)
+    for _ in range(1000):
+        connection.count_sent(BURST)
+    connection.start_request(object())
+    connection.phase = Phase.SENDING
+    assert not is_overdue(connection, 20.0 + deadlines.SEND_GRACE_SECONDS - 0.1, KEEPALIVE)
+    assert is_overdue(connection, 20.0 + deadlines.SEND_GRACE_SECONDS, KEEPALIVE)
+
+
+def test_a_client_that_is_behind_stays_behind_in_the_next_answer(connection: Connection) -> None:
+    """Otherwise a client that pipelines could read nothing for almost the grace of each answer."""
+    connection.phase = Phase.SENDING
+    connection.count_wait(30.0)
+    connection.start_request(object())
+    connection.phase = Phase.SENDING
+    assert is_overdue(connection, 30.0 + deadlines.SEND_GRACE_SECONDS - 30.0, KEEPALIVE)
+
+
+def seconds_until_overdue(connection: Connection, rate: int) -> float | None:
+    """Return when a client that reads `rate` bytes a second is overdue; None if it never is.
+
+    The kernel takes a burst when the client has read as many bytes. A burst is several pieces.
+    """
+    connection.phase = Phase.SENDING
+    bursts = 0
+    for quarter in range(4 * 1000):
+        now = quarter / 4
+        if is_overdue(connection, now, KEEPALIVE):
+            return now
+        if rate * now >= (bursts + 1) * BURST:
+            bursts += 1
+            connection.count_wait(now)
+            for _ in range(BURST // KIB):
+                connection.count_sent(KIB)
+    return None
 
 
 @pytest.mark.parametrize("phase", [Phase.NEW, Phase.HEAD, Phase.BODY, Phase.SENDING])
 def test_the_reserve_is_for_quick_clients(connection: Connection, phase: Phase) -> None:
     connection.phase = phase
-    connection.body_began = connection.send_began = 0.1
+    connection.body_began = 0.1
     connection.reserved = True
     assert not is_overdue(connection, deadlines.RESERVE_SECONDS - 0.1, KEEPALIVE)
     assert is_overdue(connection, deadlines.RESERVE_SECONDS, KEEPALIVE)

@@ -157,7 +157,7 @@ def test_a_client_that_reads_too_slowly_is_closed(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(deadlines, "SEND_BYTES_PER_SECOND", 2**30)
+    monkeypatch.setattr("iot_api.server.connection.SEND_BYTES_PER_SECOND", 2**30)
     app = worker.real.wsgi
     with gevent.Timeout(PATIENCE), worker.connect() as client:
         client.sendall(GET)
@@ -315,7 +315,7 @@ def test_a_busy_process_answers_health_checks_only(
 ) -> None:
     """Health checks are answered from the reserve, which newer connections take over."""
     monkeypatch.setattr(deadlines, "RESERVE_SECONDS", PATIENCE)
-    monkeypatch.setattr("iot_api.server.connection_table.STALLED_SECONDS", PATIENCE)
+    monkeypatch.setattr("iot_api.server.connection_table.STALLED_SEND_SECONDS", PATIENCE)
     monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", PATIENCE)
     worker.real.limit(Limits(connections=2))
     with gevent.Timeout(PATIENCE), ExitStack() as opened:

@@ -127,9 +127,10 @@ def _context(config: Any) -> ssl.SSLContext:
     """
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-    # Since Python 3.13, this flag is set by default. It refuses certificates without the identifier
-    # of their authority's key, which OpenSSL 3.0 leaves out unless it is told to add it.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # Since Python 3.13, these flags are set by default. The first refuses certificates without the
+    # identifier of their authority's key, which OpenSSL 3.0 leaves out unless it is told to add it.
+    # The second trusts each certificate in the file, even if it is no authority.
+    context.verify_flags &= ~(ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -47,9 +47,9 @@ GRACE_SECONDS = 1.0
 BODY_SECONDS = 5.0
 """After SIGTERM, bodies have this long to arrive."""
 ABORT_SECONDS = 2.0
-"""Answers that are not complete this long before `graceful_timeout` are cut off. At
-`graceful_timeout`, gunicorn's master kills the worker. The kernel would then end the connections
-normally, as after a complete answer."""
+"""Answers that are not complete this long before `graceful_timeout` (or after half of it, if it is
+shorter) are cut off. At `graceful_timeout`, gunicorn's master kills the worker. The kernel would
+then end the connections normally, as after a complete answer."""
 RESERVE = 64
 """Number of connections beyond the limit. On these, only health checks are answered."""
 _HEALTH = frozenset({"/healthz", "/readyz"})
@@ -214,7 +214,9 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
         begin = time.monotonic()
         self.on_shutdown()
         listening = True
-        while (age := time.monotonic() - begin) < self.cfg.graceful_timeout - ABORT_SECONDS:
+        longest = self.cfg.graceful_timeout
+        end = max(longest - ABORT_SECONDS, longest / 2)
+        while (age := time.monotonic() - begin) < end:
             if listening and age >= GRACE_SECONDS:
                 for server in servers:
                     close_listener(server)

@@ -246,18 +246,19 @@ class LiveFollower:
     def _wait(self, error: RetryableError) -> None:
         """Wait before the next attempt. Raise `error` if it is not temporary.
 
-        Until a stream has delivered its first event, also raise `error` when the retry policy gives
-        up.
+        Until a stream has delivered its first event, or the service has answered that no vault has
+        the password, also raise `error` when the retry policy gives up.
         """
         if not is_temporary(error):
             raise error
         pause: float | None = max(self._interval, error.retry_after or 0.0)
-        if not self._connected:
+        reached = self._connected or self._waits_for_vault
+        if not reached:
             elapsed = time.monotonic() - self._began
             pause = self._retry.pause(self._attempts, elapsed, error.retry_after)
         if pause is None:
             raise error
-        if self._connected:
+        if reached:
             _log.warning("follow waits for the service: %s", error)
         self._stop.wait(pause)
 

@@ -229,11 +229,13 @@ def test_a_password_without_a_vault_is_asked_for_less_and_less_often(
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
         found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))
-        service.answers = [*[unknown] * 6, found]
+        service.answers = [*[unknown] * 6, (503, b"busy"), found]
         assert next(client.follow(interval=0.01, stop=pauses))["id"] == 1
     assert pauses.seconds[:6] == [1, 2, 4, 8, 10, 10]
-    said = "no vault has this password: follow waits for its first reading"
-    assert [record.getMessage() for record in caplog.records] == [said]
+    assert [record.getMessage() for record in caplog.records] == [
+        "no vault has this password: follow waits for its first reading",
+        "follow waits for the service: 503 busy",
+    ]
 
 
 def test_a_refusal_is_raised() -> None:

@@ -29,6 +29,7 @@ _MAX_RETRY_AFTER = 3600.0
 _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _BAD_READINGS = frozenset({"invalid_request", "too_large"})
 """Error codes of iot-sensor that blame the readings of a request."""
+_UNKNOWN = "it is not known whether the service has stored the reading"
 _RETRY = RetryPolicy(max_pause_seconds=30.0)
 _log = logging.getLogger("iot_sensor_client")
 
@@ -73,11 +74,14 @@ class Outbox:
     Readings that the service refuses for good are set aside, one by one; the other readings of
     their batch are sent. See `rejected`, `resend_rejected` and `discard_rejected`.
 
-    A whole batch is set aside in two cases:
+    A whole batch is set aside in three cases:
 
     - The result of an attempt is unknown, and 23 hours later it is still not known whether the
       service has stored the batch. After 24 hours, the service forgets the batch's Idempotency-Key,
       and could store the batch twice. With `in_doubt="send"`, such a batch is sent again.
+    - The result of an attempt is unknown, and a later attempt is refused as too large (413). Parts
+      of the batch would have keys of their own, so the service could store them twice. With
+      `in_doubt="send"`, the parts are sent.
     - The service has other readings under the Idempotency-Key of the batch
       (`idempotency_key_reused`). This happens if the file was copied, and both copies have sent.
       Some readings of the batch may be stored, so no reading is sent again.
@@ -132,6 +136,9 @@ class Outbox:
         self._last_error: str | None = None
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
+        self._first_attempt = (0, 0.0)
+        """Id of the oldest batch, and the time by `time.monotonic` of the first attempt of this
+        process whose result may be unknown."""
         self._thread = threading.Thread(target=self._run, name=f"outbox {path}", daemon=True)
         self._thread.start()
 
@@ -317,24 +324,29 @@ class Outbox:
         error, call it again, and do not send the batch again. If this method raises an error, send
         the batch again.
         """
-        if batch.tried is not None and self._is_in_doubt(batch.tried):
-            reason = (
-                "it is not known whether the service has stored the reading, and its key expired"
-            )
-            return lambda: self._set_aside(batch, reason)
+        if batch.tried is None or self._first_attempt[0] != batch.id:
+            self._first_attempt = (batch.id, time.monotonic())
+        if self._is_in_doubt(batch) and self._may_be_forgotten(batch):
+            return lambda: self._set_aside(batch, f"{_UNKNOWN}, and its key expired")
         try:
             self._client.send_batch(batch.rows, idempotency_key=batch.key, retry=False)
         except RejectedError as error:
             return self._refused(batch, error)
         except Exception as error:
             if batch.tried is None and _may_be_stored(error):
-                self._file.note_attempt(batch, time.time())
+                self._file.note_attempt(batch)
             raise
         return lambda: self._acknowledge(batch)
 
-    def _is_in_doubt(self, tried: float) -> bool:
-        # A clock that was set back proves nothing about the age of the attempt.
-        return self._in_doubt != "send" and not 0 <= time.time() - tried <= KEY_SECONDS
+    def _is_in_doubt(self, batch: Batch) -> bool:
+        return self._in_doubt != "send" and batch.tried is not None
+
+    def _may_be_forgotten(self, batch: Batch) -> bool:
+        """Return whether the service may have forgotten the key of a batch in doubt."""
+        # The system's clock also counts while the process does not run, but it can be set back. A
+        # time before the attempt proves nothing about the age of the attempt.
+        age = batch.taken - (batch.tried or 0.0)
+        return age < 0 or max(age, time.monotonic() - self._first_attempt[1]) > KEY_SECONDS
 
     def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
         """Return a function that sets a refused batch aside, or splits it to find bad readings.
@@ -347,6 +359,10 @@ class Outbox:
             len(batch.rows) == 1 and (code in _BAD_READINGS or error.status == _TOO_LARGE)
         ):
             return lambda: self._set_aside(batch, str(error))
+        if error.status == _TOO_LARGE and self._is_in_doubt(batch):
+            # Limits of size can change, and attempts can take different ways: this refusal does not
+            # prove that the service refused the earlier attempt, too.
+            return lambda: self._set_aside(batch, f"{error}; {_UNKNOWN}")
         if code in _BAD_READINGS or error.status == _TOO_LARGE:
             return lambda: self._file.split(batch)
         raise error

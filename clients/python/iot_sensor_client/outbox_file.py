@@ -54,6 +54,9 @@ class Batch:
     tried: float | None
     """Unix time of the first attempt whose result is unknown. If the process was killed before it
     recorded the attempt: the time when the batch was created. None: no result is unknown."""
+    taken: float
+    """Unix time at which `take` returned the batch. After the attempt, it would be too late to note
+    the time: the machine may have been suspended since the service stored the batch."""
 
 
 @dataclass(slots=True)
@@ -230,16 +233,17 @@ class OutboxFile:
             ).fetchone()
             if tried is None and self._unrecorded and self._unrecorded[0] == number:
                 tried = self._unrecorded[1]
-            return Batch(number, key, first, last, rows, created, tried)
+            return Batch(number, key, first, last, rows, created, tried, time.time())
 
-    def note_attempt(self, batch: Batch, at: float) -> None:
-        """Record the time of an attempt whose result is unknown.
+    def note_attempt(self, batch: Batch) -> None:
+        """Record that the result of an attempt is unknown, with the time when `take` returned the
+        batch.
 
         If the file can't be written, the time stays in memory: `take` returns it in `Batch.tried`,
         and `close` records it.
         """
         with self._lock, self._reported():
-            self._unrecorded = (batch.id, at)
+            self._unrecorded = (batch.id, batch.taken)
             self._record_attempt()
 
     def _record_attempt(self) -> None:
@@ -259,7 +263,7 @@ class OutboxFile:
         with self._lock, self._reported():
             noted = self._unrecorded is not None and self._unrecorded[0] == batch.id
             if batch.tried is None and not noted:
-                self._unrecorded = (batch.id, time.time())
+                self._unrecorded = (batch.id, batch.taken)
             with self._transaction() as counts:
                 if self._delete(batch):
                     counts.waiting -= len(batch.rows)

@@ -1,15 +1,22 @@
-"""A small HTTP server that answers as the test tells it."""
+"""A small HTTP server that answers as the test tells it, and readings that clients send to it."""
 
+import gzip
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from iot_sensor_client import Client, RetryPolicy
 from support.serving import QuietHandler, serving
 
 CLOSE = 0
 """Instead of a status: close the connection without a response."""
+NOWHERE = "http://127.0.0.1:1"
+QUICK = RetryPolicy(base_seconds=0.001, max_pause_seconds=0.01)
 
 
 @dataclass(frozen=True)
@@ -76,4 +83,30 @@ def server() -> Iterator[Server]:
     """A server that runs."""
     made = Server()
     with serving(made.http):
+        yield made
+
+
+def reading(number: int, **more: object) -> dict[str, Any]:
+    return {"relative_time": number, "interrogator_time": 2, "freeform": {"rssi": -61}} | more
+
+
+def rows(received: Received) -> list[dict[str, Any]]:
+    body = received.body
+    if received.headers.get("content-encoding") == "gzip":
+        body = gzip.decompress(body)
+    return [row["data"] for row in json.loads(body)]
+
+
+def times(received: Received) -> list[int]:
+    return [row["relative_time"] for row in rows(received)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "readings.outbox"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url, "secret") as made:
         yield made

@@ -1,12 +1,9 @@
 """The outbox: what it sends, what it keeps, what it sets aside."""
 
-import gzip
 import json
 import os
-import shutil
 import stat
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,41 +16,12 @@ from iot_sensor_client import (
     OutboxError,
     OutboxFullError,
     RetryPolicy,
-    outbox,
 )
 from iot_sensor_client.outbox_file import OutboxFile
 from support.waiting import wait_until
-from unit.client.conftest import CLOSE, Received, Server
+from unit.client.conftest import CLOSE, NOWHERE, QUICK, Server, reading, rows, times
 
-QUICK = RetryPolicy(base_seconds=0.001, max_pause_seconds=0.01)
-NOWHERE = "http://127.0.0.1:1"
 BAD = json.dumps({"error": "relative_time in row 1 is not an integer", "code": "invalid_request"})
-
-
-def reading(number: int, **more: object) -> dict[str, Any]:
-    return {"relative_time": number, "interrogator_time": 2, "freeform": {"rssi": -61}} | more
-
-
-def rows(received: Received) -> list[dict[str, Any]]:
-    body = received.body
-    if received.headers.get("content-encoding") == "gzip":
-        body = gzip.decompress(body)
-    return [row["data"] for row in json.loads(body)]
-
-
-def times(received: Received) -> list[int]:
-    return [row["relative_time"] for row in rows(received)]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "readings.outbox"
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.url, "secret") as made:
-        yield made
 
 
 def left_behind(path: Path, *readings: dict[str, Any], batch_size: int = 1000) -> None:
@@ -274,59 +242,6 @@ def test_threads_share_an_outbox(server: Server, client: Client, path: Path) -> 
     for thread in range(4):
         own = [number for number in order if number // 100 == thread]
         assert own == list(range(100 * thread, 100 * thread + 60))
-
-
-def test_a_batch_of_unknown_fate_is_set_aside_when_its_key_expires(
-    server: Server, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.answers = [(CLOSE, {})]
-    box = Outbox(client, path, retry=RetryPolicy(base_seconds=60, max_pause_seconds=60), linger=0)
-    box.send(reading(1))
-    wait_until(lambda: box.statistics().state == "waiting", what="a failed attempt")
-    box.send(reading(2))
-    box.close(timeout=0)
-    monkeypatch.setattr(outbox, "KEY_SECONDS", 0)
-    with Outbox(client, path) as box:
-        assert box.flush(20)
-        (rejected,) = box.rejected()
-        assert rejected.reading == reading(1)
-        assert "not known" in rejected.reason
-        box.resend_rejected([rejected])
-        assert box.flush(20)
-    assert [times(each) for each in server.received] == [[1], [2], [1]]
-    assert len({each.headers["idempotency-key"] for each in server.received}) == 3
-
-
-def test_after_a_crash_the_oldest_batch_may_have_been_sent(
-    server: Server, client: Client, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The copy of an open file is what a kill or a power loss leaves."""
-    with Client(NOWHERE, "secret") as away:
-        box = Outbox(away, path, retry=QUICK, linger=0)
-        box.send(reading(1))
-        wait_until(lambda: box.statistics().last_error is not None, what="a failed attempt")
-        box.send([reading(2), reading(3)])
-        crashed = path.with_name("crashed")
-        for suffix in ("", "-wal"):
-            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
-        box.close(timeout=0)
-    unsure = path.with_name("unsure")
-    for suffix in ("", "-wal"):
-        shutil.copy(f"{crashed}{suffix}", f"{unsure}{suffix}")
-    with Outbox(client, crashed) as box:
-        assert box.flush(20)
-    assert [times(each) for each in server.received] == [[1], [2, 3]]
-    monkeypatch.setattr(outbox, "KEY_SECONDS", 0)
-    for used, aside in ((unsure, [reading(1)]), (path, [])):
-        with Outbox(client, used) as box:
-            assert box.flush(20)
-            assert [each.reading for each in box.rejected()] == aside
-    server.received.clear()
-    with Outbox(client, path.with_name("sends"), in_doubt="send", linger=0, retry=QUICK) as box:
-        server.answers = [(CLOSE, {})]
-        box.send(reading(4))
-        assert box.flush(20)
-    assert [times(each) for each in server.received] == [[4], [4]]
 
 
 def test_a_full_outbox_says_so_and_keeps_what_it_has(

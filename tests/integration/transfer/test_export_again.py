@@ -27,6 +27,9 @@ from .test_import import without_ids
 def test_an_export_that_is_killed_between_renames_continues(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A file is on the disk before it gets its final name, but a test can't cut the power."""
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: synced.add(os.fstat(file).st_ino))
     stored(command, tmp_path / "in.db", "renames", [(7 * n, n) for n in range(5)])
     lines = [
         {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,
@@ -40,6 +43,7 @@ def test_an_export_that_is_killed_between_renames_continues(
     replace = Path.replace
 
     def die(self: Path, target: Path) -> Path:
+        assert self.stat().st_ino in synced
         if target.stem.endswith("-002"):
             raise KeyboardInterrupt
         return replace(self, target)
@@ -52,6 +56,7 @@ def test_an_export_that_is_killed_between_renames_continues(
     assert (status, said.splitlines()[0]) == (0, "10 readings")
     files = sorted(out.parent.iterdir())
     assert said.splitlines()[1:] == [str(each) for each in files]
+    assert synced == {each.stat().st_ino for each in (*files, out.parent)}
     rows = [row for each in files for row in csv.DictReader(each.read_text().splitlines())]
     assert len(rows) == 10
 

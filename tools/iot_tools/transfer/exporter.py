@@ -3,7 +3,7 @@
 1. Fetch the readings page by page into a spool beside the file. If a run is killed, the next run
    continues after the last page in the spool.
 2. Write the files from the spool under temporary names, then rename them: a file with its final
-   name is complete. Then delete the spool.
+   name is complete, even after a power loss. Then delete the spool.
 """
 
 import os
@@ -132,6 +132,7 @@ class Exporter:
             if unfinished.exists():  # an earlier run may have renamed it
                 refuse_existing(final)
                 unfinished.replace(final)
+        _sync(path.parent)
         self._spool.delete()
         return list(names.values())
 
@@ -232,14 +233,16 @@ class _Files:
         self.writer = self._open(unfinished)
 
     def finish(self) -> dict[Path, Path]:
-        """Complete the last file. Return the final name for each temporary name.
+        """Complete the last file, and write all files to the disk. Return the final name for each
+        temporary name.
 
         Raises:
             IotError: a file with a final name exists already.
         """
         self.writer.close()
-        for path in self._paths.values():
+        for unfinished, path in self._paths.items():
             refuse_existing(path)
+            _sync(unfinished)
         return self._paths
 
     def discard(self) -> None:
@@ -248,6 +251,15 @@ class _Files:
             self.writer.close()
         for unfinished in self._paths:
             unfinished.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names of the files in a folder, survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_existing(path: Path) -> None:

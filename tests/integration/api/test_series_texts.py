@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from integration.api.asking import JSON, Api
+from integration.api.asking import JSON, Api, assert_error
 from integration.api.asking import row as put_row
 from integration.api.test_series import MINUTE, series
+from iot_api.limits.memory_budget import OverBudgetError
 from iot_api.query import series_windows
 from iot_api.routes import series as series_route
 from iot_writer.writer import Writer
@@ -109,3 +110,11 @@ def test_large_texts_are_charged(
     charged.clear()
     assert len(series(module_api, "texts", fields="v")) == len(rows)
     assert 4 * each <= sum(charged) < 8 * each
+
+    def refuse(_: object, count: int) -> None:
+        raise OverBudgetError(f"the request needs {count} bytes more than this server has")
+
+    monkeypatch.setattr(series_route, "charge_request", refuse)
+    path, headers = "/api/iot/series?fields=v&step=1d", {"X-Iot-Password": "texts"}
+    error = assert_error(module_api.ask("GET", path, headers=headers), 400, "invalid_request")
+    assert error["field"] == "step", "a repeated request would fail, too"

@@ -32,6 +32,10 @@ def budget_bytes(settings: Settings) -> int:
     return max(settings.api_request_memory_bytes, 2 * BODY_FACTOR * settings.max_body_bytes)
 
 
+class OverBudgetError(UnavailableError):
+    """A request needs more memory than the whole budget, so it would fail again if repeated."""
+
+
 class Holder(Protocol):
     """A connection that is charged for memory."""
 
@@ -79,6 +83,7 @@ class MemoryBudget:
 
         Raises:
             UnavailableError: the budget is used up, and there is no other request to drop first.
+            OverBudgetError: the holder would have more than the budget. No request is dropped.
         """
         if self.used + count > self._limit:
             self._make_room(holder, count)
@@ -104,6 +109,8 @@ class MemoryBudget:
     def _make_room(self, holder: Holder, count: int) -> None:
         now = time.monotonic()
         own = self._accounts.get(holder)
+        if count + (own.bytes if own is not None else 0) > self._limit:
+            raise OverBudgetError("the request needs more memory than this server has")
         own_weight = own.weight(now) if own is not None and own.is_slow(now) else 0.0
         while self.used + count > self._limit:
             slow = [
@@ -125,6 +132,7 @@ def charge_request(environ: Mapping[str, Any], count: int) -> None:
 
     Raises:
         UnavailableError: the budget of this process is used up.
+        OverBudgetError: the request alone would use up the budget.
     """
     charge: Callable[[int], None] | None = environ.get(CHARGE)
     if charge is not None and count > EXEMPT_BYTES:

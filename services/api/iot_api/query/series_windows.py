@@ -83,7 +83,7 @@ class SeriesWindows:
         """
         self.readings += len(readings)
         if self.readings > MAX_READINGS:
-            raise _too_large(
+            raise too_large(
                 f"the range has more than {MAX_READINGS} readings", "from", "a shorter range"
             )
         columns = self._reader.columns(readings.texts, len(readings))
@@ -170,7 +170,7 @@ class SeriesWindows:
         self._without_value.clear()
         self._keys |= new
         if len(self._keys) * len(self._windows) > MAX_VALUES:
-            raise _too_large(
+            raise too_large(
                 f"the answer has more than {MAX_VALUES} values (steps * groups * fields)",
                 "step",
             )
@@ -202,7 +202,7 @@ class SeriesWindows:
         self._text_bytes += count
         if self._text_bytes > MAX_TEXT_BYTES:
             problem = f"the texts of groups and values have more than {MAX_TEXT_BYTES} characters"
-            raise _too_large(problem, "group")
+            raise too_large(problem, "group")
 
 
 def _pending() -> Pending:
@@ -278,7 +278,8 @@ def _values_of(group: Group) -> tuple[Any, ...]:
     return group if isinstance(group, tuple) else (group,)
 
 
-def _too_large(
+def too_large(
     problem: str, field: str, remedy: str = "a longer step, fewer groups or a shorter range"
 ) -> InvalidRequestError:
+    """Return the error for a series that exceeds a limit. `field` is the parameter to change."""
     return InvalidRequestError(f"{problem}: choose {remedy}", field=field)

@@ -8,12 +8,12 @@ from flask import Blueprint, Response, request
 
 from iot_api.http.access import needs
 from iot_api.http.request import PasswordsForm, password_bytes, refuse_repeated, requesting_client
-from iot_api.limits.memory_budget import charge_request
+from iot_api.limits.memory_budget import OverBudgetError, charge_request
 from iot_api.query.pausable_read import PausableRead
 from iot_api.query.responses import ReadingsStream, accepted_type, answer, readings_answer
 from iot_api.query.series_query import SeriesQuery, parse_series_query
 from iot_api.query.series_rows import MEDIA_FORMS, ROW_FORMS, SeriesForm, window_pieces
-from iot_api.query.series_windows import SeriesWindows
+from iot_api.query.series_windows import SeriesWindows, too_large
 from iot_api.query.timed_rows import TimedRows, columns_of
 from iot_api.query.unordered_read import SharedReadingError, UnorderedRead
 from iot_api.server.slow_send import PAUSE
@@ -65,7 +65,16 @@ def _series(service: Service) -> Response:
 
 
 def _charge(count: int) -> None:
-    charge_request(request.environ, count)
+    """Charge the request for `count` bytes of its windows.
+
+    Raises:
+        InvalidRequestError: the windows of this request need more memory than a process has.
+        UnavailableError: the memory of this process is used up.
+    """
+    try:
+        charge_request(request.environ, count)
+    except OverBudgetError:
+        raise too_large("the answer needs more memory than this server has", "step") from None
 
 
 def _windows(

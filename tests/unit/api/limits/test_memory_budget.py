@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from iot_api.limits.memory_budget import CHARGE, EXEMPT_BYTES, MemoryBudget, charge_request
+from iot_api.limits.memory_budget import (
+    CHARGE,
+    EXEMPT_BYTES,
+    MemoryBudget,
+    OverBudgetError,
+    charge_request,
+)
 from iot_models.errors import UnavailableError
 from support.clock import Clock
 
@@ -68,6 +74,18 @@ def test_a_slow_body_is_dropped_for_a_fast_one(budget: MemoryBudget, clock: Cloc
     budget.charge(quick, MIB)
     assert slow.dropped
     assert budget.used == MIB
+
+
+def test_no_body_is_dropped_for_a_request_that_is_too_large_for_the_budget(
+    budget: MemoryBudget, clock: Clock
+) -> None:
+    slow, large = Request(), Request()
+    budget.charge(slow, MIB)
+    budget.charge(large, 9 * MIB)
+    clock.now += 60
+    with pytest.raises(OverBudgetError):
+        budget.charge(large, 2 * MIB)
+    assert not slow.dropped
 
 
 def test_the_body_with_most_bytes_times_seconds_is_dropped(

@@ -7,7 +7,8 @@
 
 If a run is killed, each chunk is stored completely or not at all, so the next run continues with
 the missing chunks. Chunks that were accepted but are not stored yet are sent again with the same
-keys, so the service does not store them twice.
+keys, so the service does not store them twice. This needs the same file: if rows were added to the
+last chunk, it has another key, so the service stores both chunks.
 
 The service remembers an Idempotency-Key for a day. If it knows the key of a chunk, it repeats its
 first answer and stores nothing, even if the readings were erased since. So after a repeated answer,

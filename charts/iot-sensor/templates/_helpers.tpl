@@ -160,7 +160,8 @@ Argument: context, store (redis, hotWindow, postgres), component (api, writer, m
 {{- if $secret -}}
 {{- printf "%s:%s" $secret $key -}}
 {{- else if and (ne .store "hotWindow") $block.internal.enabled -}}
-{{- printf "%s:%s" (include (printf "iot-sensor.%sName" .store) .context) $key -}}
+{{- /* The Job that creates this Secret chooses its keys. */ -}}
+{{- printf "%s:url" (include (printf "iot-sensor.%sName" .store) .context) -}}
 {{- end -}}
 {{- end -}}
 

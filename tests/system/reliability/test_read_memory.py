@@ -19,13 +19,13 @@ from support.stack import MakeStack, Stack
 MIB = 2**20
 FAST = 8
 """Number of readers at full speed, and of readers that read nothing."""
-MAX_BYTES = 170 * MIB
-"""Runs took 139 to 152 MiB: 110 for the texts of the vault "together" and the compressed segment,
+MAX_BYTES = 140 * MIB
+"""Runs took 109 to 120 MiB: 83 for the texts of the vault "together" and the compressed segment,
 15 for the segments that two other readers have fetched, and about 16 of freed memory that glibc
 keeps. If each of the twelve readers of giant readings held one of them, they would take at least
 240 MiB."""
 SMALL = 100_000
-LARGE, LARGE_BYTES = 4, 20 * MIB
+LARGE, LARGE_BYTES = 3, 20 * MIB
 
 
 def large_text(seed: int) -> str:

@@ -115,6 +115,7 @@ def test_single_requests_are_measured(stage: Stage) -> None:
 
 def test_a_device_beside_floods_is_measured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(flood.SETTINGS, "IOT_SCRYPT_LOG2_N", "12")
+    monkeypatch.setattr(flood, "OPENINGS", 1)
     rows = measured(stage, "flood").rows
     assert len(rows) == (9 if wrk.installed() else 0)
     assert None not in {bar.held for row in rows for bar in row.bars}

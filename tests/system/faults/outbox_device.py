@@ -23,7 +23,7 @@ from system.faults.readings import body
 
 BEGUN, KEPT, FULL = "begun", "kept", "full"
 _FLUSH_SECONDS = 60.0
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.05
 _FULL_PAUSE_SECONDS = 0.1
 _SIZES = ((1, 4), (1, 4), (10, 60), (60, 400))
 

@@ -15,7 +15,7 @@ _SECONDS = 240
 def test_every_kind_of_fault_loses_no_reading() -> None:
     faults = len(KINDS)
     assert {planned.kind for planned in make_plan(1, faults)} == set(KINDS)
-    options = ["--seed", "1", "--faults", str(faults), "--readings", "30000"]
+    options = ["--seed", "1", "--faults", str(faults), "--readings", "15000"]
     options += ["--repeats", "1", "--every", "0.9", "--forked"]
     check_run("system.faults", *options, seconds=_SECONDS)
 

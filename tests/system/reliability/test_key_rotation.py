@@ -250,7 +250,7 @@ class Reader:
     def _run(self) -> None:
         client = BalancedClient([self._port])
         for number in itertools.cycle(sampled()):
-            if self._stop.wait(0.02):
+            if self._stop.wait(0.05):
                 break
             body = json.dumps({"data": {"db_password": f"vault {number}"}})
             headers = {"Content-Type": "application/json"}

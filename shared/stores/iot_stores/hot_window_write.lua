@@ -60,8 +60,9 @@ end
 local function add(cover, at)
   local before, before_id, after, after_id = unpack(ARGV, at, at + 3)
   if parts(after) > now + keep * 1000 then
-    -- The clock of the backlog's Redis was set back. Until it has caught up, no segment would leave the index. The
-    -- cover stays behind the drained position, so reads use Postgres.
+    -- The clock of the backlog's Redis was set back. Until it has caught up, no segment would leave the index. Without
+    -- a cover, reads use Postgres, and writers do not try to replace the cover.
+    redis.call('DEL', cover)
     return
   end
   local since = ARGV[at + 4]

@@ -109,7 +109,7 @@ def _problem_of(url: str) -> str | None:
         return "invalid port"
     if not is_host(host):
         return "invalid host name"
-    if parts.scheme != "unix" and not re.fullmatch("(/[0-9]*)?", parts.path):
+    if parts.scheme != "unix" and not re.fullmatch("(/[0-9]*)?/?", parts.path):
         return "invalid database: it must be a number, as in redis://host:6379/0"
     return None
 

@@ -141,6 +141,23 @@ def test_only_a_process_that_starts_ignores_settled_changes(
     assert started.service.vaults.cache.changes_noted == 1
 
 
+def test_a_process_that_could_not_reach_redis_at_first_ignores_no_change(
+    make_api: MakeApi, own_redis: RedisServer
+) -> None:
+    """It may have opened vaults from records that are older than the change."""
+    api = make_api(redis_url=own_redis.url)
+    own_redis.stop()
+    with pytest.raises(RedisError):
+        api.service.change_follower.check()
+    own_redis.start()
+    announced: Any = {b"vault": bytes(16), b"lookup": bytes(32)}
+    with Redis.from_url(own_redis.url) as redis:
+        settled = redis.time()[0] - SETTLING_SECONDS - 1
+        redis.xadd(KEYS.password_changes, announced, id=f"{settled * 1000}-0")
+    api.service.change_follower.check()
+    assert api.service.vaults.cache.changes_noted == 1
+
+
 def test_open_vaults_are_read_without_redis(
     make_api: MakeApi, settings: Settings, own_redis: RedisServer
 ) -> None:

@@ -22,7 +22,7 @@ def test_the_hot_window_shares_the_client_of_an_equal_url(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("url", "host"),
-    [("redis://hot/0", "hot"), ("redis://queue/1", "queue"), ("rediss://hot/0", "hot")],
+    [("redis://hot/0", "hot"), ("redis://queue/1", "queue"), ("rediss://hot/0/", "hot")],
 )
 def test_a_separate_hot_window_has_a_separate_client(url: str, host: str) -> None:
     settings = load(REQUIRED | {"IOT_HOT_WINDOW_REDIS_URL": url})

@@ -232,12 +232,19 @@ def run(canary: Canary, port: int) -> int:
     try:
         with ShutdownSignals(interrupt=True):
             if port:
-                address = parse_metrics_address(settings.load_one("metrics_address"))
-                monitoring.serve("--metrics-port", address, port, {"/healthz": canary.health})
+                monitoring.serve("--metrics-port", _address(), port, {"/healthz": canary.health})
             canary.run()
     except ShutdownRequested as request:
         _log.info("the canary stops: %s", request)
     return 0
+
+
+def _address() -> str:
+    """Return the address of /metrics. Raises `SettingsError`."""
+    try:
+        return parse_metrics_address(settings.load_one("metrics_address"))
+    except SettingsError as error:
+        raise SettingsError(f"IOT_METRICS_ADDRESS: {error}") from None
 
 
 def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

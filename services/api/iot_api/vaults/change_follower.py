@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from iot_cipher.vault import VaultRecord
 from iot_models.errors import UnavailableError
-from iot_stores.password_changes import PasswordChanges
+from iot_stores.password_changes import BEGINNING, PasswordChanges
 from iot_stores.store_states import report
 
 from .restorer import VaultRestorer
@@ -81,6 +81,8 @@ class ChangeFollower(threading.Thread):
             announced = self._changes.read(self._last)
         except RedisError:
             self.has_failed = True
+            # Until the next check, vaults may be opened from records that are older than a change.
+            self._last = self._last or BEGINNING
             raise
         self.has_failed = False
         for change in announced.changes:

@@ -11,7 +11,9 @@ from iot_models.settings import Settings
 from iot_stores.audit_chain import BATCH, current_head
 from iot_stores.audit_check import check_audit
 from iot_stores.audit_head import AuditHead
+from iot_stores.postgres import Connection
 from iot_writer import jobs
+from iot_writer.maintenance import audit_chainer
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
 from support.keys import KEYS
@@ -152,6 +154,23 @@ def test_a_lost_head_stays_published_until_it_is_given_up(
     assert _gauge("iot_audit_head_lost") == 1
     errors = [line for name, _, line in caplog.record_tuples if name == LOGGER]
     assert any(f"lacks the published head of the audit log ({published})" in x for x in errors)
+
+
+def test_no_lower_head_is_published_if_links_are_deleted_meanwhile(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(writer, 3)
+    chain(writer)
+    published = writer.stores.audit_head.read()
+
+    def delete_first(connection: Connection) -> AuditHead | None:
+        connection.execute("DELETE FROM audit_chain WHERE sequence = 3")
+        return current_head(connection)
+
+    monkeypatch.setattr(audit_chainer, "current_head", delete_first)
+    chain(writer)
+    assert writer.stores.audit_head.read() == published
+    assert _gauge("iot_audit_head_lost") == 1
 
 
 def test_a_damaged_head_in_redis_is_reported_and_kept(writer: Writer) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from iot_cipher.tokens import new_tokens_text, parse_tokens, with_token, without_token
@@ -62,11 +63,10 @@ def _create(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
     storage.change(add)
     print(token)
-    granted = ", ".join(sorted(scopes))
     record_if_configured(
         "tokens",
         audit_event(
-            AuditKind.TOKEN_ADDED, name=parsed.name, scopes=granted, where=str(storage.name)
+            AuditKind.TOKEN_ADDED, name=parsed.name, scopes=_listed(scopes), where=str(storage.name)
         ),
     )
     return 0
@@ -84,12 +84,29 @@ def _list(parsed: argparse.Namespace) -> int:
 
 def _revoke(parsed: argparse.Namespace) -> int:
     storage = _storage(parsed)
-    storage.change(lambda text: without_token(_existing(storage, text), parsed.name))
+    scopes = ""
+
+    def remove(text: str | None) -> str:
+        nonlocal scopes
+        existing = _existing(storage, text)
+        changed = without_token(existing, parsed.name)
+        grants = parse_tokens(existing).grants
+        scopes = next(_listed(grant.scopes) for grant in grants if grant.name == parsed.name)
+        return changed
+
+    storage.change(remove)
     print(f"{parsed.name}: revoked")
     record_if_configured(
-        "tokens", audit_event(AuditKind.TOKEN_REMOVED, name=parsed.name, where=storage.name)
+        "tokens",
+        audit_event(
+            AuditKind.TOKEN_REMOVED, name=parsed.name, scopes=scopes, where=str(storage.name)
+        ),
     )
     return 0
+
+
+def _listed(scopes: Iterable[str]) -> str:
+    return ", ".join(sorted(scopes))
 
 
 def _existing(storage: StoredText, text: str | None) -> str:

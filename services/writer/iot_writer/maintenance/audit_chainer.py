@@ -73,9 +73,12 @@ class AuditChainer:
         # Read the published head before the chain is searched for it, because another writer may
         # publish a newer head meanwhile.
         published, readable = self._read_published()
-        # A head that the database lacks stays published, so that `audit verify` detects the loss.
-        lost = not readable or (published is not None and not has_link(connection, published))
         head = current_head(connection)
+        # A head that the database lacks stays published, so that `audit verify` detects the loss.
+        lost = not readable
+        if published is not None:
+            is_lower = head is None or head.sequence < published.sequence
+            lost = is_lower or not has_link(connection, published)
         metrics.gauge("iot_audit_head_lost").set(int(lost))
         if lost:
             self._log_lost(published)

@@ -104,6 +104,9 @@ class _GroupAnswer(NamedTuple):
     session_renewals: int
     wait_answer: Any
     """The answer to the WAIT or WAITAOF that follows the group; None without such a command."""
+    was_resent: bool
+    """Whether the connection broke, and the group was sent again. Then an earlier copy of a refused
+    request may be in the backlog."""
 
 
 _Answer = tuple[Any, _GroupAnswer]
@@ -148,18 +151,26 @@ class AppendScript:
         packed = [command + pack_command(waits) if waits else command]
         connection = self._checked_connection()
         self._check_at = 0.0
-        answers = exchange(connection, packed, 2 if waits else 1)
+        failures: list[str] = []
+
+        def on_failure(error: Exception) -> None:
+            # Not the error itself: its traceback would keep the group in memory.
+            failures.append(str(error))
+
+        answers = exchange(connection, packed, 2 if waits else 1, on_failure)
         self._check_at = time.monotonic() + CHECK_SECONDS
         waited = answers.pop() if waits else None
         if isinstance(answers[0], NoScriptError):  # Redis has restarted
             call: Call = (keys, arguments)
             after = [waits] if waits else []
-            again = load_and_repeat(self._client, self._script, [call], answers, after=after)
+            again = load_and_repeat(
+                self._client, self._script, [call], answers, after=after, on_failure=on_failure
+            )
             waited = again[0] if waits else None
         if isinstance(answers[0], Exception):
             raise answers[0]
         held, renewals, *outcomes = answers[0]
-        common = _GroupAnswer(held, renewals, waited)
+        common = _GroupAnswer(held, renewals, waited, failures != [])
         return [
             outcome if isinstance(outcome, Exception) else (outcome, common) for outcome in outcomes
         ]
@@ -227,6 +238,8 @@ class BacklogAppender:
                 remembered, Redis has lost an earlier attempt (`RememberedRequest.earlier`), or a
                 counter is damaged (`BacklogCounters`). Or the entries are in Redis, but too few
                 replicas or disks confirmed them in time, so a failover may lose the entries.
+                Or the connection broke, and Redis refused the entries when they were sent again:
+                the first copy may have been added.
             RedisError: Redis refused a command, or is away. The entries may have been added.
         """
         arguments: list[Any]
@@ -251,6 +264,11 @@ class BacklogAppender:
             self._check_wait_answer(group.wait_answer)
         if kind == AppendOutcome.REMEMBERED:
             return AppendResult(cast("bytes", more[0]))
+        if group.was_resent and kind != AppendOutcome.ADDED:
+            raise UnavailableError(
+                "the connection to Redis broke; it is unknown whether the readings are stored, "
+                "try again"
+            )
         if kind == AppendOutcome.DAMAGED:
             sentence = "the counters of the backlog in Redis are damaged; a writer repairs them"
             raise UnavailableError(f"{_logged(sentence)}; nothing was stored, try again")

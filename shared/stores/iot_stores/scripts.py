@@ -1,6 +1,6 @@
 """Lua scripts: load them from the files of this package, run many calls in one round trip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -55,12 +55,13 @@ def load_and_repeat(
     *,
     before: Sequence[Sequence[Any]] = (),
     after: Sequence[Sequence[Any]] = (),
+    on_failure: Callable[[Exception], object] = lambda _: None,
 ) -> list[Any]:
     """Load a script, and repeat the calls that Redis refused because it does not know the script.
 
     Put the new answers of these calls into `answers`. Send the commands `before` and `after` over
     the same connection, and return their answers; return [] if no call was repeated. The calls are
-    repeated in order, but not in a transaction.
+    repeated in order, but not in a transaction. `on_failure` is as in `exchange`.
 
     Raises:
         RedisError: Redis refused to load the script, or is away: some calls may have run.
@@ -75,9 +76,8 @@ def load_and_repeat(
         # Not in a transaction: while the memory is full, Redis 6.2 and 7.0 refuse (OOM) every
         # command within MULTI, even one that frees memory.
         repeated = [evalsha(script, calls[at]) for at in forgotten]
-        loaded, *others = round_trip(
-            client, [("SCRIPT LOAD", script.script), *before, *repeated, *after]
-        )
+        commands = [("SCRIPT LOAD", script.script), *before, *repeated, *after]
+        loaded, *others = round_trip(client, commands, on_failure)
         if isinstance(loaded, Exception):
             raise loaded
         for at in forgotten:
@@ -91,11 +91,16 @@ def evalsha(script: Script, call: Call) -> Sequence[Any]:
     return ("EVALSHA", script.sha, len(keys), *keys, *arguments)
 
 
-def round_trip(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
+def round_trip(
+    client: "Redis",
+    commands: Sequence[Sequence[Any]],
+    on_failure: Callable[[Exception], object] = lambda _: None,
+) -> list[Any]:
     """Send commands over one connection, and return their answers as Redis gives them.
 
     Redis runs the commands one by one. A command that fails does not stop the next ones: its error
     is its answer. If the connection breaks, the commands are sent again, as in a pipeline.
+    `on_failure` is as in `exchange`.
 
     redis-py's own pipeline takes several times the CPU, for features that are not used here.
 
@@ -105,15 +110,22 @@ def round_trip(client: "Redis", commands: Sequence[Sequence[Any]]) -> list[Any]:
     pool: Any = client.connection_pool
     connection = pool.get_connection()
     try:
-        return exchange(connection, connection.pack_commands(commands), len(commands))
+        packed = connection.pack_commands(commands)
+        return exchange(connection, packed, len(commands), on_failure)
     finally:
         pool.release(connection)
 
 
-def exchange(connection: Any, packed: list[bytes], count: int) -> list[Any]:
+def exchange(
+    connection: Any,
+    packed: list[bytes],
+    count: int,
+    on_failure: Callable[[Exception], object],
+) -> list[Any]:
     """Send `count` packed commands over a connection, and return their answers as Redis gives them.
 
-    If the connection breaks, the commands are sent again, as redis-py's client would do.
+    If the connection breaks, the commands are sent again, as redis-py's client would do. Before
+    that, `on_failure` is called: the commands may have run, and their answers are lost.
 
     Raises:
         RedisError: Redis is away; some commands may have run.
@@ -123,9 +135,11 @@ def exchange(connection: Any, packed: list[bytes], count: int) -> list[Any]:
         connection.send_packed_command(packed)
         return [_answer(connection) for _ in range(count)]
 
-    answers: list[Any] = connection.retry.call_with_retry(
-        attempt, lambda _: connection.disconnect()
-    )
+    def disconnect(error: Exception) -> None:
+        on_failure(error)
+        connection.disconnect()
+
+    answers: list[Any] = connection.retry.call_with_retry(attempt, disconnect)
     return answers
 
 

@@ -21,8 +21,9 @@ from redis.exceptions import RedisError
 from integration.stores.callers import PATIENCE, SHARDS, Callers, shard_of, together
 from iot_models.errors import UnavailableError
 from iot_models.settings import Settings
-from iot_stores import backlog_append
-from iot_stores.append_conditions import RememberedRequest
+from iot_stores import backlog_append, scripts
+from iot_stores.append_conditions import Guard, RememberedRequest
+from iot_stores.append_outcomes import GuardLimitError
 from iot_stores.backlog import Backlog
 from iot_stores.backlog_append import MAX_BYTES, AppendResult
 from iot_stores.confirmation import Confirmation
@@ -224,6 +225,41 @@ def test_broken_connections_are_retried(settings: Settings, callers: Callers) ->
     assert set(acknowledged) <= set(found) <= {*acknowledged, *failed}
     held = sum(map(len, found))
     assert backlog_bytes(callers) == held
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+@pytest.mark.parametrize("guards", [(), (Guard("iot:test:guesses", 1),)])
+def test_a_refusal_of_a_group_that_was_sent_again_does_not_say_that_nothing_was_stored(
+    settings: Settings,
+    callers: Callers,
+    monkeypatch: pytest.MonkeyPatch,
+    guards: tuple[Guard, ...],
+    *,
+    forgotten: bool,
+) -> None:
+    """The first copy was stored, and its answer was lost with the connection."""
+    client = connect_redis(settings)
+    backlog = Backlog(client, KEYS, shards=SHARDS, max_bytes=1000 if guards else 100)
+    read, lost = scripts._answer, []  # noqa: SLF001 - the step to act at
+
+    def lose_first(connection: Any) -> Any:
+        answer = read(connection)
+        if isinstance(answer, list) and not lost:
+            lost.append(answer)
+            callers.redis.set("iot:test:guesses", 1)
+            raise RedisConnectionError("broken")
+        return answer
+
+    backlog.append([])
+    monkeypatch.setattr(scripts, "_answer", lose_first)
+    if forgotten:
+        callers.redis.script_flush()
+    with pytest.raises(UnavailableError, match="it is unknown whether the readings are stored"):
+        backlog.append([(0, b"x" * 60)], guards=guards)
+    assert callers.entries() == [b"x" * 60]
+    with pytest.raises(GuardLimitError if guards else UnavailableError):
+        backlog.append([(0, b"x" * 60)], guards=guards)
+    client.close()
 
 
 def backlog_bytes(callers: Callers) -> int:

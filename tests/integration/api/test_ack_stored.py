@@ -3,15 +3,18 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 from flask.testing import FlaskClient
 
 from iot_api.app import create_app
+from iot_api.ingest import intake
 from iot_models.settings import Settings
+from iot_stores.hot_window import HotWindow
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import Stack
 
 ROWS = [{"data": {"db_password": password, "freeform": password}} for password in "abcdefgh"]
@@ -69,6 +72,53 @@ def test_a_dead_letter_is_never_reported_as_stored(impatient: FlaskClient, write
     assert impatient.get(asks[0]).status_code == 202
     asks += [put(spoil=spoil) for spoil in (False, True, False, True)]
     assert [impatient.get(ask).status_code for ask in asks] == [202, 200, 202, 200, 202]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_dead_letter_before_the_last_entry_of_its_shard_is_noticed(
+    impatient: FlaskClient,
+    writer: Writer,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    large: bool,
+) -> None:
+    """The request has many passwords, or more readings than an entry may have."""
+    monkeypatch.setattr(intake, "MAX_READINGS", 1)
+    rows = [ROWS[0]] * 30 if large else [*ROWS, *({"data": {"db_password": p}} for p in "ijklmn")]
+    headers = {"Idempotency-Key": "one"}
+    answer = impatient.put("/api/iot?ack=stored", json=rows, headers=headers)
+    key = max(map(KEYS.stream, range(writer.settings.shards)), key=writer.redis.xlen)
+    (entry_id, fields), *others = cast(
+        "list[tuple[bytes, dict[bytes, bytes]]]", writer.redis.xrange(key)
+    )
+    assert others
+    writer.redis.delete(key)
+    writer.redis.xadd(key, {"e": b"spoiled", "t": fields[b"t"]}, id=entry_id)
+    for other_id, other in others:
+        writer.redis.xadd(key, {"e": other[b"e"], "t": other[b"t"]}, id=other_id)
+    drain_all(writer)
+    assert impatient.get(answer.headers["Location"]).status_code == 202
+    assert impatient.put("/api/iot?ack=stored", json=rows, headers=headers).status_code == 202
+
+
+def test_stored_readings_that_the_hot_window_lacks_are_answered_202(
+    impatient: FlaskClient, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is killed between the commit and the write to the hot window."""
+    headers = {"Idempotency-Key": "one"}
+    assert impatient.put("/api/iot", json=ROWS, headers=headers).status_code == 201
+
+    def kill(*_: object) -> NoReturn:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HotWindow, "write", kill)
+        with pytest.raises(SystemExit):
+            drain_all(writer)
+    again = impatient.put("/api/iot?ack=stored", json=ROWS, headers=headers)
+    assert again.status_code == 202
+    drain_all(writer)
+    assert impatient.put("/api/iot?ack=stored", json=ROWS, headers=headers).status_code == 201
 
 
 @pytest.mark.parametrize("receipt", ["x", "", "AAAA", "A" * 36 + "!", "__" * 500])

@@ -40,7 +40,7 @@ class EarlierAttempt:
     """
 
     entries: tuple[EntryName, ...]
-    """The earlier attempt's last entry in each shard."""
+    """The earlier attempt's entries."""
     vaults: frozenset[bytes]
     """The ids of the vaults that both attempts have. Their readings are acknowledged already."""
     count: int

@@ -25,7 +25,7 @@ from iot_models.names import KeyNames
 from iot_stores.append_conditions import RememberedRequest
 
 from .parser import Batch
-from .receipts import decode_receipt, encode_list
+from .receipts import decode_receipt, encode_list, encode_receipt
 
 CLIENTS_SHARE = 4
 """One client may have at most a quarter of the remembered requests. A client behind an untrusted
@@ -65,7 +65,7 @@ class FirstAnswer:
     count: int
     """Number of readings in the request."""
     entries: tuple[EntryName, ...]
-    """The last entry of the request in each shard."""
+    """The entries of the request. Earlier versions remembered only the last one in each shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,12 @@ class KeyedRequest:
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
         """Encode what Redis remembers of the request.
 
-        `count` is the number of its readings. `entries` has its last entry in each shard, for a
-        receipt. The fingerprint is added if the request has `parts`.
+        `count` is the number of its readings. `entries` has its entries, for a receipt. If the
+        request has `parts`, the fingerprint is added. Otherwise version 0.1 may read the answer.
         """
-        answer = f"{count} {encode_list(entries)}"
-        return (f"{answer} {self.fingerprint}" if self.parts else answer).encode()
+        if self.parts:
+            return f"{count} {encode_receipt(entries)} {self.fingerprint}".encode()
+        return f"{count} {encode_list(entries)}".encode()
 
     def decode_answer(self, answer: bytes) -> FirstAnswer:
         """Return the first answer to this request from `answer`, the bytes that Redis remembers.

@@ -51,10 +51,9 @@ class Accepted:
     count: int
     """Number of readings."""
     entries: tuple[EntryName, ...] = ()
-    """The last entry of the request in each shard. If an earlier attempt appended a part of the
-    readings, the last entries of that attempt come first. When `entries` are stored, all entries of
-    the request are stored. Empty if the request has no Idempotency-Key and `accept` was called
-    without `with_entries`."""
+    """The names of all entries of the request. If an earlier attempt appended a part of the
+    readings, the entries of that attempt come first. Empty if the request has no Idempotency-Key
+    and `accept` was called without `with_entries`."""
     ends: Mapping[int, int] = field(default_factory=dict)
     """By shard: where the request's entries end in the backlog (`AppendResult.ends`). Empty for a
     repeated request."""
@@ -63,9 +62,6 @@ class Accepted:
     appended now."""
     vaults: Sequence[uuid.UUID] = ()
     """The vaults of the readings. Empty for a repeated request."""
-    names: Sequence[EntryName] = ()
-    """The names of all entries that were appended. Empty if `accept` was called without
-    `with_entries`, or if the request is a repeated one."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return fields for the log event of the request (`http.request_log.Logged`)."""
@@ -73,7 +69,7 @@ class Accepted:
             "readings": self.count,
             "vault": listed(self.vaults),
             "shard": listed(self.ends),
-            "entry": listed(self.names or self.entries),
+            "entry": listed(self.entries),
         }
 
 
@@ -131,7 +127,7 @@ class Intake:
     ) -> Accepted:
         """Accept all readings of a request, or none. Accepted readings are stored exactly once.
 
-        With `with_entries`, the result has `Accepted.entries` and `Accepted.names`.
+        With `with_entries`, the result has `Accepted.entries`.
 
         `proven` holds the cache keys of the passwords under which earlier requests of the
         connection stored or read readings (`http.request.PROVEN`). If this request is accepted, the
@@ -176,7 +172,7 @@ class Intake:
             if vault.id_bytes not in earlier.vaults
             for readings in _split(batch.readings)
         ]
-        entries = _last_entries(sealed) if with_entries or request is not None else ()
+        entries = _names(sealed) if with_entries or request is not None else ()
         entries = earlier.entries + entries
         remembered = None
         if request is not None:
@@ -203,7 +199,6 @@ class Intake:
             entries,
             appended.ends,
             vaults=list(map(_VAULT_ID, vaults)),
-            names=[entry_name(*each) for each in sealed] if with_entries else (),
         )
 
     def _repeated(self, request: KeyedRequest, answer: bytes) -> Accepted:
@@ -293,9 +288,8 @@ class Intake:
         return shard, self._sealer.seal(shard, entry.encode())
 
 
-def _last_entries(sealed: Sequence[tuple[int, bytes]]) -> tuple[EntryName, ...]:
-    last = dict(sealed)
-    return tuple(entry_name(shard, last[shard]) for shard in last)
+def _names(sealed: Iterable[tuple[int, bytes]]) -> tuple[EntryName, ...]:
+    return tuple(entry_name(*each) for each in sealed)
 
 
 def _described(entries: Sequence[tuple[int, bytes]], *_: object) -> dict[str, list[str]]:

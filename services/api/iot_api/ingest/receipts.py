@@ -24,13 +24,17 @@ _GROUPED = 2
 _GROUP = struct.Struct(">16sBB")
 """Head of a group of names: their session, one less than the number of names, and the size of each
 entry number in bytes. The shards of all names follow, one byte each, and then the numbers of all
-names."""
+names. If `_WITH_NEXT` is added to the size, a bitmap for each name follows, after one byte with the
+bitmap's length: bit n stands for the number that is n + 1 greater."""
+_WITH_NEXT = 128
+_MAX_BITS = 64
+"""Maximum number of bits in a bitmap."""
 _MAX_GROUP = 256
 """Maximum number of names in a group. A session with more names gets several groups."""
 _MAX_LISTED = 64
 """`encode_receipt` writes up to this many names as a plain list, and groups more names by session.
 Proxies and gunicorn accept a request line of about 4 KiB, which holds a plain list of 114 names. In
-groups, the names of 256 shards take 3.1 KiB."""
+groups, one name of each of 256 shards takes 3.1 KiB at most."""
 _FIRST_PAUSE, _MAX_PAUSE = 0.01, 0.2
 """Seconds between two checks of `Receipts.wait`: the first pause, and the longest. Each pause is
 twice as long as the one before."""
@@ -54,27 +58,32 @@ class Receipts:
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
-        """Wait until all entries are in Postgres; return whether they are.
+        """Wait until all entries are in Postgres and in the hot window; return whether they are.
 
-        Return False if the entries are not stored within `seconds`, or if a store is away. Also
-        return False if the entries leave the backlog without being stored, for example as dead
-        letters.
+        Return False if this takes longer than `seconds`, or if a store is away. Also return False
+        if the entries leave the backlog without being stored, for example as dead letters.
 
         `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It is
-        empty for a repeated request, whose entries were appended earlier.
+        empty for a repeated request, whose entries were appended earlier: then wait until all
+        entries that are in these shards now have left the backlog.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE
         held = False
         try:
+            if not ends:
+                now = self._backlog.ends()
+                ends = {name.shard: now.get(name.shard, 0) for name in entries}
             while True:
-                in_time = time.monotonic() + pause <= end
-                if not in_time or not ends or self._backlog.all_removed(ends):
+                # A writer removes entries after it has added them to the hot window.
+                if self._backlog.all_removed(ends):
                     stored = self.stored(entries)
                     # Released entries wait in the backlog again, at positions behind `ends`.
                     held = held or self._backlog.has_held_entries()
-                    if stored or not in_time or (ends and not held):
+                    if stored or not held:
                         return stored
+                if time.monotonic() + pause > end:
+                    return False
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
         except (RedisError, *POSTGRES_UNAVAILABLE) as error:
@@ -85,23 +94,42 @@ class Receipts:
 def encode_receipt(entries: Sequence[EntryName]) -> str:
     """Encode the names of entries as text for a URL.
 
-    The text fits into a request line if there is at most one entry of each shard. A request may
-    have two of a shard if an earlier attempt appended a part of its readings.
+    The text fits into a request line for 10,000 entries of a request, because their numbers are
+    close together in each shard. `decode_receipt` may return the entries in another order.
     """
     if len(entries) <= _MAX_LISTED:
         return encode_list(entries)
-    by_session: dict[bytes, list[EntryName]] = {}
-    for name in entries:
-        by_session.setdefault(name.session, []).append(name)
+    by_session: dict[bytes, list[tuple[EntryName, int]]] = {}
+    for name in sorted(set(entries)):
+        firsts = by_session.setdefault(name.session, [])
+        first, following = firsts[-1] if firsts else (name, 0)
+        distance = name.number - first.number
+        if first.shard == name.shard and 0 < distance <= _MAX_BITS:
+            firsts[-1] = first, following | 1 << distance - 1
+        else:
+            firsts.append((name, 0))
     receipt = bytearray([_GROUPED])
-    for session, names in by_session.items():
-        for begin in range(0, len(names), _MAX_GROUP):
-            group = names[begin : begin + _MAX_GROUP]
-            width = max(1, (max(name.number for name in group).bit_length() + 7) // 8)
-            receipt += _GROUP.pack(session, len(group) - 1, width)
-            receipt += bytes(name.shard for name in group)
-            receipt += b"".join(name.number.to_bytes(width) for name in group)
+    for session, firsts in by_session.items():
+        for begin in range(0, len(firsts), _MAX_GROUP):
+            receipt += _encode_group(session, firsts[begin : begin + _MAX_GROUP])
     return base64.urlsafe_b64encode(receipt).decode()
+
+
+def _encode_group(session: bytes, firsts: Sequence[tuple[EntryName, int]]) -> bytes:
+    """Encode a group of names, each with a bitmap of the names that follow it."""
+    width = _size(max(name.number for name, _ in firsts)) or 1
+    with_next = any(following for _, following in firsts)
+    group = _GROUP.pack(session, len(firsts) - 1, width + with_next * _WITH_NEXT)
+    group += bytes(name.shard for name, _ in firsts)
+    group += b"".join(name.number.to_bytes(width) for name, _ in firsts)
+    for _, following in firsts if with_next else ():
+        size = _size(following)
+        group += bytes([size]) + following.to_bytes(size)
+    return group
+
+
+def _size(number: int) -> int:
+    return (number.bit_length() + 7) // 8
 
 
 def encode_list(entries: Sequence[EntryName]) -> str:
@@ -123,7 +151,7 @@ def decode_receipt(text: str) -> list[EntryName]:
             entries = list(_grouped(names))
         else:
             entries = [EntryName(*fields) for fields in _NAME.iter_unpack(names)]
-    except (binascii.Error, struct.error, ValueError):
+    except (binascii.Error, struct.error, ValueError, IndexError):
         entries = []
     if not entries or any(name.shard > 255 or name.number >= 2**63 for name in entries):
         raise InvalidRequestError(
@@ -135,11 +163,12 @@ def decode_receipt(text: str) -> list[EntryName]:
 def _grouped(receipt: bytes) -> Iterator[EntryName]:
     """Yield the names in a receipt that groups them by session.
 
-    Raises `ValueError` or `struct.error` if the receipt is malformed.
+    Raises `ValueError`, `IndexError` or `struct.error` if the receipt is malformed.
     """
     at = 1
     while at < len(receipt):
         session, last, width = _GROUP.unpack_from(receipt, at)
+        width, with_next = width % _WITH_NEXT, width >= _WITH_NEXT
         shards = at + _GROUP.size
         numbers = shards + last + 1
         at = numbers + width * (last + 1)
@@ -148,4 +177,14 @@ def _grouped(receipt: bytes) -> Iterator[EntryName]:
         for position in range(last + 1):
             begin = numbers + position * width
             number = int.from_bytes(receipt[begin : begin + width])
-            yield EntryName(receipt[shards + position], session, number)
+            shard = receipt[shards + position]
+            yield EntryName(shard, session, number)
+            if with_next:
+                size = receipt[at]
+                following = int.from_bytes(receipt[at + 1 : at + 1 + size])
+                at += 1 + size
+                if 8 * size > _MAX_BITS or at > len(receipt):
+                    raise ValueError("malformed")
+                for bit in range(following.bit_length()):
+                    if following >> bit & 1:
+                        yield EntryName(shard, session, number + bit + 1)

@@ -6,7 +6,7 @@ Processes then ignore cached records of this vault under this lookup.
 
 import struct
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import cast
 
@@ -65,13 +65,19 @@ def hide_records(
     _remove(client, names, vault_id, lookups, HIDE_SECONDS)
 
 
-def show_records(client: "Redis", names: KeyNames, vault_id: uuid.UUID, lookup: bytes) -> None:
-    """Undo `hide_records` for a lookup, because the vault has this lookup's password again.
+def show_records(
+    client: "Redis", names: KeyNames, vaults: Mapping[bytes, uuid.UUID], *, hidden_for: int = 0
+) -> None:
+    """Undo `hide_records` for lookups, because their vaults have these lookups (again).
 
-    If the lookup is hidden for another vault, nothing changes.
+    `vaults` has the vault of each lookup. Nothing changes for a lookup that is hidden for another
+    vault, or that was hidden less than `hidden_for` seconds ago. Raises `RedisError`.
     """
-    if former_vaults(client, names, [lookup]) == [vault_id.bytes]:
-        delete_key(client, names.changed_lookup(lookup))
+    former = former_vaults(client, names, vaults) if vaults else []
+    for (lookup, vault_id), hidden in zip(vaults.items(), former, strict=True):
+        name = names.changed_lookup(lookup)
+        if hidden == vault_id.bytes and client.ttl(name) <= HIDE_SECONDS - hidden_for:
+            delete_key(client, name)
 
 
 def former_vaults(

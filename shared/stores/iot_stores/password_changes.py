@@ -87,7 +87,7 @@ class PasswordChanges:
         Raises:
             RedisError: Redis can't serve.
         """
-        show_records(self._client, self._names, change.vault_id, change.lookup)
+        show_records(self._client, self._names, {change.lookup: change.vault_id})
         self.announce(change, old_lookups)
 
     def read(self, last: str | None) -> Announced:

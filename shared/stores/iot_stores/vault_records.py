@@ -269,7 +269,7 @@ class VaultRecords:
             replaced = connection.execute(REPLACE, values).rowcount > 0
         if replaced and self._overwrite(new):
             self._expire_old_record(old, new)
-            self._show(new)
+            self.show([new])
         return replaced
 
     def change_password(self, old: VaultRecord, new: VaultRecord, event: AuditEvent) -> bool:
@@ -310,15 +310,16 @@ class VaultRecords:
         except RedisError as error:
             report(_log, "old vault records stay in Redis", error)
 
-    def _show(self, record: VaultRecord) -> None:
-        """Undo `hide` for the lookup of a record that Postgres has, in case it was hidden before.
+    def show(self, records: Iterable[VaultRecord], *, hidden_for: int = 0) -> None:
+        """Undo `hide` for records that Postgres has, if they were hidden `hidden_for` seconds ago.
 
         If Redis fails, log the error and return.
         """
+        vaults = {record.lookup: record.vault_id for record in records}
         try:
-            show_records(self._client, self._names, record.vault_id, record.lookup)
+            show_records(self._client, self._names, vaults, hidden_for=hidden_for)
         except RedisError as error:
-            report(_log, "a vault record stays hidden in Redis", error)
+            report(_log, "vault records stay hidden in Redis", error)
 
     def raise_cost(self, cost: int) -> LookupPolicy:
         """Raise the scrypt cost (log2 of N) of new vaults to `cost`. Return the new policy.

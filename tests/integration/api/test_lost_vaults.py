@@ -10,7 +10,11 @@ from redis import Redis
 from integration.api.asking import Api, assert_error, row
 from integration.api.conftest import MakeApi
 from integration.api.test_records_in_redis import admin, limit, limited_url
+from integration.api.test_vault_lookups import renew_at_next_use
+from iot_api.vaults.restorer import GIVEN_UP_SECONDS
 from iot_models.settings import Settings
+from iot_stores.cached_records import HIDE_SECONDS
+from iot_stores.password_changes import PasswordChange, PasswordChanges
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.maintenance import sweep
 from iot_writer.writer import Writer
@@ -103,3 +107,27 @@ def test_a_vault_that_postgres_has_replaces_another_one_in_redis(
     assert admin.get(KEYS.replaced_vault_record(lost[:16])) == lost
     drain_all(writer)
     assert [int(each["freeform"]) for each in standing.post().get_json()["data"]] == [2, 3]
+
+
+def test_a_vault_whose_change_of_password_failed_is_restored(
+    make_api: MakeApi, own_redis: RedisServer, admin: "Redis",
+    postgres: psycopg.Connection, writer: Writer,
+) -> None:  # fmt: skip
+    """The failed change has hidden the record in Redis."""
+    first = make_api(redis_url=own_redis.url)
+    assert first.put(row(freeform=1)).status_code == 201
+    record = first.service.vaults.cache.records()[0]
+    failed = PasswordChange(record.vault_id, bytes(32))
+    PasswordChanges(admin, KEYS).announce(failed, [record.lookup])
+    hiding = KEYS.changed_lookup(record.lookup)
+    first.end_background_threads()
+    for number, seconds in enumerate([HIDE_SECONDS, HIDE_SECONDS - GIVEN_UP_SECONDS - 1], 2):
+        admin.expire(hiding, seconds)
+        renew_at_next_use(first)
+        assert first.put(row(freeform=number)).status_code == 201
+        first.service.vault_restorer.check()
+        assert admin.pttl(hiding) > 1 or number == 3
+    lose_vaults(postgres)
+    other = make_api(redis_url=own_redis.url)
+    assert other.put(row(freeform=4)).status_code == 201
+    check_all_readable(other, writer, [1, 2, 3, 4])

@@ -13,6 +13,7 @@ from iot_cipher.keyring import Keyring
 from iot_cipher.vault import VaultRecord, is_authentic, is_rewrapped
 from iot_models import metrics
 from iot_stores.held_entries import HeldEntries
+from iot_stores.password_changes import SETTLING_SECONDS
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError, VaultRecords
 
@@ -33,6 +34,9 @@ CLEAN_SECONDS = 10.0
 AWAY_SECONDS = 5.0
 """After an error of a store, `VaultRestorer.confirm` compares no record with Postgres for this
 long."""
+GIVEN_UP_SECONDS = 2 * SETTLING_SECONDS
+"""If Postgres still has a record this long after the record was hidden, the change of password or
+the erasure was not made. Longer than `SETTLING_SECONDS`, because Postgres was read a while ago."""
 MAX_COMPARED = 1000
 """Maximum number of records under old master keys that `VaultRestorer.master_keys_in_use` adds to
 the records that the thread compares with Postgres."""
@@ -195,7 +199,12 @@ class VaultRestorer:
         with self._lock:
             watched, self._watched = self._watched, {}
         try:
-            for record in self._adopt(self.records.find_changed(watched.values())):
+            changed = self.records.find_changed(watched.values())
+            # Otherwise, a record whose change of password or erasure has failed stays hidden in
+            # Redis for a day. If Postgres lost it then, the next PUT would create a new vault.
+            unchanged = watched.keys() - {record.vault_id for record, _ in changed}
+            self.records.show(map(watched.__getitem__, unchanged), hidden_for=GIVEN_UP_SECONDS)
+            for record in self._adopt(changed):
                 self._restore_without_password(record)
         except (RedisError, *POSTGRES_UNAVAILABLE):
             with self._lock:

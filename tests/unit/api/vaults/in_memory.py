@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from iot_api.limits.clients import Client
 from iot_api.limits.guess_limit import GuessLimit
@@ -66,6 +66,9 @@ class Records(VaultRecords):
     ) -> list[tuple[VaultRecord, VaultRecord | None]]:
         stored = [(each, self._records.get(each.lookup)) for each in records]
         return [(each, other) for each, other in stored if each != other]
+
+    def show(self, records: Iterable[VaultRecord], *, hidden_for: int = 0) -> None:
+        pass
 
     def raise_cost(self, cost: int) -> LookupPolicy:
         del cost

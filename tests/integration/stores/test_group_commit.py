@@ -240,7 +240,8 @@ def test_a_refusal_of_a_group_that_was_sent_again_does_not_say_that_nothing_was_
     """The first copy was stored, and its answer was lost with the connection."""
     client = connect_redis(settings)
     backlog = Backlog(client, KEYS, shards=SHARDS, max_bytes=1000 if guards else 100)
-    read, lost = scripts._answer, []  # noqa: SLF001 - the step to act at
+    read = scripts._answer  # noqa: SLF001 - the step to act at
+    lost: list[Any] = []
 
     def lose_first(connection: Any) -> Any:
         answer = read(connection)

@@ -51,7 +51,7 @@ def test_a_session_may_have_two_names_of_each_shard() -> None:
 def test_a_receipt_of_many_entries_is_short(count: int, shards: int, others: float) -> None:
     """Entries of other requests may have numbers between those of the request."""
     chance, numbers = random.Random(count), [10_000] * shards
-    made = []
+    made: list[EntryName] = []
     while len(made) < count:
         shard = chance.randrange(shards)
         numbers[shard] += 1

@@ -39,7 +39,6 @@ from iot_cipher.keyring import KeyringFile
 from iot_models.names import SWEEP_JOB
 from iot_models.settings import DEFAULT_SCRYPT_LOG2_N, Settings
 from iot_stores.audit import AuditLog
-from iot_stores.backlog_append import ThreadWakeup
 from iot_stores.clocks import postgres_now
 from iot_stores.dead_letter_orders import DeadLetterOrders
 from iot_stores.erasures import Erasures
@@ -51,6 +50,7 @@ from iot_stores.readiness import Readiness
 from iot_stores.redis_watch import RedisWatchThread
 from iot_stores.stores import Stores
 from iot_stores.vault_records import VaultRecords
+from iot_stores.wakeups import ThreadWakeup
 
 CHECK_SECONDS = 2
 """Timeout of the health check of a pooled connection to Postgres."""

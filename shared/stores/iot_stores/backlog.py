@@ -19,7 +19,7 @@ from redis.exceptions import (
 from iot_models import tracing
 from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 
-from .backlog_append import BacklogAppender, ThreadWakeup, Wakeup
+from .backlog_append import BacklogAppender
 from .backlog_counters import (
     as_shard,
     parse_digits,
@@ -42,6 +42,7 @@ from .scripts import (
 )
 from .store_states import report
 from .stream_entries import Removal, ShardProgress, WaitingEntry, WaitingShard
+from .wakeups import ThreadWakeup, Wakeup
 
 MAX_ENTRIES = 4096
 """Maximum number of entries that `Backlog.read_shards` reads. Each entry blocks Redis for a

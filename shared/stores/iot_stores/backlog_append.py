@@ -12,14 +12,13 @@ there is no thread to stop at shutdown.
 
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from hiredis import pack_command
 from redis import Redis
@@ -36,8 +35,9 @@ from iot_models.names import DRAIN_JOB_PREFIX, KeyNames
 from .append_conditions import Guard, RememberedRequest, conditions
 from .append_outcomes import AppendOutcome, refuse
 from .confirmation import NO_CONFIRMATION, Confirmation
-from .scripts import Call, exchange, load_and_repeat, load_script
+from .scripts import Call, load_and_repeat, load_script
 from .store_states import report
+from .wakeups import ThreadWakeup, Wakeup
 
 MAX_BYTES = 2**20
 """Maximum sealed bytes of a group of several requests: each caller waits for the whole group."""
@@ -58,25 +58,6 @@ class AppendResult:
     """Number of held entries (`HeldEntries`)."""
     session_renewals: int = 0
     """How often writers have requested new sessions (`Backlog.request_new_sessions`)."""
-
-
-class Wakeup(Protocol):
-    """Lets one caller wait until another caller wakes it up."""
-
-    def wait(self) -> object:
-        """Block until another caller calls `wake`. If `wake` was called before, do not block."""
-
-    def wake(self) -> object:
-        """Unblock the caller that is in `wait`."""
-
-
-class ThreadWakeup:
-    """Wakes up a thread, or a greenlet where gevent has patched threads."""
-
-    def __init__(self) -> None:
-        lock = threading.Lock()
-        lock.acquire()
-        self.wait, self.wake = lock.acquire, lock.release
 
 
 class _PendingRequest:
@@ -148,17 +129,15 @@ class AppendScript:
         # WAIT and WAITAOF cover only writes over their own connection, so they are sent over the
         # connection of the script.
         waits = self._wait_command
-        packed = [command + pack_command(waits) if waits else command]
-        connection = self._checked_connection()
-        self._check_at = 0.0
         failures: list[str] = []
 
         def on_failure(error: Exception) -> None:
             # Not the error itself: its traceback would keep the group in memory.
             failures.append(str(error))
 
-        answers = exchange(connection, packed, 2 if waits else 1, on_failure)
-        self._check_at = time.monotonic() + CHECK_SECONDS
+        answers = self._round_trip(
+            [command + pack_command(waits) if waits else command], on_failure
+        )
         waited = answers.pop() if waits else None
         if isinstance(answers[0], NoScriptError):  # Redis has restarted
             call: Call = (keys, arguments)
@@ -174,6 +153,32 @@ class AppendScript:
         return [
             outcome if isinstance(outcome, Exception) else (outcome, common) for outcome in outcomes
         ]
+
+    def _round_trip(
+        self, packed: list[bytes], on_failure: Callable[[Exception], object]
+    ) -> list[Any]:
+        """Send the packed commands of a group, and return their answers as Redis gives them.
+
+        If the connection breaks, call `on_failure` and send the commands again, as redis-py's
+        client would do. `scripts.round_trip` does the same, but a PUT has to pass few files.
+        """
+        connection = self._checked_connection()
+        self._check_at = 0.0
+
+        def exchange() -> list[Any]:
+            connection.send_packed_command(packed)
+            answers = [_answer(connection)]
+            if self._wait_command:
+                answers.append(_answer(connection))
+            return answers
+
+        def disconnect(error: Exception) -> None:
+            on_failure(error)
+            connection.disconnect()
+
+        answers: list[Any] = connection.retry.call_with_retry(exchange, disconnect)
+        self._check_at = time.monotonic() + CHECK_SECONDS
+        return answers
 
     def _checked_connection(self) -> Any:
         """Return a connection to the current server: after a failover, a new one from the pool."""
@@ -194,6 +199,13 @@ class AppendScript:
         ):
             self._connection = None
             self._pool.release(connection)
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class BacklogAppender:

@@ -61,7 +61,7 @@ def load_and_repeat(
 
     Put the new answers of these calls into `answers`. Send the commands `before` and `after` over
     the same connection, and return their answers; return [] if no call was repeated. The calls are
-    repeated in order, but not in a transaction. `on_failure` is as in `exchange`.
+    repeated in order, but not in a transaction. `on_failure` is as in `round_trip`.
 
     Raises:
         RedisError: Redis refused to load the script, or is away: some calls may have run.
@@ -99,8 +99,8 @@ def round_trip(
     """Send commands over one connection, and return their answers as Redis gives them.
 
     Redis runs the commands one by one. A command that fails does not stop the next ones: its error
-    is its answer. If the connection breaks, the commands are sent again, as in a pipeline.
-    `on_failure` is as in `exchange`.
+    is its answer. If the connection breaks, the commands are sent again, as in a pipeline. Before
+    that, `on_failure` is called: the commands may have run, and their answers are lost.
 
     redis-py's own pipeline takes several times the CPU, for features that are not used here.
 
@@ -109,38 +109,20 @@ def round_trip(
     """
     pool: Any = client.connection_pool
     connection = pool.get_connection()
-    try:
-        packed = connection.pack_commands(commands)
-        return exchange(connection, packed, len(commands), on_failure)
-    finally:
-        pool.release(connection)
 
-
-def exchange(
-    connection: Any,
-    packed: list[bytes],
-    count: int,
-    on_failure: Callable[[Exception], object],
-) -> list[Any]:
-    """Send `count` packed commands over a connection, and return their answers as Redis gives them.
-
-    If the connection breaks, the commands are sent again, as redis-py's client would do. Before
-    that, `on_failure` is called: the commands may have run, and their answers are lost.
-
-    Raises:
-        RedisError: Redis is away; some commands may have run.
-    """
-
-    def attempt() -> list[Any]:
-        connection.send_packed_command(packed)
-        return [_answer(connection) for _ in range(count)]
+    def exchange() -> list[Any]:
+        connection.send_packed_command(connection.pack_commands(commands))
+        return [_answer(connection) for _ in commands]
 
     def disconnect(error: Exception) -> None:
         on_failure(error)
         connection.disconnect()
 
-    answers: list[Any] = connection.retry.call_with_retry(attempt, disconnect)
-    return answers
+    try:
+        answers: list[Any] = connection.retry.call_with_retry(exchange, disconnect)
+        return answers
+    finally:
+        pool.release(connection)
 
 
 def _answer(connection: Any) -> Any:

@@ -11,7 +11,6 @@ from iot_models.settings import Settings
 
 from .audit_head import PublishedAuditHead
 from .backlog import Backlog
-from .backlog_append import ThreadWakeup, Wakeup
 from .backlog_counters import BacklogCounters
 from .clocks import ClockWatch
 from .compaction_orders import CompactionOrders
@@ -24,6 +23,7 @@ from .mistyped_keys import MistypedKeys
 from .postgres import Connection
 from .redis_client import connect_hot_window, connect_redis
 from .redis_watch import RedisRequirements, RedisWatch, RedisWatchThread
+from .wakeups import ThreadWakeup, Wakeup
 
 
 class Stores:

@@ -252,7 +252,8 @@ def test_a_refusal_of_a_group_that_was_sent_again_does_not_say_that_nothing_was_
         return answer
 
     backlog.append([])
-    monkeypatch.setattr(scripts, "_answer", lose_first)
+    for module in (backlog_append, scripts):
+        monkeypatch.setattr(module, "_answer", lose_first)
     if forgotten:
         callers.redis.script_flush()
     with pytest.raises(UnavailableError, match="it is unknown whether the readings are stored"):

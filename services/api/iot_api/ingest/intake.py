@@ -74,7 +74,7 @@ class Accepted:
 
 
 class GreenletWakeup(Waiter):  # type: ignore[misc] # gevent has no types
-    """Lets a greenlet wait until another greenlet wakes it up (`backlog_append.Wakeup`).
+    """Lets a greenlet wait until another greenlet wakes it up (`wakeups.Wakeup`).
 
     A wait and a wake-up take a third of the time that a lock patched by gevent takes.
     """

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import checked_duration
 from .errors import RetryableError
-from .readings import PAGE_SIZE, read_page
+from .readings import read_unbroken_page
 
 if TYPE_CHECKING:
     from .client import Client
 
 DAMAGED = "damaged"
 """Error code of the service: it can't read a part of the stored readings."""
+MISSING = "readings received from %s to %s may be missing: %s"
+"""Log message for damaged readings, and for other readings that could not be read with them."""
 _ROUNDING_SECONDS = 3
 """Rounding can make a poll begin up to this much earlier: up to 1 s each by the header `Date`
 (whole seconds), by `_now` and by `ceil`."""
@@ -59,17 +61,20 @@ class Follower:
         if not self._began:
             self._begin()
         while not self._stop.wait(self._interval):
-            since = self._now() - self._newest + self._overlap
+            since = self._newest - self._overlap
+            rows: list[dict[str, Any]] = []
             try:
-                rows = self._poll(max(1, ceil(since.total_seconds())))
+                for page in self._poll(max(1, ceil((self._now() - since).total_seconds()))):
+                    rows += page
             except RetryableError as error:
                 if not is_temporary(error):
                     raise
-                _log.warning("follow waits for the service: %s", error)
-                if error.code == DAMAGED:
-                    # A poll that reached back to the same readings would never succeed.
-                    self._newest = self._now() - timedelta(seconds=1)
-                continue
+                if error.code != DAMAGED:
+                    _log.warning("follow waits for the service: %s", error)
+                    continue
+                _log.error(MISSING, since, self._now(), error)
+                # A poll that reached back to the same readings would never succeed.
+                self._newest = self._now() - timedelta(seconds=1)
             new = sorted(
                 (row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["id"])
             )
@@ -82,24 +87,24 @@ class Follower:
         # Readings that exist now are not new. The iterator begins at the newest of them, or at the
         # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`. So
         # does this poll: a reading that only a later poll returned would seem new.
-        for row in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
-            self._learn(row)
+        for page in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
+            for row in page:
+                self._learn(row)
         self._newest = max(self._newest, self._date - self._overlap)
         self._began = True
 
-    def _poll(self, seconds: int) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        cursor = ""
+    def _poll(self, seconds: int) -> Iterator[list[dict[str, Any]]]:
+        query: dict[str, str] = {}
         while True:
             asked = time.monotonic()
-            path = f"/api/iot/seconds/{seconds}?limit={PAGE_SIZE}{cursor}"
-            page, following, date = read_page(self._client, path)
-            found += page
-            if following is None:
+            path = f"/api/iot/seconds/{seconds}"
+            page, cursor, date = read_unbroken_page(self._client, path, query)
+            yield page
+            if cursor is None:
                 self._asked = asked
                 self._date = _parsed(date)
-                return found
-            cursor = f"&cursor={following}"
+                return
+            query["cursor"] = cursor
 
     def _now(self) -> datetime:
         """Return the time by the service's clock, or a time up to a second later.

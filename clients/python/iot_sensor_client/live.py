@@ -11,12 +11,11 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from math import ceil
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from .connections import Stream
 from .errors import FOREIGN, NoResponseError, RetryableError, error_members, raise_for_status
-from .following import DAMAGED, Follower, is_temporary
-from .readings import PAGE_SIZE, read_page, time_range
+from .following import DAMAGED, MISSING, Follower, is_temporary
+from .readings import read_unbroken_page, time_range
 from .response import Response
 from .retry import RetryPolicy, doubled
 
@@ -191,13 +190,13 @@ class LiveFollower:
         """
         since = datetime.fromtimestamp(begin / 1000, UTC)
         until = datetime.fromtimestamp(end / 1000, UTC) + timedelta(milliseconds=1)
-        query = {"limit": str(PAGE_SIZE), **time_range(since, until, "received")}
+        query = time_range(since, until, "received")
         while not self._stop.is_set():
             try:
-                page, cursor, _ = read_page(self._client, f"/api/iot?{urlencode(query)}")
+                page, cursor, _ = read_unbroken_page(self._client, "/api/iot", query)
             except RetryableError as error:
                 if error.code == DAMAGED:
-                    _log.error("readings from %s to %s can't be read: %s", since, until, error)
+                    _log.error(MISSING, since, until, error)
                     return
                 self._wait(error)
                 continue

@@ -26,6 +26,8 @@ def event(name: str, data: object, event_id: str = "") -> bytes:
     return f"{head}data: {json.dumps(data)}\n\n".encode()
 
 
+BROKEN_OFF = (200, b'{"data": [')
+DAMAGED = (500, b'{"error": "a segment is damaged", "code": "damaged"}')
 OPEN = event("open", {"time": 0, "heartbeat": 15}, "p0")
 
 
@@ -55,6 +57,8 @@ class Scripted:
                 self.send_response(status)
                 if content.startswith(b"event"):
                     self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+                if content == BROKEN_OFF[1]:
+                    self.send_header("Content-Length", str(len(content) + 1))
                 self.end_headers()
                 self.wfile.write(content)
                 self.wfile.flush()
@@ -120,32 +124,41 @@ def test_a_page_that_fails_is_read_again() -> None:
         assert ["cursor=c" in path for path in pages] == [False, True, True]
 
 
-DAMAGED = (500, b'{"error": "a segment is damaged", "code": "damaged"}')
-
-
 def test_a_stream_continues_after_damaged_readings(caplog: pytest.LogCaptureFixture) -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         service.answers = [
             (200, OPEN + event("summary", {"skipped": 2, "from": 1000, "to": 2000}, "p2")),
-            DAMAGED,
+            BROKEN_OFF,
+            (200, json.dumps({"data": [reading(1)], "cursor": "c"}).encode()),
+            BROKEN_OFF, BROKEN_OFF, DAMAGED,
             (200, OPEN + event("readings", {"data": [reading(3)]}, "p3")),
         ]  # fmt: skip
-        assert next(client.follow(interval=0.01))["id"] == 3
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(2)] == [1, 3]
         assert [last for path, last, _ in service.requests if path == "/api/iot/live"] == ["", "p2"]
-    assert "00:00:01+00:00 to 1970-01-01 00:00:02.001000+00:00 can't be read" in caplog.text
+        pages = [path for path, _, _ in service.requests if path.startswith("/api/iot?")]
+        limits = [int(page.split("limit=")[1].split("&")[0]) for page in pages]
+        assert limits == [10_000, 1000, 10_000, 1000, 100]
+        assert ["cursor=c" in page for page in pages] == [False, False, True, True, True]
+    assert "00:00:01+00:00 to 1970-01-01 00:00:02.001000+00:00 may be missing" in caplog.text
 
 
-def test_a_poll_does_not_reach_back_to_damaged_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poll_does_not_reach_back_to_damaged_readings(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
-        late = {**reading(1), "absolute_timestamp": "2020-01-01 00:00:00"}
-        polls = [(200, json.dumps({"data": rows}).encode()) for rows in ([], [late])]
-        service.answers = [(405, b"{}"), polls[0], DAMAGED, polls[1]]
+        late = [{**reading(n), "absolute_timestamp": "2020-01-01 00:00:00"} for n in (1, 2)]
+        empty, last = ((200, json.dumps({"data": rows}).encode()) for rows in ([], late))
+        first = (200, json.dumps({"data": late[:1], "cursor": "c"}).encode())
+        service.answers = [(405, b"{}"), empty, first, BROKEN_OFF, DAMAGED, last]
         began = datetime.now(UTC)
         monkeypatch.setattr(Follower, "_now", lambda _: began + timedelta(hours=1))
-        assert next(client.follow(interval=0.01, overlap=5))["id"] == 1
+        live = client.follow(interval=0.01, overlap=5)
+        assert [next(live)["id"] for _ in range(2)] == [1, 2]
         seconds = [int(path.split("/")[-1].split("?")[0]) for path, _, _ in service.requests[1:]]
-        assert seconds[1] > 3600
-        assert seconds[2] < 60
+        assert all(each > 3600 for each in seconds[1:4])
+        assert seconds[4] < 60
+    assert f"to {began + timedelta(hours=1)} may be missing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class ServedCertificate:
         self._config = config
         self._revocations = revocations
         self._context: ssl.SSLContext | None = None
-        self._loaded = b""
+        self._loaded: tuple[bytes, ...] = ()
         self._expires = ""
         self._refusal = ""
         self._check_at = 0.0
@@ -56,7 +56,8 @@ class ServedCertificate:
         revocation lists. They are checked every `CHECK_SECONDS`; `now` is the time of the monotonic
         clock. If a file is invalid, the loaded content stays in use, and the reason is logged once.
         Each check tries again: the files may be half written, or the certificate may become valid
-        later.
+        later. The validity of a certificate or a list that is already in use is not checked again:
+        an expired one must not keep the other files from being loaded.
         """
         if now < self._check_at:
             return
@@ -83,19 +84,19 @@ class ServedCertificate:
         validity = _validity(Path(self._config.certfile))
         if self._fingerprint() != found:
             raise SettingsError("the TLS files changed while they were read")
-        if self.is_loaded:
+        if self.is_loaded and found[0] != self._loaded[0]:
             _check_validity(validity)
         self._context, self._loaded = context, found
         if self._revocations is not None and lists is not None:
             self._revocations.use(lists)
         self._note(validity)
 
-    def _fingerprint(self) -> bytes:
+    def _fingerprint(self) -> tuple[bytes, ...]:
+        """Return the hash of each file. The certificate is the first."""
         files = [self._config.certfile, self._config.keyfile, self._config.ca_certs]
         if self._revocations is not None:
             files.append(self._revocations.path)
-        hashes = (hashlib.sha256(Path(path).read_bytes()).digest() for path in files if path)
-        return b"".join(hashes)
+        return tuple(hashlib.sha256(Path(path).read_bytes()).digest() for path in files if path)
 
     def _note(self, validity: "tuple[dt.datetime, dt.datetime] | None") -> None:
         self._expires = "at an unknown time"

@@ -28,6 +28,9 @@ class RevokedCertificates:
     expires: Mapping[bytes, dt.datetime]
     """The time at which the list of an issuer (DER) expires. After that time, OpenSSL refuses all
     certificates of this issuer, except in handshakes that resume a session."""
+    lists: Sequence[x509.CertificateRevocationList] = ()
+    authorities: Sequence[x509.Certificate] = ()
+    """The authorities whose signatures of the lists were checked."""
 
 
 class Revocations:
@@ -58,6 +61,8 @@ class Revocations:
         is not valid yet, or is not signed by its issuer in the file `authorities`. The first load
         (`first`) accepts an unusable list, and OpenSSL then refuses every certificate of its
         issuer. In a later load, an unusable list is an error, so that the lists in use stay in use.
+        A list that is in use already is accepted, unless `authorities` has changed and no longer
+        has the key of its signature.
 
         Raises:
             SettingsError: the file has a certificate, no list, or a list that can't be read, or (in
@@ -70,10 +75,14 @@ class Revocations:
             lists = [x509.load_pem_x509_crl(text) for text in _LIST.findall(self.path.read_bytes())]
         except ValueError as error:
             raise SettingsError(f"IOT_TLS_CLIENT_CRL_FILE can't be used: {error}") from None
+        known = _certificates(authorities)
         if not first:
-            known = _certificates(authorities)
             for each in lists:
-                _check_usable(each, known)
+                in_use = each in self._revoked.lists
+                if not in_use:
+                    _check_validity(each)
+                if not in_use or known != self._revoked.authorities:
+                    _check_signature(each, known)
         expires = dict[bytes, dt.datetime]()
         for each in lists:
             end, issuer = each.next_update_utc, each.issuer.public_bytes()
@@ -82,7 +91,7 @@ class Revocations:
         identities = (
             (each.issuer.public_bytes(), entry.serial_number) for each in lists for entry in each
         )
-        return RevokedCertificates(frozenset(identities), expires)
+        return RevokedCertificates(frozenset(identities), expires, lists, known)
 
     def use(self, revoked: RevokedCertificates) -> None:
         """Replace the lists that `contains` and `have_expired` look into."""
@@ -92,23 +101,28 @@ class Revocations:
             gauge.set(min(revoked.expires.values()).timestamp())
 
 
-def _check_usable(
-    found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]
-) -> None:
-    """Raise `SettingsError` for a list that makes OpenSSL refuse all certificates of its issuer."""
+def _check_validity(found: x509.CertificateRevocationList) -> None:
+    """Raise `SettingsError` for a list that has expired or is not valid yet."""
     now = dt.datetime.now(dt.UTC)
-    issuer = found.issuer.rfc4514_string()
-    name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {issuer}"
+    name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
     if found.next_update_utc is not None and found.next_update_utc <= now:
         raise SettingsError(f"{name} expired at {found.next_update_utc:%Y-%m-%dT%H:%M:%SZ}")
     if found.last_update_utc > now:
         raise SettingsError(
             f"{name} is not valid before {found.last_update_utc:%Y-%m-%dT%H:%M:%SZ}"
         )
+
+
+def _check_signature(
+    found: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate]
+) -> None:
+    """Raise `SettingsError` if the issuer is in `authorities`, but has not signed the list."""
+    issuer = found.issuer.rfc4514_string()
     issuers = [each for each in authorities if each.subject == found.issuer]
     if issuers and not any(_is_signed_by(found, each) for each in issuers):
         raise SettingsError(
-            f"{name} is not signed with the key that {issuer} has in IOT_TLS_CLIENT_CA_FILE"
+            f"IOT_TLS_CLIENT_CRL_FILE: a list of {issuer} is not signed with the key that {issuer} "
+            "has in IOT_TLS_CLIENT_CA_FILE"
         )
 
 

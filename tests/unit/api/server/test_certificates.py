@@ -348,6 +348,38 @@ def test_invalid_lists_are_not_used(
             check_revocation_lists(str(watched.lists))
 
 
+def test_an_expired_file_in_use_does_not_keep_the_others_from_being_loaded(
+    tmp_path: Path,
+) -> None:
+    authority, retired = Authority("devices"), Authority()
+    list_of_retired = retired.revoke(begins=-9, ends=-1)
+    watched = Watched(
+        tmp_path,
+        new_pair(begins=-9, ends=-1),
+        authority.certificate + retired.certificate,
+        authority.revoke() + list_of_retired,
+    )
+    watched.check()
+    stolen = authority.issue("a")
+    assert watched.accepts(stolen, tmp_path)
+    watched.lists.write_bytes(authority.revoke(stolen) + list_of_retired)
+    watched.check()
+    assert not watched.accepts(stolen, tmp_path)
+    new = new_pair()
+    watched.secret.replace(new.certificate, new.key)
+    watched.check()
+    assert watched.serial == new.serial
+
+
+def test_authorities_that_have_not_signed_the_list_in_use_are_not_used(tmp_path: Path) -> None:
+    authority = Authority("devices")
+    watched = Watched(tmp_path, new_pair(), authority.certificate, authority.revoke())
+    watched.check()
+    watched.authorities.write_bytes(Authority("devices").certificate)
+    watched.check()
+    assert watched.accepts(authority.issue("a"), tmp_path)
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_no_session_is_resumed_after_the_list_expired(
     tmp_path: Path, version: ssl.TLSVersion

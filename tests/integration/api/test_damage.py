@@ -110,11 +110,19 @@ def test_payloads_swapped_within_a_vault_are_an_error(
     ],
 )
 def test_a_changed_vault_record_is_an_error(
-    filled: Api, make_api: MakeApi, postgres: psycopg.Connection, redis: "Redis", change: str
+    filled: Api,
+    make_api: MakeApi,
+    postgres: psycopg.Connection,
+    redis: "Redis",
+    change: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The vault is not read or written: readings under an unrecoverable key would be lost."""
-    vault = vault_of(postgres, 6)
-    postgres.execute(f"UPDATE vaults SET {change} WHERE vault_id = %s", (vault,))  # noqa: S608
+    changed = postgres.execute(
+        f"UPDATE vaults SET {change} WHERE vault_id = %s RETURNING vault_id::text",  # noqa: S608
+        (vault_of(postgres, 6),),
+    ).fetchone()
+    assert changed is not None
     redis.delete(*redis.keys("iot:vault:*"))
     api = make_api()  # this process has not opened the vault
     before = sample("iot_damaged_total", what="vault")
@@ -122,6 +130,7 @@ def test_a_changed_vault_record_is_an_error(
     assert_error(api.post(password="one"), 500, "damaged")
     assert_error(api.put(row("one")), 500, "damaged")
     assert sample("iot_damaged_total", what="vault") == before + 2
+    assert caplog.messages.count(f"vault {changed[0]} can't be opened") == 2
     assert sample("iot_puts_rejected_total", reason="damaged") == rejected + 1
     assert len(api.read(password="two")) == 2
     assert len(filled.read(password="one")) == 6

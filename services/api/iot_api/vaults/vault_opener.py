@@ -91,9 +91,13 @@ class VaultOpener:
             standing = self._records.find([record.lookup]).record if from_cache else None
             if standing is None or standing == record:
                 metrics.counter("iot_damaged_total").labels("vault").inc()
+                _log.error("vault %s can't be opened", record.vault_id)
                 raise
             metrics.counter("iot_damaged_total").labels("vault_cache").inc()
-            _log.warning("a vault record in Redis is damaged; the record in Postgres is used")
+            _log.warning(
+                "the record of vault %s in Redis is damaged; the record in Postgres is used",
+                standing.vault_id,
+            )
             record, vault = standing, search.open(standing)
         record = self.move(search, record, vault)
         cached = self.keep(key, record, vault, search.missed)

@@ -106,6 +106,17 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "redis.hotWindow.writer.existingSecret names a Secret, but its key is empty: set",
     ),
+    "a migration that waits until its deadline": (
+        {"migrations": {"waitSeconds": 600}},
+        "migrations.waitSeconds is 600, but after 600 seconds (migrations.deadlineSeconds)",
+    ),
+    "a rotation that waits until its deadline": (
+        {
+            "redis": {"rotation": {"existingSecret": "r"}},
+            "keys": {"rotation": {"enabled": True, "deadlineSeconds": 500}},
+        },
+        "keys.rotation.waitSeconds is 600, but after 500 seconds (keys.rotation.deadlineSeconds)",
+    ),
     "a canary slower than its alert": (
         {
             "canary": {"enabled": True, "everySeconds": 601},

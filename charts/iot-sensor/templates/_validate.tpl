@@ -162,6 +162,13 @@
 {{- fail (printf "\n\nThe canary would send a reading every %d seconds, and the alert IotCanarySilent fires after 15 minutes without one: set canary.everySeconds to 600 or less, or metrics.rules.alerts.IotCanarySilent.enabled=false." (int $values.canary.everySeconds)) -}}
 {{- end -}}
 
+{{- $migrates := and $values.migrations.enabled (not $values.postgres.internal.enabled) -}}
+{{- range $name, $job := dict "migrations" (ternary $values.migrations dict $migrates) "keys.rotation" (ternary $values.keys.rotation dict $values.keys.rotation.enabled) -}}
+{{- if and $job (ge (int $job.waitSeconds) (int $job.deadlineSeconds)) -}}
+{{- fail (printf "\n\n%s.waitSeconds is %d, but after %d seconds (%s.deadlineSeconds) Kubernetes ends the Job and deletes the log of the waiting pod: lower waitSeconds or raise deadlineSeconds." $name (int $job.waitSeconds) (int $job.deadlineSeconds) $name) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if lt (int $values.api.terminationGracePeriodSeconds) (add 30 (int $values.api.preStopSleepSeconds) 1 | int) -}}
 {{- fail (printf "\n\nPods would be killed while requests run: set api.terminationGracePeriodSeconds above %d, which is api.preStopSleepSeconds plus the 30 seconds for running requests." (add 30 (int $values.api.preStopSleepSeconds))) -}}
 {{- end -}}

@@ -109,7 +109,11 @@ class Closable:
         self._shut_down(socket.SHUT_RD)
 
     def abort(self) -> None:
-        """End both sides, even while a greenlet sends. The close then resets the connection."""
+        """Wake up the greenlet that waits to send. It closes the connection, which sends RST.
+
+        Only for the phase SENDING: there, unsent bytes keep back the FIN of the shutdown until RST
+        drops both. In another phase, the kernel would send FIN first.
+        """
         self.reset_at_close()
         self._shut_down(socket.SHUT_RDWR)
 

@@ -47,9 +47,9 @@ GRACE_SECONDS = 1.0
 BODY_SECONDS = 5.0
 """After SIGTERM, bodies have this long to arrive."""
 ABORT_SECONDS = 2.0
-"""Answers that are not complete this long before `graceful_timeout` (or after half of it, if it is
-shorter) are cut off. At `graceful_timeout`, gunicorn's master kills the worker. The kernel would
-then end the connections normally, as after a complete answer."""
+"""Answers are cut off this long before `graceful_timeout`, but not before half of it. At
+`graceful_timeout`, gunicorn's master kills the worker. The kernel would then end the connections
+normally, as after a complete answer."""
 RESERVE = 64
 """Number of connections beyond the limit. On these, only health checks are answered."""
 _HEALTH = frozenset({"/healthz", "/readyz"})
@@ -230,9 +230,9 @@ class ApiWorker(GeventWorker):  # type: ignore[misc] # gunicorn has no types
             gevent.sleep(_BEAT_SECONDS)
         for connection in self._connections:
             if connection.phase is not Phase.LINGERING:
-                connection.abort()
+                connection.reset_at_close()
         for server in servers:
-            server.stop(timeout=1)
+            server.stop(timeout=1)  # then kills the greenlets, which close their connections
 
     def _end_connections(self, begin: float, *, bodies: bool) -> None:
         for connection in self._connections:

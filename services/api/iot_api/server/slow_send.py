@@ -52,7 +52,7 @@ def send_rest(
     if not data:
         return
     if connection.closing:  # it may not wait: `ConnectionTable` counts it no more
-        connection.abort()
+        connection.reset_at_close()
         raise ClientGoneError
     connection.phase = Phase.SENDING
     connection.since = time.monotonic()
@@ -73,6 +73,11 @@ def send_rest(
                 if not sent:
                     # TLS can wait to receive (a key update) while the socket is writable.
                     gevent.sleep(_SPIN_SECONDS)
+    except OSError:
+        # Close before the application ends its work, which may take long. Meanwhile, the client
+        # could receive all buffered bytes, and the FIN of `Closable.abort` behind them.
+        connection.client.close()
+        raise
     finally:
         memory.refund(connection, charged)
         connection.phase = Phase.ANSWERING
@@ -83,7 +88,7 @@ def _charge(connection: "Connection", memory: MemoryBudget, waiting: int) -> Non
         memory.charge(connection, waiting)
     except UnavailableError:
         count_closed("memory")
-        connection.abort()  # the client would take a normal close for the end of the answer
+        connection.reset_at_close()
         raise ClientGoneError from None
 
 

@@ -74,12 +74,9 @@ class Worker:
 
     def connect_by_tcp(self) -> Any:
         """Return the client's side of a new TCP connection. Unix sockets send no RST."""
-        with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
-            client = gevent.socket.create_connection(listener.getsockname())
-            server, address = listener.accept()
-        listening = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000))
-        gevent.spawn(self.real.handle, listening, server, address)
-        return client
+        listener = gevent.socket.create_server(("127.0.0.1", 0))
+        self.real.sockets = [listener]  # the worker starts a server for it, which closes it
+        return gevent.socket.create_connection(listener.getsockname())
 
 
 @pytest.fixture
@@ -241,6 +238,45 @@ def test_an_answer_that_is_cut_off_ends_with_a_reset(worker: Worker, reason: str
         assert app.ended.wait()
         with pytest.raises(ConnectionResetError):
             receive(client, 4 * len(PIECE))
+
+
+def test_a_quick_client_whose_answer_is_cut_off_at_shutdown_gets_a_reset(worker: Worker) -> None:
+    """It has received all bytes, and waits for the application like the worker."""
+
+    def app(_: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"half"
+        gevent.sleep(PATIENCE)
+
+    worker.real.wsgi = app
+    with gevent.Timeout(PATIENCE), worker.connect_by_tcp() as client:
+        client.sendall(GET.replace(b"1.1", b"1.0"))
+        while not client.recv(2**16).endswith(b"half"):
+            pass
+        worker.real.cfg.__dict__["graceful_timeout"] = ABORT_SECONDS
+        worker.real.alive = False
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_slow_client_gets_the_reset_before_the_application_ends_its_work(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadlines, "SEND_GRACE_SECONDS", 0.5)
+    received = gevent.event.Event()
+
+    class Busy(LongAnswers):
+        def close(self) -> None:
+            super().close()
+            received.wait()
+
+    app = worker.real.wsgi = Busy()
+    with gevent.Timeout(PATIENCE), worker.connect_by_tcp() as client:
+        client.sendall(GET.replace(b"1.1", b"1.0"))
+        assert app.ended.wait()
+        with pytest.raises(ConnectionResetError):
+            receive(client, len(PIECE))
+        received.set()
 
 
 def test_a_connection_closed_while_its_body_is_discarded_gets_one_answer(

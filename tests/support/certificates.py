@@ -74,27 +74,31 @@ _SIGNS = x509.KeyUsage(
 
 
 class Authority:
-    """A certificate authority that issues certificates to clients or servers."""
+    """A certificate authority that issues certificates to clients or servers.
 
-    def __init__(self, name: str = "") -> None:
-        self._private = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name(name or f"authority {x509.random_serial_number():x}")
+    It is a root authority, or has its own certificate from `issuer`.
+    """
+
+    def __init__(self, name: str = "", issuer: "Authority | None" = None) -> None:
+        self.private = ec.generate_private_key(ec.SECP256R1())
+        self.name = _name(name or f"authority {x509.random_serial_number():x}")
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        signer = issuer or self
         signed = (
             x509.CertificateBuilder()
-            .subject_name(self._name)
-            .issuer_name(self._name)
-            .public_key(self._private.public_key())
+            .subject_name(self.name)
+            .issuer_name(signer.name)
+            .public_key(self.private.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=400))
             .not_valid_after(now + dt.timedelta(days=400))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_SIGNS, critical=True)
             .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(self._private.public_key()),
+                x509.SubjectKeyIdentifier.from_public_key(self.private.public_key()),
                 critical=False,
             )
-            .sign(self._private, SHA256())
+            .sign(signer.private, SHA256())
         )
         self.certificate = signed.public_bytes(serialization.Encoding.PEM)
 
@@ -117,7 +121,7 @@ class Authority:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(common_name))
-            .issuer_name(self._name)
+            .issuer_name(self.name)
             .public_key(private.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + dt.timedelta(days=begins))
@@ -130,11 +134,11 @@ class Authority:
             known.append(x509.IPAddress(ipaddress.ip_address(address)))
             # A server's certificate. Clients with Python 3.13 refuse it without this extension. The
             # API takes clients' certificates without it: OpenSSL 3.0 does not add it by default.
-            key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._private.public_key())
+            key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.private.public_key())
             builder = builder.add_extension(key, critical=False)
         if known:
             builder = builder.add_extension(x509.SubjectAlternativeName(known), critical=False)
-        return _pair(builder.sign(self._private, SHA256()), private)
+        return _pair(builder.sign(self.private, SHA256()), private)
 
     def revoke(
         self, *pairs: Pair, begins: float = -1, ends: float = 1, serials: tuple[int, ...] = ()
@@ -146,14 +150,14 @@ class Authority:
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         builder = (
             x509.CertificateRevocationListBuilder()
-            .issuer_name(self._name)
+            .issuer_name(self.name)
             .last_update(now + dt.timedelta(days=begins))
             .next_update(now + dt.timedelta(days=ends))
         )
         for serial in (*(pair.serial for pair in pairs), *serials):
             revoked = x509.RevokedCertificateBuilder().serial_number(serial)
             builder = builder.add_revoked_certificate(revoked.revocation_date(now).build())
-        signed = builder.sign(self._private, SHA256())
+        signed = builder.sign(self.private, SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 
 

@@ -4,11 +4,13 @@ A worker that can't use the keyring or the tokens passes its error to the master
 Otherwise the master would start workers without end, or log a traceback.
 """
 
+import errno
 import fcntl
 import os
 import socket
 import ssl
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +22,9 @@ EXIT_CODE = 2
 _ENDS_MASTER = 3
 """Exit code of a worker that makes gunicorn's master end, and start no other worker
 (`Arbiter.WORKER_BOOT_ERROR`)."""
+_PORT_SECONDS = 3.0
+"""Time in which a port must become free. If the master is killed, its metrics server keeps the port
+until it notices this, after up to a second."""
 _shared: list[Path] = []
 
 
@@ -50,10 +55,19 @@ def check_client_authorities(path: str) -> None:
     """Check the file of the authorities that issue client certificates. An empty `path` passes.
 
     Raises:
-        SettingsError: the file can't be read, or holds no certificate of an authority.
+        SettingsError: the file can't be read, or holds no certificate of a root authority.
     """
-    if path and not _contents("IOT_TLS_CLIENT_CA_FILE", path)["x509_ca"]:
+    if not path:
+        return
+    authorities = _loaded("IOT_TLS_CLIENT_CA_FILE", path).get_ca_certs()
+    if not authorities:
         raise SettingsError("IOT_TLS_CLIENT_CA_FILE has no certificate of an authority (CA:TRUE)")
+    has_root = any(each["subject"] == each["issuer"] for each in authorities)
+    # Without a root, OpenSSL trusts only authorities with trust settings of its own.
+    if not has_root and b"-BEGIN TRUSTED CERTIFICATE-" not in Path(path).read_bytes():
+        raise SettingsError(
+            "IOT_TLS_CLIENT_CA_FILE has intermediate authorities only: add the root (self-signed)"
+        )
 
 
 def check_revocation_lists(path: str) -> None:
@@ -64,7 +78,7 @@ def check_revocation_lists(path: str) -> None:
     """
     if not path:
         return
-    contents = _contents("IOT_TLS_CLIENT_CRL_FILE", path)
+    contents = _loaded("IOT_TLS_CLIENT_CRL_FILE", path).cert_store_stats()
     if contents["x509"]:
         # OpenSSL would trust it like an authority of IOT_TLS_CLIENT_CA_FILE.
         raise SettingsError(
@@ -78,29 +92,39 @@ def check_metrics_port(address: str, port: int) -> None:
     """Check that the metrics server, a process that starts later, can listen. Port 0 passes.
 
     Raises:
-        SettingsError: it can't, for example because another process has the port.
+        SettingsError: it can't, for example because another process has the port, and keeps it
+            for `_PORT_SECONDS`.
     """
     if not port:
         return
+    ends = time.monotonic() + _PORT_SECONDS
+    while (error := _bind_error(address, port)) is not None:
+        if error.errno != errno.EADDRINUSE or time.monotonic() >= ends:
+            raise SettingsError(
+                f"IOT_API_METRICS_PORT: can't listen on {address} port {port}: {error.strerror}"
+            )
+        time.sleep(0.1)
+
+
+def _bind_error(address: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
-            raise SettingsError(
-                f"IOT_API_METRICS_PORT: can't listen on {address} port {port}: {error.strerror}"
-            ) from None
+            return error
+    return None
 
 
-def _contents(variable: str, path: str) -> dict[str, int]:
-    """Count the certificates (`x509`), authorities (`x509_ca`) and revocation lists (`crl`)."""
+def _loaded(variable: str, path: str) -> ssl.SSLContext:
+    """Return a context with the certificates and revocation lists of a file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_verify_locations(path)
     except OSError as error:
         raise SettingsError(f"{variable} can't be used: {error.strerror}") from None
-    return context.cert_store_stats()
+    return context
 
 
 def refuse_in_worker(error: SettingsError) -> NoReturn:

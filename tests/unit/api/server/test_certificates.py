@@ -234,14 +234,32 @@ def test_authorities_that_are_replaced_verify_new_connections(tmp_path: Path) ->
     assert watched.accepts(new, tmp_path)
 
 
+def test_an_intermediate_authority_needs_its_root_in_the_file(tmp_path: Path) -> None:
+    root = Authority()
+    intermediate = Authority(issuer=root)
+    device = intermediate.issue("a")
+    watched = Watched(tmp_path, new_pair(), intermediate.certificate + root.certificate)
+    watched.check()
+    assert watched.accepts(device, tmp_path)
+    # It needs none if OpenSSL's trust settings are added: `openssl x509 -addtrust clientAuth`.
+    content = ssl.PEM_cert_to_DER_cert(intermediate.certificate.decode())
+    content += bytes.fromhex("300c300a06082b06010505070302")
+    pem = ssl.DER_cert_to_PEM_cert(content).replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+    trusted = Watched(tmp_path / "trusted", new_pair(), pem.encode())
+    trusted.check()
+    assert trusted.accepts(device, tmp_path)
+
+
 def invalid_authorities() -> dict[str, tuple[bytes, str]]:
     whole = Authority().certificate
     leaf = Authority().issue("a").certificate
+    intermediate = Authority(issuer=Authority()).certificate
     return {
         "empty": (b"", "IOT_TLS_CLIENT_CA_FILE can't be used"),
         "half": (whole[: len(whole) // 2], "IOT_TLS_CLIENT_CA_FILE can't be used"),
         "one and a half": (whole + whole[:200], "IOT_TLS_CLIENT_CA_FILE can't be used"),
         "a device's": (leaf, "IOT_TLS_CLIENT_CA_FILE has no certificate of an authority"),
+        "no root": (intermediate, "IOT_TLS_CLIENT_CA_FILE has intermediate authorities only"),
     }
 
 

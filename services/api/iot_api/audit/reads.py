@@ -52,7 +52,7 @@ class ReadRecord:
 
         Raises:
             UnavailableError: the read can't be recorded. Then the caller must not complete the
-                response, and must call `abort`.
+                response, and, if it has called `begin`, must call `abort`.
         """
         if self._begun:
             self._record(AuditKind.READ_ENDED, readings=readings, complete=True)

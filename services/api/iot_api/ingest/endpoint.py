@@ -131,8 +131,9 @@ class IngestEndpoint:
     def _take(self, environ: dict[str, Any]) -> PlainResponse:
         """Accept the readings of a request and return the response. Raise an error to refuse."""
         token_name = ""
-        query = environ["QUERY_STRING"]
-        is_import = bool(query) and _value_of(query, "received") == "original"
+        text = environ["QUERY_STRING"]
+        query = _first_values(text) if text else None
+        is_import = query is not None and query.get("received") == "original"
         if is_import or self._needs_token:
             scope = Scope.ADMIN if is_import else Scope.INGEST
             token_name = environ[_ADMITTED] = self._access.admit(scope, environ)
@@ -140,9 +141,10 @@ class IngestEndpoint:
         if self._rates is not None:
             self._rates.count(client, environ)
         # An invalid value of `received` is refused only here: the request is counted first.
-        parse = self._parse_import if query and _keeps_received(query) else self._parse
+        keeps_received = query is not None and _keeps_received(query)
+        parse = self._parse_import if keeps_received else self._parse
         batches = self._parsed(environ, client, parse)
-        waits_until_stored = bool(query) and _waits_until_stored(query)
+        waits_until_stored = query is not None and _waits_until_stored(query)
         key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if key is not None:
             refuse_repeated(environ, "Idempotency-Key")
@@ -220,27 +222,27 @@ def route_of(path: str) -> str | None:
     return plain if plain in ROUTES else None
 
 
-def _waits_until_stored(query: str) -> bool:
+def _waits_until_stored(query: Mapping[str, str]) -> bool:
     return _choice(query, "ack", "queued", "stored")
 
 
-def _keeps_received(query: str) -> bool:
+def _keeps_received(query: Mapping[str, str]) -> bool:
     """Return whether the query has `received=original`: rows have original times of receipt."""
     return _choice(query, "received", "now", "original")
 
 
-def _choice(query: str, parameter: str, default: str, other: str) -> bool:
+def _choice(query: Mapping[str, str], parameter: str, default: str, other: str) -> bool:
     """Return whether the query sets `parameter` to `other`, not to its default `default`.
 
     Raises:
         InvalidRequestError: the value of `parameter` is neither `default` nor `other`.
     """
-    given = _value_of(query, parameter)
+    given = query.get(parameter)
     if given not in {None, default, other}:
         raise InvalidRequestError(f"{parameter}: must be {default} or {other}", field=parameter)
     return given == other
 
 
-def _value_of(query: str, parameter: str) -> str | None:
-    parameters = parse_qsl(query, keep_blank_values=True)
-    return next((value for name, value in parameters if name == parameter), None)
+def _first_values(query: str) -> Mapping[str, str]:
+    """Return the parameters of a query. Of a repeated parameter, the first value counts."""
+    return dict(reversed(parse_qsl(query, keep_blank_values=True)))

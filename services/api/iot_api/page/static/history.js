@@ -5,7 +5,8 @@ import { stepOf } from "./thinning.js";
 const MAX_FIELDS = 20; // of a request
 const MAX_NAME = 256; // characters of the name of a field
 const MAX_VALUES = 100_000; // of an answer: they take 40 MB of the 128 MiB that an API process has for requests
-const MIN_WINDOWS = 16;
+const MANY_WINDOWS = 200; // asked for first, even of many tags: few of them have values in every window
+const MIN_WINDOWS = 4;
 
 /** Return whether the service has a series of a field: it refuses some names, and the whole `freeform`. */
 export function hasSeries({ name, path, column }) {
@@ -14,13 +15,13 @@ export function hasSeries({ name, path, column }) {
 
 /**
  * Add the least and the greatest values of each window of a range to `thinned`. The windows are longer than
- * its slots if the answer would have too many values. `tags` is the number of known tags, shown or not.
+ * its slots if the answer could have too many values. `tags` is the number of known tags, shown or not.
  */
 export async function readSeries(session, thinned, { from, to, by, fields, tagField, tags, signal }, onTag) {
   const names = fields.filter(hasSeries).map((field) => field.name);
   const group = tagField && hasSeries(tagField) ? tagField.name : null;
   const lines = Math.min(names.length, MAX_FIELDS) * (group === null ? 1 : tags);
-  const step = Math.max(thinned.step, stepOf(to - from, MAX_VALUES / lines));
+  const step = Math.max(thinned.step, stepOf(to - from, Math.max(MAX_VALUES / lines, MANY_WINDOWS)));
   const query = { from: Math.floor(from), to: Math.ceil(to), by, step };
   if (group !== null) query.group = group;
   for (let first = 0; first < names.length; first += MAX_FIELDS) {
@@ -40,15 +41,15 @@ export async function readSeries(session, thinned, { from, to, by, fields, tagFi
 /** Read the least and the greatest values of windows. If the service refuses so many, make `query.step` longer. */
 async function readWindows(session, query, fields, signal) {
   try {
-    const answers = await Promise.all(["min", "max"].map(async (agg) => {
+    const answers = [];
+    for (const agg of ["min", "max"]) { // both at once could need more memory than a process has
       const asked = { ...query, fields: fields.join(","), agg };
       const response = await session.post("api/iot/series", { query: asked, signal });
-      return (await response.json()).data;
-    }));
+      answers.push((await response.json()).data);
+    }
     return answers.flat();
   } catch (error) {
-    // The range has tags that the page does not know, or the process is short of memory (503).
-    const tooMany = error.status === 503 || ["step", "group"].includes(error.field);
+    const tooMany = ["step", "group"].includes(error.field);
     if (!tooMany || query.step * MIN_WINDOWS > query.to - query.from) throw error;
     query.step *= 4;
     return readWindows(session, query, fields, signal);

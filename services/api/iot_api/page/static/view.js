@@ -201,6 +201,7 @@ export class ReadingsView {
   /** Choose fields, lines and steps anew, and fill the plots again. */
   #build(time) {
     this.#request?.abort(); // its tags may be those of another field
+    this.#request = null; // so that its end does not hide that the next one loads
     this.#stale = false;
     this.#builtAt = time;
     this.#builtBy = this.by;
@@ -308,12 +309,12 @@ export class ReadingsView {
     const loaded = !again && this.#still && this.#still.lines.step === step
       && from >= this.#still.from && this.range.to <= this.#still.to;
     clearTimeout(this.#timer);
+    byId("plots").dataset.loading = String(!held && !loaded);
     if (held) {
       const lines = new ThinnedLines(step, Math.ceil(span / step) + 4);
       this.#fillRecentBetween(lines, from, this.range.to);
       this.#still = { lines, ...this.range };
     } else if (!loaded) {
-      byId("plots").dataset.loading = "true";
       this.#timer = setTimeout(() => this.#load(step), again ? 0 : FETCH_DELAY_MS);
     }
     if (this.#still) this.grid.draw(this.#still.lines, from, this.range.to);

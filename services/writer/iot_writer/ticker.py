@@ -49,6 +49,8 @@ class Ticker(threading.Thread):
                 report(_log, "no job is queued", error)
             except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
                 _log.debug("no job is queued: %s", error)
+            except Exception as error:  # noqa: BLE001 - the thread must survive any defect
+                report(_log, "no job is queued", error)
 
     def tick(self) -> None:
         """Queue the jobs that are due.

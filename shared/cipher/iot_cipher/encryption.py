@@ -55,6 +55,9 @@ ENTRIES_PER_SESSION = 2**32
 """Number of entries after which a new session begins. All entries of a session are sealed with the
 same key, which is derived from the transit key and the session. With random nonces, a key may
 encrypt at most this many messages (NIST SP 800-38D, 8.3)."""
+SESSION_SECONDS = 30 * 86_400.0
+"""Time after which a new session begins. The ledger forgets a session that a shard has not seen for
+90 days: if the session sent another entry then, its earlier entries would count as missing."""
 
 _SHA256 = SHA256()
 _CHUNK = b"iot-sensor chunk v1"
@@ -345,7 +348,8 @@ class Sealer:
 
 class _Session(SecretHolder):
     __slots__ = (
-        "_cipher", "_count", "_id", "_key_id", "_keyring", "_numbers", "_pid", "_transit_key",
+        "_cipher", "_count", "_ends_at", "_id", "_key_id", "_keyring", "_numbers", "_pid",
+        "_transit_key",
     )  # fmt: skip
 
     def __init__(self, keyring: TransitKeys) -> None:
@@ -356,6 +360,7 @@ class _Session(SecretHolder):
         self._transit_key = keyring.transit_key(self._key_id)
         self._cipher = _session_cipher(self._transit_key, self._id)
         self._count = itertools.count(2)  # `usable` is not called for the first entry
+        self._ends_at = time.monotonic() + SESSION_SECONDS
         self._numbers: dict[int, itertools.count[int]] = {}
 
     def usable(self, keyring: TransitKeys) -> bool:
@@ -363,6 +368,7 @@ class _Session(SecretHolder):
             (keyring is self._keyring or self._has_primary_key_of(keyring))
             and self._pid == os.getpid()
             and next(self._count) <= ENTRIES_PER_SESSION
+            and time.monotonic() < self._ends_at
         )
 
     def _has_primary_key_of(self, keyring: TransitKeys) -> bool:

@@ -107,8 +107,9 @@ _STORED = """
 
 MAX_MISSING = 100_000
 """When an entry is stored, the numbers between the highest stored number and its own are noted as
-missing, but at most this many. The gap is larger only after a restore from backup. Then only the
-highest numbers in the gap are noted, and the lower ones count as stored."""
+missing, but at most this many. The gap is larger only after a restore from backup: while entries
+become dead letters, writers ask the API for new sessions. Then only the highest numbers in the gap
+are noted, and the lower ones count as stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,8 +198,11 @@ def _redis_state(error: RedisError) -> StoreState | None:
 def _postgres_state(error: psycopg.Error) -> StoreState:
     sentence = _one_line(error.diag.message_primary or str(error))
     if error.sqlstate:
-        name = errors.lookup(error.sqlstate).__name__.rstrip("_")
-        code = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+        try:
+            known: type[Exception] = errors.lookup(error.sqlstate)
+        except KeyError:  # of a newer server, a pooler or a trigger
+            known = type(error)
+        code = re.sub("(?<=[a-z])(?=[A-Z])", "_", known.__name__.rstrip("_")).lower()
     else:
         matching = (name for name, words in _POSTGRES_SENTENCES.items() if words.search(sentence))
         code = next(matching, _AWAY)

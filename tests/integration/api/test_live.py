@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +359,21 @@ def test_a_missed_announcement_ends_the_stream_too(api: Api, writer: Writer) -> 
     with listening(api) as events:
         next(events)
         writer.postgres().execute("UPDATE vaults SET lookup = sha256(lookup)")
+        api.service.live.verify_soon()
+        assert list(events)[-1].data["code"] == "unavailable"
+
+
+def test_a_missed_announcement_ends_the_stream_after_an_outage(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a store is away, records can't be compared."""
+    store(api, writer, 1)
+    monkeypatch.setattr(hub, "VERIFY_CHANGED_SECONDS", 0.05)
+    with listening(api) as events:
+        next(events)
+        writer.postgres().execute("UPDATE vaults SET lookup = sha256(lookup)")
+        restorer = api.service.live._restorer  # noqa: SLF001 - as after an error of Postgres
+        restorer._away_until = time.monotonic() + 0.3  # noqa: SLF001
         api.service.live.verify_soon()
         assert list(events)[-1].data["code"] == "unavailable"
 

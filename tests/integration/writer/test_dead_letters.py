@@ -8,6 +8,7 @@ import pytest
 
 from integration.writer.sending import Sealed, Sender
 from iot_models.audit_event import describe
+from iot_writer.drain import drain
 from iot_writer.drain.drain import DrainOutcome
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -124,6 +125,18 @@ def test_a_shard_of_damaged_entries_is_drained(writer: Writer, sender: Sender) -
     sender.send(PASSWORD)
     drain_all(writer)
     sender.check_all()
+
+
+def test_many_damaged_entries_begin_new_sessions(
+    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gap that is too long for the ledger counts as stored, so a replay would store nothing."""
+    monkeypatch.setattr(drain, "MANY_MISSING", 3)
+    shard = sender.shard(PASSWORD)
+    for count, renewals in ((2, None), (1, b"1"), (3, b"1")):  # at most one in ten seconds
+        sender.backlog.append([(shard, b"no entry %d" % number) for number in range(count)])
+        drain_all(writer)
+        assert sender.redis.hget(KEYS.backlog_counters, "session_renewals") == renewals
 
 
 @pytest.mark.parametrize("planted", [{"x": "1"}, {"e": "?"}, {"e": "?", "t": "many"}, {"t": "1"}])

@@ -200,6 +200,13 @@ def test_a_session_ends_at_the_limit_of_entries(monkeypatch: pytest.MonkeyPatch)
     assert len({entry.session for entry in entries}) == 3
 
 
+def test_a_session_ends_before_the_ledger_forgets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encryption, "SESSION_SECONDS", 0.0)
+    sealer = sealer_of()
+    entries = [opened(sealer.seal(3, b"")) for _ in range(3)]
+    assert [entry.number for entry in entries] == [1, 1, 1]
+
+
 def test_nonces_and_sessions_never_repeat() -> None:
     sealer = sealer_of()
     assert len({sealer.seal(3, b"")[29:41] for _ in range(3000)}) == 3000

@@ -221,6 +221,8 @@ class LiveHub:
                     # The password may be the same: a raised scrypt cost changes its lookup.
                     reason = UnavailableError("the vault's record was changed; connect again")
                     self._end(feed, record.lookup, reason)
+        if self._restorer.is_away:  # nothing was compared
+            feed.verify_at = time.monotonic() + VERIFY_CHANGED_SECONDS
 
     def _end(self, feed: Feed, lookup: bytes, reason: IotError) -> None:
         with self._lock:

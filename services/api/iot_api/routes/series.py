@@ -58,23 +58,29 @@ def _series(service: Service) -> Response:
             record.end(windows.readings)
         return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
     read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
-    charge = partial(charge_request, request.environ)
+    charge = partial(_charge, field="fields", remedy="fewer fields")
     stream = ReadingsStream(read, record=record, form=SeriesForm(query, form, charge))
     request.environ[PAUSE] = stream.pause
     return readings_answer(stream, request.environ)
 
 
-def _charge(count: int) -> None:
-    """Charge the request for `count` bytes of its windows.
+def _charge(
+    count: int,
+    *,
+    field: str = "step",
+    remedy: str = "a longer step, fewer fields or groups, or a shorter range",
+) -> None:
+    """Charge the request for `count` bytes of large texts or of its windows.
 
     Raises:
-        InvalidRequestError: the windows of this request need more memory than a process has.
+        InvalidRequestError: this request needs more memory than a process has.
         UnavailableError: the memory of this process is used up.
     """
     try:
         charge_request(request.environ, count)
     except OverBudgetError:
-        raise too_large("the answer needs more memory than this server has", "step") from None
+        problem = "the answer needs more memory than this server has"
+        raise too_large(problem, field, remedy) from None
 
 
 def _windows(

@@ -83,6 +83,11 @@ class VaultRestorer:
         self._wake = threading.Event()
         self._closing = threading.Event()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether `confirm` can't compare records now, because a store was away just before."""
+        return time.monotonic() < self._away_until
+
     def confirm(self, record: VaultRecord) -> VaultRecord:
         """Compare `record` with Postgres, and return the record to use.
 
@@ -96,7 +101,7 @@ class VaultRestorer:
                 that new records must not have.
             VaultErasedError: the vault was erased.
         """
-        if time.monotonic() >= self._away_until:
+        if not self.is_away:
             try:
                 return self._restore(record)
             except (RedisError, *POSTGRES_UNAVAILABLE) as error:

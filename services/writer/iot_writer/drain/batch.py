@@ -21,6 +21,10 @@ from .segment_builder import Arrival, build_segments, group_arrivals
 _log = logging.getLogger(__name__)
 
 
+class EntryTooOldError(IotError):
+    """The entry is so old that the ledger can't tell whether it is stored."""
+
+
 class ImpossibleTimeError(IotError):
     """The time in the entry's stream id, or an imported time, is not a possible time of receipt."""
 

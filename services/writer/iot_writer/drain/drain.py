@@ -49,6 +49,7 @@ from iot_writer.maintenance.partitions import ensure_partition, partition_name
 from .batch import (
     Batch,
     BatchEntry,
+    EntryTooOldError,
     ImpossibleTimeError,
     StoredBatch,
     build_batch,
@@ -66,9 +67,9 @@ HOT_WINDOW_PAUSE_SECONDS = 10.0
 """Pause after an error of a hot window that has its own Redis. Without the pause, each drain might
 wait several seconds for a timeout of this Redis, and the backlog would grow meanwhile."""
 MANY_MISSING = 1000
-"""If the ledger lacks more entry numbers of a session than this, the writer asks the API for new
-sessions. Each drain reads and writes all missing numbers of a session, so a session with many makes
-drains slow."""
+"""If the ledger lacks more entry numbers of a session than this, or this many entries became dead
+letters, the writer asks the API for new sessions. Drains read and write all missing numbers of a
+session, which takes long. A gap of more than `ledger.MAX_MISSING` would count as stored."""
 MAX_ISOLATED = 256
 """Maximum number of entries that a drain tries one by one. Each takes four round trips: trying all
 entries of a drain could take longer than the timeout of a job, and no entry would be stored."""
@@ -95,10 +96,6 @@ class DrainOutcome(StrEnum):
     """Nothing was stored, and at least one new entry is held because Postgres lacks its vault."""
     ERASED = "erased"
     """The vaults of all new entries were erased."""
-
-
-class EntryTooOldError(IotError):
-    """The entry is so old that the ledger can't tell whether it is stored."""
 
 
 @dataclass(slots=True)
@@ -132,6 +129,7 @@ class Drain:
         self._hot_window_pause = hot_window_pause
         self._hot_window_paused_until = 0.0
         self._next_renewal_at = 0.0
+        self._set_aside_entries = 0  # since the last request for new sessions
         self._missing_vaults = MissingVaultLog()
         self._created: set[int] = set()
         """Shards that have a row in the ledger, as far as this writer knows."""
@@ -298,6 +296,9 @@ class Drain:
         fields = {"shard": shard, "stream_id": entry_id, **_name_of(shard, waiting)}
         _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, reason, extra=fields)
         metrics.counter("iot_entries_dead_total").inc()
+        self._set_aside_entries += 1
+        if self._set_aside_entries >= MANY_MISSING:
+            self._request_new_sessions()
 
     def _store(
         self, connection: Connection, batches: Sequence[Batch], *, commit: bool = True
@@ -396,17 +397,15 @@ class Drain:
             )
 
     def _request_new_sessions(self) -> None:
-        """Make API processes start new sessions.
-
-        After a restore, the ledger lacks many entry numbers of old sessions, which slows drains.
-        """
+        """Make API processes start new sessions, at most every `RENEWAL_SECONDS`."""
         if time.monotonic() < self._next_renewal_at:
             return
         self._next_renewal_at = time.monotonic() + RENEWAL_SECONDS
+        self._set_aside_entries = 0
         self._backlog.request_new_sessions()
         _log.warning(
-            "the ledger lacks many entry numbers (after a restore?): API processes start "
-            "new sessions"
+            "the ledger lacks many entry numbers (after a restore, or because of dead letters): "
+            "API processes start new sessions"
         )
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> bool:

@@ -99,12 +99,14 @@ def audit_event(kind: AuditKind, **fields: Value) -> AuditEvent:
 def parse_event(line: str) -> dict[str, Value] | None:
     """Return the fields of an event, including `event` and `time`.
 
-    Return None if the line is a sentence, as earlier versions stored it.
+    Return None if the line is a sentence, as earlier versions stored it, or if its JSON has a text
+    that is not Unicode (half of a surrogate pair), which could not be encoded again.
     """
     if not line.startswith('{"event":'):
         return None
     try:
         content = json.loads(line)
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

@@ -114,7 +114,7 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
     """Return the line of a sealed record.
 
     Raises:
-        DecryptionError: the record was changed, or its key is unknown.
+        DecryptionError: the record was changed, its key is unknown, or it is not text.
     """
     if len(sealed) < _FIRST_NONCE.stop:
         raise DecryptionError("an audit record is too short")
@@ -123,7 +123,12 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
         raise DecryptionError("an audit record has an unknown format")
     clear = _FIRST_NONCE.stop if record_format == RESEALED_FORMAT else _HEADER.size
     key = keys.audit_key(key_id)
-    return decrypt(key, sealed[clear:], sealed[:clear] + _CONTEXT).decode()
+    line = decrypt(key, sealed[clear:], sealed[:clear] + _CONTEXT)
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        # Whoever has the audit key may have forged it. It must not stop the chain or a rotation.
+        raise DecryptionError("an audit record is not text") from None
 
 
 def reseal_record(keys: AuditKeys, sealed: bytes) -> bytes:

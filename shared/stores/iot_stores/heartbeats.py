@@ -149,7 +149,10 @@ def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
     now = milliseconds(now_parts)
     by_process: dict[tuple[str, str], list[Heartbeat]] = {}
     for item_id, fields in cast("list[StreamItem]", items):
-        beat = _decode(_milliseconds_of(item_id), json.loads(fields[b"heartbeat"]))
+        try:
+            beat = _decode(_milliseconds_of(item_id), json.loads(fields[b"heartbeat"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # another program wrote it
         if beat.at >= now - KEEP_SECONDS * 1000:
             by_process.setdefault((beat.service, beat.process), []).append(beat)
     running = {

@@ -18,6 +18,7 @@ from redis import Redis
 from iot_cipher.keyring import KeyId
 from iot_cipher.writer_keys import KeySet, fingerprints
 from iot_models import metrics
+from iot_models.errors import IotError
 from iot_models.logs import printable
 from iot_models.names import KeyNames
 
@@ -108,11 +109,20 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 
     Raises:
         RedisError: Redis is away.
+        IotError: another program has written a report. It is not skipped, because it may replace
+            that of a process which lacks a key.
     """
     pattern = names.loaded_keys("*")
     found = sorted(cast("set[bytes]", set(client.scan_iter(match=pattern, count=_SCAN_COUNT))))
     texts = cast("list[bytes | None]", client.mget(found)) if found else []
-    return [_decode(json.loads(text)) for text in texts if text is not None]
+    reports = []
+    for name, text in zip(found, texts, strict=True):
+        try:
+            reports += [_decode(json.loads(text))] if text is not None else []
+        except (ValueError, KeyError, TypeError, AttributeError):
+            problem = f"the Redis key {name.decode(errors='replace')} has no report of a process"
+            raise IotError(f"{problem}: delete it") from None
+    return reports
 
 
 def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:

@@ -282,3 +282,11 @@ def test_names_of_processes_in_redis_do_not_control_the_terminal(
     assert status == 0
     assert "?]0;planted?: keys 1" in output
     assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("planted", ["no report", "{}", "[]"])
+def test_a_planted_report_is_named(running: Running, redis: "Redis", planted: str) -> None:
+    redis.set(KEYS.loaded_keys("planted"), planted)
+    status, output = running.keys("status")
+    assert status == 1
+    assert f"the Redis key {KEYS.loaded_keys('planted')} has no report of a process" in output

@@ -5,8 +5,10 @@ import json
 import psycopg
 import pytest
 
-from iot_models.audit_event import AuditKind, audit_event, parse_event
-from iot_models.errors import UnavailableError
+from iot_cipher.encryption import encrypt
+from iot_models.audit_event import AuditKind, audit_event, describe, parse_event
+from iot_models.errors import DecryptionError, UnavailableError
+from iot_stores import audit
 from iot_stores.audit import AuditLog
 from iot_writer.schema import migrate
 from iot_writer.writer import Writer
@@ -33,6 +35,22 @@ def test_an_event_is_added_in_the_transaction(log: AuditLog, postgres_url: str) 
     assert parsed is not None
     assert (parsed["event"], parsed["vault"]) == ("vault_erased", "v")
     assert pending == 1
+
+
+def test_a_forged_record_that_can_not_be_encoded_stops_nothing(
+    log: AuditLog, writer: Writer, postgres: psycopg.Connection
+) -> None:
+    """A process that was taken over has the key of the audit log."""
+    keys = writer.keys.current()
+    header = audit._HEADER.pack(audit.FORMAT, keys.primary_id)  # noqa: SLF001
+    context = header + audit._CONTEXT  # noqa: SLF001
+    sealed = header + encrypt(keys.audit_key(keys.primary_id), b"\xff", context)
+    postgres.execute("SELECT record_audit_event(%s)", (sealed,))
+    assert _lines(log, postgres) == [audit.UNREADABLE]
+    with pytest.raises(DecryptionError, match="is not text"):
+        audit.reseal_record(keys, sealed)
+    surrogate = '{"event":"read","a":"\\ud800"}'
+    assert (parse_event(surrogate), describe(surrogate)) == (None, surrogate)
 
 
 def test_a_record_has_the_time_and_the_order_of_postgres(

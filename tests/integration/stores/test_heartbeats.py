@@ -1,6 +1,7 @@
 """Heartbeats: what running processes report, for rates and for who drains a shard."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from redis import Redis
@@ -32,6 +33,8 @@ def planted(redis: "Redis", process: str, seconds_ago: float, readings: float) -
 
 
 def test_rates_are_summed_over_running_processes(redis: "Redis") -> None:
+    for content in ({"a": "b"}, {"heartbeat": "no JSON"}, {"heartbeat": "[]"}):
+        redis.xadd(KEYS.heartbeats, cast("dict[Any, Any]", content), id="1-*")
     planted(redis, "ended:1", 29, 0)
     planted(redis, "a:1", 20, 100)
     planted(redis, "ended:1", 16, 5000)

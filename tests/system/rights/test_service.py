@@ -128,6 +128,7 @@ def test_the_service_works_with_separate_users(
     check_retention(database, redis_users, writer)
     check_indexes(writer, monkeypatch)
     check_dead_letters(rights_stack, redis_users, writer)
+    check_claim(writer)
     check_audit(database, api)
     database.migrate()
 
@@ -284,6 +285,11 @@ def check_dead_letters(stack: Stack, redis_users: RedisWithUsers, writer: dict[s
         command(writer, "dead", "drop", second)
         command(writer, "dead", "drop", "--all")
         assert admin.xlen(KEYS.dead_letters) == 0
+
+
+def check_claim(writer: dict[str, str]) -> None:
+    """Claim Redis with the users of a writer, as docs/stores.md says."""
+    assert "Redis belonged to" in command(writer, "claim-redis")
 
 
 def check_audit(database: Database, api: dict[str, str]) -> None:

@@ -1,13 +1,14 @@
 """`iot-sensor claim-redis`: replace the mark of Redis with the mark of this installation."""
 
 import argparse
-from typing import cast
 
 from redis import Redis
 
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.logs import printable
 from iot_models.names import KeyNames
+from iot_stores.scripts import checked, round_trip
+from iot_stores.store_states import is_wrong_type
 
 from .stores import open_stores
 
@@ -34,5 +35,9 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
 
 
 def _owner(client: "Redis", names: KeyNames) -> str:
-    (mark,) = cast("list[bytes | None]", client.mget([names.owner]))  # None for another type
-    return printable((mark or b"").decode(errors="replace"))
+    # The writers' user of Redis may not use MGET, which would return None for another type.
+    (mark,) = round_trip(client, [("GET", names.owner)])
+    if is_wrong_type(mark):
+        return ""
+    (known,) = checked([mark])
+    return printable((known or b"").decode(errors="replace"))

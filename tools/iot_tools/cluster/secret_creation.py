@@ -188,8 +188,9 @@ class SecretCreation:
         If another client changes the Secret at the same time, try again, up to `_ATTEMPTS` times.
         """
         for _ in range(_ATTEMPTS):
-            derived = secret.make()
+            # Before the keyring: if a rotation changes both meanwhile, the change below conflicts.
             found = self._secrets.read(secret.name)
+            derived = secret.make()
             if found is None:
                 if self._create(secret, derived):
                     return

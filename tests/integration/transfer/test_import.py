@@ -211,6 +211,27 @@ def test_many_equal_readings(
     assert len(service.read("equal")) == 75
 
 
+def test_an_import_waits_although_its_last_chunk_is_refused(service: Stack, tmp_path: Path) -> None:
+    """Readings of different days are in different chunks, and the import waits at the last one."""
+    paths: list[str] = []
+
+    class RecordingClient(Client):
+        def request(self, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+            response = super().request(method, path, *arguments, **options)
+            paths.extend([path] if method == "PUT" and response.status < 300 else [])
+            return response
+
+    days = ("2021-01-01", "2020-01-01", "1965-01-01")
+    rows = [("newest first", f"{day} 00:00:00", n, n) for n, day in enumerate(days)]
+    file = legacy_file(tmp_path / "file.db", rows)
+    with RecordingClient(service.url) as client:
+        source = LegacySqlite(file, "newest first")
+        report = Importer(client, source, "newest first", lambda *_: None).run()
+    assert (report.imported, report.unusable.total()) == (2, 1)
+    assert "ack=stored" in paths[-1]
+    assert [each["freeform"] for each in service.read("newest first")] == ["0", "1"]
+
+
 class KilledError(Exception):
     """Stands for SIGKILL of the importer."""
 

@@ -113,6 +113,8 @@ class Importer:
         self._progress = progress
         self._plan = ImportPlan()
         self._limits = _Limits()
+        self._unstored: Chunk = []
+        """The last chunk that the service accepted, if the import has not waited for it."""
         self._low, self._high = INT64_MAX, INT64_MIN
         """Lowest and highest relative timestamp in the file."""
         self.report = ImportReport()
@@ -231,6 +233,10 @@ class Importer:
             chunk, count = chunks.take(), count + 1
             wait = not chunks.left() or count % _UNSTORED_CHUNKS == 0
             repeated |= self._send(chunk, chunks, round_number, wait=wait)
+        if self._unstored:
+            # The service refused all rows of the chunk that was to wait. Repeat the chunk before:
+            # the service knows its key, so it stores nothing, but answers when the chunk is stored.
+            self._send(self._unstored, chunks, round_number, wait=True)
         return repeated
 
     def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
@@ -282,6 +288,7 @@ class Importer:
                     "import again to continue"
                 ) from None
             self._wait_until_stored(response)
+            self._unstored = [] if wait else rows
             # 202 does not tell whether the request was repeated.
             if response.status == HTTPStatus.ACCEPTED or "Idempotent-Replayed" in response.headers:
                 return True

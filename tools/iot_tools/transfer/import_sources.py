@@ -95,7 +95,10 @@ class LegacySqlite:
                     yield self._row(*values)
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            database = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from None
         # A damaged text makes its row invalid. By default, it would end the import.
         database.text_factory = lambda text: text.decode(errors="replace")
         return database
@@ -106,9 +109,12 @@ class LegacySqlite:
         try:
             return database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise ImportFileError(
-                f"{self._path} can't be read as a database of the old program: {error}"
-            ) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: sqlite3.Error) -> ImportFileError:
+        return ImportFileError(
+            f"{self._path} can't be read as a database of the old program: {error}"
+        )
 
     def _row(
         self, received: object, relative: object, interrogator: object, stored: object

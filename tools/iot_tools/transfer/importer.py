@@ -16,6 +16,7 @@ the import reads the vault again, and sends absent readings with new keys.
 """
 
 import hashlib
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -128,18 +129,28 @@ class Importer:
 
         Raises:
             ImportFileError: the file can't be read.
-            IotError: the service refuses, or is unavailable. A second run continues the import.
+            IotError: the service refuses or is unavailable, or the disk is full. A second run
+                continues the import.
         """
-        with closing(self._plan):
-            self._plan.load(self._digests())
-            if self.report.readings:
-                self._compare()
-                self.report.present = self.report.readings - self._plan.absent()
-                if not dry_run:
-                    self._import()
-                elif self._plan.absent():
-                    self._refuse_times()
+        try:
+            with closing(self._plan):
+                self._run(dry_run=dry_run)
+        except sqlite3.Error as error:
+            raise IotError(
+                f"the temporary file of the import can't be used: {error}; free some disk space, "
+                "or name another folder in SQLITE_TMPDIR, then run the import again"
+            ) from None
         return self.report
+
+    def _run(self, *, dry_run: bool) -> None:
+        self._plan.load(self._digests())
+        if self.report.readings:
+            self._compare()
+            self.report.present = self.report.readings - self._plan.absent()
+            if not dry_run:
+                self._import()
+            elif self._plan.absent():
+                self._refuse_times()
 
     def _refuse_times(self) -> None:
         """Of the readings that the service lacks, count those whose time of receipt it refuses.

@@ -315,3 +315,29 @@ def test_a_full_disk_is_reported_in_one_sentence(command: str) -> None:
         )
     said = "the output can't be written: No space left on device\n"
     assert (ended.returncode, ended.stderr) == (1, said)
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "status", "said"),
+    [
+        ("settings", (1,), 0, ""),
+        ("settings", (0, 1, 2), 0, ""),
+        ("send --url http://127.0.0.1:1", (0,), 2, "there is no terminal to ask for the password"),
+    ],
+)
+def test_a_stream_that_the_caller_closed_is_like_dev_null(
+    command: str, closed: tuple[int, ...], status: int, said: str
+) -> None:
+    """Python sets such a stream to None."""
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    program = f'"{sys.executable}" -m iot_tools {command} {redirections}'
+    ended = subprocess.run(
+        ["sh", "-c", program],  # noqa: S607
+        env={name: text for name, text in os.environ.items() if name != "IOT_PASSWORD"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
+    assert ended.stderr.startswith(said)

@@ -1,5 +1,6 @@
 """Small text files that hold secrets and settings: keyrings, tokens, passwords, URLs."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from .errors import SettingsError
 
 BYTE_ORDER_MARK = "\ufeff"
+_NO_FOLDER_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 
 
 class MissingFileError(SettingsError):
@@ -58,6 +60,26 @@ def replace_file(
     """
     with _draft(path, text, mode, keep_mode_and_owner=keep_mode_and_owner) as draft:
         draft.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names of the files in a folder survive a power loss.
+
+    Do nothing if this process may not read the folder, or if its file system can't sync folders:
+    the files are complete, and the file system writes their names later.
+
+    Raises:
+        OSError: the names can't be written.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 def is_unicode(text: str) -> bool:

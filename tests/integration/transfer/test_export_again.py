@@ -1,6 +1,7 @@
 """What an export has written is imported unchanged; an export that is killed is continued."""
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -15,7 +16,7 @@ from iot_models.errors import IotError
 from iot_models.reading import Reading
 from iot_sensor_client import Client
 from iot_tools.transfer.export_spool import ExportSpool
-from iot_tools.transfer.exporter import Exporter
+from iot_tools.transfer.exporter import Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
 from support.stack import Stack
 
@@ -120,6 +121,24 @@ def test_an_exported_file_that_was_compressed_can_be_imported(
     out.with_suffix(".gz").write_bytes(gzip.compress(out.read_bytes()))
     assert command("import", out.with_suffix(".gz"), password=two)[0] == 0
     assert without_ids(service.read(two)) == without_ids(service.read(one))
+
+
+def test_a_folder_that_can_t_be_synced_does_not_stop_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems refuse to sync folders. The files have their final names by then."""
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    file = tmp_path / "out.csv"
+    with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
+        spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
+        exporter = Exporter(ServicePages(client, ""), spool, lambda *_: None, "")
+        assert exporter.write(file, ExportForm("csv")) == [file]
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:

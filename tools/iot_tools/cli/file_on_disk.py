@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from iot_models.errors import SettingsError
-from iot_models.text_files import MissingFileError, read_text, replace_file
+from iot_models.text_files import MissingFileError, read_text, replace_file, sync_folder
 
 
 class StoredText(Protocol):
@@ -71,6 +71,6 @@ class FileOnDisk:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             yield
-            os.fsync(folder)
+            sync_folder(self._path.parent)
         finally:
             os.close(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from iot_models.errors import IotError
 from iot_models.reading import Reading
+from iot_models.text_files import sync_folder
 
 from .export_columns import Columns, flattened_columns
 from .export_spool import ExportSpool
@@ -132,7 +133,7 @@ class Exporter:
             if unfinished.exists():  # an earlier run may have renamed it
                 refuse_existing(final)
                 unfinished.replace(final)
-        _sync(path.parent)
+        sync_folder(path.parent)
         self._spool.delete()
         return list(names.values())
 
@@ -254,7 +255,7 @@ class _Files:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names of the files in a folder, survive a power loss."""
+    """Wait until a file survives a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

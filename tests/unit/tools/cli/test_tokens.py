@@ -1,5 +1,6 @@
 """`iot-sensor tokens` changes a file, which it replaces atomically."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -193,6 +194,19 @@ def test_a_failed_write_leaves_the_file_as_it_was(
     assert told.out == ""  # a token that is not stored is not printed
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_stored_token_is_printed_although_the_folder_can_t_be_synced(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert create(path, "one") == 0
+    token = capsys.readouterr().out.strip()
+    assert parse_tokens(path.read_text("utf-8")).find(token.encode()) is not None
 
 
 def test_an_exception_during_a_change_writes_nothing(path: Path) -> None:

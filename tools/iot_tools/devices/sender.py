@@ -17,6 +17,7 @@ BATCH_READINGS = 1000
 _GATHER_SECONDS = 0.5
 _ATTEMPT_SECONDS = 5.0
 _NEXT = "next"
+_KEPT = "stored in the outbox"
 _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
 
 
@@ -40,8 +41,8 @@ def send(client: Client, url: str, readings: Iterable[dict[str, Any]]) -> int:
     return sent
 
 
-def _before(readings: int) -> str:
-    return f"; {counted(readings)} acknowledged before" if readings else ""
+def _before(readings: int, done: str = "acknowledged") -> str:
+    return f"; {counted(readings)} {done} before" if readings else ""
 
 
 def send_through(
@@ -57,19 +58,25 @@ def send_through(
         IotError: the outbox can't store the readings, or it has set readings aside during this call
             and does not send them again. The outbox sets readings aside if the service refuses them
             for good, or if it is not known whether the service has stored them.
+        SettingsError: as in `send`. The message of an error says how many readings the outbox
+            stored before the error.
     """
+    stored = 0
     try:
         with Outbox(client, path, linger=0.0) as outbox:
             before = {each.id for each in outbox.rejected()}
             for batch in batches(readings):
                 outbox.send(batch)
+                stored += len(batch)
             outbox.flush(timeout=wait_seconds or _ATTEMPT_SECONDS)
             rejected, counts = outbox.rejected(), outbox.statistics()
             outbox.close(timeout=0)
     except OutboxError as error:  # which names the file
-        raise IotError(str(error)) from None
+        raise IotError(f"{error}{_before(stored, _KEPT)}") from None
     except ValueError as error:
-        raise IotError(f"{path}: {error}") from None
+        raise IotError(f"{path}: {error}{_before(stored, _KEPT)}") from None
+    except SettingsError as error:
+        raise SettingsError(f"{error}{_before(stored, _KEPT)}") from None
     set_aside = [each for each in rejected if each.id not in before]
     if set_aside:
         raise IotError(

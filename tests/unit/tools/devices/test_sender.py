@@ -74,7 +74,7 @@ def test_a_failed_request_is_sent_again(service: Service) -> None:
 
 
 def test_an_error_tells_what_was_acknowledged(
-    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    service: Service, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("iot_tools.devices.sender.BATCH_READINGS", 2)
     monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\n3\nno\n"))
@@ -83,6 +83,11 @@ def test_an_error_tells_what_was_acknowledged(
     assert said.startswith("line 4 is not JSON")
     assert said.endswith("; 3 readings acknowledged before\n")
     assert [reading["freeform"] for reading in service.readings] == [1, 2, 3]
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\n3\nno\n"))
+    assert main(["send", "--url", service.url, "--outbox", str(tmp_path / "outbox")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("line 4 is not JSON")
+    assert said.endswith("; 3 readings stored in the outbox before\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
     service.failures = [(400, {})]
     assert main(["send", "--url", service.url]) == 1

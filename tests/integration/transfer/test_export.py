@@ -439,6 +439,8 @@ def test_refusals(command: Command, tmp_path: Path) -> None:
         f"{tmp_path}/there.csv exists: choose another name, or delete it\n"
     )
     assert "unknown extension" in command("export", tmp_path / "out.xls")[2]
+    for folder in (".", "/", ".."):
+        assert "is a folder: name a file" in command("export", folder, "--format", "csv")[2]
     assert command("export", tmp_path / "out.db", "--flatten")[0] == 2
     status, _, error = command("export", tmp_path / "out.csv", password="nobody")
     assert (status, error.endswith("no readings under this password; nothing written\n")) == (

@@ -107,6 +107,8 @@ def _nothing(client: Client, password: str, query: str) -> str:
 def _form(parsed: argparse.Namespace) -> ExportForm:
     if parsed.file == Path("-"):
         raise SettingsError("-: an export to standard output is not supported; name a file")
+    if parsed.file.name in {"", ".."}:
+        raise SettingsError(f"{parsed.file} is a folder: name a file")
     if parsed.file.suffix.lower() in _COMPRESSED:
         raise SettingsError(
             f"{parsed.file}: exported files are not compressed; export "

@@ -25,7 +25,6 @@ _SCHEMA = """
     );
     CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value TEXT)
 """
-_PAGE = 2_000
 
 
 class ExportSpool:
@@ -157,15 +156,15 @@ class ExportSpool:
         return cast("int", count)
 
     def readings(self) -> Iterator[Reading]:
-        """Yield all readings in the order in which they were added."""
-        place = 0
-        while rows := self._database.execute(
-            "SELECT absolute_timestamp, freeform, id, interrogator_timestamp, relative_timestamp,"
-            " place FROM readings WHERE place > ? ORDER BY place LIMIT ?",
-            (place, _PAGE),
-        ).fetchall():
-            for *values, place in rows:  # noqa: B007 -- the last place, for the next page
-                yield Reading(*values)
+        """Yield all readings in the order in which they were added.
+
+        One reading at a time is in memory. The spool must not be changed meanwhile.
+        """
+        for values in self._database.execute(
+            "SELECT absolute_timestamp, freeform, id, interrogator_timestamp, relative_timestamp"
+            " FROM readings ORDER BY place"
+        ):
+            yield Reading(*values)
 
     def _state(self, name: str) -> str | None:
         row = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()

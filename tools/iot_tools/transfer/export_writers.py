@@ -18,7 +18,9 @@ from .legacy_cipher import LegacyCipher
 from .parquet import pyarrow
 
 _ROW_GROUP = 50_000
-"""Number of readings that are collected in memory, and then written as a row group of Parquet."""
+_ROW_GROUP_BYTES = 64 * 2**20
+"""When so many readings, or so many bytes of their `freeform`, are collected in memory, they are
+written as a row group of Parquet."""
 _LEGACY_TABLE = (
     "CREATE TABLE IOTD(id INTEGER PRIMARY KEY, absolute_timestamp DATETIME DEFAULT"
     " CURRENT_TIMESTAMP, relative_timestamp BIGINT, interrogator_timestamp BIGINT, freeform TEXT)"
@@ -116,11 +118,13 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._columns = columns
         self._rows: list[list[Cell]] = []
+        self._bytes = 0
 
     def write(self, reading: Reading) -> None:
         """Add a reading."""
         self._rows.append(self._columns.cells(reading))
-        if len(self._rows) == _ROW_GROUP:
+        self._bytes += len(reading.freeform)
+        if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -138,7 +142,7 @@ class ParquetWriter:
             for column, field in zip(columns, self._schema, strict=True)
         ]
         self._writer.write_table(self._pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 @lru_cache(maxsize=4096)

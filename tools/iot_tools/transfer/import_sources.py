@@ -32,7 +32,7 @@ from .parquet_source import ParquetFile
 
 _PAGE = (
     "SELECT absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform, id"
-    " FROM IOTD WHERE id > ? ORDER BY id LIMIT 1000"
+    " FROM IOTD WHERE id > ? ORDER BY id LIMIT 100"
 )
 
 

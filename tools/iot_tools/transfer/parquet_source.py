@@ -8,8 +8,8 @@ from .import_format import ImportFileError, check_columns
 from .import_row import ImportRow, OtherPasswordError, RowError, row_of_parquet
 from .parquet import pyarrow
 
-_BATCH = 5_000
-"""Number of rows that are decoded together."""
+_BATCH = 500
+"""Number of rows that are decoded together. A row may have 16 MiB."""
 
 
 class ParquetFile:

@@ -3,9 +3,11 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from iot_models.reading import Reading
-from iot_tools.transfer.export_columns import flattened_columns
-from iot_tools.transfer.export_writers import CsvWriter
+from iot_tools.transfer.export_columns import Columns, flattened_columns
+from iot_tools.transfer.export_writers import CsvWriter, ParquetWriter
 from iot_tools.transfer.import_row import row_of_csv
 
 FREEFORMS = (
@@ -27,3 +29,19 @@ def test_the_columns_of_a_flattened_csv_file_hold_all_values(tmp_path: Path) -> 
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row_of_csv({**row, "freeform": ""}).freeform for row in rows] == list(FREEFORMS)
+
+
+def test_large_readings_make_small_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row group is collected in memory."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 -- it starts threads
+
+    monkeypatch.setattr("iot_tools.transfer.export_writers._ROW_GROUP_BYTES", 100)
+    writer = ParquetWriter(tmp_path / "out.parquet", Columns())
+    for number in range(5):
+        writer.write(Reading("2026-11-28 07:00:00", f'"{"x" * 48}"', number, -1, -1))
+    writer.close()
+    written = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [written.metadata.row_group(n).num_rows for n in range(3)] == [2, 2, 1]
+    assert written.read()["id"].to_pylist() == [0, 1, 2, 3, 4]

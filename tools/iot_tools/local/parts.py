@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iot_models import settings
+from iot_models.addresses import parse_bind
 from iot_models.settings import Settings
 
 from .certificate import ensure_certificate
@@ -110,7 +111,8 @@ class Parts:
     def _own_certificate(self) -> dict[str, str]:
         certificate = self.options.data_dir / "certificate.pem"
         key = self.options.data_dir / "certificate-key.pem"
-        ensure_certificate(certificate, key)
+        bind = parse_bind(self.settings().bind)
+        ensure_certificate(certificate, key, host=bind[0] if bind else "")
         return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
 
     def _rotate_logs(self) -> None:

@@ -9,6 +9,8 @@ from collections import deque
 # free when the server is started again.
 _FIRST, _LAST = 15_000, 32_000
 _RESERVATIONS = 64
+ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 -- compared with, not bound
+"""Hosts of a listen address that stand for all addresses of the machine."""
 _reservations: deque[int] = deque()
 """Descriptors of the sockets that reserve ports, the oldest one first."""
 

@@ -18,7 +18,7 @@ from .first_reading import FirstReading
 from .lock import DirectoryInUseError, DirectoryLock
 from .options import Options
 from .parts import DEMO_PASSWORD, Parts
-from .ports import free_port, is_free
+from .ports import ANY_ADDRESS, free_port, is_free
 from .redis_server import find_redis
 from .supervisor import Supervisor
 from .terminal import Terminal
@@ -226,7 +226,7 @@ class LocalRun:
     @property
     def _url(self) -> str:
         scheme = "https" if self._settings.tls_certificate else "http"
-        host = "127.0.0.1" if self._host in {"", "0.0.0.0", "::"} else self._host  # noqa: S104
+        host = "127.0.0.1" if self._host in ANY_ADDRESS else self._host
         host = f"[{host}]" if ":" in host else host
         return f"{scheme}://{host}:{self._port}"
 

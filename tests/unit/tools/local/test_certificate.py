@@ -11,6 +11,7 @@ from cryptography import x509
 
 from iot_tools.local import certificate
 from iot_tools.local.certificate import ensure_certificate
+from iot_tools.local.ports import ANY_ADDRESS
 
 
 @pytest.fixture
@@ -42,12 +43,27 @@ def test_a_certificate_is_replaced_before_it_expires(
     assert ensure_certificate(*pair)
 
 
+def names_of(certificate: Path) -> tuple[set[str], set[str]]:
+    """Return the host names and the addresses for which a certificate is valid."""
+    made = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        set(names.get_values_for_type(x509.DNSName)),
+        set(map(str, names.get_values_for_type(x509.IPAddress))),
+    )
+
+
 def test_a_certificate_names_this_machine(pair: tuple[Path, Path]) -> None:
     ensure_certificate(*pair)
-    made = x509.load_pem_x509_certificate(pair[0].read_bytes())
-    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert set(names.get_values_for_type(x509.DNSName)) == {"localhost", socket.gethostname()}
-    assert "127.0.0.1" in map(str, names.get_values_for_type(x509.IPAddress))
+    hosts, addresses = {"localhost", socket.gethostname()}, {"127.0.0.1", "::1"}
+    assert names_of(pair[0]) == (hosts, addresses)
+    for host in (*ANY_ADDRESS, "localhost", "::1"):
+        assert not ensure_certificate(*pair, host)
+    assert ensure_certificate(*pair, "192.0.2.7")
+    assert names_of(pair[0]) == (hosts, addresses | {"192.0.2.7"})
+    assert not ensure_certificate(*pair, "192.0.2.7")
+    assert ensure_certificate(*pair, "sensors.example")
+    assert names_of(pair[0]) == (hosts | {"sensors.example"}, addresses)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

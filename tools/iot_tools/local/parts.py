@@ -111,7 +111,8 @@ class Parts:
     def _own_certificate(self) -> dict[str, str]:
         certificate = self.options.data_dir / "certificate.pem"
         key = self.options.data_dir / "certificate-key.pem"
-        bind = parse_bind(self.settings().bind)
+        # The other settings are not complete yet: some need a certificate.
+        bind = parse_bind(settings.load_one("bind", self.environment()))
         ensure_certificate(certificate, key, host=bind[0] if bind else "")
         return {"IOT_TLS_CERTIFICATE": str(certificate), "IOT_TLS_KEY": str(key)}
 

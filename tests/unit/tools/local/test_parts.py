@@ -65,7 +65,7 @@ def test_tls_makes_a_certificate_unless_one_is_given(tmp_path: Path) -> None:
     settings = parts(tmp_path, tls=True).settings()
     assert Path(settings.tls_certificate).exists()
     assert Path(settings.tls_key).exists()
-    parts(tmp_path, tls=True, IOT_BIND="192.0.2.7:5000")
+    parts(tmp_path, tls=True, IOT_BIND="192.0.2.7:5000", IOT_TLS_CLIENT_CA_FILE="ca.pem")
     made = x509.load_pem_x509_certificate(Path(settings.tls_certificate).read_bytes())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "192.0.2.7" in map(str, names.get_values_for_type(x509.IPAddress))

@@ -53,8 +53,9 @@ def imported(environment: dict[str, str], *arguments: str) -> set[str]:
 def test_the_server_imports_what_the_process_imports(
     environment: dict[str, str], module: str
 ) -> None:
-    # A writer exits when it can't serve its metrics.
+    # A writer exits when it can't serve its metrics. The API would exit too early.
     wrong = {"IOT_METRICS_ADDRESS": "192.0.2.1", "IOT_WRITER_METRICS_PORT": "1"}
+    wrong["IOT_API_METRICS_PORT"] = "0"
     started = imported(environment | wrong, STARTED, *COMMANDS[module])
     assert imported(environment, PREPARED, module) - started == set()
 

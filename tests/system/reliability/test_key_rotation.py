@@ -19,16 +19,9 @@ import pytest
 from redis import Redis
 
 from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
-from iot_cipher.vault import (
-    PasswordSecret,
-    VaultRecord,
-    create_vault,
-    is_authentic,
-    open_vault,
-    scrypt_secret,
-)
+from iot_cipher.vault import VaultRecord, create_vault, is_authentic, open_vault, scrypt_secret
 from iot_models.audit_event import describe
-from iot_models.settings import MIN_SCRYPT_LOG2_N, load
+from iot_models.settings import load
 from iot_sensor_client import NoResponseError
 from iot_stores.audit import UNREADABLE, AuditLog
 from iot_stores.cached_records import encode_record, scan_records
@@ -154,7 +147,7 @@ def fill(stack: Stack, postgres: Connection, redis: "Redis", keyring: Keyring) -
     assert stack.put({"data": {"db_password": "the first"}}).status == 201  # sets the scrypt cost
     with postgres.cursor() as cursor, cursor.copy(COPY) as copy, redis.pipeline() as pipeline:
         for number in range(VAULTS):
-            secret = secret_of(keyring, number)
+            secret = scrypt_secret(keyring, f"vault {number}".encode(), 10)
             record, _ = create_vault(keyring, secret)
             copy.write_row((*dataclasses.astuple(record), record.format))
             if number % 2:
@@ -168,14 +161,6 @@ def fill(stack: Stack, postgres: Connection, redis: "Redis", keyring: Keyring) -
     for number in sampled():
         password = f"vault {number}"
         wait_until(lambda password=password: stack.read(password), what=password)  # type: ignore[misc]
-
-
-def secret_of(keyring: Keyring, number: int) -> PasswordSecret:
-    """Return the secret of a vault. The API opens only the sampled vaults, so the others may
-    cost less than it accepts.
-    """
-    cost = MIN_SCRYPT_LOG2_N if number in sampled() else 1
-    return scrypt_secret(keyring, f"vault {number}".encode(), cost)
 
 
 def sampled() -> range:
@@ -291,7 +276,7 @@ def check_retired(
         assert not is_authentic(old, record)
         assert is_authentic(new, record)
     for number in range(VAULTS):
-        secret = secret_of(new, number)
+        secret = scrypt_secret(new, f"vault {number}".encode(), 10)
         assert open_vault(new, stored[secret.lookup], secret)
     lines = AuditLog(lambda: old).latest(postgres, 100)
     assert {line for _, _, line in lines} == {UNREADABLE}

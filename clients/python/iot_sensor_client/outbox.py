@@ -115,7 +115,7 @@ class Outbox:
             linger: seconds that a new reading waits, so that later ones can join its batch.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
             in_doubt: what to do with a batch that the service may have stored, if the service may
-                have forgotten the batch's Idempotency-Key.
+                have forgotten the batch's Idempotency-Key, or refuses the batch as too large.
 
         Raises:
             OutboxError: the file can't be opened, is not an outbox, or is in use.

@@ -85,21 +85,22 @@ def read_page(client: "Client", path: str) -> tuple[list[Row], str | None, str |
 
 
 def read_unbroken_page(
-    client: "Client", path: str, query: Mapping[str, object]
+    client: "Client", path: str, query: dict[str, str]
 ) -> tuple[list[Row], str | None, str | None]:
     """Read a page as `read_page` does, with fewer readings if the response breaks off.
 
     At damaged readings, the service breaks off a long response, but answers a request for a short
     page with the error `damaged`. So the page shrinks until the request succeeds or has this error.
+    `query` keeps the `limit` that worked, for the next pages.
     """
-    limit = PAGE_SIZE
+    query.setdefault("limit", str(PAGE_SIZE))
     while True:
         try:
-            return read_page(client, f"{path}?{urlencode({'limit': limit, **query})}")
+            return read_page(client, f"{path}?{urlencode(query)}")
         except NoResponseError as error:
-            if limit == 1 or not isinstance(error.__cause__, IncompleteRead):
+            if query["limit"] == "1" or not isinstance(error.__cause__, IncompleteRead):
                 raise
-            limit //= 10
+            query["limit"] = str(int(query["limit"]) // 10)
 
 
 def read_path(*, last: int | None, seconds: int | None, start: int | None, end: int | None) -> str:

@@ -138,7 +138,7 @@ class Settings:
         200_000,
         "Maximum number of remembered requests with an Idempotency-Key. One client may have a "
         "quarter of this number. When either limit is reached, requests with a new key are "
-        "refused. Each remembered request takes 250 bytes of Redis.",
+        "refused. A remembered request takes 250 bytes of Redis, or more if it is large.",
         minimum=1,
     )
     ack_stored_seconds: int = _setting(

@@ -151,7 +151,7 @@ def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
     for item_id, fields in cast("list[StreamItem]", items):
         try:
             beat = _decode(_milliseconds_of(item_id), json.loads(fields[b"heartbeat"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # another program wrote it
         if beat.at >= now - KEEP_SECONDS * 1000:
             by_process.setdefault((beat.service, beat.process), []).append(beat)
@@ -171,10 +171,10 @@ def _decode(at: int, content: dict[str, Any]) -> Heartbeat:
     drained = {int(shard): at - 1000 * ago for shard, ago in content["drained"].items()}
     return Heartbeat(
         at,
-        content["service"],
-        content["process"],
-        content["totals"],
+        str(content["service"]),
+        str(content["process"]),
+        {name: float(total) for name, total in content["totals"].items()},
         drained,
-        content["keys"],
+        [*content["keys"]],
         content["primary_key"],
     )

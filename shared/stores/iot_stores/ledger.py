@@ -107,9 +107,10 @@ _STORED = """
 
 MAX_MISSING = 100_000
 """When an entry is stored, the numbers between the highest stored number and its own are noted as
-missing, but at most this many. The gap is larger only after a restore from backup: while entries
-become dead letters, writers ask the API for new sessions. Then only the highest numbers in the gap
-are noted, and the lower ones count as stored."""
+missing, but at most this many. Of a larger gap, only the highest numbers are noted, and the lower
+ones count as stored. A gap is larger only after a restore from backup, or if more entries of a
+session than this waited in one shard and became dead letters: while entries become dead letters,
+writers ask the API for new sessions."""
 
 
 @dataclass(frozen=True, slots=True)

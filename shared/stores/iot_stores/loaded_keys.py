@@ -119,9 +119,9 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
     for name, text in zip(found, texts, strict=True):
         try:
             reports += [_decode(json.loads(text))] if text is not None else []
-        except (ValueError, KeyError, TypeError, AttributeError):
-            problem = f"the Redis key {name.decode(errors='replace')} has no report of a process"
-            raise IotError(f"{problem}: delete it") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            key = printable(name.decode(errors="replace"))
+            raise IotError(f"the Redis key {key} has no report of a process: delete it") from None
     return reports
 
 

@@ -93,19 +93,23 @@ def test_groups_are_numbers_then_texts_then_none(module_api: Api, module_writer:
 def test_large_texts_are_charged(
     module_api: Api, module_writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The texts of a window count once, however often its values are added."""
+    """The texts of a window count once, however often its values are added.
+
+    Each text is longer than those before, so texts are also charged while the answer is sent.
+    """
     each = 2**20
     rows = [
-        put_row("texts", interrogator_time=at, freeform={"v": [str(at) * each]}) for at in range(9)
+        put_row("texts", interrogator_time=at, freeform={"v": [str(at) * (each + at)]})
+        for at in range(9)
     ]
     assert module_api.put(rows).status_code == 201
     drain_all(module_writer)
     charged: list[int] = []
     monkeypatch.setattr(series_route, "charge_request", lambda _, count: charged.append(count))
     monkeypatch.setattr(series_windows, "_PENDING_BYTES", 2 * each)
-    monkeypatch.setattr(series_windows, "MAX_TEXT_BYTES", 2 * each)
+    monkeypatch.setattr(series_windows, "MAX_TEXT_BYTES", 3 * each)
     (window,) = series(module_api, "texts", fields="v", agg="last", step="365000d")
-    assert window["v"] == json.dumps(["8" * each])
+    assert window["v"] == json.dumps(["8" * (each + 8)])
     assert sum(charged) >= 4 * each
     charged.clear()
     assert len(series(module_api, "texts", fields="v")) == len(rows)

@@ -49,7 +49,7 @@ def _names(host: str) -> x509.SubjectAlternativeName:
 
 def _name(host: str) -> x509.DNSName | x509.IPAddress:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ipaddress.ip_address(host.partition("%")[0]))  # without a zone
     except ValueError:
         return x509.DNSName(host.encode("idna").decode())
 

@@ -114,8 +114,8 @@ class Importer:
         self._progress = progress
         self._plan = ImportPlan()
         self._limits = _Limits()
-        self._unstored: Chunk = []
-        """The last chunk that the service accepted, if the import has not waited for it."""
+        self._unstored: tuple[bytes, dict[str, str]] | None = None
+        """Body and headers of the last accepted request; None if the import has waited for it."""
         self._low, self._high = INT64_MAX, INT64_MIN
         """Lowest and highest relative timestamp in the file."""
         self.report = ImportReport()
@@ -244,11 +244,28 @@ class Importer:
             chunk, count = chunks.take(), count + 1
             wait = not chunks.left() or count % _UNSTORED_CHUNKS == 0
             repeated |= self._send(chunk, chunks, round_number, wait=wait)
-        if self._unstored:
-            # The service refused all rows of the chunk that was to wait. Repeat the chunk before:
-            # the service knows its key, so it stores nothing, but answers when the chunk is stored.
-            self._send(self._unstored, chunks, round_number, wait=True)
+        if self._unstored is not None:
+            self._wait_for_last(*self._unstored)
         return repeated
+
+    def _wait_for_last(self, body: bytes, headers: dict[str, str]) -> None:
+        """Repeat the last accepted request, because the service refused the chunk that was to wait.
+
+        The service knows the request's key, so it stores nothing, but answers when its readings are
+        stored.
+        """
+        try:
+            response = self._client.request("PUT", f"{_PATH}&ack=stored", body, headers)
+            answer_of(response, "success")
+        except ClientError as error:
+            raise self._failed(error) from None
+        self._wait_until_stored(response)
+
+    def _failed(self, error: ClientError) -> IotError:
+        return IotError(
+            f"{error.reason}; readings imported: {self.report.imported}; run the import again to "
+            "continue"
+        )
 
     def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
         """Yield the positions and the rows of the absent readings."""
@@ -294,12 +311,9 @@ class Importer:
                     rows = self._without_refused(rows, error)
                 continue
             except ClientError as error:
-                raise IotError(
-                    f"{error.reason}; readings imported: {self.report.imported}; run the "
-                    "import again to continue"
-                ) from None
+                raise self._failed(error) from None
             self._wait_until_stored(response)
-            self._unstored = [] if wait else rows
+            self._unstored = None if wait else (body, headers)
             # 202 does not tell whether the request was repeated.
             if response.status == HTTPStatus.ACCEPTED or "Idempotent-Replayed" in response.headers:
                 return True

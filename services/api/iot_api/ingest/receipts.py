@@ -63,17 +63,17 @@ class Receipts:
         Return False if this takes longer than `seconds`, or if a store is away. Also return False
         if the entries leave the backlog without being stored, for example as dead letters.
 
-        `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It is
-        empty for a repeated request, whose entries were appended earlier: then wait until all
+        `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It
+        lacks the shards of entries that were appended by an earlier attempt: there, wait until all
         entries that are in these shards now have left the backlog.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE
         held = False
         try:
-            if not ends:
+            if earlier := {name.shard for name in entries} - ends.keys():
                 now = self._backlog.ends()
-                ends = {name.shard: now.get(name.shard, 0) for name in entries}
+                ends = {**ends, **{shard: now.get(shard, 0) for shard in earlier}}
             while True:
                 # A writer removes entries after it has added them to the hot window.
                 if self._backlog.all_removed(ends):

@@ -1,8 +1,10 @@
 """The view of `/api/iot/series`: fields of readings over time, for notebooks and dashboards."""
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -58,26 +60,28 @@ def _series(service: Service) -> Response:
             record.end(windows.readings)
         return answer(window_pieces(windows.rows(), form), form.media_type, request.environ)
     read = service.readings.select(vault, read_filter, client=client, rows=TimedRows)
-    charge = partial(_charge, field="fields", remedy="fewer fields")
+    # With the environ: the rest of the answer is made after the request context has ended.
+    charge = partial(_charge, request.environ, field="fields", remedy="fewer fields")
     stream = ReadingsStream(read, record=record, form=SeriesForm(query, form, charge))
     request.environ[PAUSE] = stream.pause
     return readings_answer(stream, request.environ)
 
 
 def _charge(
+    environ: Mapping[str, Any],
     count: int,
     *,
     field: str = "step",
     remedy: str = "a longer step, fewer fields or groups, or a shorter range",
 ) -> None:
-    """Charge the request for `count` bytes of large texts or of its windows.
+    """Charge a WSGI request for `count` bytes of large texts or of its windows.
 
     Raises:
         InvalidRequestError: this request needs more memory than a process has.
         UnavailableError: the memory of this process is used up.
     """
     try:
-        charge_request(request.environ, count)
+        charge_request(environ, count)
     except OverBudgetError:
         problem = "the answer needs more memory than this server has"
         raise too_large(problem, field, remedy) from None
@@ -87,15 +91,16 @@ def _windows(
     service: Service, vault: OpenVault, read_filter: ReadFilter, query: SeriesQuery, step: int
 ) -> SeriesWindows:
     readings, client = service.readings, requesting_client(service.settings)
+    charge = partial(_charge, request.environ)
     try:
-        combine = UnorderedRead(_charge).combine
+        combine = UnorderedRead(charge).combine
         unordered = readings.select(
             vault, read_filter, client=client, rows=TimedRows, combine=combine
         )
-        windows = _filled(unordered, SeriesWindows(query, step, _charge))
+        windows = _filled(unordered, SeriesWindows(query, step, charge))
     except SharedReadingError:
         ordered = readings.select(vault, read_filter, client=client, rows=TimedRows)
-        windows = _filled(ordered, SeriesWindows(query, step, _charge))
+        windows = _filled(ordered, SeriesWindows(query, step, charge))
     metrics.counter("iot_readings_read_total").inc(windows.readings)
     return windows
 

@@ -16,6 +16,8 @@ from .errors import NoResponseError
 from .response import Response
 
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_NO_RESPONSE = (OSError, http.client.HTTPException, OverflowError)
+"""Errors without a complete response. OverflowError: of a Content-Length beyond all limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,12 @@ class ConnectionPool:
         except _DISCONNECTED as error:
             if not repeatable:
                 raise _no_response(error) from error
-        except (OSError, http.client.HTTPException) as error:
+        except _NO_RESPONSE as error:
             raise _no_response(error) from error
         self.close()
         try:
             return self._exchange(self._connect(), request)
-        except (OSError, http.client.HTTPException) as error:
+        except _NO_RESPONSE as error:
             raise _no_response(error) from error
 
     def open_stream(self, request: Request, timeout: float) -> Stream:
@@ -155,7 +157,7 @@ class ConnectionPool:
             path = self._base_path + request.path
             connection.request(request.method, path, request.body, dict(request.headers))
             return Stream(connection, timeout)
-        except (OSError, http.client.HTTPException) as error:
+        except _NO_RESPONSE as error:
             connection.close()
             raise _no_response(error) from error
         except BaseException:

@@ -29,10 +29,10 @@ class Response:
         if value.isascii() and value.isdigit():
             return float(value)
         try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
+            date = parsedate_to_datetime(value).astimezone(UTC)
+        except (ValueError, OverflowError):
             return None
-        return max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
     def text(self, max_bytes: int | None = None) -> str:
         """Return the body, or its first bytes, as text. Invalid UTF-8 is replaced."""

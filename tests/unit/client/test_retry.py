@@ -85,7 +85,11 @@ def test_a_retry_after_beyond_the_limit_ends_the_retries_at_once(server: Server)
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("0", 0), ("17", 17), ("", None), ("-1", None), ("soon", None)]
+    ("value", "seconds"),
+    [
+        *[("0", 0), ("17", 17), ("", None), ("-1", None), ("soon", None)],
+        ("Fri, 31 Dec 9999 23:59:59 -0100", None),
+    ],
 )
 def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
     assert response(Retry_After=value).retry_after == seconds

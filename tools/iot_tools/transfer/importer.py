@@ -33,7 +33,7 @@ from .import_chunks import Chunk, Chunks
 from .import_plan import ImportPlan
 from .import_row import ImportRow, OtherPasswordError, RowError, reading_digest
 from .import_sources import Source
-from .service_pages import ServicePages, checked
+from .service_pages import ServicePages
 
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
@@ -254,12 +254,15 @@ class Importer:
         The service knows the request's key, so it stores nothing, but answers when its readings are
         stored.
         """
+        self._wait_until_stored(self._repeat(body, headers), body, headers)
+
+    def _repeat(self, body: bytes, headers: dict[str, str]) -> Response:
         try:
             response = self._client.request("PUT", f"{_PATH}&ack=stored", body, headers)
             answer_of(response, "success")
         except ClientError as error:
             raise self._failed(error) from None
-        self._wait_until_stored(response)
+        return response
 
     def _failed(self, error: ClientError) -> IotError:
         return IotError(
@@ -312,7 +315,7 @@ class Importer:
                 continue
             except ClientError as error:
                 raise self._failed(error) from None
-            self._wait_until_stored(response)
+            self._wait_until_stored(response, body, headers)
             self._unstored = None if wait else (body, headers)
             # 202 does not tell whether the request was repeated.
             if response.status == HTTPStatus.ACCEPTED or "Idempotent-Replayed" in response.headers:
@@ -363,7 +366,12 @@ class Importer:
         self.report.readings -= 1
         self.report.refuse(position + 1, reason)
 
-    def _wait_until_stored(self, response: Response) -> None:
+    def _wait_until_stored(self, response: Response, body: bytes, headers: dict[str, str]) -> None:
+        """After a 202, repeat the request until it is answered 201.
+
+        Its receipt would tell only of its own readings. The answer to a repeated request also waits
+        for earlier chunks: `_compare` must not miss them, or they would be sent with other keys.
+        """
         until = time.monotonic() + _STORED_SECONDS
         while response.status == HTTPStatus.ACCEPTED:
             if time.monotonic() > until:
@@ -373,4 +381,4 @@ class Importer:
                     "continue"
                 )
             time.sleep(response.retry_after or 1.0)
-            response = checked(self._client, "GET", str(response.json()["ask"]))
+            response = self._repeat(body, headers)

@@ -219,6 +219,20 @@ def test_the_new_vault_of_a_password_may_have_had_another_password(
     }  # fmt: skip
 
 
+def test_repeats_between_changes_of_several_vaults_store_each_reading_once(
+    api: Api, writer: Writer
+) -> None:
+    """Each repeat continues the latest attempt, not the first one."""
+    passwords, key = ["a", "b", "c", "d"], {"Idempotency-Key": "k"}
+    rows = [row(password, freeform=1) for password in passwords]
+    assert api.put(rows, key).status_code == 201
+    for password in passwords[1:]:
+        assert change(api, password, f"new {password}").status_code == 200
+        assert api.put(rows, key).status_code == 201
+    drain_all(writer)
+    assert [len(api.read(password=password)) for password in passwords] == [1, 1, 1, 1]
+
+
 def test_a_repeat_after_more_changes_than_can_be_combined(
     api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,9 @@ class EarlierAttempts:
         vaults: Sequence[OpenVault],
         batches: Sequence[Batch],
     ) -> EarlierAttempt:
-        """Return an earlier attempt that has a vault in common with this attempt, or `NO_ATTEMPT`.
+        """Return the earlier attempt that has most vaults in common with this one, or `NO_ATTEMPT`.
+
+        This is the latest one, which includes the readings of those before.
 
         `batches[n]` has the readings for `vaults[n]`, whose key in the cache is `cache_keys[n]`.
 
@@ -85,15 +87,17 @@ class EarlierAttempts:
         counts: Counter[bytes] = Counter()
         for vault, batch in zip(vaults, batches, strict=True):
             counts[vault.id_bytes] += len(batch.readings.relative)
+        best = NO_ATTEMPT
         for (name, earlier), answer in zip(attempts.items(), answers, strict=True):
             if answer is None:
                 continue
             with suppress(DamagedAnswerError):
                 first = request.decode_attempt(answer, earlier)
                 common = frozenset(earlier).intersection(counts)
-                count = sum(map(counts.__getitem__, common))
-                return EarlierAttempt(first.entries, common, count, name)
-        return NO_ATTEMPT
+                if len(common) > len(best.vaults):
+                    count = sum(map(counts.__getitem__, common))
+                    best = EarlierAttempt(first.entries, common, count, name)
+        return best
 
     def forget(self, request: KeyedRequest, answer: bytes) -> None:
         """Delete an answer to a request from Redis, unless another answer has replaced it."""

@@ -7,8 +7,9 @@ import psycopg
 import pytest
 from redis import Redis
 
-from integration.api.asking import Api, assert_error, row
+from integration.api.asking import PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
+from integration.api.test_password_change import change
 from integration.api.test_range_erasure import erase, erased, store
 from iot_api.vaults import range_eraser
 from iot_models.audit_event import parse_event
@@ -38,6 +39,22 @@ def test_readings_in_flight_are_erased(
     event = parse_event(line)
     assert event is not None
     assert (event["event"], event["start"], event["end"]) == ("range_erased", 2, 3)
+
+
+def test_a_changed_password_erases_nothing(api: Api, writer: Writer) -> None:
+    """The change is answered while the erasure waits."""
+    store(api, writer, [1])
+    assert api.put(row(relative_time=2)).status_code == 201
+    answers: list[Any] = []
+    eraser = threading.Thread(target=lambda: answers.append(erase(api, 1, 2)))
+    eraser.start()
+    eraser.join(0.3)
+    assert eraser.is_alive()
+    assert change(api, PASSWORD, "new").status_code == 200
+    drain_all(writer)
+    eraser.join()
+    assert_error(answers[0], 404, "not_found")
+    assert len(api.read(password="new")) == 2
 
 
 def test_without_a_writer_nothing_is_erased(

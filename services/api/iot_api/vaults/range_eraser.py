@@ -77,7 +77,8 @@ class RangeEraser:
         `low` and `high` are included. An unknown password counts as a guess.
 
         Raises:
-            NotFoundError: there is no vault under the password.
+            NotFoundError: there is no vault under the password, or the password was changed before
+                the erasure began.
             TooManyRequestsError: like `Vaults.find`.
             UnavailableError: readings acknowledged before the request are not stored in time, and
                 nothing was erased; or compaction kept replacing segments, and a part was erased.
@@ -87,11 +88,12 @@ class RangeEraser:
                 call.
         """
         self._require_safe()
-        vault = self._vaults.find(password, client)
-        if vault is None:
-            raise NotFoundError("db_password: no vault has this password", field="db_password")
+        vault = self._find(password, client)
         self._wait_until_stored(vault.vault_id)
         with self._lock:
+            # The password may have been changed during the waits.
+            if self._find(password, client).vault_id != vault.vault_id:
+                raise _not_found()
             event = audit_event(
                 AuditKind.RANGE_ERASED,
                 vault=str(vault.vault_id), start=low, end=high, **client.fields,
@@ -101,6 +103,12 @@ class RangeEraser:
             # Hide first: this process may be killed before it evicts what it has erased.
             self._hot_window.hide(vault.vault_id)
             return self._erase(vault, low, high)
+
+    def _find(self, password: bytes, client: Client) -> OpenVault:
+        vault = self._vaults.find(password, client)
+        if vault is None:
+            raise _not_found()
+        return vault
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
         """Wait until all entries that are in the backlog now have left it.
@@ -216,6 +224,10 @@ class RangeEraser:
             is_replaced = segment_erasure.replace(connection, segment, replacement)
         self._hot_window.evict(vault.vault_id, [segment.bounds.first_id])
         return removed if is_replaced else None
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("db_password: no vault has this password", field="db_password")
 
 
 def _held_error() -> UnavailableError:

@@ -18,7 +18,7 @@ from iot_models import metrics
 from iot_models.names import KeyNames
 
 from .key_deletion import delete_key
-from .process_reports import ProcessReport, process_name
+from .process_reports import MALFORMED, ProcessReport, process_name
 from .redis_client import milliseconds
 from .stream_entries import StreamItem
 
@@ -151,8 +151,8 @@ def read_heartbeats(client: "Redis", names: KeyNames) -> Heartbeats:
     for item_id, fields in cast("list[StreamItem]", items):
         try:
             beat = _decode(_milliseconds_of(item_id), json.loads(fields[b"heartbeat"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # another program wrote it
+        except MALFORMED:
+            continue
         if beat.at >= now - KEEP_SECONDS * 1000:
             by_process.setdefault((beat.service, beat.process), []).append(beat)
     running = {

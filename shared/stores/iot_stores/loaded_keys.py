@@ -22,7 +22,7 @@ from iot_models.errors import IotError
 from iot_models.logs import printable
 from iot_models.names import KeyNames
 
-from .process_reports import ProcessReport, process_name
+from .process_reports import MALFORMED, ProcessReport, process_name
 
 EXPIRY_SECONDS = 15
 """Maximum time for which a report outlives its process."""
@@ -119,7 +119,7 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
     for name, text in zip(found, texts, strict=True):
         try:
             reports += [_decode(json.loads(text))] if text is not None else []
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except MALFORMED:
             key = printable(name.decode(errors="replace"))
             raise IotError(f"the Redis key {key} has no report of a process: delete it") from None
     return reports

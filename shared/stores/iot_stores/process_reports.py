@@ -20,6 +20,8 @@ from iot_models.names import KeyNames
 from .store_states import POSTGRES_UNAVAILABLE, report
 
 REPORT_SECONDS = 3.0
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""Errors from decoding a report that another program has written."""
 
 _log = logging.getLogger(__name__)
 

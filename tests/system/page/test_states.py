@@ -288,14 +288,15 @@ def test_hundreds_of_tags(module_stack: Stack, open_page: OpenPage) -> None:
     page.page.get_by_role("button", name="Show only sensor-299").click()
     page.wait_for_text("#tags-count", "1 of 300 shown")
     page.wait_for_text(".plot .readout", "299 … 599")
-    # The history has windows of all tags, also of those that are not shown. Few have values.
+    # The page requests the history of all 300 tags, not only of the one that it shows. Most tags
+    # have no value in most windows, so the page first asks for as many windows as it needs.
     with page.page.expect_request(SERIES) as request:
         page.page.check("#mode-history", force=True)
     query = series_of(request.value)
     windows = (int(query["to"]) - int(query["from"])) / int(query["step"])
     assert 150 < windows <= 200
     loaded(page)
-    # If more of them have values than the service accepts, it refuses the step.
+    # If the answer would have too many values, the service refuses the step.
     page.expected = {"400 (Bad Request)"}
     refusal = {"error": "the answer has more than 500000 values", "field": "step"}
     page.page.route(SERIES, lambda route: route.fulfill(status=400, json=refusal), times=1)

@@ -245,18 +245,14 @@ class Importer:
             wait = not chunks.left() or count % _UNSTORED_CHUNKS == 0
             repeated |= self._send(chunk, chunks, round_number, wait=wait)
         if self._unstored is not None:
-            self._wait_for_last(*self._unstored)
+            # The service refused all rows of the chunk that was to wait.
+            self._wait_until_stored(self._repeat(*self._unstored), *self._unstored)
         return repeated
 
-    def _wait_for_last(self, body: bytes, headers: dict[str, str]) -> None:
-        """Repeat the last accepted request, because the service refused the chunk that was to wait.
-
-        The service knows the request's key, so it stores nothing, but answers when its readings are
-        stored.
-        """
-        self._wait_until_stored(self._repeat(body, headers), body, headers)
-
     def _repeat(self, body: bytes, headers: dict[str, str]) -> Response:
+        """Repeat an accepted request. The service knows its key, so it stores nothing, but answers
+        201 when the readings are stored.
+        """
         try:
             response = self._client.request("PUT", f"{_PATH}&ack=stored", body, headers)
             answer_of(response, "success")

@@ -62,6 +62,15 @@ def replace_file(
         draft.replace(path)
 
 
+def sync_file(path: Path) -> None:
+    """Wait until a file survives a power loss. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names of the files in a folder survive a power loss.
 
@@ -72,11 +81,7 @@ def sync_folder(folder: Path) -> None:
         OSError: the names can't be written.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(folder)
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise

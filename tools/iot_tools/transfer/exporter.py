@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iot_models.errors import IotError
 from iot_models.reading import Reading
-from iot_models.text_files import sync_folder
+from iot_models.text_files import sync_file, sync_folder
 
 from .export_columns import Columns, flattened_columns
 from .export_spool import ExportSpool
@@ -243,7 +243,7 @@ class _Files:
         self.writer.close()
         for unfinished, path in self._paths.items():
             refuse_existing(path)
-            _sync(unfinished)
+            sync_file(unfinished)
         return self._paths
 
     def discard(self) -> None:
@@ -252,15 +252,6 @@ class _Files:
             self.writer.close()
         for unfinished in self._paths:
             unfinished.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file survives a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def refuse_existing(path: Path) -> None:

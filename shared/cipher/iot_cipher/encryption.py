@@ -323,9 +323,10 @@ class Sealer:
         """Seal an entry for the stream of `shard`, with the session's next number for this
         shard."""
         keys = self._keys
-        keyring = keys.loaded if time.monotonic() < keys.check_at else keys.current()
+        now = time.monotonic()
+        keyring = keys.loaded if now < keys.check_at else keys.current()
         session = self._session
-        if session is None or not session.usable(keyring):
+        if session is None or not session.usable(keyring, now):
             session = self._session = _Session(keyring)
         return session.seal(shard, entry)
 
@@ -363,12 +364,12 @@ class _Session(SecretHolder):
         self._ends_at = time.monotonic() + SESSION_SECONDS
         self._numbers: dict[int, itertools.count[int]] = {}
 
-    def usable(self, keyring: TransitKeys) -> bool:
+    def usable(self, keyring: TransitKeys, now: float) -> bool:
         return (
             (keyring is self._keyring or self._has_primary_key_of(keyring))
             and self._pid == os.getpid()
             and next(self._count) <= ENTRIES_PER_SESSION
-            and time.monotonic() < self._ends_at
+            and now < self._ends_at
         )
 
     def _has_primary_key_of(self, keyring: TransitKeys) -> bool:

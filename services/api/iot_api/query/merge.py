@@ -344,7 +344,7 @@ class MergeBuffer:
     def _pop_spilled(self, begin: Position | None) -> tuple[Position, SealedSegment] | None:
         """Return the next position from which a segment must be opened again, and the segment.
 
-        Return None if no segment must be opened again for readings up to `begin`.
+        Return None if the next position is after `begin`.
         """
         while self._spilled and (begin is None or self._spilled[0][0] <= begin):
             key, _, buffered = heappop(self._spilled)

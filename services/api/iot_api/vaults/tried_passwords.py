@@ -37,7 +37,7 @@ class TriedPasswords:
         self._guesses = guesses
         self._clock = clock
         self._found: OrderedDict[str, OrderedDict[_Pair, None]] = OrderedDict()
-        """Each sender's pairs (client, cache key). Senders and pairs used last are at the end."""
+        """By sender: its pairs (client, cache key). Senders and pairs used last are at the end."""
         self._size = 0
         self._counted: dict[_Pair, float] = {}
         """By pair (client, cache key): until when the password is not counted again."""

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .arguments import checked_duration
 from .errors import RetryableError
 from .readings import read_unbroken_page
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from .client import Client
@@ -50,7 +50,9 @@ class Follower:
         self._newest = datetime.min.replace(tzinfo=UTC)
         self._date = datetime.now(UTC)
         """The time by the service's clock (header `Date`) in the last answer."""
-        self._asked = time.monotonic()
+        self._asked = Stopwatch()
+        self._oldest = self._newest
+        """A reading that was received before this time is not new: `_seen` may lack its id."""
         self._began = False
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
@@ -65,16 +67,18 @@ class Follower:
             rows: list[dict[str, Any]] = []
             try:
                 for page in self._poll(max(1, ceil((self._now() - since).total_seconds()))):
-                    rows += page
+                    # The poll asked for too much if the system's clock was set forward.
+                    rows += [row for row in page if _received(row) >= self._oldest]
             except RetryableError as error:
                 if not is_temporary(error):
                     raise
                 if error.code != DAMAGED:
                     _log.warning("follow waits for the service: %s", error)
                     continue
-                _log.error(MISSING, since, self._now(), error)
+                now = _parsed(error.response.headers["Date"] if error.response else None)
+                _log.error(MISSING, since, now, error)
                 # A poll that reached back to the same readings would never succeed.
-                self._newest = self._now() - timedelta(seconds=1)
+                self._newest = now
             new = sorted(
                 (row for row in rows if row["id"] not in self._seen), key=lambda row: int(row["id"])
             )
@@ -91,12 +95,13 @@ class Follower:
             for row in page:
                 self._learn(row)
         self._newest = max(self._newest, self._date - self._overlap)
+        self._oldest = self._date - 2 * self._overlap - timedelta(seconds=_ROUNDING_SECONDS - 1)
         self._began = True
 
     def _poll(self, seconds: int) -> Iterator[list[dict[str, Any]]]:
         query: dict[str, str] = {}
         while True:
-            asked = time.monotonic()
+            asked = Stopwatch()
             path = f"/api/iot/seconds/{seconds}"
             page, cursor, date = read_unbroken_page(self._client, path, query)
             yield page
@@ -107,27 +112,32 @@ class Follower:
             query["cursor"] = cursor
 
     def _now(self) -> datetime:
-        """Return the time by the service's clock, or a time up to a second later.
+        """Return the time by the service's clock, or a later time.
 
         The header `Date` leaves out the fraction of a second, so this method adds a second. A time
         that is too early would be worse: a poll would ask for too few of the last seconds.
         """
-        return self._date + timedelta(seconds=1 + time.monotonic() - self._asked)
+        return self._date + timedelta(seconds=1 + self._asked.seconds())
 
     def _learn(self, row: dict[str, Any]) -> None:
-        received = datetime.fromisoformat(row["absolute_timestamp"]).replace(tzinfo=UTC)
+        received = _received(row)
         self._seen[row["id"]] = received
         self._newest = max(self._newest, received)
 
     def _forget(self) -> None:
         # A poll begins `overlap` before the newest reading. The rest is a margin for clocks.
         oldest = self._newest - 2 * self._overlap - timedelta(seconds=5)
-        self._seen = {each: at for each, at in self._seen.items() if at >= oldest}
+        self._oldest = max(self._oldest, oldest)
+        self._seen = {each: at for each, at in self._seen.items() if at >= self._oldest}
 
 
 def is_temporary(error: RetryableError) -> bool:
     """Return whether an error may be temporary. A follower then waits and tries again."""
     return error.status is None or error.status in {408, 429} or error.status >= 500
+
+
+def _received(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(row["absolute_timestamp"]).replace(tzinfo=UTC)
 
 
 def _parsed(date: str | None) -> datetime:

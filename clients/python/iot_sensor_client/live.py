@@ -18,6 +18,7 @@ from .following import DAMAGED, MISSING, Follower, is_temporary
 from .readings import read_unbroken_page, time_range
 from .response import Response
 from .retry import RetryPolicy, doubled
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from .client import Client
@@ -61,7 +62,7 @@ class LiveFollower:
         self._retry = retry
         self._stoppable = stop is not None
         self._stop = stop or threading.Event()
-        self._began = time.monotonic()
+        self._began = Stopwatch()
         self._attempts = 0
         self._connected = False
         """Whether any stream has delivered an event."""
@@ -114,7 +115,7 @@ class LiveFollower:
     def _free_stream(self) -> Stream | None:
         """Return a stream of the readings that are stored from now on; None if no stream opens."""
         with suppress(NoResponseError):
-            began = time.monotonic()
+            began = Stopwatch()
             stream = self._client.open_stream(_PATH, {"data": {**self._client.credentials}}, {})
             if stream.response.status == HTTPStatus.OK:
                 self._began = began
@@ -126,7 +127,7 @@ class LiveFollower:
         data: dict[str, Any] = {**self._client.credentials}
         if not self._position and self._attempts > 1:
             # Readings that were received since the first attempt are new.
-            data["last"] = ceil(time.monotonic() - self._began)
+            data["last"] = ceil(self._began.seconds())
         return {"data": data}
 
     def _headers(self) -> dict[str, str]:
@@ -221,7 +222,7 @@ class LiveFollower:
             self._wait_for_vault()
         elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
             self._position = ""
-            self._began = time.monotonic()
+            self._began = Stopwatch()
         else:
             try:
                 raise_for_status(response)
@@ -253,8 +254,7 @@ class LiveFollower:
         pause: float | None = max(self._interval, error.retry_after or 0.0)
         reached = self._connected or self._waits_for_vault
         if not reached:
-            elapsed = time.monotonic() - self._began
-            pause = self._retry.pause(self._attempts, elapsed, error.retry_after)
+            pause = self._retry.pause(self._attempts, self._began.seconds(), error.retry_after)
         if pause is None:
             raise error
         if reached:

@@ -2,23 +2,32 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy
-from iot_sensor_client.following import Follower
+from iot_sensor_client import Client, RejectedError, RetryableError, RetryPolicy, stopwatch
 from support.serving import serving
 
 ONCE = RetryPolicy(max_attempts=1)
 
 
-def reading(number: int) -> dict[str, Any]:
-    return {"id": number, "absolute_timestamp": "2026-11-28 10:00:00", "freeform": str(number)}
+def reading(number: int, received: str = "2200-01-01 10:00:00") -> dict[str, Any]:
+    return {"id": number, "absolute_timestamp": received, "freeform": str(number)}
+
+
+def hence(minutes: int) -> str:
+    return f"{datetime.now(UTC) + timedelta(minutes=minutes):%F %T}"
+
+
+def page(*rows: dict[str, Any], **more: str) -> tuple[int, bytes]:
+    return 200, json.dumps({"data": rows} | more).encode()
 
 
 def event(name: str, data: object, event_id: str = "") -> bytes:
@@ -38,6 +47,8 @@ class Scripted:
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         """Path, Last-Event-ID and the data of the body."""
+        self.ahead = 0.0
+        """Seconds by which its clock is ahead of the clock of this machine."""
         self.holds = False
         """Keep each stream open, not only the last one."""
         self.release = threading.Event()
@@ -66,10 +77,20 @@ class Scripted:
                 if held and status == 200 and content.startswith(b"event"):
                     scripted.release.wait(30)
 
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string((timestamp or time.time()) + scripted.ahead)
+
             def log_message(self, *_: object) -> None:
                 """Keep the output of the tests clean."""
 
         return Handler
+
+
+def suspend(service: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an hour pass on the clocks that go on while the machine is suspended."""
+    service.ahead = 3600
+    clocks = SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(stopwatch, "time", clocks)
 
 
 @contextmanager
@@ -147,18 +168,30 @@ def test_a_poll_does_not_reach_back_to_damaged_readings(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
-        late = [{**reading(n), "absolute_timestamp": "2020-01-01 00:00:00"} for n in (1, 2)]
-        empty, last = ((200, json.dumps({"data": rows}).encode()) for rows in ([], late))
-        first = (200, json.dumps({"data": late[:1], "cursor": "c"}).encode())
-        service.answers = [(405, b"{}"), empty, first, BROKEN_OFF, DAMAGED, last]
-        began = datetime.now(UTC)
-        monkeypatch.setattr(Follower, "_now", lambda _: began + timedelta(hours=1))
+        service.answers = [(405, b"{}"), page(), page(reading(1, hence(0)))]
         live = client.follow(interval=0.01, overlap=5)
-        assert [next(live)["id"] for _ in range(2)] == [1, 2]
-        seconds = [int(path.split("/")[-1].split("?")[0]) for path, _, _ in service.requests[1:]]
-        assert all(each > 3600 for each in seconds[1:4])
-        assert seconds[4] < 60
-    assert f"to {began + timedelta(hours=1)} may be missing" in caplog.text
+        assert next(live)["id"] == 1
+        suspend(service, monkeypatch)
+        late = reading(2, hence(30))
+        last = page(late, reading(3, hence(60)))
+        service.answers = [page(late, cursor="c"), BROKEN_OFF, DAMAGED, last]
+        assert [next(live)["id"] for _ in range(2)] == [2, 3]
+        seconds = [int(path.split("/")[-1].split("?")[0]) for path, _, _ in service.requests[3:]]
+        assert all(each > 3600 for each in seconds[:3])
+        assert seconds[3] < 60
+    assert f"to {hence(60)[:13]}" in caplog.text
+
+
+def test_a_poll_after_a_suspend_returns_all_new_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        service.answers = [(405, b"{}"), page(), page(reading(2, hence(0)))]
+        live = client.follow(interval=0.01)
+        assert next(live)["id"] == 2
+        suspend(service, monkeypatch)
+        # If the system's clock was only set forward, the poll returns readings from before, too.
+        service.answers = [page(reading(1, hence(-30)), reading(3, hence(30)))]
+        assert next(live)["id"] == 3
+        assert int(service.requests[-1][0].split("/")[-1].split("?")[0]) > 3600
 
 
 @pytest.mark.parametrize(
@@ -236,14 +269,20 @@ class Pauses(threading.Event):
 
 
 def test_a_password_without_a_vault_is_asked_for_less_and_less_often(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses = Pauses()
+    suspends = SimpleNamespace(
+        time=lambda: time.time() + sum(each or 0 for each in pauses.seconds),
+        monotonic=time.monotonic,
+    )
+    monkeypatch.setattr(stopwatch, "time", suspends)
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
         found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))
         service.answers = [*[unknown] * 6, (503, b"busy"), found]
         assert next(client.follow(interval=0.01, stop=pauses))["id"] == 1
+        assert service.requests[6][2]["last"] > 35
     assert pauses.seconds[:6] == [1, 2, 4, 8, 10, 10]
     assert [record.getMessage() for record in caplog.records] == [
         "no vault has this password: follow waits for its first reading",

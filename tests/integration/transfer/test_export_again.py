@@ -15,6 +15,7 @@ import pytest
 from iot_models.errors import IotError
 from iot_models.reading import Reading
 from iot_sensor_client import Client
+from iot_tools.transfer import exporter
 from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
@@ -60,6 +61,50 @@ def test_an_export_that_is_killed_between_renames_continues(
     assert synced == {each.stat().st_ino for each in (*files, out.parent)}
     rows = [row for each in files for row in csv.DictReader(each.read_text().splitlines())]
     assert len(rows) == 10
+
+
+def test_an_export_that_is_killed_after_its_renames_serves_only_its_own_password(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(command, tmp_path / "in.db", "killed", [(n, n) for n in range(3)])
+    stored(command, tmp_path / "other.db", "other", [(1, "other")])
+    file = tmp_path / "out.csv"
+
+    def die(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    def kill() -> None:
+        with monkeypatch.context() as killing:
+            killing.setattr(exporter, "sync_folder", die)
+            assert command("export", file, password="killed")[0] == 130
+        assert file.exists()
+
+    kill()
+    status, _, error = command("export", file, password="other")
+    assert (status, error) == (1, f"{file} exists: choose another name, or delete it\n")
+    file.unlink()
+    assert command("export", file, password="other")[1] == f"1 reading\n{file}\n"
+    assert '"other"' in file.read_text()
+    file.unlink()
+    kill()
+    stored(command, tmp_path / "more.db", "killed", [(3, 3)])
+    assert command("export", file, password="killed")[1] == f"3 readings\n{file}\n"
+    assert len(file.read_text().splitlines()) == 4
+
+
+def test_an_export_in_another_form_discards_the_files_of_a_killed_one(tmp_path: Path) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file, left = tmp_path / "out.x", tmp_path / ".out.x.unfinished-1"
+    left.touch()
+    with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
+        spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
+        spool.save_renames(repr(ExportForm("csv")), {left: file})
+        with pytest.raises(KeyboardInterrupt):
+            Exporter(ServicePages(client, ""), spool, die, "").write(file, ExportForm("ndjson"))
+        assert not spool.renames(repr(ExportForm("csv")))
+    assert [each.name for each in tmp_path.iterdir()] == ["out.x.part"]
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson", "parquet"])
@@ -136,12 +181,12 @@ def test_a_folder_that_can_t_be_synced_does_not_stop_an_export(
     file = tmp_path / "out.csv"
     with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
         spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
-        exporter = Exporter(ServicePages(client, ""), spool, lambda *_: None, "")
-        assert exporter.write(file, ExportForm("csv")) == [file]
+        export = Exporter(ServicePages(client, ""), spool, lambda *_: None, "")
+        assert export.write(file, ExportForm("csv")) == [file]
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_start_is_one_sentence(service: Stack, tmp_path: Path) -> None:
     file = tmp_path / "out.csv"
     with closing(ExportSpool(file, {})) as spool:
         spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
@@ -152,10 +197,12 @@ def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:
             database.execute(f"CREATE TRIGGER full_{change[:3]} {full}")
 
     refuse("DELETE ON readings")
-    with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
-        exporter = Exporter(ServicePages(client, ""), spool, lambda *_: None, "")
-        with pytest.raises(IotError, match="writing failed: disk is full"):
-            exporter.fetch()
+    with (
+        closing(ExportSpool(file, {})) as spool,
+        Client(service.url) as client,
+        pytest.raises(IotError, match="writing failed: disk is full"),
+    ):
+        Exporter(ServicePages(client, "full"), spool, lambda *_: None, "full").fetch()
     refuse("INSERT ON state")
     with pytest.raises(IotError, match=r"out\.csv\.part can't be opened: disk is full"):
         ExportSpool(file, {})

@@ -146,10 +146,10 @@ class ExportSpool:
             self._save("renames", json.dumps({form: saved}))
 
     def clear(self) -> None:
-        """Delete all readings and the cursor, so that the next fetch starts at the first page."""
+        """Delete all readings and the saved names. The next fetch starts at the first page."""
         with self._database:
             self._database.execute("DELETE FROM readings")
-            self._database.execute("DELETE FROM state WHERE name IN ('complete', 'cursor')")
+            self._database.execute("DELETE FROM state WHERE name != 'selection'")
 
     def __len__(self) -> int:
         (count,) = self._database.execute("SELECT coalesce(max(place), 0) FROM readings").fetchone()

@@ -12,7 +12,10 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+
+from msgspec.structs import astuple
 
 from iot_models.errors import IotError
 from iot_models.reading import Reading
@@ -127,6 +130,7 @@ class Exporter:
     def _write(self, path: Path, form: ExportForm) -> list[Path]:
         names = self._spool.renames(repr(form))
         if not names:
+            self._spool.save_renames(repr(form), {})  # another form used the same temporary names
             names = self._write_unfinished(path, form)
             self._spool.save_renames(repr(form), names)
         for unfinished, final in names.items():
@@ -161,14 +165,20 @@ class Exporter:
 
         The spool holds no hash of its password, because a hash would help to guess the password. So
         the service checks the password: it refuses the spool's cursor with any other password. If a
-        complete spool has a single page, it has no cursor. In this case, delete its readings, so
-        that the caller fetches them again.
+        complete spool has a single page, it has no cursor. In this case, look for its readings in
+        the vault. If the vault lacks one of them, clear the spool: the caller then fetches the
+        readings of the vault.
         """
-        if self._spool.cursor is None:
-            with self._disk_errors():
-                self._spool.clear()
-        else:
+        if self._spool.cursor is not None:
             self._pages.check(self._spool.cursor)
+            return
+        missing = set(map(astuple, self._spool.readings()))
+        for page in self._pages.pages():
+            missing.difference_update(map(astuple, page.readings))
+            if not missing:
+                return
+        with self._disk_errors():
+            self._spool.clear()
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -211,6 +221,9 @@ class _Files:
         self._paths: dict[Path, Path] = {}
         """Final names by temporary names."""
         self.writer: Writer
+        # Only this process uses such a name: it holds the lock of the export's target.
+        for left in path.parent.glob(f"{escape(_unfinished(path).name)}*"):
+            left.unlink()
         self.next()
 
     def next(self) -> None:
@@ -225,9 +238,7 @@ class _Files:
         if self._numbered:
             path = path.with_stem(f"{path.stem}-{len(self._paths) + 1:03}")
         refuse_existing(path)
-        # Only this process uses the name: it holds the lock of the export's target.
-        unfinished = self._path.with_name(f".{self._path.name}.unfinished-{len(self._paths) + 1}")
-        unfinished.unlink(missing_ok=True)
+        unfinished = _unfinished(self._path, str(len(self._paths) + 1))
         self._paths[unfinished] = path
         # The readings are not encrypted, or only weakly: nobody else may read them.
         unfinished.touch(mode=0o600, exist_ok=False)
@@ -252,6 +263,10 @@ class _Files:
             self.writer.close()
         for unfinished in self._paths:
             unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path, number: str = "") -> Path:
+    return path.with_name(f".{path.name}.unfinished-{number}")
 
 
 def refuse_existing(path: Path) -> None:

@@ -116,7 +116,7 @@ def check_columns(path: Path, part: str, names: Sequence[str]) -> None:
             )
     if "absolute_timestamp" not in names:
         separated = ": separate the columns by commas" if set(";\t") & set("".join(names)) else ""
-        raise ImportFileError(f"{path}: {part} names no column absolute_timestamp{separated}")
+        raise ImportFileError(f"{path}: {part} lacks the column absolute_timestamp{separated}")
     columns = Counter(CSV_NAMES.get(name, name) for name in names)
     if twice := [name for name in names if columns[CSV_NAMES.get(name, name)] > 1]:
         raise ImportFileError(

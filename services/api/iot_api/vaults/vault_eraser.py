@@ -74,8 +74,8 @@ class VaultEraser:
             found = self._vaults.find_record(password, client)
             if found is None:
                 raise NotFoundError(
-                    "db_password: no vault has this password; if an earlier request to erase the "
-                    "vault got no answer, it has erased the vault",
+                    "db_password: no vault has this password; an earlier request without an answer "
+                    "may have erased the vault",
                     field="db_password",
                 )
             if self._try(found.record, password, client):

@@ -57,7 +57,7 @@ def test_a_first_line_without_names(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text(f"\nabsolute_timestamp,a\n{AT},1\n")
     with pytest.raises(
-        ImportFileError, match=r"the first line names no column absolute_timestamp$"
+        ImportFileError, match=r"the first line lacks the column absolute_timestamp$"
     ):
         list(open_source(file, "csv", PASSWORD).rows())
 
@@ -287,7 +287,7 @@ def test_parquet_rows_that_are_refused(tmp_path: Path) -> None:
     assert found == [
         "absolute_timestamp is missing", "freeform is not JSON", "is under another password",
     ]  # fmt: skip
-    with pytest.raises(ImportFileError, match="the schema names no column absolute_timestamp"):
+    with pytest.raises(ImportFileError, match="the schema lacks the column absolute_timestamp"):
         list(open_source(parquet(tmp_path, a=[1]), None, PASSWORD).rows())
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ImportFileError, match="is not a Parquet file that can be read"):

@@ -44,7 +44,7 @@ class ClientError(Exception):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds to wait before the next attempt (`Retry-After`); None without this header."""
+        """Seconds to wait before the next attempt, as in `Response.retry_after`."""
         return None if self.response is None else self.response.retry_after
 
 

@@ -25,7 +25,6 @@ MAX_BYTES = 256 * 1024 * 1024
 KEY_SECONDS = 23 * 3600
 """How long a batch may be repeated under its key, in seconds. This is less than the 24 hours for
 which the service remembers keys."""
-_MAX_RETRY_AFTER = 3600.0
 _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _BAD_READINGS = frozenset({"invalid_request", "too_large"})
 """Error codes of iot-sensor that blame the readings of a request."""
@@ -394,9 +393,8 @@ class Outbox:
 
     def _pause(self, failures: int, retry_after: float | None) -> bool:
         """Wait before the next attempt. Return False if the outbox is closed meanwhile."""
-        shortest = min(retry_after or 0.0, _MAX_RETRY_AFTER)
         with self._changed:
-            pause = shortest + self._retry.jitter(failures)
+            pause = (retry_after or 0.0) + self._retry.jitter(failures)
             return not self._changed.wait_for(lambda: self._closing, pause)
 
 

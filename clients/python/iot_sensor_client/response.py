@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPMessage
 from typing import Any
 
+_MAX_RETRY_AFTER = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -24,15 +26,16 @@ class Response:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds of `Retry-After`; None if the header is missing or invalid."""
+        """Seconds of `Retry-After`, at most an hour; None if the header is missing or invalid."""
         value = self.headers.get("Retry-After", "").strip()
         if value.isascii() and value.isdigit():
-            return float(value)
+            return min(float(value), _MAX_RETRY_AFTER)
         try:
             date = parsedate_to_datetime(value).astimezone(UTC)
         except (ValueError, OverflowError):
             return None
-        return max(0.0, (date - datetime.now(UTC)).total_seconds())
+        seconds = (date - datetime.now(UTC)).total_seconds()
+        return min(max(0.0, seconds), _MAX_RETRY_AFTER)
 
     def text(self, max_bytes: int | None = None) -> str:
         """Return the body, or its first bytes, as text. Invalid UTF-8 is replaced."""

@@ -88,6 +88,7 @@ def test_a_retry_after_beyond_the_limit_ends_the_retries_at_once(server: Server)
     ("value", "seconds"),
     [
         *[("0", 0), ("17", 17), ("", None), ("-1", None), ("soon", None)],
+        *[("9" * 400, 3600), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600)],
         ("Fri, 31 Dec 9999 23:59:59 -0100", None),
     ],
 )

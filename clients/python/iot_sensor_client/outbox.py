@@ -48,6 +48,10 @@ class OutboxStatistics:
     max_bytes: int
     acknowledged: int
     """Readings that were acknowledged since the outbox was opened."""
+    set_aside: int
+    """Readings that were set aside since the outbox was opened."""
+    set_aside_reason: str | None
+    """Why the last of them were set aside; None if there are none."""
     last_error: str | None
     """Why the last attempt failed, None after a success."""
 
@@ -131,7 +135,8 @@ class Outbox:
         self._closed = self._closing = False
         self._flushing = 0
         self._state: Literal["idle", "sending", "waiting"] = "idle"
-        self._acknowledged = 0
+        self._acknowledged = self._aside = 0
+        self._aside_reason: str | None = None
         self._last_error: str | None = None
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
@@ -211,7 +216,7 @@ class Outbox:
             self._file.close()
 
     def statistics(self) -> OutboxStatistics:
-        """Return the state of the outbox."""
+        """Return the state of the outbox. After `close`, it is the last state."""
         self._check_process()
         with self._changed:
             counts = self._file.counts()
@@ -222,6 +227,8 @@ class Outbox:
                 counts.bytes,
                 self._max_bytes,
                 self._acknowledged,
+                self._aside,
+                self._aside_reason,
                 self._last_error,
             )
 
@@ -376,6 +383,8 @@ class Outbox:
     def _set_aside(self, batch: Batch, reason: str) -> None:
         with self._changed:
             self._file.set_aside(batch, reason)
+            self._aside += len(batch.rows)
+            self._aside_reason = reason
             self._done = batch.last
         _log.warning("%d reading(s) set aside in the outbox: %s", len(batch.rows), reason)
 
@@ -384,7 +393,7 @@ class Outbox:
             if error is not None and self._last_error is None:
                 _log.warning("the outbox waits for the service: %s", error)
             elif error is None and self._last_error is not None:
-                _log.info("the outbox sends again")
+                _log.info("the outbox no longer waits for the service")
             if error is not None:
                 _log.debug("attempt failed: %s", error)
             self._state = state

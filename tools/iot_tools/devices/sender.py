@@ -64,24 +64,22 @@ def send_through(
     stored = 0
     try:
         with Outbox(client, path, linger=0.0) as outbox:
-            before = {each.id for each in outbox.rejected()}
             for batch in batches(readings):
                 outbox.send(batch)
                 stored += len(batch)
             outbox.flush(timeout=wait_seconds or _ATTEMPT_SECONDS)
-            rejected, counts = outbox.rejected(), outbox.statistics()
-            outbox.close(timeout=0)
+            outbox.close(timeout=0)  # which completes a request under way
+            counts = outbox.statistics()
     except OutboxError as error:  # which names the file
         raise IotError(f"{error}{_before(stored, _KEPT)}") from None
     except ValueError as error:
         raise IotError(f"{path}: {error}{_before(stored, _KEPT)}") from None
     except SettingsError as error:
         raise SettingsError(f"{error}{_before(stored, _KEPT)}") from None
-    set_aside = [each for each in rejected if each.id not in before]
-    if set_aside:
+    if counts.set_aside:
         raise IotError(
-            f"{path}: {counted(len(set_aside))} set aside: {set_aside[0].reason}; the file keeps "
-            "them, but they are not sent again: see Outbox.rejected() of the Python client"
+            f"{path}: {counted(counts.set_aside)} set aside: {counts.set_aside_reason}; the file "
+            "keeps them, but they are not sent again: see Outbox.rejected() of the Python client"
         )
     if counts.waiting:
         reason = f" ({counts.last_error})" if counts.last_error else ""

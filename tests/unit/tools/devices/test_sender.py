@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from iot_sensor_client import Outbox, outbox
 from iot_tools.cli.main import main
+from iot_tools.devices import sender
 from support.waiting import wait_until
 
 Captured = pytest.CaptureFixture[str]
@@ -196,13 +198,13 @@ def test_an_outbox_waits_as_long_as_the_command_says(service: Service, tmp_path:
 
 def test_lines_of_a_pipe_are_sent_before_its_end(service: Service) -> None:
     command = [sys.executable, "-m", "iot_tools", "send", "--url", service.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as sender:
-        assert sender.stdin is not None
-        sender.stdin.write("1\n2\n")
-        sender.stdin.flush()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as piped:
+        assert piped.stdin is not None
+        piped.stdin.write("1\n2\n")
+        piped.stdin.flush()
         wait_until(lambda: len(service.readings) == 2, what="the first lines")
-        sender.stdin.close()
-        assert sender.wait(30) == 0
+        piped.stdin.close()
+        assert piped.wait(30) == 0
 
 
 @pytest.mark.parametrize("wait", ["60", "0"])
@@ -214,4 +216,24 @@ def test_a_refused_reading_is_reported_once(
     assert main([*words, "x=1"]) == 1
     assert "1 reading set aside: " in capsys.readouterr().err
     assert main([*words, "x=2"]) == 0
+    assert [reading["freeform"] for reading in service.readings] == [{"x": 2}]
+
+
+def test_readings_that_are_set_aside_at_once_are_reported(
+    service: Service, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["send", "--url", service.url, "--outbox", str(tmp_path / "outbox")]
+    service.failures = [(500, {"Retry-After": "60"})]
+    assert main([*words, "--wait", "1", "x=1"]) == 0
+    assert "1 reading not sent yet" in capsys.readouterr().out
+
+    def opened(*arguments: Any, **options: Any) -> Outbox:
+        box = Outbox(*arguments, **options)
+        box.flush(20)
+        return box
+
+    monkeypatch.setattr(outbox, "KEY_SECONDS", 0)
+    monkeypatch.setattr(sender, "Outbox", opened)
+    assert main([*words, "x=2"]) == 1
+    assert "1 reading set aside: it is not known" in capsys.readouterr().err
     assert [reading["freeform"] for reading in service.readings] == [{"x": 2}]

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from iot_models.errors import InvalidRequestError
-from iot_models.reading import INT64_MAX
+from iot_models.reading import IDS, INT64_MAX
+from iot_stores.months import END_MS
 
 from .pausable_read import Cursor, Page
 
@@ -49,12 +50,23 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
     except (binascii.Error, ValueError):
         data = b""
     body, checksum = data[: _FORM.size], data[_FORM.size :]
-    if body[:1] != bytes([VERSION]) or checksum != _checksum(body, context):
+    cursor = _unpacked(body) if checksum == _checksum(body, context) else None
+    if cursor is None:
         raise InvalidRequestError(
             "cursor: must be from an answer to the same call, with the same range and password",
             field="cursor",
         )
-    _, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
+    return cursor
+
+
+def _unpacked(body: bytes) -> Cursor | None:
+    """Return the cursor, or None if `body` is malformed."""
+    # A valid checksum proves nothing: anybody who knows the vault's id can compute it.
+    version, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
+    # A turn that found nothing ends directly before or behind an id (`Order.just_before`).
+    has_valid_ids = all(-1 <= each <= IDS.stop for each in (number, until_number))
+    if version != VERSION or not has_valid_ids or not 0 <= received_low < END_MS:
+        return None
     until = (until_time, until_number) if flags & _HAS_UNTIL else None
     return Cursor((time, number), bool(flags & _DESCENDING), until, received_low)
 

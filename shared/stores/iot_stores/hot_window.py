@@ -44,6 +44,7 @@ from iot_models.names import KeyNames
 from iot_models.segment import SegmentBounds
 
 from .backlog import Backlog
+from .backlog_counters import parse_digits, parse_position
 from .key_deletion import delete_key
 from .ledger import Offset
 from .scripts import checked, load_script, round_trip, run_all
@@ -66,8 +67,7 @@ payload of 34 KB takes Redis 93 microseconds instead of 51, because Lua hashes e
 argument. Smaller payloads cost less as arguments than with SET."""
 _COVER = ("position", "since", "seconds", "replication_id")
 _OVERWRITTEN = (None, None, None, b"overwritten")
-"""Stands for a cover whose key in Redis another program has overwritten with a value of another
-type. Reading such a key fails; `_ask` replaces the error by this cover, which is never valid."""
+"""Stands for a cover that another program has overwritten (`_is_overwritten`). Never valid."""
 _REPLICATION_ID = re.compile(rb"master_replid:(\w+)")
 
 
@@ -323,8 +323,8 @@ class HotWindow:
         """Return the latest segments of vaults, and the covers of shards. Takes one round trip.
 
         `vaults`: for each vault its id and a time in Unix milliseconds. Return only segments with
-        readings received since this time. Raises `RedisError`, and `FormatError` or `ValueError`
-        for data that no writer has written.
+        readings received since this time. Raises `RedisError`, and `FormatError` for an index that
+        no writer has written.
         """
         if not (self._seconds and self._usable()):
             return RecentSegments({}, [[] for _ in vaults], {})
@@ -375,7 +375,7 @@ class HotWindow:
         info, *answers = round_trip(self._client, [("INFO", "replication"), *commands])
         found = _REPLICATION_ID.search(info) if isinstance(info, bytes) else None
         for at, (name, *_) in enumerate(commands):
-            if name == "HMGET" and is_wrong_type(answers[at]):
+            if name == "HMGET" and _is_overwritten(answers[at]):
                 answers[at] = _OVERWRITTEN
         return found[1] if found else b"", checked(answers)
 
@@ -404,6 +404,18 @@ class HotWindow:
                 if not payload:
                     raise SegmentEvictedError
                 yield SealedSegment(vault_id, each, payload)
+
+
+def _is_overwritten(answer: Any) -> bool:
+    """Return whether another program has overwritten a cover, or some of its fields.
+
+    `answer` is the answer to the command that reads `_COVER`, or its error.
+    """
+    if not isinstance(answer, list):
+        return is_wrong_type(answer)
+    position, since, seconds = answer[:3]
+    numbers = [parse_digits(number or b"") for number in (since, seconds)]
+    return answer[:3] != [None] * 3 and None in (parse_position(position), *numbers)
 
 
 def _covers(

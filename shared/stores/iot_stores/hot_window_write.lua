@@ -31,6 +31,17 @@ local function is_wrong_type(answer)
   return type(answer) == 'table' and answer.err and string.find(answer.err, 'WRONGTYPE', 1, true)
 end
 
+local function is_number(text)
+  return text and #text < 20 and string.match(text, '^%d+$')
+end
+
+-- Return whether another program has overwritten fields of a cover. The API decides the same in `_is_overwritten`.
+local function is_overwritten(position, since, seconds)
+  local ms, sequence = string.match(position or '', '^(%d+)%-(%d+)$')
+  local is_position = ms and #ms <= 20 and #sequence <= 20
+  return (position or since or seconds) and not (is_position and is_number(since) and is_number(seconds))
+end
+
 -- Add the segments whose values begin from `first` to `last`. Return whether the window has lost other segments.
 local function add_segments(first, last)
   local lost = false
@@ -68,7 +79,7 @@ local function add(cover, at)
   local since = ARGV[at + 4]
   local lost = add_segments(at + 6, at + 1 + 5 * ARGV[at + 5])
   local known = redis.pcall('HMGET', cover, 'position', 'since', 'seconds', 'next_id', 'replication_id')
-  if is_wrong_type(known) then
+  if is_wrong_type(known) or is_overwritten(unpack(known, 1, 3)) then
     redis.call('DEL', cover)
     known = {}
   elseif known.err then

@@ -52,6 +52,30 @@ def test_the_next_drain_repairs_a_planted_position(writer: Writer, sender: Sende
     sender.check_all()
 
 
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("planted", ["x", "", LONG])
+def test_a_cover_with_a_planted_field_is_replaced(
+    writer: Writer, sender: Sender, planted: str, idle: bool
+) -> None:
+    """`idle`: no drain of the shard follows."""
+    sender.send(PASSWORD)
+    drain_all(writer)
+    window, shard = writer.stores.hot_window, sender.shard(PASSWORD)
+    for field in ("position", "since", "seconds"):
+        sender.redis.hset(KEYS.hot_cover(shard), field, planted)
+        assert window.covers([shard]) == {shard: 0}
+        assert window.recent([shard], []).before == {}
+        assert window.outdated([shard]) == [shard]
+        if idle:
+            writer.outdated_covers.replace()
+        else:
+            sender.send(PASSWORD)
+            drain_all(writer)
+        assert window.outdated([shard]) == []
+        assert sender.redis.hget(KEYS.hot_cover(shard), field) != planted.encode()
+        assert sender.last_seconds(PASSWORD, 200) == sender.texts(PASSWORD)
+
+
 @pytest.mark.parametrize("counter", ["at:{}", "in:{}", "out:{}", "in:" + LONG])
 def test_a_drain_ignores_a_counter_with_too_many_digits(
     writer: Writer, sender: Sender, counter: str

@@ -131,7 +131,7 @@ class LiveSource:
         vaults = [(each.vault.vault_id, each.position.since) for each in watched]
         try:
             recent = self._hot_window.recent(shards, vaults)
-        except (RedisError, FormatError, ValueError) as error:
+        except (RedisError, FormatError) as error:
             report(_log, _INSTEAD, error)
             yield from ((each, None) for each in watched)
             return
@@ -203,7 +203,7 @@ class LiveSource:
             if len(wanted) < len(shards):
                 return
             recent = self._hot_window.recent(shards, [(vault.vault_id, after.since)])
-        except (RedisError, FormatError, ValueError) as error:
+        except (RedisError, FormatError) as error:
             report(_log, _INSTEAD, error)
             return
         if not _holds(recent, wanted, after.since, drained.now):

@@ -123,7 +123,7 @@ class Readings(StoredReadings):
             begin, bounds = coverage.begin, coverage.bounds
         except RedisError as error:
             report(_log, "the hot window is not used", error)
-        except (FormatError, ValueError) as error:  # no writer wrote this
+        except FormatError as error:  # no writer wrote this
             _log.error("the hot window is damaged; reads use Postgres: %s", error)
         return begin, bounds
 

@@ -44,7 +44,11 @@ PAGES = {
 
 @pytest.fixture(params=[0, 2000], ids=["streamed", "held"])
 def max_buffered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of readings that a read sorts in memory; batches are small."""
+    """The number of readings that a read sorts in memory; batches are small.
+
+    A pause looks for the end of a page for as long as it takes.
+    """
+    monkeypatch.setattr(readings_module, "END_SECONDS", 600)
     monkeypatch.setattr(merge_module, "BATCH", 20)
     monkeypatch.setattr(readings_module, "BATCH", 20)
     monkeypatch.setattr(readings_module, "MAX_BUFFERED", request.param)
@@ -138,6 +142,26 @@ def test_the_last_readings_open_no_earlier_segments(
     read = past.sender.service.readings.latest(past.sender.vault(PASSWORD), 40)
     assert len(all_of(read)) == 40
     assert len(opened_segments) < 150
+
+
+def test_a_pause_does_not_open_the_rest_of_a_long_read(
+    past: Past, opened_segments: list[int], max_buffered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del max_buffered
+    monkeypatch.setattr(readings_module, "END_SECONDS", -1)
+    past.store(PASSWORD, each_second(noon(2), 300))
+    readings, vault = past.sender.service.readings, past.sender.vault(PASSWORD)
+    wanted = all_of(readings.latest(vault, 250, Page(descending=True)))
+    read = readings.latest(vault, 250, Page(descending=True))
+    batches = iter(read)
+    given = [*next(batches)]
+    opened = len(opened_segments)
+    read.pause()
+    assert len(opened_segments) < opened + 50
+    for batch in batches:
+        given += batch
+    assert given == wanted
+    assert len(given) == 250
 
 
 def test_a_read_of_the_hot_window_can_be_paused(

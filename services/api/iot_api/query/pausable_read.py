@@ -93,7 +93,7 @@ Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
 FixEnd = Callable[[Page, Sequence[Reading], Batches], Page]
 """Replaces the limit of a page by the position of its last reading, if possible. Takes the page,
-its current batch and its remaining batches."""
+its current batch and its remaining batches. The turn lasts until it returns."""
 
 _log = logging.getLogger(__name__)
 

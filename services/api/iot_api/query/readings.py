@@ -46,6 +46,9 @@ MAX_BUFFERED = 2_000
 `latest` streams the readings."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """`latest` keeps no readings in memory if their `freeform` texts together have more characters."""
+END_SECONDS = 0.5
+"""Longest time for which a pause looks for the last reading of a page, apart from the time for a
+batch. Meanwhile, the read holds its slot, and the client receives nothing."""
 MIN_BYTES = 4 * 2**20
 """Merge buffer that each read gets, even if many reads are under way."""
 
@@ -195,7 +198,8 @@ class StoredReadings:
         """Read the last `count` readings that pass `within`, by interrogator timestamp, then id.
 
         The first page fixes the positions of the first and the last of these readings. Later pages
-        return all readings between the two positions, including readings stored since.
+        return all readings between the two positions, including readings stored since. A streamed
+        descending read fixes the position of the last one at its first pause (`_with_end`).
         """
         return PausableRead(
             self._slots,
@@ -369,14 +373,18 @@ def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
     """Return a page without a limit, which ends at the last reading of `rest`.
 
-    If `rest` needs the slot for large segments and another read holds it, return `page` unchanged.
+    Return `page` unchanged if this takes longer than `END_SECONDS`, or if `rest` needs the slot for
+    large segments and another read holds it. Readings stored from now on may then take the place of
+    the last readings.
     """
-    last = batch[-1]
+    last, due = batch[-1], time.monotonic() + END_SECONDS
     try:
         for later in rest:
             last = later[-1]
+            if time.monotonic() > due:
+                return page
     except LargeSegmentBusyError:
-        return page  # a reading stored from now on may then be one of the last
+        return page
     cursor = page.cursor or Cursor((INT64_MAX, 2**53 - 1), descending=True)
     return replace(page, limit=None, cursor=replace(cursor, until=position(last)))
 

@@ -191,7 +191,7 @@ def test_a_killed_export_continues(
     with Client(url) as client:
         pages = ServicePages(client, form)
         with pytest.raises(KilledError):
-            Exporter(pages, spool, die, form).fetch()
+            Exporter(pages, spool, die, form).fetch(ExportForm("csv"))
     assert reads == [10, 20, 30]
     spool.close()
     assert (tmp_path / f"{form}.part").stat().st_mode & 0o077 == 0
@@ -203,14 +203,17 @@ def test_a_killed_export_continues(
         closing(ExportSpool(tmp_path / form, {"url": url, "query": ""})) as spool,
     ):
         exporter = Exporter(ServicePages(client, form), spool, lambda *_: None, form)
-        assert exporter.fetch() == 45
+        assert exporter.fetch(ExportForm("csv")) == 45
         assert client.requests == 2, "it began at the first reading"
+        stored(command, tmp_path / "later.db", form, [(45, {"n": 45})])
+        assert exporter.fetch(ExportForm("csv")) == 46
+        assert client.requests == 3, "it repeats the last page only"
     status, said, _ = command("export", tmp_path / form, password=form)
-    assert (status, said.splitlines()[0]) == (0, "45 readings")
+    assert (status, said.splitlines()[0]) == (0, "46 readings")
     table = read_parquet if form.endswith("parquet") else read_csv
     found = table(tmp_path / form)["relative_timestamp"]
-    assert [int(str(each)) for each in found] == [n // 7 for n in range(45)]
-    assert {each.name for each in tmp_path.iterdir()} == {"in.db", form}
+    assert [int(str(each)) for each in found] == [n // 7 for n in range(46)]
+    assert {each.name for each in tmp_path.iterdir()} == {"in.db", "later.db", form}
 
 
 def test_a_write_that_is_interrupted_is_repeated(
@@ -228,7 +231,7 @@ def test_a_write_that_is_interrupted_is_repeated(
                 raise KilledError
 
         exporter = Exporter(ServicePages(client, "write"), spool, die, "write")
-        assert exporter.fetch() == 5
+        assert exporter.fetch(ExportForm("csv")) == 5
         with pytest.raises(KilledError):
             exporter.write(tmp_path / "out.csv", ExportForm("csv"))
     assert not (tmp_path / "out.csv").exists()
@@ -251,7 +254,7 @@ def test_a_complete_spool_serves_only_its_own_password(
     url = service.url
     with Client(url) as client, closing(ExportSpool(file, {"url": url, "query": ""})) as spool:
         exporter = Exporter(ServicePages(client, owner), spool, lambda *_: None, owner)
-        assert exporter.fetch() == readings
+        assert exporter.fetch(ExportForm("csv")) == readings
     if readings > 10:
         status, _, error = command("export", file, password="mistyped")
         assert status == 1
@@ -426,7 +429,7 @@ def test_a_spool_without_readings_blocks_no_other_export(tmp_path: Path) -> None
     file = tmp_path / "out.csv"
     with sqlite3.connect(tmp_path / "out.csv.part") as database:
         database.execute("CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)")
-        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', 'yes')")
+        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', '0')")
     database.close()
     with closing(ExportSpool(file, {"query": "corrected"})) as spool:
         assert not spool.complete

@@ -15,7 +15,7 @@ import pytest
 from iot_models.errors import IotError
 from iot_models.reading import Reading
 from iot_sensor_client import Client
-from iot_tools.transfer import exporter
+from iot_tools.transfer import export_writers, exporter
 from iot_tools.transfer.export_spool import ExportSpool
 from iot_tools.transfer.exporter import Exporter, ExportForm
 from iot_tools.transfer.service_pages import ServicePages
@@ -92,19 +92,25 @@ def test_an_export_that_is_killed_after_its_renames_serves_only_its_own_password
     assert len(file.read_text().splitlines()) == 4
 
 
-def test_an_export_in_another_form_discards_the_files_of_a_killed_one(tmp_path: Path) -> None:
+def test_an_export_in_another_form_discards_the_files_of_a_killed_one(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    file, left = tmp_path / "out.x", tmp_path / ".out.x.unfinished-1"
-    left.touch()
-    with closing(ExportSpool(file, {})) as spool, Client("http://127.0.0.1:1") as client:
-        spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], None)
-        spool.save_renames(repr(ExportForm("csv")), {left: file})
-        with pytest.raises(KeyboardInterrupt):
-            Exporter(ServicePages(client, ""), spool, die, "").write(file, ExportForm("ndjson"))
-        assert not spool.renames(repr(ExportForm("csv")))
-    assert [each.name for each in tmp_path.iterdir()] == ["out.x.part"]
+    def export_and_die(form: str, place: object, name: str) -> None:
+        with monkeypatch.context() as killing:
+            killing.setattr(place, name, die)
+            assert command("export", file, "--format", form, password="forms")[0] == 130
+
+    stored(command, tmp_path / "in.db", "forms", [(n, n) for n in range(3)])
+    file = tmp_path / "out" / "x"
+    file.parent.mkdir()
+    export_and_die("csv", Path, "replace")
+    export_and_die("ndjson", export_writers.NdjsonWriter, "write")
+    assert [each.name for each in file.parent.iterdir()] == ["x.part"]
+    assert command("export", file, "--format", "csv", password="forms")[0] == 0
+    assert len(file.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson", "parquet"])
@@ -202,7 +208,9 @@ def test_a_full_disk_at_the_start_is_one_sentence(service: Stack, tmp_path: Path
         Client(service.url) as client,
         pytest.raises(IotError, match="writing failed: disk is full"),
     ):
-        Exporter(ServicePages(client, "full"), spool, lambda *_: None, "full").fetch()
+        Exporter(ServicePages(client, "full"), spool, lambda *_: None, "full").fetch(
+            ExportForm("csv")
+        )
     refuse("INSERT ON state")
     with pytest.raises(IotError, match=r"out\.csv\.part can't be opened: disk is full"):
         ExportSpool(file, {})

@@ -82,7 +82,7 @@ def _export(parsed: argparse.Namespace) -> int:
         exporter = Exporter(pages, spool, progress, password)
         try:
             exporter.check(parsed.file, form)
-            count = exporter.fetch()
+            count = exporter.fetch(form)
             if not count:
                 raise IotError(
                     f"{parsed.url}: {_nothing(client, password, query)}; nothing written"

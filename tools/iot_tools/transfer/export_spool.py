@@ -114,8 +114,21 @@ class ExportSpool:
         """Whether all readings were fetched."""
         return self._state("complete") is not None
 
+    def reopen(self) -> None:
+        """Delete the last page of a complete spool, and the saved names.
+
+        Readings may have been stored since, so the next fetch begins with the last page again.
+        """
+        with self._database:
+            self._database.execute(
+                "DELETE FROM readings WHERE place >"
+                " (SELECT CAST(value AS INTEGER) FROM state WHERE name = 'complete')"
+            )
+            self._database.execute("DELETE FROM state WHERE name IN ('complete', 'renames')")
+
     def append(self, readings: Sequence[Reading], cursor: str | None) -> None:
         """Add a page. `cursor` is where the next page begins; None if this is the last page."""
+        before = len(self)
         with self._database:
             self._database.executemany(
                 "INSERT INTO readings (id, absolute_timestamp, relative_timestamp,"
@@ -128,7 +141,10 @@ class ExportSpool:
                     for each in readings
                 ),
             )  # fmt: skip
-            self._save("complete" if cursor is None else "cursor", cursor or "yes")
+            if cursor is None:
+                self._save("complete", str(before))  # where the last page begins, for `reopen`
+            else:
+                self._save("cursor", cursor)
 
     def renames(self, form: str) -> dict[Path, Path]:
         """Return the names saved by `save_renames` for the same `form`; empty if none are saved."""
@@ -144,12 +160,6 @@ class ExportSpool:
         with self._database:
             saved = {str(old): str(new) for old, new in names.items()}
             self._save("renames", json.dumps({form: saved}))
-
-    def clear(self) -> None:
-        """Delete all readings and the saved names. The next fetch starts at the first page."""
-        with self._database:
-            self._database.execute("DELETE FROM readings")
-            self._database.execute("DELETE FROM state WHERE name != 'selection'")
 
     def __len__(self) -> int:
         (count,) = self._database.execute("SELECT coalesce(max(place), 0) FROM readings").fetchone()

@@ -91,8 +91,11 @@ class Exporter:
         if not self._spool.renames(repr(form)):
             form.check(path)
 
-    def fetch(self) -> int:
+    def fetch(self, form: ExportForm) -> int:
         """Fetch the readings that the spool lacks. Return the number of readings in the spool.
+
+        If an earlier run was killed while it renamed the complete files of this form, the spool is
+        not changed. Otherwise, a complete spool is fetched again from its last page on.
 
         After an error, the spool keeps the fetched readings. The next run continues after them.
 
@@ -101,7 +104,7 @@ class Exporter:
                 the spool were fetched with another password.
         """
         try:
-            self._fetch()
+            self._fetch(form)
         except CursorError as error:
             raise IotError(
                 f"{self._spool.path} can't be continued: {error}; use the password of the "
@@ -109,14 +112,15 @@ class Exporter:
             ) from None
         return len(self._spool)
 
-    def _fetch(self) -> None:
-        if self._spool.complete:
-            self._check_password()
-        if not self._spool.complete:
-            for page in self._pages.pages(self._spool.cursor):
-                with self._disk_errors():
-                    self._spool.append(page.readings, page.cursor)
-                self._progress("fetching", len(self._spool), None)
+    def _fetch(self, form: ExportForm) -> None:
+        if self._spool.renames(repr(form)) and self._is_own():
+            return
+        with self._disk_errors():
+            self._spool.reopen()
+        for page in self._pages.pages(self._spool.cursor):
+            with self._disk_errors():
+                self._spool.append(page.readings, page.cursor)
+            self._progress("fetching", len(self._spool), None)
 
     def write(self, path: Path, form: ExportForm) -> list[Path]:
         """Write the files, then delete the spool. Return the paths of the files.
@@ -130,7 +134,6 @@ class Exporter:
     def _write(self, path: Path, form: ExportForm) -> list[Path]:
         names = self._spool.renames(repr(form))
         if not names:
-            self._spool.save_renames(repr(form), {})  # another form used the same temporary names
             names = self._write_unfinished(path, form)
             self._spool.save_renames(repr(form), names)
         for unfinished, final in names.items():
@@ -160,25 +163,23 @@ class Exporter:
             files.discard()
             raise
 
-    def _check_password(self) -> None:
-        """Raise `IotError` if the readings of a complete spool were fetched with another password.
+    def _is_own(self) -> bool:
+        """Return whether the readings of a complete spool were fetched with this password.
 
         The spool holds no hash of its password, because a hash would help to guess the password. So
-        the service checks the password: it refuses the spool's cursor with any other password. If a
-        complete spool has a single page, it has no cursor. In this case, look for its readings in
-        the vault. If the vault lacks one of them, clear the spool: the caller then fetches the
-        readings of the vault.
+        the service checks the password: it refuses the spool's cursor with any other password
+        (`CursorError`). A complete spool with a single page has no cursor. In this case, look for
+        its readings in the vault.
         """
         if self._spool.cursor is not None:
             self._pages.check(self._spool.cursor)
-            return
+            return True
         missing = set(map(astuple, self._spool.readings()))
         for page in self._pages.pages():
             missing.difference_update(map(astuple, page.readings))
             if not missing:
-                return
-        with self._disk_errors():
-            self._spool.clear()
+                return True
+        return False
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

@@ -168,6 +168,7 @@ def test_wrong_requests(api: Api, writer: Writer) -> None:
     for position in (foreign, "x", "AAAA", f"{foreign}A"):
         refused = assert_error(open_stream(api, position), 400, "invalid_request")
         assert refused["field"] == "Last-Event-ID"
+    assert assert_error(open_stream(api, after="x"), 400, "invalid_request")["field"] == "after"
     assert_error(open_stream(api, last=-1), 400, "invalid_request")
     assert_error(open_stream(api, last="x"), 400, "invalid_request")
 

@@ -123,13 +123,14 @@ def test_the_last_page_of_a_limited_read_says_that_it_is_the_last(filled: Api) -
     assert filled.post("/api/iot/last/0?limit=1").data == b'{"data":[],"cursor":null}\n'
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1.5", "1e3", "9" * 30, "٣", " 3"])
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1.5", "1e3", "00", "٣", " 3"])
 def test_an_invalid_limit_is_named(module_api: Api, limit: str) -> None:
     error = assert_error(module_api.post(f"/api/iot?limit={limit}"), 400, "invalid_request")
     assert (error["field"], error["error"]) == (
         "limit",
         "limit: must be an integer of at least 1",
     )
+    assert "beyond 64 bits" in module_api.post(f"/api/iot?limit={2**63}").get_json()["error"]
 
 
 @pytest.mark.parametrize("order", ["", "up", "DESC", "desc,asc"])

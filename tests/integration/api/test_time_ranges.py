@@ -182,6 +182,22 @@ def test_a_wrong_range_is_named(module_api: Api, query: str, field: str) -> None
         assert error["error"].startswith(f"{field}: must be")
 
 
+def test_every_interrogator_timestamp_can_be_a_bound(
+    module_api: Api, module_writer: Writer
+) -> None:
+    """For example of devices that send nanoseconds."""
+    module_api.put(row("ns", interrogator_time=1_763_877_000_123_456_789))
+    drain_all(module_writer)
+    query = "by=interrogator&from=1763877000123456.789"
+    assert len(module_api.read(f"?{query}&to=1763877000123456.790", "ns")) == 1
+    assert len(module_api.read(f"?{query}&to={2**63 // 1000}", "ns")) == 1
+    assert module_api.read("?by=interrogator&from=1763877000123456.790", "ns") == []
+    refused = module_api.post(f"/api/iot?{query}&to={2**63 // 1000 + 1}", "ns")
+    assert refused.get_json()["error"] == "to: is beyond 64 bits in microseconds"
+    refused = module_api.post("/api/iot?to=1763877000123456", "ns")
+    assert refused.get_json()["error"] == "to: must be in the years 1 to 9999"
+
+
 @pytest.mark.parametrize("path", ["", "/seconds/60", "/series"])
 @pytest.mark.parametrize("by", ["received", "interrogator"])
 def test_the_last_moment_of_the_year_9999_is_accepted(module_api: Api, path: str, by: str) -> None:

@@ -66,8 +66,8 @@ def encode_position(position: LivePosition, vault_id: bytes) -> str:
     return urlsafe_b64encode(body + _checksum(body, vault_id)).rstrip(b"=").decode()
 
 
-def decode_position(text: str, vault_id: bytes) -> LivePosition:
-    """Decode a position that `encode_position` encoded.
+def decode_position(field: str, text: str, vault_id: bytes) -> LivePosition:
+    """Decode a position that `encode_position` encoded. `field` is the member or header with it.
 
     Raises:
         InvalidRequestError: the position is malformed, or belongs to another vault.
@@ -80,9 +80,9 @@ def decode_position(text: str, vault_id: bytes) -> LivePosition:
     position = _unpacked(body) if checksum == _checksum(body, vault_id) else None
     if position is None:
         raise InvalidRequestError(
-            "Last-Event-ID: no live stream of this password has sent this id; leave out the header "
-            "to begin with new readings",
-            field="Last-Event-ID",
+            f"{field}: no live stream of this password has sent this id; leave it out to begin "
+            "with new readings",
+            field=field,
         )
     return position
 

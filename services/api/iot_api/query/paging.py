@@ -138,7 +138,9 @@ def parse_positive(field: str, text: str) -> int:
     Raises:
         InvalidRequestError: the argument is no such integer.
     """
-    number = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
-    if not 1 <= number < INT64_MAX:
+    if not re.fullmatch("0*[1-9][0-9]*", text):
         raise InvalidRequestError(f"{field}: must be an integer of at least 1", field=field)
-    return number
+    digits = text.lstrip("0")
+    if len(digits) > 19 or int(digits) >= INT64_MAX:
+        raise InvalidRequestError(f"{field}: is beyond 64 bits", field=field)
+    return int(digits)

@@ -7,10 +7,11 @@ from decimal import Decimal
 from enum import StrEnum
 
 from iot_models.errors import InvalidRequestError
+from iot_models.reading import INT64_MAX
 from iot_models.times import parse_time_or_date
 from iot_stores.history import ReadFilter
 
-_MILLISECONDS = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+_MILLISECONDS = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,9})?")
 _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[-+ ]\d\d:\d\d)?", re.ASCII
 )
@@ -70,7 +71,7 @@ def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
     if by not in set(TimeOf):
         raise InvalidRequestError("by: must be 'received' or 'interrogator'", field="by")
     begin, end = (
-        None if text is None else _moment(field, text)
+        None if text is None else _moment(field, text, TimeOf(by))
         for field, text in ((field, arguments.get(field)) for field in ("from", "to"))
     )
     if begin is not None and end is not None and begin >= end:
@@ -78,7 +79,7 @@ def parse_time_range(arguments: Mapping[str, str]) -> TimeRange:
     return TimeRange(TimeOf(by), begin, end)
 
 
-def _moment(field: str, text: str) -> int:
+def _moment(field: str, text: str, by: TimeOf) -> int:
     """Parse Unix milliseconds or an RFC 3339 time; return µs since 1970."""
     problem = f"{field}: must be Unix milliseconds or RFC 3339, such as 2026-11-28T07:00:00Z"
     if _MILLISECONDS.fullmatch(text):
@@ -94,8 +95,10 @@ def _moment(field: str, text: str) -> int:
             raise InvalidRequestError(problem, field=field) from None
     else:
         raise InvalidRequestError(problem, field=field)
-    if not _FIRST <= moment < _LAST:
+    if by is TimeOf.RECEIVED and not _FIRST <= moment < _LAST:
         raise InvalidRequestError(f"{field}: must be in the years 1 to 9999", field=field)
+    if not -INT64_MAX <= moment <= INT64_MAX:
+        raise InvalidRequestError(f"{field}: is beyond 64 bits in microseconds", field=field)
     return moment
 
 

@@ -43,9 +43,10 @@ def _live(service: Service, access: Access) -> Response:
     cached = _open(service, password)
     position = None
     refuse_repeated(request.environ, "Last-Event-ID")
-    after = request.headers.get("Last-Event-ID") or after
-    if after:
-        position = decode_position(after, cached.record.vault_id.bytes)
+    last_event = request.headers.get("Last-Event-ID")
+    if text := last_event or after:
+        field = "Last-Event-ID" if last_event else "after"
+        position = decode_position(field, text, cached.record.vault_id.bytes)
     elif last:
         position = hub.source.seconds_ago(min(last, settings.hot_window_seconds))
     authorization = request.headers.get("Authorization")

@@ -10,9 +10,7 @@ MAX_READINGS = 1000
 second."""
 MAX_BYTES = 1024 * 1024
 """Maximum bytes of a batch before compression. A larger reading is a batch of its own."""
-_MEMBERS = frozenset(
-    {"relative_time", "interrogator_time", "freeform", "db_password", "absolute_timestamp"}
-)
+_MEMBERS = frozenset({"relative_time", "interrogator_time", "freeform", "db_password"})
 """The members of a reading that the service uses. The service ignores all other members."""
 
 
@@ -27,9 +25,14 @@ def encode_reading(reading: Mapping[str, Any], number: int) -> str:
         raise ValueError(f"reading {number} is a {type(reading).__name__}, not a mapping")  # noqa: TRY004 -- as for its contents
     for name in reading:
         if name not in _MEMBERS:
+            instead = (
+                "put values into `freeform`, and times into `interrogator_time` and `relative_time`"
+            )
+            if name == "absolute_timestamp":
+                instead = "only `iot-sensor import` keeps times of receipt"
             raise ValueError(
-                f"reading {number} has the member {name!r}, which the service would ignore: put "
-                "values into `freeform`, and times into `interrogator_time` and `relative_time`"
+                f"reading {number} has the member {name!r}, which the service would ignore: "
+                f"{instead}"
             )
     try:
         return json.dumps(dict(reading), separators=(",", ":"))

@@ -113,6 +113,20 @@ def test_readings_that_are_no_list(
     assert server.received == []
 
 
+def test_a_member_that_the_service_would_ignore(server: Server, tmp_path: Path) -> None:
+    """A time of receipt, for example: the service takes it only from an import."""
+    reading = {"freeform": 1, "absolute_timestamp": "2026-11-28 07:00:01"}
+    message = (
+        "^reading 0 has the member 'absolute_timestamp', which the service would ignore: only "
+        "`iot-sensor import` "
+    )
+    with Client(server.url, "p") as client, Outbox(client, tmp_path / "outbox") as outbox:
+        for call in (client.put_readings, client.send, outbox.send):
+            with pytest.raises(ValueError, match=message):
+                call([reading])
+    assert server.received == []
+
+
 def test_an_outbox_with_a_wrong_retry_policy(tmp_path: Path) -> None:
     retry: Any = 3
     with (

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from iot_api.vaults.password_form import MAX_BYTES, normal_form
+from iot_models.password_form import MAX_BYTES, normal_form
 
 
 @pytest.mark.parametrize(

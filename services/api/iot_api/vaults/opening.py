@@ -15,12 +15,12 @@ from iot_cipher.keyring import Keyring
 from iot_cipher.vault import PasswordKey, VaultRecord, password_key
 from iot_models import metrics, tracing
 from iot_models.errors import DecryptionError, IotError, TooManyRequestsError, UnavailableError
+from iot_models.password_form import normal_form
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_records import PolicyChangedError, VaultErasedError
 
 from .cache import CachedVault
 from .known_policy import KnownPolicy
-from .password_form import normal_form
 from .password_search import PasswordSearch
 from .restorer import VaultRestorer
 from .scrypt_queue import WAIT_SECONDS, ScryptQueue

@@ -17,6 +17,7 @@ from iot_models.errors import (
     NotFoundError,
     UnavailableError,
 )
+from iot_models.password_form import normal_form
 from iot_stores.password_changes import PasswordChange, PasswordChanges
 from iot_stores.store_states import POSTGRES_UNAVAILABLE, report
 from iot_stores.vault_lookups import LookupPolicy
@@ -24,7 +25,6 @@ from iot_stores.vault_records import LookupTakenError, PolicyChangedError, Vault
 
 from .change_follower import wait_before_change, wait_for_followers
 from .opening import Vaults
-from .password_form import normal_form
 from .password_search import all_lookups, same_lookups
 
 _ATTEMPTS = 3

@@ -391,6 +391,21 @@ def test_a_service_that_does_not_answer_is_reported_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["import", "export"])
+def test_an_error_of_the_service_names_the_url(
+    service: Stack,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setenv("IOT_PASSWORD", LEGACY_PASSWORD)
+    file = LEGACY_FILE if name == "import" else tmp_path / "out.csv"
+    url = f"{service.url}/api"
+    assert main([name, str(file), "--url", url]) == 1
+    assert capsys.readouterr().err == f"{url}: there is nothing at this path\n"
+
+
 def test_a_page_of_another_server_acknowledges_nothing(
     service: Stack, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,7 +421,8 @@ def test_a_page_of_another_server_acknowledges_nothing(
     with monkeypatch.context() as replacing:
         replacing.setattr(Client, "request", replaced)
         status, _, error = command("import", file, password="portal")
-    assert (status, "not from iot-sensor" in error, "imported: 0" in error) == (1, True, True)
+    assert (status, "imported: 0" in error) == (1, True)
+    assert error.startswith(f"{service.url}: the response is not from iot-sensor")
     assert command("import", file, password="portal")[0] == 0
     assert len(service.read("portal")) == len(rows)
 

@@ -1,6 +1,9 @@
 """`iot-sensor import`: import readings from a file."""
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from iot_models.errors import IotError
@@ -8,7 +11,7 @@ from iot_sensor_client import Client, NoResponseError
 from iot_tools.transfer.import_format import FORMATS
 from iot_tools.transfer.import_sources import open_source
 from iot_tools.transfer.importer import Importer, ImportReport
-from iot_tools.transfer.service_pages import RETRY, TIMEOUT
+from iot_tools.transfer.service_pages import RETRY, TIMEOUT, ServiceError
 
 from .password_option import add_password, password_of
 from .progress_bar import progress_bar
@@ -39,14 +42,16 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_import)
 
 
-def client_of(parsed: argparse.Namespace) -> Client:
-    """Check that the service answers at the URL of the options. Return a client for it.
+@contextmanager
+def client_of(parsed: argparse.Namespace) -> Iterator[Client]:
+    """Check that the service answers at the URL of the options. Provide a client for it.
 
     Without this check, the client would retry for minutes before it reports that nothing answers.
 
     Raises:
         SettingsError: an option can't be used.
-        IotError: nothing answers at the URL.
+        IotError: nothing answers at the URL, or the block raised `ServiceError`. The message names
+            the URL.
     """
     client = service_client(parsed, retry=RETRY, timeout=TIMEOUT, gzip=True)
     try:
@@ -54,7 +59,11 @@ def client_of(parsed: argparse.Namespace) -> Client:
             first.request("GET", "/healthz")
     except NoResponseError as error:
         raise IotError(f"{parsed.url}: {error}") from None
-    return client
+    with client:
+        try:
+            yield client
+        except ServiceError as error:
+            raise IotError(f"{parsed.url}: {error}") from None
 
 
 def _import(parsed: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ from .import_chunks import Chunk, Chunks
 from .import_plan import ImportPlan
 from .import_row import ImportRow, OtherPasswordError, RowError, reading_digest
 from .import_sources import Source
-from .service_pages import ServicePages
+from .service_pages import ServiceError, ServicePages
 
 _PATH = "/api/iot?received=original"
 _UNSTORED_CHUNKS = 16
@@ -129,8 +129,8 @@ class Importer:
 
         Raises:
             ImportFileError: the file can't be read.
-            IotError: the service refuses or is unavailable, or the disk is full. A second run
-                continues the import.
+            ServiceError: the service refuses or is unavailable. A second run continues the import.
+            IotError: the disk is full. A second run continues the import.
         """
         try:
             with closing(self._plan):
@@ -166,9 +166,9 @@ class Importer:
             limits = _limits_in(response)
             if limits is None:
                 raise_for_status(response)
-                raise IotError(FOREIGN)
+                raise ServiceError(FOREIGN)
         except ClientError as error:
-            raise IotError(error.reason) from None
+            raise ServiceError(error.reason) from None
         self._limits = limits
         for row in self._absent_rows():
             self._allowed([row])
@@ -182,7 +182,7 @@ class Importer:
             self.report.imported = self.report.readings - self.report.present - absent
             if not absent:
                 return
-        raise IotError(
+        raise ServiceError(
             "the service answers that some readings are stored already, but the vault does not "
             "contain them; run the import again"
         )
@@ -260,8 +260,8 @@ class Importer:
             raise self._failed(error) from None
         return response
 
-    def _failed(self, error: ClientError) -> IotError:
-        return IotError(
+    def _failed(self, error: ClientError) -> ServiceError:
+        return ServiceError(
             f"{error.reason}; readings imported: {self.report.imported}; run the import again to "
             "continue"
         )
@@ -348,7 +348,7 @@ class Importer:
                 number = int(details["row"])
                 rows[number]
             except (ValueError, KeyError, TypeError, IndexError):
-                raise IotError(error.reason) from None
+                raise ServiceError(error.reason) from None
         position, row = rows[number]
         limits = _limits_in(error.response)
         if limits is not None and not limits.allow(row):
@@ -371,7 +371,7 @@ class Importer:
         until = time.monotonic() + _STORED_SECONDS
         while response.status == HTTPStatus.ACCEPTED:
             if time.monotonic() > until:
-                raise IotError(
+                raise ServiceError(
                     "the service has accepted readings, but has not stored them in "
                     f"{_STORED_SECONDS:g} s: its writers may be down; run the import again to "
                     "continue"

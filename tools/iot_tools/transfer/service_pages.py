@@ -7,7 +7,7 @@ import msgspec
 from iot_models.errors import IotError
 from iot_models.reading import Reading
 from iot_sensor_client import Client, ClientError, Response, RetryPolicy
-from iot_sensor_client.errors import raise_for_status
+from iot_sensor_client.errors import FOREIGN, raise_for_status
 
 RETRY = RetryPolicy(max_attempts=60, max_seconds=600.0)
 """With these retries, an import or export of hours survives a restart of the service."""
@@ -17,7 +17,11 @@ _PAGE_BYTES = 4 * 2**20
 """Approximate size of the response with a page, in bytes. It bounds the memory of the command."""
 
 
-class CursorError(IotError):
+class ServiceError(IotError):
+    """The service refuses, fails or does not answer. The message does not name its URL."""
+
+
+class CursorError(ServiceError):
     """The service refuses a cursor: it returned the cursor for another password or another read."""
 
 
@@ -49,7 +53,7 @@ class ServicePages:
         self._query = query
 
     def check(self, cursor: str) -> None:
-        """Raise `IotError` unless the service returned this cursor for this password."""
+        """Raise `ServiceError` unless the service returned this cursor for this password."""
         path = f"{self._path}?limit=1{self._query}&cursor={cursor}"
         checked(self._client, "POST", path, json=self._body)
 
@@ -57,7 +61,7 @@ class ServicePages:
         """Yield the pages from `cursor` on; if it is None, from the first reading on.
 
         Raises:
-            IotError: a request failed in spite of retries.
+            ServiceError: a request failed in spite of retries.
         """
         limit = _FIRST_LIMIT
         while True:
@@ -77,13 +81,13 @@ def checked(client: Client, method: str, path: str, *, json: object = None) -> R
     """Send a request that is safe to repeat, with the retries of `client`. Return the response.
 
     Raises:
-        IotError: the request failed.
+        ServiceError: the request failed.
     """
     try:
         response = client.request(method, path, json=json)
         raise_for_status(response)
     except ClientError as error:
-        refused = CursorError if error.reason.startswith("cursor: ") else IotError
+        refused = CursorError if error.reason.startswith("cursor: ") else ServiceError
         raise refused(error.reason) from None
     return response
 
@@ -92,4 +96,4 @@ def _decode(response: Response) -> ReadPage:
     try:
         return _decoder.decode(response.body)
     except msgspec.DecodeError:
-        raise IotError("the response is not from iot-sensor") from None
+        raise ServiceError(FOREIGN) from None

@@ -1,4 +1,4 @@
-"""Tables in files, read by libraries that start threads.
+"""Tables in files, read and written by libraries that start threads.
 
 The libraries are imported when a test needs them: pytest-xdist's workers are forked from a process
 that has imported the tests (`worker_server.py`).
@@ -13,6 +13,15 @@ def read_parquet(file: Path) -> Any:
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     return pq.read_table(file)
+
+
+def write_parquet(file: Path, **columns: object) -> Path:
+    """Write a Parquet file with these columns. Return its path."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    pq.write_table(pa.table(columns), file)
+    return file
 
 
 def read_csv(file: Path) -> Any:

@@ -189,8 +189,10 @@ def test_an_answer_of_the_api_is_imported(
     file.write_text(json.dumps({"data": [reading]}))
     one = (0, "1 row\n1 imported\n0 were in the service before\n", "")
     assert command("import", file, password="answer") == one
-    again = (0, "1 row\n0 imported\n1 was in the service before\n", "")
-    assert command("import", file, password="answer") == again
+    file.write_text(json.dumps({"data": [reading], "cursor": "x"}))
+    again = "1 row\n0 imported\n1 was in the service before\n"
+    warning = f"warning: {file} is one page of an answer: readings of further pages are not in it\n"
+    assert command("import", file, password="answer") == (0, again, warning)
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -362,9 +364,7 @@ def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -
     (tmp_path / "spaces.csv").write_text("absolute_timestamp, relative_timestamp\n2014-03-18,1\n")
     status, _, error = command("import", tmp_path / "spaces.csv")
     assert status == 1
-    assert (
-        "the first line has spaces around the column name relative_timestamp: remove them" in error
-    )
+    assert "the first line has the column ' relative_timestamp': write 'relative_tim" in error
     with closing(sqlite3.connect(tmp_path / "other.db")) as database, database:
         database.execute("CREATE TABLE other (id INTEGER)")
     status, _, error = command("import", tmp_path / "other.db")

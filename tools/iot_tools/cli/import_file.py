@@ -76,6 +76,12 @@ def _import(parsed: argparse.Namespace) -> int:
             raise KeyboardInterrupt("run the import again to continue") from None
     for line in report_lines(report, dry_run=parsed.dry_run):
         print(line)
+    if source.more_pages:
+        print(
+            f"warning: {parsed.file} is one page of an answer: readings of further pages are not "
+            "in it",
+            file=sys.stderr,
+        )
     if not report.readings:
         raise IotError(f"{parsed.file}: {_nothing(report)}; nothing was imported")
     return 1 if report.unusable else 0

@@ -8,7 +8,7 @@ from enum import Enum
 from iot_models.errors import IotError
 from iot_models.reading import INT64_MAX, INT64_MIN, Reading
 
-from .import_row import CSV_NAMES, MAX_DIGITS
+from .import_row import MAX_DIGITS, meant_name
 
 MAX_MEMBERS = 1_000
 """Largest number of members of `freeform` that can become columns."""
@@ -30,8 +30,6 @@ class Kind(Enum):
 
 OWN = ("id", "absolute_timestamp", "relative_timestamp", "interrogator_timestamp", "freeform")
 """The columns that every file has."""
-_RESERVED = {*OWN, *CSV_NAMES, "data", "db_password"}
-"""Names that `iot-sensor import` does not take for members of `freeform`."""
 _PREFIX = "freeform."
 
 
@@ -49,9 +47,10 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        The column of a member has the member's name. If this name is in `_RESERVED`, or begins with
-        `freeform.`, the prefix `freeform.` is added, so that all names differ: the member `id` has
-        the column `freeform.id`, and the member `freeform.id` has `freeform.freeform.id`.
+        The column of a member has the member's name. If `iot-sensor import` takes this name for
+        another column (`meant_name`), the prefix `freeform.` is added: the member `id` has the
+        column `freeform.id`. The prefix is also added to a name that begins with it, so that all
+        names differ: the member `freeform.id` has the column `freeform.freeform.id`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 
@@ -68,7 +67,8 @@ class Columns:
 
 
 def _column_name(member: str) -> str:
-    return _PREFIX + member if member in _RESERVED or member.startswith(_PREFIX) else member
+    taken = meant_name(member) is not None or member == "data" or member.startswith(_PREFIX)
+    return _PREFIX + member if taken else member
 
 
 def flattened_columns(readings: Iterable[Reading]) -> Columns:

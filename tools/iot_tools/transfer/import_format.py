@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from iot_models.errors import IotError
 
-from .import_row import CSV_NAMES
+from .import_row import CSV_NAMES, meant_name
 
 FORMATS = ("sqlite", "csv", "ndjson", "json", "parquet")
 READ_ERRORS = (OSError, EOFError, zlib.error)
@@ -90,14 +90,16 @@ def _detected(head: bytes) -> str | None:
         return "sqlite"
     if head.startswith(b"PAR1"):
         return "parquet"
-    if b"\0" in head:
-        return None
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    first = text.partition(b"\n")[0]
+    # A text of a reading may contain NUL. A flattened CSV file may have it even in a name.
+    if b"\0" in first and b"absolute_timestamp" not in first:
+        return None
     if _JSON.match(text):
         return "json"
     if text.startswith(b"{"):
         return "ndjson"
-    return "csv" if b"time" in text.partition(b"\n")[0] else None
+    return "csv" if b"time" in first else None
 
 
 def check_columns(path: Path, part: str, names: Sequence[str]) -> None:
@@ -106,13 +108,13 @@ def check_columns(path: Path, part: str, names: Sequence[str]) -> None:
     Error messages say that `part` of the file, such as "the first line", has the names.
 
     Raises:
-        ImportFileError: a required column is missing, two names mean the same column, or a name has
-            spaces around it.
+        ImportFileError: a required column is missing, two names mean the same column, or a name is
+            not written as it should be (`meant_name`).
     """
     for name in names:
-        if name not in CSV_NAMES and name.strip() in CSV_NAMES:
+        if (meant := meant_name(name)) not in (None, name):
             raise ImportFileError(
-                f"{path}: {part} has spaces around the column name {name.strip()}: remove them"
+                f"{path}: {part} has the column {name!r}: write {meant!r}, or rename the column"
             )
     if "absolute_timestamp" not in names:
         separated = ": separate the columns by commas" if set(";\t") & set("".join(names)) else ""

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
 
+from iot_models.password_form import normal_form
 from iot_models.reading import MISSING_TIME, Reading, absolute_timestamp
 from iot_models.times import parse_time, parse_time_or_date
 
@@ -24,12 +26,16 @@ MAX_DIGITS = 4_300
 default (`sys.set_int_max_str_digits`), because the time of the conversion grows with the square of
 the number of digits."""
 CSV_NAMES = {
-    "absolute_timestamp": "received", "relative_timestamp": "relative",
-    "relativetime": "relative", "interrogator_timestamp": "interrogator",
+    "absolute_timestamp": "received",
+    "relative_timestamp": "relative", "relative_time": "relative", "relativetime": "relative",
+    "interrogator_timestamp": "interrogator", "interrogator_time": "interrogator",
     "interrogatortime": "interrogator",
 }  # fmt: skip
-"""Maps the name of a CSV or Parquet column with a time to the parameter of `make_row` for this
-time."""
+"""Maps each name of a time to the parameter of `make_row` for this time. These are the names of
+columns of CSV and Parquet, and of members of JSON objects."""
+_API_TIMES = {"relative_timestamp", "interrogator_timestamp"}
+_NO_MEMBERS = {*CSV_NAMES, "freeform", "db_password", "id"}
+"""Columns and members of a row that do not become members of `freeform`."""
 
 
 class RowError(ValueError):
@@ -128,12 +134,13 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
     """Return the row with these values. Raises `RowError` if one is invalid."""
     if received is None or received == "":
         raise RowError("absolute_timestamp is missing")
+    received = f"{received:f}" if isinstance(received, Decimal) else str(received)
     try:
         canonical = canonical_json(freeform)
     except (ValueError, RecursionError):
         raise RowError("freeform is not JSON") from None
     return ImportRow(
-        _received(str(received).strip()),
+        _received(received.strip()),
         _time("relative_timestamp", relative),
         _time("interrogator_timestamp", interrogator, parse_time_or_date),
         _one_line(freeform),
@@ -141,23 +148,60 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
     )
 
 
-def row_of_json(data: Mapping[str, object], written: str | None) -> ImportRow:
+def same_password(found: object, password: str) -> bool:
+    """Return whether a value of a file is this password. As in the service, its form in Unicode
+    makes no difference."""
+    return isinstance(found, str) and _normal(found) == _normal(password)
+
+
+def _normal(password: str) -> bytes:
+    return normal_form(password.encode(errors="surrogatepass"))
+
+
+def meant_name(name: str) -> str | None:
+    """Return the name of a time, `freeform`, `db_password` or `id` if `name` differs from it only
+    by letter case, or by spaces or a byte order mark around it. Return None for any other name.
+
+    `ID` is another name than `id`: many files have such a column of their own.
+    """
+    plain = name.replace("\ufeff", "").strip()
+    if plain.lower() != "id":
+        plain = plain.lower()
+    return plain if plain in _NO_MEMBERS else None
+
+
+def row_of_json(data: Mapping[str, object], written: Mapping[str, str]) -> ImportRow:
     """Convert a JSON object: a reading as the API returns it, or as a PUT sends it.
 
-    `written` is the JSON text of the member `freeform`, as the file has it. If `written` is None,
-    the text is made from the decoded value, whose floats have only the precision of a double.
+    If the object has no `freeform`, `freeform` is made from the members other than id, password and
+    times.
+
+    `written` maps names of members to their JSON text, as the file has it. A text that is missing
+    there is made from the decoded value, whose floats have only the precision of a double.
     Raises `RowError` if a value is invalid.
     """
-    received, freeform = data.get("absolute_timestamp"), data.get("freeform", "")
-    if written is None:
-        written = json.dumps(freeform)
-    if "relative_timestamp" not in data and "interrogator_timestamp" not in data:
-        return make_row(received, data.get("relative_time"), data.get("interrogator_time"), written)
-    if "freeform" in data and isinstance(freeform, str):
-        written = freeform
-    return make_row(
-        received, data.get("relative_timestamp"), data.get("interrogator_timestamp"), written
-    )
+    times: dict[str, object] = {}
+    for name, value in data.items():
+        if name in CSV_NAMES and value is not None:
+            if CSV_NAMES[name] in times:
+                raise RowError(f"has the same time twice, the second as {name}")
+            times[CSV_NAMES[name]] = value
+
+    def text_of(name: str) -> str:
+        return written[name] if name in written else json.dumps(data[name])
+
+    freeform = data.get("freeform")
+    if "freeform" not in data:
+        members = {name: text_of(name) for name in data if name not in _NO_MEMBERS}
+        for name in members:
+            if meant := meant_name(name):
+                raise RowError(f"has the member {name!r}: write {meant!r}, or rename the member")
+        text = _object(members) if members else '""'
+    elif isinstance(freeform, str) and not _API_TIMES.isdisjoint(data):
+        text = freeform
+    else:
+        text = text_of("freeform")
+    return make_row(times.get("received"), times.get("relative"), times.get("interrogator"), text)
 
 
 def row_of_csv(fields: Mapping[str, str]) -> ImportRow:
@@ -174,10 +218,11 @@ def row_of_parquet(fields: Mapping[str, object]) -> ImportRow:
     """Convert a row of a Parquet file of `iot-sensor export`.
 
     If the column `freeform` is missing or null, `freeform` is made from the columns other than id
-    and times, each value with the type of its column. Raises `RowError` if a value is invalid.
+    and times, each value with the type of its column. Values are those of JSON, or a `Decimal`.
+    Raises `RowError` if a value is invalid.
     """
-    cells = {name: _time_as_text(cell) for name, cell in fields.items() if cell is not None}
-    return _row_of_columns(cells, lambda cell: json.dumps(cell, default=str))
+    cells = {name: cell for name, cell in fields.items() if cell is not None}
+    return _row_of_columns(cells, _json_of)
 
 
 def _row_of_columns(fields: Mapping[str, _Cell], member: Callable[[_Cell], str]) -> ImportRow:
@@ -185,19 +230,28 @@ def _row_of_columns(fields: Mapping[str, _Cell], member: Callable[[_Cell], str])
     own = {CSV_NAMES[name]: cell for name, cell in fields.items() if name in CSV_NAMES}
     freeform: object = fields.get("freeform")
     if freeform is None:
-        members = [
-            f"{json.dumps(name)}: {member(cell)}"
-            for name, cell in fields.items()
-            if name not in CSV_NAMES and name != "id"
-        ]
-        freeform = f"{{{', '.join(members)}}}"
+        freeform = _object(
+            {name: member(cell) for name, cell in fields.items() if name not in _NO_MEMBERS}
+        )
     if not isinstance(freeform, str):
         raise RowError("freeform is not text")
     return make_row(own.get("received"), own.get("relative"), own.get("interrogator"), freeform)
 
 
-def _time_as_text(cell: object) -> object:
-    return cell.isoformat(" ") if isinstance(cell, datetime) else cell
+def _object(members: Mapping[str, str]) -> str:
+    """Return a JSON object. `members` maps names to JSON texts."""
+    return f"{{{', '.join(f'{json.dumps(name)}: {text}' for name, text in members.items())}}}"
+
+
+def _json_of(cell: object) -> str:
+    """Return the JSON text of a value of Parquet. A decimal number keeps its digits."""
+    if isinstance(cell, Decimal):
+        return str(cell)
+    if isinstance(cell, dict):
+        return _object({name: _json_of(value) for name, value in cell.items()})
+    if isinstance(cell, list):
+        return f"[{', '.join(map(_json_of, cell))}]"
+    return json.dumps(cell)
 
 
 def _member(text: str) -> str:
@@ -247,6 +301,8 @@ def _http_date(text: str) -> datetime:
 def _time(name: str, value: object, parse: Callable[[int | float | str], int] = parse_time) -> int:
     if value is None or value == "":
         return MISSING_TIME
+    if isinstance(value, Decimal):
+        value = str(value)
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         raise RowError(f"{name} is not a number")
     try:

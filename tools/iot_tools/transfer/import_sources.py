@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from .import_row import (
     make_row,
     row_of_csv,
     row_of_json,
+    same_password,
     short_integer,
 )
 from .legacy_cipher import LegacyCipher
@@ -34,10 +36,16 @@ _PAGE = (
     "SELECT absolute_timestamp, relative_timestamp, interrogator_timestamp, freeform, id"
     " FROM IOTD WHERE id > ? ORDER BY id LIMIT 100"
 )
+_CURSOR_LINE = re.compile(rb'\s*\{\s*"cursor"\s*:\s*(null|"[^"]*")\s*\}\s*')
+"""The last line of a page in NDJSON."""
 
 
 class Source(Protocol):
     """A file to import. It can be read several times, with the rows in the same order."""
+
+    more_pages: bool
+    """Whether the last cursor in the file says that another page of the answer follows. False until
+    all rows are read."""
 
     def count(self) -> int | None:
         """Return the number of rows; None if it is not known before all rows are read."""
@@ -75,6 +83,8 @@ class LegacySqlite:
     It can be imported while the old program uses it: the file is opened read-only, and read in
     pages, because the old program could not commit during one long read.
     """
+
+    more_pages = False
 
     def __init__(self, path: Path, password: str) -> None:
         self._path = path
@@ -137,6 +147,8 @@ class LegacySqlite:
 class _TextFile:
     """A text file with readings that are not encrypted. It may be compressed with gzip."""
 
+    more_pages = False
+
     def __init__(self, path: Path, password: str) -> None:
         self._path = path
         self._password = password
@@ -186,7 +198,7 @@ class CsvFile(_TextFile):
         if len(fields) < len(names):
             return RowError("has fewer fields than the first line")
         row = dict(zip(names, fields, strict=True))
-        if row.pop("db_password", "") not in {"", self._password}:
+        if (given := row.get("db_password")) and not same_password(given, self._password):
             return OtherPasswordError("is under another password")
         try:
             return row_of_csv(row)
@@ -215,14 +227,17 @@ def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
 
 
 class NdjsonFile(_TextFile):
-    """A file with one reading per line, as the API returns it or as a PUT sends it."""
+    """A file with one reading per line, as the API returns it or as a PUT sends it. A page of
+    an answer ends with a line that has its cursor."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""
         try:
             with opened(self._path) as file:
                 for line in file:
-                    if not line.isspace():
+                    if (cursor := _CURSOR_LINE.fullmatch(line)) is not None:
+                        self.more_pages = cursor[1] != b"null"
+                    elif not line.isspace():
                         yield _json_row(line, self._password)
         except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
@@ -247,9 +262,11 @@ class JsonFile(_TextFile):
             with opened(self._path) as file:
                 content = file.read().removeprefix(codecs.BOM_UTF8)
             try:
-                return _written_items(content)
+                items, self.more_pages = _written_items(content)
             except (msgspec.DecodeError, KeyError):
                 found = json.loads(content.decode())
+            else:
+                return items
         except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
         except (ValueError, RecursionError) as error:
@@ -257,6 +274,7 @@ class JsonFile(_TextFile):
                 f"{self._path} is not JSON: {error}; use --format ndjson for an object per line"
             ) from None
         if isinstance(found, dict):
+            self.more_pages = found.get("cursor") is not None
             found = found.get("data")
         if not isinstance(found, list):
             raise ImportFileError(f'{self._path} is neither a JSON list nor {{"data": [...]}}')
@@ -267,17 +285,19 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _written_items(content: bytes) -> list[bytes]:
-    """Return the JSON text of each item of a list, or of the list `data` of an object.
+def _written_items(content: bytes) -> tuple[list[bytes], bool]:
+    """Return the JSON text of each item of a list, or of the list `data` of an object. Also return
+    whether the object has a cursor.
 
     Raises:
         msgspec.DecodeError: `content` is not JSON, or has NaN, which is not in the JSON standard.
         KeyError: the object has no member `data`.
     """
-    is_object = content.lstrip().startswith(b"{")
-    return list(
-        map(bytes, _items.decode(_members.decode(content)["data"] if is_object else content))
-    )
+    more = False
+    if content.lstrip().startswith(b"{"):
+        answer = _members.decode(content)
+        content, more = answer["data"], bytes(answer.get("cursor", b"null")) != b"null"
+    return list(map(bytes, _items.decode(content))), more
 
 
 def _json_row(text: bytes, password: str) -> ImportRow | RowError:
@@ -302,17 +322,18 @@ def _checked_row(text: bytes, password: str) -> ImportRow:
         )
     if not isinstance(data, dict):
         raise RowError("data is not an object")
-    if data.get("db_password") not in (None, password):
+    given = data.get("db_password")
+    if given is not None and not same_password(given, password):
         raise OtherPasswordError("is under another password")
-    return row_of_json(data, _written_freeform(text))
+    return row_of_json(data, _written(text))
 
 
-def _written_freeform(row: bytes) -> str | None:
-    """Return the JSON text of a row's member `freeform`. Return None if the row lacks this
-    member, or has a value that is not in the JSON standard, such as NaN."""
-    with suppress(msgspec.DecodeError, KeyError):
+def _written(row: bytes) -> dict[str, str]:
+    """Return the JSON text of each member of a row. Return no texts if the row has a value that is
+    not in the JSON standard, such as NaN."""
+    with suppress(msgspec.DecodeError):
         members = _members.decode(row.removeprefix(codecs.BOM_UTF8))
         if "data" in members:
             members = _members.decode(members["data"])
-        return bytes(members["freeform"]).decode()
-    return None
+        return {name: bytes(text).decode() for name, text in members.items()}
+    return {}

@@ -1,11 +1,17 @@
 """Parquet files that can be imported."""
 
 from collections.abc import Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
+
+import msgspec
 
 from .import_format import ImportFileError, check_columns
-from .import_row import ImportRow, OtherPasswordError, RowError, row_of_parquet
+from .import_row import ImportRow, OtherPasswordError, RowError, row_of_parquet, same_password
 from .parquet import pyarrow
 
 _BATCH = 500
@@ -18,6 +24,8 @@ class ParquetFile:
     Its columns have the names of the columns of a CSV file (`check_columns`), as in a Parquet file
     of `iot-sensor export`.
     """
+
+    more_pages = False
 
     def __init__(self, path: Path, password: str) -> None:
         self._pa, self._pq = pyarrow()
@@ -55,9 +63,14 @@ class ParquetFile:
             yield dict(zip(batch.schema.names, cells, strict=True))
 
     def _cells(self, column: Any) -> list[object]:
-        if self._pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-            # `datetime` has no nanoseconds.
-            column = column.cast(self._pa.timestamp("us", column.type.tz), safe=False)
+        kind, types = column.type, self._pa.types
+        if types.is_temporal(kind) and getattr(kind, "unit", None) == "ns":
+            # The types of `datetime` have no nanoseconds.
+            if types.is_timestamp(kind):
+                kind = self._pa.timestamp("us", kind.tz)
+            else:
+                kind = (self._pa.time64 if types.is_time(kind) else self._pa.duration)("us")
+            column = column.cast(kind, safe=False)
         try:
             return cast("list[object]", column.to_pylist())
         except (ValueError, OverflowError):
@@ -65,14 +78,42 @@ class ParquetFile:
 
     def _row(self, row: dict[str, object]) -> ImportRow | RowError:
         for name, cell in row.items():
-            if isinstance(cell, Exception):
-                return RowError(f"{name} has a value that can't be read: {cell}")
-        if row.pop("db_password", None) not in {None, "", self._password}:
+            try:
+                row[name] = _plain(cell)
+            except (ValueError, OverflowError) as error:
+                return RowError(f"{name} has a value that can't be read: {error}")
+        given = row.get("db_password")
+        if given not in (None, "") and not same_password(given, self._password):
             return OtherPasswordError("is under another password")
         try:
             return row_of_parquet(row)
         except RowError as error:
             return error
+
+
+def _plain(cell: object) -> object:
+    """Return a value in the form in which JSON can hold it. A decimal number stays a `Decimal`.
+
+    Raises:
+        ValueError, OverflowError: `cell` is such an error of `_value_of`, JSON has no form for the
+            value, or binary data is not UTF-8.
+    """
+    match cell:
+        case None | bool() | int() | float() | str() | Decimal():
+            return cell
+        case timedelta():  # may be a subclass of pandas, which msgspec refuses
+            return msgspec.to_builtins(timedelta(cell.days, cell.seconds, cell.microseconds))
+        case bytes() | date() | time() | UUID():
+            return cell.decode() if isinstance(cell, bytes) else str(cell)
+        case list() | tuple():
+            return [_plain(each) for each in cell]
+        case dict():
+            return {name: _plain(each) for name, each in cell.items()}
+        case Real():  # `numpy.float16`, from pyarrow before 21
+            return float(cell)
+        case Exception():
+            raise cell
+    raise ValueError(f"JSON has no form for {type(cell).__name__}")
 
 
 def _value_of(cell: Any) -> object:

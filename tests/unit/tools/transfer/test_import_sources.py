@@ -7,7 +7,6 @@ import lzma
 import shutil
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from iot_tools.transfer.import_format import ImportFileError
 from iot_tools.transfer.import_row import ImportRow, OtherPasswordError, RowError, make_row
 from iot_tools.transfer.import_sources import open_source
 from iot_tools.transfer.importer import ImportReport
+from support.tables import write_parquet
 
 LEGACY_FILE = Path(__file__).parents[3] / "fixtures" / "legacy" / "encpassword.db"
 PASSWORD = "right"
@@ -39,11 +39,53 @@ def rows(tmp_path: Path, content: bytes | str) -> list[object]:
     [
         ("absolute_timestamp,t,t", "t, t"),
         ("absolute_timestamp,relativetime,relative_timestamp", "relativetime, relative_timestamp"),
+        ("absolute_timestamp,relative_time,relativetime", "relative_time, relativetime"),
     ],
 )
 def test_a_csv_file_that_names_a_column_twice(tmp_path: Path, names: str, twice: str) -> None:
     with pytest.raises(ImportFileError, match=f"the first line names a column twice: {twice};"):
         rows(tmp_path, f"{names}\n{AT},1,2\n")
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "ndjson"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        (" db_password", "db_password"),
+        ("DB_Password", "db_password"),
+        ("\ufefffreeform", "freeform"),
+        ("id\t", "id"),
+        ("Interrogator_Time", "interrogator_time"),
+        ("ID", None),
+        (" sensor", None),
+    ],
+)
+def test_a_name_that_is_almost_the_name_of_another_column(
+    tmp_path: Path, form: str, name: str, meant: str | None
+) -> None:
+    """A password, for example, would become a part of the reading."""
+    if form == "parquet":
+        write_parquet(tmp_path / "file", **{"absolute_timestamp": [AT], name: ["5"]})
+        content = (tmp_path / "file").read_bytes()
+    elif form == "csv":
+        content = f'absolute_timestamp,"{name}"\n{AT},5\n'.encode()
+    else:
+        content = json.dumps({"absolute_timestamp": AT, name: 5}).encode()
+    if meant is None:
+        assert rows(tmp_path, content) == [-1]
+    elif form == "ndjson":
+        assert rows(tmp_path, content) == [
+            f"has the member {name!r}: write {meant!r}, or rename the member"
+        ]
+    else:
+        with pytest.raises(ImportFileError) as refused:
+            rows(tmp_path, content)
+        assert f"has the column {name!r}: write {meant!r}, or rename" in str(refused.value)
+
+
+def test_a_csv_file_with_nul(tmp_path: Path) -> None:
+    assert freeforms(tmp_path, f"absolute_timestamp,a\n{AT},x\0y\n") == [r'{"a": "x\u0000y"}']
+    assert freeforms(tmp_path, f"absolute_timestamp,a\0\n{AT},1\n") == [r'{"a\u0000": 1}']
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
@@ -98,20 +140,27 @@ def test_a_program_is_no_file_of_readings() -> None:
         open_source(Path("/bin/ls"), None, PASSWORD)
 
 
-@pytest.mark.parametrize("form", ["csv", "ndjson"])
+@pytest.mark.parametrize("form", ["csv", "ndjson", "parquet"])
 def test_a_row_under_another_password_is_left(tmp_path: Path, form: str) -> None:
+    """As in the service, the form of the password in Unicode makes no difference."""
     file = tmp_path / "file"
     given = {"relative_timestamp": 1, "interrogator_timestamp": 1, "absolute_timestamp": AT}
+    passwords = ["b\u00fcro", "bu\u0308ro", "wrong"]
     if form == "csv":
-        names = ",".join([*given, "db_password"])
-        file.write_text(f"{names}\n1,1,{AT},right\n1,1,{AT},wrong\n")
+        lines = [f"1,1,{AT},{each}" for each in passwords]
+        file.write_text("\n".join([",".join([*given, "db_password"]), *lines]))
+    elif form == "parquet":
+        columns = {name: [value] * len(passwords) for name, value in given.items()}
+        write_parquet(file, **columns, db_password=[each.encode() for each in passwords])
     else:
-        lines = [{"data": {**given, "db_password": each}} for each in ("right", "wrong")]
-        file.write_text("\n".join(map(json.dumps, lines)))
-    first, second = open_source(file, None, PASSWORD).rows()
-    assert isinstance(first, ImportRow)
-    assert "right" not in first.freeform
-    assert isinstance(second, OtherPasswordError)
+        objects = [{"data": {**given, "db_password": each}} for each in passwords]
+        file.write_text("\n".join(map(json.dumps, objects)))
+    for password in passwords[:2]:
+        *found, other = open_source(file, None, password).rows()
+        assert isinstance(other, OtherPasswordError)
+        for row in found:
+            assert isinstance(row, ImportRow)
+            assert row.freeform == ('""' if form == "ndjson" else "{}")
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -121,6 +170,24 @@ def test_an_answer_of_the_api(tmp_path: Path, indent: int | None, as_list: bool,
     readings = [{"absolute_timestamp": AT, "relative_timestamp": n} for n in range(3)]
     content = json.dumps(readings if as_list else {"data": readings}, indent=indent)
     assert rows(tmp_path, mark + content) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '{"data": [%s], "cursor": %s}',
+        '{"cursor": %s, "data": [{"freeform": NaN}]}',
+        '%s\n{"cursor": %s}\n',
+    ],
+)
+def test_a_page_of_an_answer(tmp_path: Path, page: str) -> None:
+    reading = json.dumps({"absolute_timestamp": AT, "relative_timestamp": 5})
+    for cursor in ("null", '"x"'):
+        values = (reading, cursor) if page.count("%s") == 2 else (cursor,)
+        (tmp_path / "file").write_text(page % values)
+        source = open_source(tmp_path / "file", None if len(values) == 2 else "json", PASSWORD)
+        assert len(list(source.rows())) == 1
+        assert source.more_pages is (cursor != "null")
 
 
 def test_json_that_is_no_answer_of_the_api(tmp_path: Path) -> None:
@@ -168,6 +235,37 @@ def freeforms(tmp_path: Path, content: str) -> list[str]:
     file.write_text(content)
     found = list(open_source(file, None, PASSWORD).rows())
     return [row.freeform if isinstance(row, ImportRow) else str(row) for row in found]
+
+
+@pytest.mark.parametrize(
+    ("members", "row"),
+    [
+        ('"relative_time": 5, "interrogator_timestamp": 6, "freeform": "7"', (5, 6, "7")),
+        ('"relative_timestamp": "5", "interrogator_time": 6, "freeform": {}', (5, 6, "{}")),
+        ('"relative_timestamp": null, "relative_time": 5, "freeform": "7"', (5, -1, "7")),
+        ('"relative_time": 5, "interrogator_time": 6, "freeform": "7"', (5, 6, '"7"')),
+        ('"relative_time": 5, "freeform": 1.10, "sensor": "room-1"', (5, -1, "1.10")),
+        ('"relative_time": 5', (5, -1, '""')),
+        (
+            '"interrogatortime": 6, "id": 1, "db_password": "right", "a": 1.10, "b": null',
+            (-1, 6, '{"a": 1.10, "b": null}'),
+        ),
+        ('"a": NaN, "b": 1.10', (-1, -1, '{"a": NaN, "b": 1.1}')),
+        ('"relative_timestamp": 5, "relative_time": 5', "has the same time twice"),
+    ],
+)
+def test_the_members_of_a_row(
+    tmp_path: Path, members: str, row: tuple[int, int, str] | str
+) -> None:
+    """No time and no value is lost, under whichever name it comes."""
+    reading = f'{{"absolute_timestamp": "{AT}", {members}}}'
+    for content in (reading, f'{{"data": {reading}}}', f"[{reading}]"):
+        (tmp_path / "file").write_text(content)
+        (found,) = open_source(tmp_path / "file", None, PASSWORD).rows()
+        if isinstance(row, str):
+            assert row in str(found)
+        else:
+            assert found == make_row(AT, *row)
 
 
 @pytest.mark.parametrize("text", WRITTEN)
@@ -221,77 +319,6 @@ def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: 
     else:
         assert isinstance(row, ImportRow)
         assert row.received == received
-
-
-def parquet(tmp_path: Path, **columns: object) -> Path:
-    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    file = tmp_path / "file.parquet"
-    pq.write_table(pa.table(columns), file)
-    return file
-
-
-def test_a_parquet_file_of_your_own(tmp_path: Path) -> None:
-    """Columns keep their types: a text of digits stays a text."""
-    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
-
-    moments = [datetime(2020, 1, 1, 1, 2, 3, 4, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)]
-    file = parquet(
-        tmp_path,
-        absolute_timestamp=pa.array(moments, pa.timestamp("ns", "Europe/Berlin")),
-        interrogator_timestamp=pa.array(moments, pa.timestamp("us", "UTC")),
-        relative_timestamp=pa.array([5, None], pa.int64()),
-        id=[1, 2],
-        text=["12", None],
-        number=[1.5, 2.0],
-        values=[[1, 2], None],
-    )
-    assert list(open_source(file, None, PASSWORD).rows()) == [
-        make_row("2020-01-01 01:02:03", 5, 1577840523000004,
-                 '{"text": "12", "number": 1.5, "values": [1, 2]}'),
-        make_row("2020-01-02 00:00:00", -1, 1577923200000000, '{"number": 2.0}'),
-    ]  # fmt: skip
-
-
-def test_parquet_values_that_python_can_t_hold(tmp_path: Path) -> None:
-    """Only their rows are refused."""
-    import pyarrow as pa  # noqa: PLC0415 - it starts a thread: see `support/worker_server.py`
-
-    text = pa.array([b"a", b"\xff", b"c", b"d"])
-    file = parquet(
-        tmp_path,
-        absolute_timestamp=["2020-01-01 00:00:00"] * 4,
-        relative_timestamp=[1, 2, 3, 4],
-        text=pa.Array.from_buffers(pa.string(), 4, text.buffers()),
-        time=pa.array([0, 1, 2**60, 3], pa.timestamp("ms")),
-        date=pa.array([0, 1, 2, 2**30], pa.date32()),
-    )
-    first, *refused = open_source(file, None, PASSWORD).rows()
-    assert isinstance(first, ImportRow)
-    assert [str(each).partition(": ")[0] for each in refused] == [
-        "text has a value that can't be read",
-        "time has a value that can't be read",
-        "date has a value that can't be read",
-    ]
-
-
-def test_parquet_rows_that_are_refused(tmp_path: Path) -> None:
-    file = parquet(
-        tmp_path,
-        absolute_timestamp=[AT, None, AT, AT],
-        freeform=["1", "2", "{", "4"],
-        db_password=[None, "", PASSWORD, "other"],
-    )
-    found = [str(row) for row in open_source(file, None, PASSWORD).rows()][1:]
-    assert found == [
-        "absolute_timestamp is missing", "freeform is not JSON", "is under another password",
-    ]  # fmt: skip
-    with pytest.raises(ImportFileError, match="the schema lacks the column absolute_timestamp"):
-        list(open_source(parquet(tmp_path, a=[1]), None, PASSWORD).rows())
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(ImportFileError, match="is not a Parquet file that can be read"):
-        open_source(file, None, PASSWORD).count()
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson", "json"])

@@ -185,7 +185,9 @@ def row_of_json(data: Mapping[str, object], written: Mapping[str, str]) -> Impor
         if name in CSV_NAMES and value is not None:
             if CSV_NAMES[name] in times:
                 raise RowError(f"has the same time twice, the second as {name}")
-            times[CSV_NAMES[name]] = value
+            # The decoded float may lack digits. `_received` expects a number without exponent.
+            exact = isinstance(value, float) and name != "absolute_timestamp"
+            times[CSV_NAMES[name]] = written.get(name, value) if exact else value
 
     def text_of(name: str) -> str:
         return written[name] if name in written else json.dumps(data[name])

@@ -246,6 +246,7 @@ def freeforms(tmp_path: Path, content: str) -> list[str]:
         ('"relative_time": 5, "interrogator_time": 6, "freeform": "7"', (5, 6, '"7"')),
         ('"relative_time": 5, "freeform": 1.10, "sensor": "room-1"', (5, -1, "1.10")),
         ('"relative_time": 5', (5, -1, '""')),
+        ('"interrogator_time": 1.710754759123456789e18', (-1, 1710754759123456789, '""')),
         (
             '"interrogatortime": 6, "id": 1, "db_password": "right", "a": 1.10, "b": null',
             (-1, 6, '{"a": 1.10, "b": null}'),

@@ -425,17 +425,6 @@ def test_a_refused_command_leaves_nothing_behind(
     assert [each.name for each in tmp_path.iterdir()] == ["run-001.csv"]
 
 
-def test_a_spool_without_readings_blocks_no_other_export(tmp_path: Path) -> None:
-    file = tmp_path / "out.csv"
-    with sqlite3.connect(tmp_path / "out.csv.part") as database:
-        database.execute("CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)")
-        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', '0')")
-    database.close()
-    with closing(ExportSpool(file, {"query": "corrected"})) as spool:
-        assert not spool.complete
-    assert not list(tmp_path.iterdir())
-
-
 def test_refusals(command: Command, tmp_path: Path) -> None:
     (tmp_path / "there.csv").touch()
     assert command("export", tmp_path / "there.csv")[2] == (

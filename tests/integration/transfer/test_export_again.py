@@ -216,3 +216,14 @@ def test_a_full_disk_at_the_start_is_one_sentence(service: Stack, tmp_path: Path
     refuse("INSERT ON state")
     with pytest.raises(IotError, match=r"out\.csv\.part can't be opened: disk is full"):
         ExportSpool(file, {})
+
+
+def test_a_spool_without_readings_blocks_no_other_export(tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    with sqlite3.connect(tmp_path / "out.csv.part") as database:
+        database.execute("CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)")
+        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', '0')")
+    database.close()
+    with closing(ExportSpool(file, {"query": "corrected"})) as spool:
+        assert not spool.complete
+    assert not list(tmp_path.iterdir())

@@ -46,16 +46,12 @@ from .wakeups import ThreadWakeup, Wakeup
 
 MAX_ENTRIES = 4096
 """Maximum number of entries that `Backlog.read_shards` reads. Each entry blocks Redis for a
-microsecond."""
+microsecond, or for 3 µs if the entries of its shard exceed the limit of bytes."""
 _FSYNC_FACTOR = 4
 """If each read of the backlog must wait until Redis has synced the entries to disk, a read may
 return this many times `MAX_ENTRIES`: Redis may sync only once a second."""
-_MAX_BYTES = 2**50
-"""If the counters say that this many bytes or more wait in a shard, a counter is damaged."""
 _NAME_BYTES = 64
 """Number of leading bytes that identify a sealed entry: they contain its session and number."""
-_UNKNOWN_SIZES = 64
-"""Number of entries to read if their sizes are unknown, because a counter is damaged."""
 
 _log = logging.getLogger(__name__)
 
@@ -142,6 +138,7 @@ class Backlog(BacklogAppender):
         self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
         self._confirm = load_script(client, "backlog_confirm.lua")
+        self._measure = load_script(client, "backlog_measure.lua")
         self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
@@ -175,7 +172,11 @@ class Backlog(BacklogAppender):
         """Return the oldest entries of shards, one shard after the other, up to about `max_bytes`.
 
         Once the limit is reached, the remaining shards are left out. Every earlier shard with
-        waiting entries is returned with at least one entry. The number of round trips is constant.
+        waiting entries is returned with at least one entry.
+
+        At most `max_bytes` and one entry more are fetched, besides entries that arrive meanwhile,
+        if the counters are sound. This takes two round trips, and one more if the entries of a
+        shard exceed the limit.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
         have the entries. Otherwise, a failover could lose a stored entry together with its
@@ -187,15 +188,24 @@ class Backlog(BacklogAppender):
             RedisError: Redis can't serve.
         """
         progress = self.progress(shards)
-        counts, bytes_left, entries_left = {}, max_bytes, self._max_entries
+        ranges: dict[int, tuple[str | bytes, int]] = {}
+        bytes_left, entries_left = max_bytes, self._max_entries
         for shard, known in progress.items():
             if bytes_left <= 0 or entries_left <= 0:
                 break
-            counts[shard] = min(_entries_within(known, bytes_left), entries_left)
-            bytes_left -= known.bytes
-            entries_left -= counts[shard]
+            if known.bytes <= bytes_left and (known.bytes or not known.entries):
+                # Entries that arrive now, before the read, are read too.
+                count = min(known.entries + known.entries // 8 + 8, entries_left)
+                ranges[shard] = "+", count
+                bytes_left -= known.bytes
+            else:  # the shard has too many bytes, or a counter is damaged
+                call = [self._names.stream(shard)], [bytes_left, entries_left]
+                ((last, count, size),) = run_all(self._client, self._measure, [call])
+                ranges[shard] = last, max(1, count)
+                bytes_left -= size
+            entries_left -= count
         waiting, bytes_left = [], max_bytes
-        for shard, entries in self._read_streams(counts).items():
+        for shard, entries in self._read_streams(ranges).items():
             if bytes_left <= 0:
                 break
             sizes = accumulate(len(entry.sealed) for entry in entries)
@@ -204,11 +214,13 @@ class Backlog(BacklogAppender):
             bytes_left -= sum(len(entry.sealed) for entry in entries[:end])
         return waiting
 
-    def _read_streams(self, counts: Mapping[int, int]) -> dict[int, list[WaitingEntry]]:
-        """Return the oldest entries of each shard. `counts`: how many entries of each shard."""
-        commands: list[Sequence[str | int]] = [("TIME",)]
-        for shard, count in counts.items():
-            commands.append(("XRANGE", self._names.stream(shard), "-", "+", "COUNT", count))
+    def _read_streams(
+        self, ranges: Mapping[int, tuple[str | bytes, int]]
+    ) -> dict[int, list[WaitingEntry]]:
+        """Return the oldest entries of each shard. `ranges`: last id, and number of entries."""
+        commands: list[Sequence[str | bytes | int]] = [("TIME",)]
+        for shard, (last, count) in ranges.items():
+            commands.append(("XRANGE", self._names.stream(shard), "-", last, "COUNT", count))
         if self._confirmation.command:
             (seconds, micros), *streams = self._run_confirmed(commands)
         else:
@@ -216,10 +228,10 @@ class Backlog(BacklogAppender):
         now = milliseconds((int(seconds), int(micros)))
         return {
             shard: [_waiting_entry(entry_id, fields, now) for entry_id, fields in stream]
-            for shard, stream in zip(counts, streams, strict=True)
+            for shard, stream in zip(ranges, streams, strict=True)
         }
 
-    def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
+    def _run_confirmed(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         """Run commands that read entries, and wait until replicas and disks have these entries.
 
         Return the answers. If Redis refuses WAIT or WAITAOF, do not wait. Raises like
@@ -397,16 +409,6 @@ class Backlog(BacklogAppender):
         for shard, length, first in zip(shards, answers[::2], answers[1::2], strict=True):
             received = int(first[0][0].partition(b"-")[0]) if first else None
             yield shard, length, None if received is None else (now - received) / 1000
-
-
-def _entries_within(known: ShardProgress, max_bytes: int) -> int:
-    """Estimate how many of the oldest entries of a shard to read to get about `max_bytes`."""
-    if not 0 < known.bytes < _MAX_BYTES:
-        return _UNKNOWN_SIZES
-    if known.bytes <= max_bytes:
-        # Entries that arrive now, before the read, are read too.
-        return known.entries + known.entries // 8 + 8
-    return -(-max_bytes * known.entries // known.bytes) or 1
 
 
 def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> WaitingEntry:

@@ -1,6 +1,7 @@
 -- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
 -- type. A counter is damaged if it is not a number (another program wrote it), if it is missing although it
--- can't be 0, or if more bytes were removed from a shard than added.
+-- can't be 0, or if it contradicts the entries of a shard: more bytes were removed than added, the position of the
+-- first entry is above the bytes added, or no entry waits and not all bytes were removed.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
 -- names of the streams of held entries.
 -- Returns the names of the damaged counters; empty if nothing was changed. If the key was missing: the counters that
@@ -42,14 +43,37 @@ local function items(...)
   return string.find(found.err, 'WRONGTYPE', 1, true) and {} or redis.call(...) -- raises the error
 end
 
+-- Return the bytes ever added to a shard whose counter was lost. Appends since the loss counted from 0 again, up to
+-- `added`, which is below the positions of all earlier entries. Reads the later entries only, the newest first.
+local function added_with_loss(stream, added)
+  local before, begin = '+', added
+  while true do
+    for _, entry in ipairs(redis.call('XREVRANGE', stream, before, '-', 'COUNT', 16)) do
+      local total = amount(field(entry, 't'))
+      if total and total > added then
+        return total + added - begin
+      end
+      begin = total and math.max(0, total - #(field(entry, 'e') or '')) or begin
+      before = '(' .. entry[1]
+    end
+  end
+end
+
 local known, damaged, shards = {}, {}, {}
 local found = items('HGETALL', counters)
 local missing = #found == 0
 if missing and redis.call('EXISTS', counters) == 1 then -- it holds a value of another type
   damaged[1] = counters
 end
-for shard = 0, missing and 255 or -1 do
-  shards[tostring(shard)] = true
+local first_ends, first_begins = {}, {} -- of the first entry of each shard: its position, and that before it
+for number = 0, 255 do
+  local shard = tostring(number)
+  local first = items('XRANGE', streams .. shard, '-', '+', 'COUNT', 1)[1]
+  if first then
+    local total = amount(field(first, 't'))
+    shards[shard], first_ends[shard] = true, total or 0
+    first_begins[shard] = total and math.max(0, total - #(field(first, 'e') or '')) or 0
+  end
 end
 for i = 1, #found, 2 do
   local name, text = found[i], found[i + 1]
@@ -72,10 +96,15 @@ if not known.held and not missing and #items('HKEYS', vaults) > 0 then
   damaged[1 + #damaged] = 'held' -- the counters were deleted, and an append has added some of them again
 end
 for shard in pairs(shards) do
-  local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
-  if added and removed and removed > added then
-    known['out:' .. shard] = nil
-    damaged[#damaged + 1] = 'out:' .. shard
+  local added_name, removed_name = 'in:' .. shard, 'out:' .. shard
+  local added, removed = amount(known[added_name] or '0'), amount(known[removed_name] or '0')
+  local first_end = first_ends[shard]
+  if added and removed and (removed > added or not first_end and removed < added) then
+    known[removed_name] = nil
+    damaged[#damaged + 1] = removed_name
+  end
+  if added and not missing and (first_end or 0) > added then
+    damaged[#damaged + 1] = added_name -- the counters were deleted, and an append has added some of them again
   end
 end
 if #damaged == 0 and not missing then
@@ -86,15 +115,14 @@ local bytes, sums = 0, {}
 for shard in pairs(shards) do
   local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
   local stream = streams .. shard
-  local first = items('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local last = items('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   added = math.max(added or removed or 0, last and amount(field(last, 't')) or 0)
-  if not removed then
-    removed = added
-    if first then
-      local total = amount(field(first, 't'))
-      removed = total and math.max(0, total - #(field(first, 'e') or '')) or 0
-    end
+  local lost = (first_ends[shard] or 0) > added
+  if lost then
+    added = added_with_loss(stream, added)
+  end
+  if lost or not removed then
+    removed = first_begins[shard] or added
   end
   sums['in:' .. shard], sums['out:' .. shard] = added, removed
   bytes = bytes + added - removed

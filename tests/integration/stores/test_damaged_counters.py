@@ -92,6 +92,26 @@ def test_deleted_counters_are_recounted_after_an_append(redis: "Redis", backlog:
     assert backlog.state().bytes == 10
 
 
+def test_entries_that_waited_before_the_counters_were_deleted_are_counted_after_an_append(
+    redis: "Redis", backlog: Backlog
+) -> None:
+    """Otherwise, the backlog could exceed its maximum. Nothing is appended to shard 2."""
+    redis.delete(KEYS.backlog_counters)
+    backlog.append([(0, b"a" * 4), (0, b"a")])
+    assert set(BacklogCounters(redis, KEYS).recount()) == {"held", "in:0", "in:2"}
+    assert (backlog.state().bytes, backlog.state().held) == (2 * 10 + 5 + 4 * 30 + 10, 1)
+    assert counters(redis) | {"in:0": b"45", "out:0": b"20", "in:2": b"120"} == counters(redis)
+    assert BacklogCounters(redis, KEYS).recount() == []
+    remove(backlog, 0, entries=10)
+    assert BacklogCounters(redis, KEYS).recount() == ["out:0"]
+    assert backlog.state().bytes == 4 * 30 + 10
+    backlog.append([(0, b"a" * 5)])
+    for shard in (0, 2):
+        remove(backlog, shard, entries=10)
+    assert BacklogCounters(redis, KEYS).recount() == []
+    assert backlog.state().bytes == 10
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["bytes", "in:2", "held", "session_renewals", "rate"])
 def test_a_damaged_counter_causes_no_partial_append(

@@ -99,9 +99,22 @@ class DrainWorker(SimpleWorker):
         trusts the content of their hashes. `KnownJob` reads only the status.
         """
         for queue in self.queues:
-            worker_registration.clean_worker_registry(queue)
+            self._remove_workers(queue)
             self._remove_executions(queue)
         self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]
+
+    def _remove_workers(self, queue: Queue) -> None:
+        # RQ's own function raises an error at a planted name that is not UTF-8.
+        of_queue = worker_registration.WORKERS_BY_QUEUE_KEY % queue.name
+        keys = list(cast("set[bytes]", self.connection.smembers(of_queue)))
+        with self.connection.pipeline() as pipeline:
+            for key in keys:
+                pipeline.exists(key)
+            found = pipeline.execute()
+        gone = [key for key, exists in zip(keys, found, strict=True) if not exists]
+        if gone:
+            self.connection.srem(of_queue, *gone)
+            self.connection.srem(self.redis_workers_keys, *gone)
 
     def _remove_executions(self, queue: Queue) -> None:
         registry, now = queue.started_job_registry.key, time.time()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from iot_cipher.keyring import KeyId
 from iot_cipher.writer_keys import KeySet, fingerprints
@@ -23,6 +24,7 @@ from iot_models.logs import printable
 from iot_models.names import KeyNames
 
 from .process_reports import MALFORMED, ProcessReport, process_name
+from .store_states import is_wrong_type
 
 EXPIRY_SECONDS = 15
 """Maximum time for which a report outlives its process."""
@@ -128,24 +130,37 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) -> list[str]:
     """Return the running writers that have not reported their loaded keys.
 
-    A writer is running if its heartbeat in RQ is recent. A writer that does not report has an
-    earlier version, or its Redis user has no right to write the report.
+    A writer is running if its heartbeat in RQ is recent, or if another program has overwritten the
+    heartbeat, so that it is no time. A writer that does not report has an earlier version, or its Redis user has no
+    right to write the report.
     """
     known = {each.process for each in reports}
     silent = []
     for name in sorted(cast("set[bytes]", client.smembers(f"{names.rq}:workers"))):
-        fields = ["hostname", "pid", "last_heartbeat"]
-        host, pid, beat = cast("list[bytes | None]", client.hmget(name.decode(), fields))
-        if host is None or pid is None or beat is None or not _is_recent(beat.decode()):
+        try:
+            found = client.hmget(name, ["hostname", "pid", "last_heartbeat"])
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            silent.append(printable(f"writer {name.decode(errors='replace')}"))
             continue
-        process = printable(f"writer {host.decode()}:{pid.decode()}")
+        host, pid, beat = (
+            value if value is None else value.decode(errors="replace")
+            for value in cast("list[bytes | None]", found)
+        )
+        if host is None or pid is None or beat is None or not _is_recent(beat):
+            continue
+        process = printable(f"writer {host}:{pid}")
         if process not in known:
             silent.append(process)
     return silent
 
 
 def _is_recent(heartbeat: str) -> bool:
-    moment = time.strptime(heartbeat[:19], "%Y-%m-%dT%H:%M:%S")
+    try:
+        moment = time.strptime(heartbeat[:19], "%Y-%m-%dT%H:%M:%S")
+    except ValueError:
+        return True
     return time.time() - calendar.timegm(moment) < _MAX_RQ_HEARTBEAT_SECONDS
 
 

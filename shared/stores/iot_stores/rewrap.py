@@ -6,7 +6,7 @@ killed can be repeated.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, LiteralString, cast
@@ -45,7 +45,7 @@ _SWAP = """
 """
 _NO_ID = uuid.UUID(int=0)
 
-Change = tuple[str, bytes, bytes]
+Change = tuple[bytes, bytes, bytes]
 """Name, old value and new value of a record in Redis. An empty new value removes the record."""
 
 
@@ -106,10 +106,10 @@ class Rewrap:
             psycopg.Error, RedisError: a store is away. The records done so far stay rewrapped.
         """
         pattern = self._names.all_vault_records
-        names = self._client.scan_iter(match=pattern, count=1000)
-        while batch := [cast("bytes", name).decode() for name in islice(names, BATCH)]:
+        names = cast("Iterator[bytes]", self._client.scan_iter(match=pattern, count=1000))
+        while batch := list(islice(names, BATCH)):
             values = cast("list[bytes | None]", self._client.mget(batch))
-            old: dict[str, tuple[bytes, VaultRecord]] = {}
+            old: dict[bytes, tuple[bytes, VaultRecord]] = {}
             for name, value in zip(batch, values, strict=True):
                 record = None if value is None else decode_record(value)
                 if value and record and record.master_key_id != self._keyring.primary_id:
@@ -153,13 +153,17 @@ class Rewrap:
         self.result.postgres += len(swapped)
         self._apply(
             [
-                (self._names.vault_record(old.lookup), encode_record(old), encode_record(new))
+                (
+                    self._names.vault_record(old.lookup).encode(),
+                    encode_record(old),
+                    encode_record(new),
+                )
                 for old, new in pairs
                 if old.vault_id in swapped
             ]
         )
 
-    def _renewed(self, name: str, record: VaultRecord, stored: VaultRecord | None) -> bytes:
+    def _renewed(self, name: bytes, record: VaultRecord, stored: VaultRecord | None) -> bytes:
         """Return the new value for the Redis key `name`; empty to remove the record.
 
         A record that no master key opens is removed, except in two cases: Postgres lacks the vault,
@@ -172,7 +176,7 @@ class Rewrap:
         try:
             return encode_record(rewrap_vault(self._keyring, record))
         except DecryptionError:
-            replaced = name == self._names.replaced_vault_record(record.vault_id.bytes)
+            replaced = name == self._names.replaced_vault_record(record.vault_id.bytes).encode()
             return encode_record(record) if replaced or stored is None else b""
 
     def _apply(self, changes: Sequence[Change]) -> None:

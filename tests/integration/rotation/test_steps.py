@@ -69,6 +69,7 @@ def test_a_rewrap_opens_no_vault_again(
     running: Running, redis: "Redis", postgres: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     running.put()
+    redis.set(b"iot:vault:\xff", "planted")
     running.keys("add")
     running.wait_for("promote", "2")
     before = scrypts()
@@ -290,3 +291,19 @@ def test_a_planted_report_is_named(running: Running, redis: "Redis", planted: st
     status, output = running.keys("status")
     assert status == 1
     assert f"the Redis key {KEYS.loaded_keys('planted')} has no report of a process" in output
+
+
+def test_planted_writers_are_named(running: Running, redis: "Redis") -> None:
+    """Unless it is certain that a writer is gone, a rotation must wait for it."""
+    running.report()
+    beats = {b"rq:worker:\xff": b"\xff", b"rq:worker:b": b"no time", b"rq:worker:c": b"2020-01-01"}
+    beats[b"rq:worker:gone"] = b"2020-01-01T00:00:00.000000Z"
+    for name, beat in beats.items():
+        fields = {b"hostname": name, b"pid": b"\xff", b"last_heartbeat": beat}
+        redis.hset(name, mapping=fields)  # type: ignore[arg-type]
+    redis.set("rq:worker:text", "planted")
+    redis.sadd("rq:workers", *beats, b"rq:worker:text", b"rq:worker:missing")
+    status, output = running.keys("status")
+    assert status == 0
+    silent = re.findall(r"^writer rq:worker:(\S+): does not report its keys$", output, re.MULTILINE)
+    assert silent == ["b:\ufffd", "c:\ufffd", "text", "\ufffd:\ufffd"]

@@ -182,6 +182,9 @@ def _has_finished(redis: "Redis", job: str) -> bool:
 
 def test_successful_jobs_run_no_planted_code(stack: Stack, trap: Trap, sender: Sender) -> None:
     trap.plant(sender.redis)
+    sender.redis.lpush(KEYS.job_list, b"\xff")
+    for workers in ("rq:workers", "rq:workers:iot"):
+        sender.redis.sadd(workers, b"\xff")
     sender.send(PASSWORD)
     stack.start_writer()
     for job in (names.drain_job(0), *PERIODIC):  # the first drain drains the other shards too

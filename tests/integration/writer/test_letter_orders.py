@@ -114,3 +114,26 @@ def test_the_sweep_goes_on_without_the_right_to_read_orders(
         DeadLetterOrders(writer.redis, KEYS, writer.keys.current).waiting()
     sender.send(PASSWORD)
     assert jobs.sweep_shards() == 0
+
+
+def test_an_order_for_a_letter_larger_than_the_backlog_stops_no_other(
+    writer: Writer,
+    sender: Sender,
+    orders: DeadLetterOrders,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`IOT_BACKLOG_MAX_BYTES` was lowered after the letter was set aside."""
+    monkeypatch.setattr(jobs, "current", lambda: writer)
+    monkeypatch.setattr(writer.backlog, "_max_bytes", 1)
+    large, other = set_aside(writer, sender), set_aside(writer, sender)
+    orders.place(order(large, LetterAction.REPLAY))
+    orders.place(order(other, LetterAction.DROP))
+    jobs.sweep_shards()
+    assert orders.actions() == {large: LetterAction.REPLAY}
+    assert f"the order to replay dead letter {large} waits" in caplog.text
+    letter = writer.stores.dead_letters.find(large)
+    assert letter is not None
+    writer.stores.dead_letters.drop(letter)
+    jobs.sweep_shards()
+    assert orders.actions() == {}

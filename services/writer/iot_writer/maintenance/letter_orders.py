@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from iot_cipher.encryption import Opener
 from iot_models.audit_event import AuditKind, audit_event
-from iot_models.errors import UnavailableError
+from iot_models.errors import TooLargeError, UnavailableError
 from iot_stores.audit import AuditLog
 from iot_stores.backlog import Backlog
 from iot_stores.dead_letter_orders import DeadLetterOrders, LetterAction, LetterOrder
@@ -75,6 +75,12 @@ class LetterOrders:
                 self._carry_out(connect(), letter_id, order)
             except UnavailableError as error:
                 report(_log, "a dead letter could not be replayed or dropped", error)
+            except TooLargeError as error:
+                consequence = (
+                    f"the order to replay dead letter {letter_id} waits until IOT_BACKLOG_MAX_BYTES "
+                    "is raised, or until `iot-sensor dead drop` has deleted the letter"
+                )
+                report(_log, consequence, error)
             else:
                 self._orders.remove(letter_id)
 

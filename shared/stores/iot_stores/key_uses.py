@@ -37,6 +37,7 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
     waiting = _entries(client, queued)
     held, dead = held | _held(stores), dead | _dead(stores)
     orders = cast("list[bytes]", client.lrange(names.compaction_orders, 0, -1))
+    letter_orders = cast("dict[bytes, bytes]", client.hgetall(names.dead_letter_orders))
     cached = (record.master_key_id for record in scan_records(client, names))
     return {
         "vault records in Postgres": _grouped(connection, _VAULTS),
@@ -45,6 +46,7 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
         "held entries": held,
         "compaction orders": Counter(map(key_id_of, orders)),
         "dead letters": dead,
+        "dead letter orders": Counter(map(key_id_of, letter_orders.values())),
         "audit records": _grouped(connection, _AUDIT),
     }
 

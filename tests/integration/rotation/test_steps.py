@@ -14,7 +14,7 @@ from redis import Redis
 from integration.rotation.running import Running
 from iot_cipher.encryption import Sealer
 from iot_cipher.keyring import create_keyring_file
-from iot_cipher.sealed_order import seal_order
+from iot_cipher.sealed_order import OrderKind, seal_order
 from iot_cipher.vault import is_authentic
 from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.rewrap import try_lock
@@ -116,6 +116,8 @@ def test_a_key_is_kept_while_something_needs_it(running: Running, redis: "Redis"
     redis.hset(KEYS.held_vaults, held.hex, 1)
     redis.xadd(KEYS.held_entries(held.bytes), {"e": sealed})
     redis.rpush(KEYS.compaction_orders, seal_order(keyring, b"order"))
+    letter_order = seal_order(keyring, b"order", OrderKind.DEAD_LETTER)
+    redis.hset(KEYS.dead_letter_orders, "1-1", letter_order)
     running.writer.audit.record(running.writer.postgres(), "a line")
     running.keys("add")
     running.wait_for("promote", "2")
@@ -136,6 +138,7 @@ def test_a_key_is_kept_while_something_needs_it(running: Running, redis: "Redis"
         "1 held entries",
         "1 compaction orders",
         "1 dead letters",
+        "1 dead letter orders",
     }
     found = wait_until(reasons, what="reasons")
     assert everything < found
@@ -146,6 +149,7 @@ def test_a_key_is_kept_while_something_needs_it(running: Running, redis: "Redis"
     wait_until(lambda: reasons() == everything - {
         "1 vault records in Postgres", "1 vault records in Redis", "1 queued entries"
     }, what="the rest")  # fmt: skip
+    running.writer.letter_orders.run(running.writer.postgres)
     redis.delete(KEYS.dead_letters, KEYS.held_vaults, KEYS.compaction_orders)
     running.wait_for(*retire)
     assert running.keyring().key_ids == (2,)

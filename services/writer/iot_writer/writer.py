@@ -77,7 +77,7 @@ class Writer:
             hot_window_pause=0.0 if self.hot_redis is self.redis else HOT_WINDOW_PAUSE_SECONDS,
         )
         if settings.log_requests:
-            self.drain.on_stored.append(log_stored)
+            self.drain.on_committed.append(log_stored)
         if tracing.is_on():
             self.drain.on_stored.append(trace_stored)
         self.compaction_orders = stores.compaction_orders

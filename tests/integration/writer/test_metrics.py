@@ -136,6 +136,32 @@ def test_a_drain_measures_what_it_does(sender: Sender) -> None:
     assert 0 < stored < readable
 
 
+def test_readings_are_counted_once_if_their_stream_is_not_trimmed(
+    ours: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("iot_readings_stored_total", "iot_segments_stored_total", "iot_entries_repeated_total")
+
+    def lost(*_: object) -> None:
+        raise RedisConnectionError("gone")
+
+    before = [sample(name) for name in names]
+    sender.send(PASSWORD, 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(ours.backlog, "remove", lost)
+        assert jobs.drain(sender.shard(PASSWORD)) == "redis_away"
+    assert [sample(name) - earlier for name, earlier in zip(names, before, strict=True)] == [
+        3,
+        1,
+        0,
+    ]
+    assert jobs.drain(sender.shard(PASSWORD)) == "repeated"
+    assert [sample(name) - earlier for name, earlier in zip(names, before, strict=True)] == [
+        3,
+        1,
+        1,
+    ]
+
+
 def test_a_drain_after_a_failed_one_is_a_retry(
     ours: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,14 @@
 """A batch: the entries that one drain takes from the stream of a shard."""
 
 import logging
+import struct
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment, shard_of
+from iot_cipher.encryption import Entry, EntryName, OpenedEntry, SealedSegment, entry_name, shard_of
 from iot_models import metrics
 from iot_models.errors import IotError
 from iot_models.segment import ID_STRIDE
@@ -218,3 +219,11 @@ def refuse_impossible_imports(received: Sequence[int]) -> None:
         raise ImpossibleTimeError(
             "the entry's imported times of receipt are out of range, or not all on one day (UTC)"
         )
+
+
+def name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
+    """Return the log field `entry` with the name of an entry; {} if the entry is truncated."""
+    try:
+        return {"entry": str(entry_name(shard, waiting.sealed))}
+    except struct.error:
+        return {}

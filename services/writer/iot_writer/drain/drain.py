@@ -20,7 +20,6 @@ use the hot window only if its cover reaches this position, so step 3 must come 
 """
 
 import logging
-import struct
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from enum import StrEnum
 import psycopg
 from redis.exceptions import RedisError
 
-from iot_cipher.encryption import Opener, decode_entry, entry_name
+from iot_cipher.encryption import Opener, decode_entry
 from iot_models import metrics, names
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
@@ -53,10 +52,11 @@ from .batch import (
     ImpossibleTimeError,
     StoredBatch,
     build_batch,
+    name_of,
     raise_next_ids,
     refuse_impossible_imports,
 )
-from .drain_metrics import count_stored, timed_postgres, timed_redis
+from .drain_metrics import count_stored, observe_readable, timed_postgres, timed_redis
 from .missing_vaults import MissingVaultLog
 
 DRAIN_BYTES = 4 * 2**20
@@ -124,6 +124,8 @@ class Drain:
         hot_window_pause: float = 0.0,
     ) -> None:
         """After an error of the hot window, drains do not write to it for `hot_window_pause` s."""
+        self.on_committed: list[Callable[[StoredBatch], None]] = [count_stored]
+        """Called with each stored batch, right after the commit."""
         self.on_stored: list[Callable[[StoredBatch, Sequence[Phase]], None]] = []
         """Called with each stored batch and the phases of its drain, once its stream is trimmed."""
         self._hot_window_pause = hot_window_pause
@@ -178,7 +180,7 @@ class Drain:
             result.outcomes[stored.batch.shard] = _outcome(stored)
             if entries_left:
                 result.left.append(stored.batch.shard)
-            count_stored(stored)
+            observe_readable(stored)
             for report_stored in self.on_stored:
                 report_stored(stored, phases.ended)
         self._missing_vaults.report([held for stored in stored_batches for held in stored.held])
@@ -293,7 +295,7 @@ class Drain:
         self._audit.record(connection, event)  # first: better twice than never
         if not self._dead_letters.add(shard, waiting, reason):  # another writer added it
             return
-        fields = {"shard": shard, "stream_id": entry_id, **_name_of(shard, waiting)}
+        fields = {"shard": shard, "stream_id": entry_id, **name_of(shard, waiting)}
         _log.error("entry %s of shard %d is set aside: %s", entry_id, shard, reason, extra=fields)
         metrics.counter("iot_entries_dead_total").inc()
         self._set_aside_entries += 1
@@ -367,6 +369,9 @@ class Drain:
         stored_at = time.monotonic()
         for stored in stored_batches:
             stored.stored_at = stored_at
+            # Now: if a later step fails, the next drain finds only repeated entries.
+            for report_committed in self.on_committed if commit else ():
+                report_committed(stored)
         if any(len(numbers.missing) > MANY_MISSING for numbers in locked.sessions.values()):
             self._request_new_sessions()
         return stored_batches
@@ -430,14 +435,6 @@ class Drain:
             metrics.counter("iot_hot_window_missed_total").inc(len(stored_batches))
             report(_log, "the hot window lacks segments", error)
             return False
-
-
-def _name_of(shard: int, waiting: WaitingEntry) -> dict[str, str]:
-    """Return the log field `entry` with the name of an entry; {} if the entry is truncated."""
-    try:
-        return {"entry": str(entry_name(shard, waiting.sealed))}
-    except struct.error:
-        return {}
 
 
 def _outcome(stored: StoredBatch) -> DrainOutcome:

@@ -26,11 +26,7 @@ timed_postgres = partial(_timed, "iot_drain_postgres_seconds")
 
 
 def count_stored(stored: StoredBatch) -> None:
-    """Count a stored batch in the metrics.
-
-    Call this right after the batch's stream was trimmed. From then on, all reads find the readings
-    of the batch, so the time in `iot_readable_after_seconds` ends here.
-    """
+    """Count a batch in the metrics, right after the commit."""
     sizes = [len(segment.payload) for segment in stored.segments]
     counts = [segment.bounds.count for segment in stored.segments]
     metrics.observe_all("iot_segment_bytes", sizes)
@@ -47,6 +43,14 @@ def count_stored(stored: StoredBatch) -> None:
     metrics.counter("iot_entries_erased_total").inc(stored.erased)
     if readings:
         _observe_age("iot_stored_after_seconds", stored, stored.stored_at)
+
+
+def observe_readable(stored: StoredBatch) -> None:
+    """Observe how old the batch is now. Call this right after its stream was trimmed.
+
+    From then on, all reads find the readings of the batch.
+    """
+    if stored.segments:
         _observe_age("iot_readable_after_seconds", stored, time.monotonic())
 
 

@@ -1,9 +1,6 @@
 """The log of stored segments (`IOT_LOG_REQUESTS=1`): in which segment each entry is."""
 
 import logging
-from collections.abc import Sequence
-
-from iot_models.tracing import Phase
 
 from .batch import StoredBatch
 
@@ -11,7 +8,7 @@ _MAX_LISTED = 100
 _log = logging.getLogger(__name__)
 
 
-def log_stored(stored: StoredBatch, _: Sequence[Phase]) -> None:
+def log_stored(stored: StoredBatch) -> None:
     """Log each segment with the names of its entries. The API logs these names for each PUT."""
     for segment, entries in stored.entries_by_segment():
         fields = {

@@ -77,8 +77,9 @@ class LetterOrders:
                 report(_log, "a dead letter could not be replayed or dropped", error)
             except TooLargeError as error:
                 consequence = (
-                    f"the order to replay dead letter {letter_id} waits until IOT_BACKLOG_MAX_BYTES "
-                    "is raised, or until `iot-sensor dead drop` has deleted the letter"
+                    f"the order to replay dead letter {letter_id} waits until "
+                    "IOT_BACKLOG_MAX_BYTES is raised, or until `iot-sensor dead drop` has deleted "
+                    "the letter"
                 )
                 report(_log, consequence, error)
             else:

@@ -28,6 +28,7 @@ from .backlog_counters import (
     parse_position,
     parse_shard,
 )
+from .backlog_search import end_of_read
 from .confirmation import NO_CONFIRMATION, Confirmation
 from .redis_client import milliseconds
 from .scripts import (
@@ -46,7 +47,7 @@ from .wakeups import ThreadWakeup, Wakeup
 
 MAX_ENTRIES = 4096
 """Maximum number of entries that `Backlog.read_shards` reads. Each entry blocks Redis for a
-microsecond, or for 3 µs if the entries of its shard exceed the limit of bytes."""
+microsecond."""
 _FSYNC_FACTOR = 4
 """If each read of the backlog must wait until Redis has synced the entries to disk, a read may
 return this many times `MAX_ENTRIES`: Redis may sync only once a second."""
@@ -138,7 +139,6 @@ class Backlog(BacklogAppender):
         self._enqueue_once = load_script(client, "backlog_enqueue_once.lua")
         self._take = load_script(client, "backlog_take.lua")
         self._confirm = load_script(client, "backlog_confirm.lua")
-        self._measure = load_script(client, "backlog_measure.lua")
         self._max_entries = MAX_ENTRIES * (_FSYNC_FACTOR if confirmation.fsync else 1)
 
     def try_remove(self) -> None:
@@ -174,9 +174,8 @@ class Backlog(BacklogAppender):
         Once the limit is reached, the remaining shards are left out. Every earlier shard with
         waiting entries is returned with at least one entry.
 
-        At most `max_bytes` and one entry more are fetched, besides entries that arrive meanwhile,
-        if the counters are sound. This takes two round trips, and one more if the entries of a
-        shard exceed the limit.
+        If the counters are sound, at most an eighth of `max_bytes` and a few entries are fetched
+        in vain. The read takes two round trips, and a few more if a shard exceeds the limit.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
         have the entries. Otherwise, a failover could lose a stored entry together with its
@@ -188,39 +187,36 @@ class Backlog(BacklogAppender):
             RedisError: Redis can't serve.
         """
         progress = self.progress(shards)
-        ranges: dict[int, tuple[str | bytes, int]] = {}
+        ranges: dict[int, tuple[str, int]] = {}
         bytes_left, entries_left = max_bytes, self._max_entries
         for shard, known in progress.items():
             if bytes_left <= 0 or entries_left <= 0:
                 break
-            if known.bytes <= bytes_left and (known.bytes or not known.entries):
-                # Entries that arrive now, before the read, are read too.
-                count = min(known.entries + known.entries // 8 + 8, entries_left)
-                ranges[shard] = "+", count
-                bytes_left -= known.bytes
-            else:  # the shard has too many bytes, or a counter is damaged
-                call = [self._names.stream(shard)], [bytes_left, entries_left]
-                ((last, count, size),) = run_all(self._client, self._measure, [call])
-                ranges[shard] = last, max(1, count)
-                bytes_left -= size
+            # Entries that arrive now, before the read, are read too.
+            end, count = "+", min(known.entries + known.entries // 8 + 8, entries_left)
+            if known.entries and not 0 < known.bytes <= bytes_left:
+                # The shard has too many bytes, or a counter is damaged.
+                end = end_of_read(self._client, self._names.stream(shard), bytes_left)
+            ranges[shard] = end, count
+            if end != "+":
+                break
+            bytes_left -= max(0, known.bytes)
             entries_left -= count
         waiting, bytes_left = [], max_bytes
         for shard, entries in self._read_streams(ranges).items():
             if bytes_left <= 0:
                 break
             sizes = accumulate(len(entry.sealed) for entry in entries)
-            end = next((n for n, size in enumerate(sizes, 1) if size >= bytes_left), len(entries))
-            waiting.append(WaitingShard(shard, entries[:end], progress[shard]))
-            bytes_left -= sum(len(entry.sealed) for entry in entries[:end])
+            taken = next((n for n, size in enumerate(sizes, 1) if size >= bytes_left), len(entries))
+            waiting.append(WaitingShard(shard, entries[:taken], progress[shard]))
+            bytes_left -= sum(len(entry.sealed) for entry in entries[:taken])
         return waiting
 
-    def _read_streams(
-        self, ranges: Mapping[int, tuple[str | bytes, int]]
-    ) -> dict[int, list[WaitingEntry]]:
-        """Return the oldest entries of each shard. `ranges`: last id, and number of entries."""
-        commands: list[Sequence[str | bytes | int]] = [("TIME",)]
-        for shard, (last, count) in ranges.items():
-            commands.append(("XRANGE", self._names.stream(shard), "-", last, "COUNT", count))
+    def _read_streams(self, ranges: Mapping[int, tuple[str, int]]) -> dict[int, list[WaitingEntry]]:
+        """Return the oldest entries of each shard. `ranges`: end, and number of entries."""
+        commands: list[Sequence[str | int]] = [("TIME",)]
+        for shard, (end, count) in ranges.items():
+            commands.append(("XRANGE", self._names.stream(shard), "-", end, "COUNT", count))
         if self._confirmation.command:
             (seconds, micros), *streams = self._run_confirmed(commands)
         else:
@@ -231,7 +227,7 @@ class Backlog(BacklogAppender):
             for shard, stream in zip(ranges, streams, strict=True)
         }
 
-    def _run_confirmed(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+    def _run_confirmed(self, commands: Sequence[Sequence[str | int]]) -> list[Any]:
         """Run commands that read entries, and wait until replicas and disks have these entries.
 
         Return the answers. If Redis refuses WAIT or WAITAOF, do not wait. Raises like

@@ -303,8 +303,7 @@ class HotWindow:
     def covers(self, shards: Sequence[int]) -> dict[int, float]:
         """Return, for each shard, how many seconds back from now the window holds every reading.
 
-        Shards that were never drained are left out. Raises `RedisError`, and `ValueError` for a
-        cover that no writer has written.
+        Shards that were never drained are left out.
         """
         drained = self._backlog.drain_positions(shards)
         if not self._usable():

@@ -140,8 +140,6 @@ def test_the_cover_ends_where_the_hot_window_lacks_a_drain(
     assert stores(api).hot_window.covers([shard])[shard] > 0
     redis.hset(stores(api).names.hot_cover(shard), "position", "1-0")
     assert stores(api).hot_window.covers([shard]) == {shard: 0}
-    redis.hset(stores(api).names.hot_cover(shard), "position", b"\xff")
-    assert status(api)["hot_window"]["covered_seconds"] is None
 
 
 def test_redis_away(make_api: MakeApi, own_redis: RedisServer) -> None:

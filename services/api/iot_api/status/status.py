@@ -111,11 +111,11 @@ class Status:
     def _covers(self, shards: Sequence[int]) -> dict[int, float] | None:
         """Return, by shard, for how many seconds back the hot window has every reading.
 
-        Return None while the hot window's Redis is away, or while a cover is damaged.
+        Return None while the hot window's Redis is away.
         """
         try:
             return self._stores.hot_window.covers(shards)
-        except (RedisError, UnavailableError, ValueError) as error:
+        except (RedisError, UnavailableError) as error:
             report(_log, "the status lacks the hot window", error)
             return None
 

@@ -57,6 +57,7 @@ OVERRIDDEN = {
     "iot_stores.postgres._RecordingConnection": {"connect"},
     "iot_stores.redis_connections.RefusalParser": {"parse_error"},
     "iot_stores.redis_connections._RenewingPool": {"make_connection"},
+    "iot_stores.sentinels._Connection": {"read_response"},
     "iot_stores.sentinels._Master": {"close"},
     "iot_writer.jobs.KnownJob": {"fetch", "fetch_many", "func", "refresh", "restore"},
     "iot_writer.rq_worker.DrainWorker": {

@@ -1,12 +1,18 @@
 """Redis clients that ask Sentinels for the master, and follow it after a failover."""
 
 import re
+from functools import partialmethod
 from typing import Any, cast
 from urllib.parse import unquote
 
 from redis import Redis
 from redis.connection import parse_url
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from iot_models.addresses import is_host
 from iot_models.errors import SettingsError
@@ -61,9 +67,26 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
         **common,
     )
     client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
-        found["name"], redis_class=_Master, connection_pool_class=RenewingSentinelPool
+        found["name"],
+        redis_class=_Master,
+        connection_pool_class=RenewingSentinelPool,
+        connection_class=_TlsConnection if tls else _Connection,
     )
     return client
+
+
+class _Connection(SentinelManagedConnection):
+    """A connection to the master that is closed if the wait for a reply ends with an error.
+
+    redis-py's class stays open, unlike its connections without Sentinels. The next command would
+    then take the late reply for its own, and each further command the reply to the one before.
+    """
+
+    read_response = partialmethod(SentinelManagedConnection.read_response, disconnect_on_error=True)
+
+
+class _TlsConnection(_Connection, SentinelManagedSSLConnection):
+    """The same with TLS."""
 
 
 class _Master(Redis):

@@ -3,17 +3,22 @@
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from iot_api.app import create_app
+from iot_models.errors import UnavailableError
 from iot_models.settings import Settings, load
-from iot_stores.backlog import UnconfirmedError
+from iot_stores.backlog import Backlog, UnconfirmedError
 from iot_stores.redis_client import connect_redis
+from iot_stores.scripts import run_commands
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.keys import KEYS
 from support.stack import MakeStack
 from support.waiting import stretched, wait_until
 from system.reliability.devices import Fleet
@@ -111,6 +116,34 @@ def test_a_request_repeated_after_a_failover_is_stored_once(
         texts = [json.loads(row["freeform"]) for row in json.loads(answer.data)["data"]]
         assert texts == ["before", "cut off"]
         app.extensions["iot"].close()
+
+
+def test_a_late_reply_is_not_taken_for_the_reply_to_the_next_command(
+    group: Group, settings: Settings
+) -> None:
+    """Redis stands still for longer than the timeout, but too briefly for a failover."""
+    url = f"{group.url}?socket_timeout=0.2"
+    with (
+        connect_redis(dataclasses.replace(settings, redis_url=url)) as client,
+        group.master.client() as master,
+    ):
+        backlog = Backlog(client, KEYS, shards=1, max_bytes=1000)
+        client.mset({"a": "A", "b": "B"})
+        end = backlog.append([(0, b"first")]).ends[0]
+        commands: list[Callable[[], object]] = [
+            lambda: client.get("a"),
+            lambda: run_commands(client, [("GET", "a")]),
+            lambda: backlog.append([(0, b"late")]),
+        ]
+        for command in commands:
+            master.client_pause(400)
+            with pytest.raises((RedisTimeoutError, UnavailableError)):
+                command()
+            master.client_unpause()
+            master.ping()  # the late reply is sent
+            assert client.get("b") == b"B"
+            assert run_commands(client, [("GET", "b"), ("GET", "a")]) == [b"B", b"A"]
+            assert backlog.append([(0, b"next")]).ends[0] > end
 
 
 def test_one_of_three_sentinels_is_enough(group: Group, settings: Settings) -> None:

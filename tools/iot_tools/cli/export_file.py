@@ -27,7 +27,7 @@ continues when the command is repeated.
 """
 
 _COMPRESSED = frozenset({".gz", ".zst", ".xz", ".bz2", ".zip"})
-_MILLISECONDS = re.compile(r"-?\d{1,15}(\.\d{1,9})?", re.ASCII)
+_MILLISECONDS = re.compile(r"-?\d{1,19}(\.\d{1,9})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ].*", re.ASCII)
 
 

@@ -120,7 +120,9 @@ class DrainWorker(SimpleWorker):
         registry, now = queue.started_job_registry.key, time.time()
         expired = cast("list[bytes]", self.connection.zrangebyscore(registry, 0, now))
         for execution in expired:
-            _log.warning("a writer died while it ran the job %.80r", execution)
+            _log.warning(
+                "a writer died while it ran the job %.80r", execution.decode(errors="replace")
+            )
         with self.connection.pipeline() as pipeline:
             pipeline.zremrangebyscore(registry, 0, now)
             # Removes jobs that a dead writer took from the queue but did not start. A job that a

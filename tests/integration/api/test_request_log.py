@@ -53,6 +53,7 @@ def test_an_unknown_path_is_not_logged(api: Api, caplog: pytest.LogCaptureFixtur
     assert api.ask("GET", "/api/iot/secret/9/9").status_code == 404
     (event,) = events(caplog)
     assert (event["route"], event["method"], event["status"]) == ("none", "any", 404)
+    assert event["code"] == "not_found"
     assert "secret" not in str({**event, "request": ""})
 
 

@@ -251,7 +251,7 @@ def test_a_job_of_a_dead_writer_runs_no_planted_code(
     wait_until(lambda: not sender.redis.exists("rq:wip:iot"), what="the end of its execution")
     wait_until(lambda: _status(sender.redis, "retention") == b"finished", what="the end of the job")
     assert (
-        "a writer died while it ran the job b'retention:" in (tmp_path / "writer-1.log").read_text()
+        "a writer died while it ran the job 'retention:" in (tmp_path / "writer-1.log").read_text()
     )
 
 

@@ -77,8 +77,8 @@ class ErrorResponder:
         """Return the response to any error of a request."""
         response = error_response(error, request_id, environ.get("HTTP_ACCEPT", ""))
         self._pace.hold_back(environ, response.status)
-        if isinstance(error, IotError):
-            note_error(environ, error)
+        code = error.code if isinstance(error, IotError) else _code_of(response.status)
+        note_error(environ, code, error)
         if isinstance(error, TooManyRequestsError):
             self._on_limit(error, token_name(), environ)
         return response
@@ -152,9 +152,12 @@ def _known(error: Exception) -> IotError | None:
     return UnavailableError(f"{state.store} {says}; try again", retry_after=RETRY_SECONDS)
 
 
+def _code_of(status: int) -> ErrorCode:
+    return _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
+
+
 def _of_werkzeug(error: HTTPException, accept: str) -> PlainResponse:
     status = error.code or 500
-    code = _CODES.get(status, ErrorCode.INVALID_REQUEST if status < 500 else ErrorCode.INTERNAL)
     sentence = _SENTENCES.get(status, error.description or error.name)
     if isinstance(error, WebsocketMismatch):
         sentence = "Upgrade: the service has no WebSocket; send the request without this header"
@@ -163,5 +166,5 @@ def _of_werkzeug(error: HTTPException, accept: str) -> PlainResponse:
         for name, value in error.get_headers()
         if name not in {"Content-Type", "Content-Length"}
     ]
-    body = problem_body(status, code, sentence)
+    body = problem_body(status, _code_of(status), sentence)
     return plain_json_response(status, body, *others, media_type=problem_media_type(accept))

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from iot_models import tracing
-from iot_models.errors import IotError, TooManyRequestsError
+from iot_models.errors import ErrorCode, TooManyRequestsError
 from iot_models.logs import EventLimit
 from iot_models.settings import Settings
 
@@ -101,12 +101,12 @@ def _known(environ: Mapping[str, Any]) -> dict[str, object]:
     return {**known, **environ.get(REFUSED, {}), **traced}
 
 
-def note_error(environ: dict[str, Any], error: IotError) -> None:
-    """Keep the code of an error for the log event of its request.
+def note_error(environ: dict[str, Any], code: ErrorCode, error: Exception) -> None:
+    """Keep the code of an error answer for the log event of the request.
 
     The error itself is not kept, because its traceback holds the request's frames, and so the body.
     """
-    environ[REFUSED] = {"code": str(error.code)}
+    environ[REFUSED] = {"code": str(code)}
     if isinstance(error, TooManyRequestsError):
         environ[REFUSED]["reason"] = str(error.reason)
 

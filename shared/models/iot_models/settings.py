@@ -30,6 +30,7 @@ _STRAY_LIBPQ_VARIABLES = (
 )
 DEFAULT_SCRYPT_LOG2_N = 17
 MIN_SCRYPT_LOG2_N, MAX_SCRYPT_LOG2_N = 10, 20
+MIN_BACKLOG_BYTES = 2**20
 
 
 def _setting(
@@ -97,7 +98,7 @@ class Settings:
     backlog_max_bytes: int = _setting(
         512 * 2**20,
         "Maximum size of the backlog, in sealed bytes. When it is full, PUTs are answered 503.",
-        minimum=2**20,
+        minimum=MIN_BACKLOG_BYTES,
     )
 
     clock_skew_max_seconds: int = _setting(

@@ -7,6 +7,8 @@ that entries wait in queues, which `bench.simulator` simulates.
 import math
 from dataclasses import dataclass
 
+from iot_models.settings import MIN_BACKLOG_BYTES
+
 from .costs import Costs
 
 DAY = 86_400
@@ -212,10 +214,16 @@ class Capacity:
 
     @property
     def backlog(self) -> float:
-        """Bytes of the backlog after Postgres was unavailable for `Demand.outage_seconds`."""
+        """Bytes of the backlog after Postgres was unavailable for `Demand.outage_seconds`.
+
+        At least the size of one request, and a value that `IOT_BACKLOG_MAX_BYTES` may have.
+        """
         costs, demand = self.costs, self.demand
-        a_second = demand.requests * costs.queued_entry + demand.readings * costs.queued_reading
-        return a_second * demand.outage_seconds
+        request = costs.queued_entry + demand.batch * costs.queued_reading
+        return max(
+            1.05 * MIN_BACKLOG_BYTES,  # shown as 1.1 MB; the minimum, shown as 1.0 MB, is 1.049 MB
+            request * max(1, demand.requests * demand.outage_seconds),
+        )
 
     @property
     def hot_window(self) -> float:

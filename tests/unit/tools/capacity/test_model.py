@@ -47,6 +47,15 @@ def test_batches_cost_less_than_single_readings() -> None:
     assert together.backlog < alone.backlog / 5
 
 
+def test_the_backlog_is_a_valid_setting_and_holds_one_request() -> None:
+    minimum = Settings.__dataclass_fields__["backlog_max_bytes"].metadata["minimum"]
+    few = Capacity(Demand(1, rate=1 / 600))
+    (row,) = (each for each in needs_rows(few) if "IOT_BACKLOG_MAX_BYTES" in each[1])
+    assert float(row[2].removesuffix(" MB")) * 1e6 >= minimum
+    large = Capacity(Demand(1, rate=1, batch=10**6))
+    assert large.backlog >= COSTS.queued_entry + 10**6 * COSTS.queued_reading
+
+
 def test_readings_within_one_linger_share_a_segment() -> None:
     few = Capacity(Demand(100_000, devices_per_vault=100_000))
     assert few.segments == pytest.approx(1 / COSTS.linger)

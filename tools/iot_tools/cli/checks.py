@@ -74,7 +74,7 @@ def add_soak(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=seconds,
+        type=interval,
         default=30.0,
         help="timeout of one request in seconds (default 30)",
     )

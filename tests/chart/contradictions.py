@@ -247,6 +247,27 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         {"api": {"extraEnv": [{"name": "IOT_SHARDS", "value": "4"}]}},
         "api.extraEnv sets IOT_SHARDS, which the chart sets too: remove it there, and set shards.",
     ),
+    "a variable that one value of the API sets": (
+        {"api": {"extraEnv": [{"name": "IOT_KEEPALIVE_SECONDS", "value": "9"}]}},
+        "and set api.keepaliveSeconds.",
+    ),
+    "a variable of tracing": (
+        {
+            "tracing": {"endpoint": "http://otel:4318"},
+            "writer": {"extraEnv": [{"name": "OTEL_TRACES_SAMPLER_ARG", "value": "1"}]},
+        },
+        "and set tracing.ratio.",
+    ),
+    "another variable of tracing": (
+        {
+            "tracing": {
+                "endpoint": "http://otel:4318",
+                "variables": {"OTEL_RESOURCE_ATTRIBUTES": "a=b"},
+            },
+            "api": {"extraEnv": [{"name": "OTEL_RESOURCE_ATTRIBUTES", "value": "a=c"}]},
+        },
+        "and set tracing.variables.OTEL_RESOURCE_ATTRIBUTES.",
+    ),
     "a variable of config": (
         {
             "config": {"IOT_LOG_LEVEL": "INFO"},

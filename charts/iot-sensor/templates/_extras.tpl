@@ -78,6 +78,7 @@
   "IOT_API_WORKERS" "api.workers"
   "IOT_API_CONNECTIONS" "api.connections"
   "IOT_API_POSTGRES_POOL" "api.postgresPool"
+  "IOT_KEEPALIVE_SECONDS" "api.keepaliveSeconds"
   "IOT_CORS_ORIGINS" "api.corsOrigins"
   "IOT_PAGE" "api.page"
   "IOT_LOG_FORMAT" "logs.format"
@@ -95,7 +96,11 @@
   "IOT_REDIS_URL" "redis.url or redis.existingSecret"
   "IOT_HOT_WINDOW_REDIS_URL" "redis.hotWindow.url or redis.hotWindow.existingSecret"
   "IOT_POSTGRES_URL" "postgres.url or postgres.existingSecret"
+  "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint"
+  "OTEL_TRACES_SAMPLER" "tracing.sampler"
+  "OTEL_TRACES_SAMPLER_ARG" "tracing.ratio"
 -}}
 {{- $name := contains "_URL_FILE" .name | ternary (trimSuffix "_FILE" .name) .name -}}
-{{- get $own $name | default (printf "config.%s" .name) -}}
+{{- $parent := hasPrefix "OTEL_" .name | ternary "tracing.variables" "config" -}}
+{{- get $own $name | default (printf "%s.%s" $parent .name) -}}
 {{- end -}}

@@ -76,6 +76,14 @@ def test_an_example_makes_its_object(example: str) -> None:
     assert {"ingress": "Ingress", "keda": "ScaledObject"}[example] in kinds
 
 
+def test_the_token_of_the_ingress_example_is_one_of_the_chart() -> None:
+    readme = (K8S / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"get secret (\S+) -o jsonpath='{\.data\.(\w+)}'", readme)
+    arguments = template(ValuesSet(files=(str(DEMO), str(K8S / "ingress/values.yaml"))))
+    assert f"\n            - {found[0]}\n" in arguments
+    assert f"- {found[1]}=read\n" in arguments
+
+
 def test_skaffold_builds_both_images_and_sets_chart_values() -> None:
     skaffold = yaml.safe_load((ROOT / "skaffold.yaml").read_text(encoding="utf-8"))
     artifacts = {each["image"]: each["docker"] for each in skaffold["build"]["artifacts"]}

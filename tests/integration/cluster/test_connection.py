@@ -1,5 +1,7 @@
 """The service account in a pod, or else the kube config, selects the cluster."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from iot_tools.cluster import connection
 from iot_tools.local.certificate import ensure_certificate
 from support.kube_api import KubeApi
 
+PYPROJECT = Path(__file__).parents[3] / "tools/pyproject.toml"
 CREATE = ("secrets", "create", "--wait", "0", "--keyring", "f-keys")
 IN_A_POD = """
 set -e
@@ -49,6 +52,18 @@ def test_a_pod_uses_its_service_account(pod: KubeApi, run: Run) -> None:
 def test_the_option_namespace_wins(pod: KubeApi, run: Run) -> None:
     assert run(*CREATE, "--namespace", "plant").code == 0
     assert list(pod.objects) == [("plant", "f-keys")]
+
+
+def test_an_existing_kube_config_wins_in_a_pod(
+    pod: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = KubeApi()
+    named = f"{tmp_path / 'none'}:{other.kube_config(tmp_path / 'other.config')}"
+    monkeypatch.setenv("KUBECONFIG", named)
+    with other.running():
+        assert run(*CREATE).code == 0
+    assert list(other.objects) == [("plant", "f-keys")]
+    assert pod.requests == []
 
 
 def test_a_pod_uses_no_proxy(pod: KubeApi, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +155,74 @@ def test_a_missing_cluster_is_an_error(
     assert said.code == 2
     assert said.err.startswith("no cluster is configured: ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"scalar",
+        b"[]",
+        b"\xff\xfe\x00",
+        b"clusters: 1\ncontexts: 1\nusers: 1\ncurrent-context: c\n",
+        b"contexts: [{name: c, context: text}]\nclusters: []\nusers: []\ncurrent-context: c\n",
+    ],
+)
+@pytest.mark.parametrize("in_pod", [False, True])
+def test_a_damaged_kube_config_is_an_error(
+    content: bytes, in_pod: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    if in_pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    said = run(*CREATE)
+    assert said.code == 2
+    assert said.err.startswith("no cluster is configured: ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_damaged_authority_or_an_unreadable_kube_config_is_an_error(
+    kube: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kube.config"
+    content = json.loads(path.read_text("utf-8"))
+    cluster = content["clusters"][0]["cluster"]
+    cluster |= {"server": "https://127.0.0.1:1", "certificate-authority-data": "x"}
+    path.write_text(json.dumps(content), "utf-8")
+    said = run(*CREATE)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert said.err.startswith("no cluster is configured: the kube config is damaged (")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path))
+    said = run(*CREATE)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert said.err.startswith("no cluster is configured: ")
+    assert kube.requests == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        CREATE,
+        ("keys", "create", "--secret", "s"),
+        ("keys", "list", "--secret", "s"),
+        ("tokens", "list", "--secret", "s"),
+    ],
+)
+def test_a_missing_kubernetes_package_is_an_error(command: tuple[str, ...]) -> None:
+    script = (
+        "import sys; sys.modules['kubernetes'] = None; "
+        "from iot_tools.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (limit,) = re.findall(r'"kubernetes>=\d+,(<\d+)"', PYPROJECT.read_text("utf-8"))
+    assert done.stderr == (
+        f"commands for Secrets need the package kubernetes: pip install 'kubernetes{limit}'\n"
+    )
 
 
 def test_other_commands_do_not_load_the_kubernetes_package() -> None:

@@ -1,15 +1,23 @@
-"""The connection to the Kubernetes API server: by a pod's service account or the kube config."""
+"""The connection to the Kubernetes API server: by a pod's service account or the kube config.
+
+Importing this module raises `IotError` if the package `kubernetes`, an extra, is not installed.
+"""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubernetes import client, config
-from kubernetes.config.config_exception import ConfigException
-from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
+from iot_models.errors import IotError, SettingsError
 
-from iot_models.errors import SettingsError
+try:
+    from kubernetes import client, config
+    from kubernetes.config.config_exception import ConfigException
+    from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, InClusterConfigLoader
+except ImportError:
+    raise IotError(
+        "commands for Secrets need the package kubernetes: pip install 'kubernetes<36'"
+    ) from None
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's token, the certificate of the cluster and the namespace."""
@@ -27,15 +35,19 @@ class Connection:
 def connect(namespace: str | None, *, environ: Mapping[str, str] = os.environ) -> Connection:
     """Return a connection. No request is sent yet.
 
+    A kube config that KUBECONFIG names is used even in a pod, as kubectl and helm do.
+
     Raises:
-        SettingsError: neither a service account nor a kube config is found, or no namespace is set.
+        SettingsError: neither a service account nor a kube config is found, the one found can't be
+            used, or no namespace is set.
     """
     settings = client.Configuration()
     settings.retries = False  # SecretObjects retries, because it knows which errors are temporary
-    if SERVICE_HOST_ENV_NAME in environ and (SERVICE_ACCOUNT / "token").is_file():
+    in_pod = SERVICE_HOST_ENV_NAME in environ and not _named_kube_config_exists(environ)
+    if in_pod and (SERVICE_ACCOUNT / "token").is_file():
         default = _from_pod(settings, environ)
     else:
-        default = _from_kube_config(settings, environ)
+        default = _from_kube_config(settings, environ, in_pod=in_pod)
     namespace = namespace or default
     if not namespace:
         raise SettingsError("no namespace: pass --namespace, because the kube config sets none")
@@ -60,16 +72,31 @@ def _from_pod(settings: client.Configuration, environ: Mapping[str, str]) -> str
         return None
 
 
-def _from_kube_config(settings: client.Configuration, environ: Mapping[str, str]) -> str | None:
+def _named_kube_config_exists(environ: Mapping[str, str]) -> bool:
+    """Return whether KUBECONFIG, a list of paths, names an existing file."""
+    paths = environ.get("KUBECONFIG", "").split(os.pathsep)
+    return any(path and Path(path).expanduser().exists() for path in paths)
+
+
+def _from_kube_config(
+    settings: client.Configuration, environ: Mapping[str, str], *, in_pod: bool
+) -> str | None:
     file = environ.get("KUBECONFIG") or None
     try:
         config.load_kube_config(file, client_configuration=settings)
         _, active = config.list_kube_config_contexts(file)
+        found: str | None = active["context"].get("namespace")
     except ConfigException as error:
-        if SERVICE_HOST_ENV_NAME in environ:
+        if in_pod:
             raise SettingsError(
                 "the pod has no service account token: set automountServiceAccountToken: true"
             ) from None
         raise SettingsError(f"no cluster is configured: {error}") from None
-    found: str | None = active["context"].get("namespace")
+    except OSError as error:
+        raise SettingsError(f"no cluster is configured: {error}") from None
+    except Exception as error:  # noqa: BLE001 -- the package checks few values of the file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SettingsError(
+            f"no cluster is configured: the kube config is damaged ({reason})"
+        ) from None
     return found

@@ -16,6 +16,7 @@ from support.kube_api import KubeApi
         (["--tokens", "t"], "give both --tokens and --token-values, or neither"),
         (["--writer-keys", "w"], "--writer-keys needs either --keyring or --keyring-from"),
         (["--writer-keys", "w", "--keyring", "k", "--keyring-from", "o:k"], "needs either"),
+        (["--keyring-from", "o:k"], "--keyring-from needs --writer-keys"),
         (["--token", "a=read"], "--token needs --tokens and --token-values"),
         (["--ports", "r=6379"], "--ports must be SECRET:KEY=PORT[,PORT], not r=6379"),
         (["--ports", "r:url=many"], "--ports must be SECRET:KEY=PORT[,PORT], not r:url=many"),

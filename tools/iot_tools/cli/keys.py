@@ -5,11 +5,13 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from iot_cipher.keyring import Keyring, create_keyring_file
+from iot_cipher.keyring import Keyring, create_keyring_file, parse_keyring
 from iot_cipher.writer_keys import fingerprints, write_writer_keys_file
 from iot_models.errors import SettingsError
+from iot_models.text_files import read_text
 
 from .option_types import Subparsers, positive_integer, seconds
+from .secret_options import add_namespace, refuse_without
 from .stored_keyring import add_keyring_options, stored_keyring
 
 _SETTLE_SECONDS = 60.0
@@ -24,9 +26,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     where = create.add_mutually_exclusive_group(required=True)
     where.add_argument("path", type=Path, nargs="?", help="file to create")
     where.add_argument("--secret", help="Secret to create in the cluster")
-    create.add_argument(
-        "--namespace", help="namespace of the Secret; default: that of the pod or kube config"
-    )
+    add_namespace(create)
     create.set_defaults(command=_create)
     writer = actions.add_parser("writer", help="derive the file with the keys that writers need")
     writer.add_argument("--keyring", type=Path, required=True, help="keyring to read")
@@ -111,6 +111,7 @@ def _add_action(
 
 
 def _create(parsed: argparse.Namespace) -> int:
+    refuse_without(parsed, "namespace", "secret")
     if parsed.secret is not None:
         from iot_tools.cluster.secret_text import create_keyring_secret  # noqa: PLC0415 -- slow
 
@@ -120,8 +121,20 @@ def _create(parsed: argparse.Namespace) -> int:
         created = create_keyring_file(parsed.path)
     except OSError as error:
         raise SettingsError(f"{parsed.path} can't be written: {error.strerror}") from None
+    if not created:
+        _check_existing(parsed.path)
     print(f"{parsed.path}: created" if created else f"{parsed.path}: exists, not changed")
     return 0
+
+
+def _check_existing(path: Path) -> None:
+    if not path.is_file():  # also a dangling link; reading a FIFO would wait for a writer
+        raise SettingsError(f"{path} is not a regular file")
+    text = read_text(path)
+    try:
+        parse_keyring(text)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _derive_writer_keys(parsed: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from iot_cipher.writer_keys import parse_writer_keys, writer_keys_text
 from iot_models.errors import SettingsError
 
 from .file_on_disk import FileOnDisk, StoredText
+from .secret_options import add_namespace, refuse_without
 
 VARIABLE = "IOT_KEYRING_FILE"
 
@@ -117,13 +118,10 @@ def add_keyring_options(action: argparse.ArgumentParser, *, writer_keys: bool) -
     where.add_argument("--secret", help="Secret with the keyring in the cluster, instead of a file")
     action.add_argument(
         "--secret-key",
-        default="keyring.json",
         metavar="KEY",
-        help="key that holds the keyring in the Secret",
+        help="key that holds the keyring in the Secret (default keyring.json)",
     )
-    action.add_argument(
-        "--namespace", help="namespace of the Secrets; default: that of the pod or kube config"
-    )
+    add_namespace(action)
     if not writer_keys:
         return
     derived = action.add_mutually_exclusive_group()
@@ -139,9 +137,9 @@ def add_keyring_options(action: argparse.ArgumentParser, *, writer_keys: bool) -
     )
     action.add_argument(
         "--writer-secret-key",
-        default="writer-keys.json",
         metavar="KEY",
-        help="key that holds the writers' keys in the Secret of --writer-secret",
+        help="key that holds the writers' keys in the Secret of --writer-secret "
+        "(default writer-keys.json)",
     )
 
 
@@ -149,8 +147,12 @@ def stored_keyring(parsed: argparse.Namespace) -> StoredKeyring:
     """Return the keyring and the writers' keys that the options name.
 
     Raises:
-        SettingsError: neither an option nor IOT_KEYRING_FILE names the keyring.
+        SettingsError: neither an option nor IOT_KEYRING_FILE names the keyring, or an option for a
+            Secret is given without the Secret.
     """
+    refuse_without(parsed, "secret_key", "secret")
+    refuse_without(parsed, "writer_secret_key", "writer_secret")
+    refuse_without(parsed, "namespace", "secret", "writer_secret")
     return StoredKeyring(_keyring(parsed), _writer_keys(parsed))
 
 

@@ -11,6 +11,7 @@ from iot_models.errors import IotError
 
 from .audit_trail import record_if_configured
 from .file_on_disk import FileOnDisk, StoredText
+from .secret_options import add_namespace, refuse_without
 
 
 def add_tokens(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +39,11 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
         where.add_argument(
             "--secret", help="Secret of the tokens in the cluster; pods see changes within a minute"
         )
-        action.add_argument(
-            "--namespace", help="namespace of the Secret; default: that of the pod or kube config"
-        )
+        add_namespace(action)
 
 
 def _storage(parsed: argparse.Namespace) -> StoredText:
+    refuse_without(parsed, "namespace", "secret")
     if parsed.secret is None:
         return FileOnDisk(parsed.file)
     from iot_tools.cluster.secret_text import tokens_in_secret  # noqa: PLC0415 -- slow import

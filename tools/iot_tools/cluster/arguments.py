@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 from iot_models.errors import IotError, SettingsError
+from iot_tools.cli.secret_options import add_namespace
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -13,9 +14,7 @@ def add_secrets(parser: argparse.ArgumentParser) -> None:
     """Add `secrets create`."""
     actions = parser.add_subparsers(required=True, metavar="action")
     create = actions.add_parser("create", help="create the Secrets that do not exist yet")
-    create.add_argument(
-        "--namespace", help="namespace of the Secrets; default: that of the pod or kube config"
-    )
+    add_namespace(create)
     create.add_argument("--wait", type=float, default=60.0, metavar="SECONDS",
                         help="time to wait for the Kubernetes API server (default 60)")  # fmt: skip
     for option, meaning in (
@@ -63,6 +62,8 @@ def _create(parsed: argparse.Namespace) -> int:
 
     if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")
+    if parsed.keyring_from and not parsed.writer_keys:
+        raise SettingsError("--keyring-from needs --writer-keys, the Secret to derive")
 
     from .connection import connect  # noqa: PLC0415 -- loads the kubernetes package
     from .secret_creation import SecretCreation, SecretRequest  # noqa: PLC0415

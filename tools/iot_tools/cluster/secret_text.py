@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from .connection import connect
-from .first_secrets import TOKENS, keyring, tokens, writer_keys
+from .first_secrets import KEYRING, TOKENS, WRITER_KEYS, keyring, tokens, writer_keys
 from .secret_creation import ANNOTATIONS, LABELS, SecretCreation, SecretRequest
 from .secret_objects import ClusterError, SecretObject, SecretObjects
 
@@ -61,13 +61,15 @@ def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:
     return TextInSecret(_open(namespace), secret, TOKENS, tokens(secret, dict).about)
 
 
-def keyring_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
+def keyring_in_secret(secret: str, key: str | None, namespace: str | None) -> TextInSecret:
     """Return an object that reads and changes the keyring under a key of a Secret."""
+    key = key or KEYRING
     return TextInSecret(_open(namespace), secret, key, keyring(secret, key).about)
 
 
-def writer_keys_in_secret(secret: str, key: str, namespace: str | None) -> TextInSecret:
+def writer_keys_in_secret(secret: str, key: str | None, namespace: str | None) -> TextInSecret:
     """Return an object that reads and changes the writer keys under a key of a Secret."""
+    key = key or WRITER_KEYS
     return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
 
 

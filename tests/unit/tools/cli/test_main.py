@@ -140,6 +140,10 @@ def test_garbage_is_collected_only_while_the_command_runs() -> None:
         (["simulate", "--url", "http://x", "--rate", "fast"], "must be above 0 and at most 100000"),
         (["simulate", "--url", "http://x", "--rate", "nan"], "must be above 0 and at most 100000"),
         (["keys"], "required: action"),
+        (
+            ["soak", "--url", "http://x", "--timeout", "0"],
+            "--timeout: must be 0.1 to 86400 seconds",
+        ),
         (["top", "--url", "http://x/api/iot"], "leave out /api/iot: the command adds it"),
         (["top", "--url", "http://x/a/api/rssi/last/1"], "leave out /api/rssi/last/1: the"),
         (
@@ -198,6 +202,48 @@ def test_a_keyring_is_created_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert path.read_bytes() == content
     said = capsys.readouterr().out.splitlines()
     assert said == [f"{path}: created", f"{path}: exists, not changed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (".", " is not a regular file\n"),
+        ("fifo", " is not a regular file\n"),
+        ("dangling", " is not a regular file\n"),
+        ("empty", ": the keyring is not JSON of the form "),
+    ],
+)
+def test_an_existing_file_that_is_no_keyring_is_refused(
+    name: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "empty").touch()
+    assert main(["keys", "create", str(tmp_path / name)]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(f"{tmp_path / name}{sentence}")
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("action", "option", "sentence"),
+    [
+        ("add", "--secret-key", "--secret-key needs --secret\n"),
+        ("add", "--namespace", "--namespace needs --secret or --writer-secret\n"),
+        ("add", "--writer-secret-key", "--writer-secret-key needs --writer-secret\n"),
+        ("list", "--namespace", "--namespace needs --secret\n"),
+    ],
+)
+def test_an_option_for_a_secret_is_refused_without_it(
+    action: str, option: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "keyring.json"
+    main(["keys", "create", str(path)])
+    content = path.read_bytes()
+    assert main(["keys", action, "--keyring", str(path), option, "value"]) == 2
+    assert capsys.readouterr().err == sentence
+    assert path.read_bytes() == content
+    assert main(["keys", "create", str(path), "--namespace", "plant"]) == 2
 
 
 def test_writer_keys_are_derived_from_the_keyring(

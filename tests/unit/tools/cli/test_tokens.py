@@ -132,6 +132,18 @@ def test_the_option_file_is_required(action: str, capsys: pytest.CaptureFixture[
     assert "--file" in capsys.readouterr().err
 
 
+def test_an_option_for_a_secret_is_refused_without_it(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create(path, "devices")
+    capsys.readouterr()
+    file = ["--file", str(path), "--namespace", "plant"]
+    for arguments in (["list"], ["revoke", "--name", "devices"]):
+        assert main(["tokens", *arguments, *file]) == 2
+        assert capsys.readouterr().err == "--namespace needs --secret\n"
+    assert parse_tokens(path.read_text("utf-8")).grants
+
+
 def test_a_new_file_is_private_and_an_existing_file_keeps_its_mode(path: Path) -> None:
     umask = os.umask(0)
     try:

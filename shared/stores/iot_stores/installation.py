@@ -21,8 +21,8 @@ KeyringMark = Callable[[uuid.UUID], bytes]
 """Returns the mark of this process's keyring for an installation id."""
 
 KEYRING_MISMATCH = (
-    "the keyring in IOT_KEYRING_FILE has another pepper than the keyring that {where} is marked "
-    "with: use that keyring, or change the mark (see Marks in docs/stores.md)"
+    "the keyring of this process has another pepper than the keyring that {where} is marked with: "
+    "use that keyring, or change the mark (see Marks in docs/stores.md)"
 )
 
 _log = logging.getLogger(__name__)
@@ -35,13 +35,17 @@ class Installation:
         self,
         connect: Callable[[], AbstractContextManager[Connection]],
         keyring_mark: KeyringMark | None = None,
+        *,
+        marks_keyring: bool = True,
     ) -> None:
         """`connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within seconds.
 
-        Writers pass no `keyring_mark`, because they do not have the pepper.
+        Writers pass no `keyring_mark`, because they do not have the pepper. `marks_keyring`:
+        whether to store the mark in stores that lack it.
         """
         self._connect = connect
         self.keyring_mark = keyring_mark
+        self.marks_keyring = marks_keyring
         self._id: uuid.UUID | None = None
 
     def get_id(self) -> uuid.UUID:
@@ -89,7 +93,8 @@ class Installation:
         if self.keyring_mark is not None:
             own_mark = self.keyring_mark(installation)
             if keyring is None:
-                _mark_keyring(connection, own_mark)
+                if self.marks_keyring:
+                    _mark_keyring(connection, own_mark)
             elif keyring != own_mark:
                 raise SettingsError(KEYRING_MISMATCH.format(where="the database"))
         return installation

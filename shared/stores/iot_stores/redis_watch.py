@@ -300,7 +300,8 @@ class RedisWatch:
         if owner != own_id:
             return _foreign(self._requirements, owner, own_id)
         if mark and not keyring:
-            self._client.set(self._keys[1], mark)
+            if self._installation.marks_keyring:
+                self._client.set(self._keys[1], mark)
         elif mark and mark != keyring:
             return KEYRING_MISMATCH.format(where=self._requirements.name)
         return ""

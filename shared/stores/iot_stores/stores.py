@@ -41,11 +41,14 @@ class Stores:
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
         keyring_mark: KeyringMark | None = None,
+        marks_keyring: bool = True,
         appends_wait: bool = False,
         wakeup: Callable[[], Wakeup] = ThreadWakeup,
         hot_window_watch_seconds: float | None = None,
     ) -> None:
         """`connect` opens a connection to Postgres, or raises one of `POSTGRES_UNAVAILABLE`.
+
+        `keyring_mark`, `marks_keyring`: see `Installation`.
 
         `appends_wait`: whether appends wait for the replicas and disks that the settings require.
         The API sets this, because it acknowledges readings. `wakeup` makes the object with which a
@@ -58,6 +61,7 @@ class Stores:
         self.names = KeyNames(settings.redis_key_prefix)
         self.connect = connect
         self._keyring_mark = keyring_mark
+        self._marks_keyring = marks_keyring
         self._appends_wait = appends_wait
         self._wakeup = wakeup
         self._watch_seconds = hot_window_watch_seconds
@@ -76,7 +80,7 @@ class Stores:
     @cached_property
     def installation(self) -> Installation:
         """The installation of this database."""
-        return Installation(self.connect, self._keyring_mark)
+        return Installation(self.connect, self._keyring_mark, marks_keyring=self._marks_keyring)
 
     @cached_property
     def watch(self) -> RedisWatch:

@@ -13,12 +13,13 @@ from redis import Redis
 
 from integration.rotation.running import Running
 from iot_cipher.encryption import Sealer
-from iot_cipher.keyring import create_keyring_file
+from iot_cipher.keyring import create_keyring_file, new_keyring_text
 from iot_cipher.sealed_order import OrderKind, seal_order
 from iot_cipher.vault import is_authentic
 from iot_stores.cached_records import encode_record, scan_records
 from iot_stores.rewrap import try_lock
 from iot_stores.stream_entries import WaitingEntry
+from iot_tools.cli.main import main
 from support.draining import drain_all
 from support.keys import KEYS, CheckedKeys
 from support.samples import sample_value
@@ -58,11 +59,49 @@ def test_no_key_is_promoted_while_no_process_reports(running: Running) -> None:
 
 def test_another_key_under_the_same_id_is_noticed(running: Running) -> None:
     running.report()
-    Path(running.settings.keyring_file).unlink()
-    create_keyring_file(Path(running.settings.keyring_file))
+    path = Path(running.settings.keyring_file)
+    keyring, other = json.loads(path.read_text()), json.loads(new_keyring_text())
+    path.write_text(json.dumps(keyring | {"keys": other["keys"]}))
     status, output = running.keys("rewrap", "--wait", "0")
     assert status == 1
     assert "has a different master key under the id 1" in output
+
+
+def test_the_keyring_of_another_installation_is_refused(
+    running: Running,
+    redis: "Redis",
+    postgres: psycopg.Connection[tuple[object, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An audit record under this keyring could never be decrypted."""
+    running.put()  # the API has marked both stores
+    wrong = tmp_path / "wrong.json"
+    create_keyring_file(wrong)
+    before = wrong.read_text()
+    message = "has another pepper than the keyring that the database is marked with"
+    for command in (["add"], ["rotate", "--stopped"], ["promote", "1", "--stopped"]):
+        status, output = running.keys(*command, "--keyring", str(wrong))
+        assert (status, message in output) == (2, True), command
+    monkeypatch.setenv("IOT_KEYRING_FILE", str(wrong))
+    others = ["dead drop --all", "held drop " + uuid.uuid4().hex, "audit accept", "claim-redis"]
+    for command in map(str.split, others):
+        assert main(command) == 2, command
+        assert message in capsys.readouterr().err
+    tokens = tmp_path / "tokens.json"
+    create = f"tokens create --file {tokens} --name one --scope read"
+    assert main(create.split()) == 0
+    assert message in capsys.readouterr().err
+    assert wrong.read_text() == before
+    assert postgres.execute("SELECT count(*) FROM audit_log").fetchone() == (0,)
+
+    # No command stores the mark of its keyring.
+    postgres.execute("UPDATE installation SET keyring = NULL")
+    redis.set(KEYS.owner_keyring, "")
+    assert running.keys("status")[0] == 0
+    assert postgres.execute("SELECT keyring FROM installation").fetchone() == (None,)
+    assert redis.get(KEYS.owner_keyring) == b""
 
 
 def test_a_rewrap_opens_no_vault_again(

@@ -99,7 +99,7 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
 
 def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
     with open_stores("audit") as stores:
-        stores.watch.require_ownership()
+        stores.require_ownership()
         with stores.connect() as connection:
             given_up = _lost_head(stores, connection)
             head = current_head(connection)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from iot_cipher.writer_keys import WriterKeys
+from iot_cipher.keyring import Keyring
 from iot_models.audit_event import AuditEvent
 from iot_models.errors import IotError
 
@@ -15,7 +15,7 @@ def has_stores() -> bool:
 
 
 def record_if_configured(
-    command: str, event: AuditEvent, keys: Callable[[], WriterKeys] | None = None
+    command: str, event: AuditEvent, keyring: Callable[[], Keyring] | None = None
 ) -> None:
     """Record a change of tokens or keys in the audit log, if the environment names a Postgres.
 
@@ -27,7 +27,7 @@ def record_if_configured(
     from .stores import open_stores  # noqa: PLC0415 -- a file of tokens needs no stores
 
     try:
-        with open_stores(command, keys) as stores:
+        with open_stores(command, keyring) as stores:
             stores.audit(event)
     except IotError as error:
         print(f"warning: the audit log lacks this change: {error}", file=sys.stderr)

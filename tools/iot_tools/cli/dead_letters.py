@@ -121,7 +121,7 @@ def _show(parsed: argparse.Namespace) -> int:
 def _replay(parsed: argparse.Namespace) -> int:
     refused = 0
     with open_stores("dead") as stores:
-        stores.watch.require_ownership()
+        stores.require_ownership()
         for letter in _selected(stores, parsed):
             if not _is_removed(stores, letter):
                 refused += 1
@@ -146,7 +146,7 @@ def _replay(parsed: argparse.Namespace) -> int:
 def _drop(parsed: argparse.Namespace) -> int:
     refused = 0
     with open_stores("dead") as stores:
-        stores.watch.require_ownership()
+        stores.require_ownership()
         for letter in _selected(stores, parsed):
             if not _is_removed(stores, letter):
                 refused += 1

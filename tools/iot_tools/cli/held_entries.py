@@ -49,7 +49,7 @@ def _drop(parsed: argparse.Namespace) -> int:
             f"{parsed.vault!r} is not the id of a vault: `iot-sensor held list` shows the ids"
         ) from None
     with open_stores("held") as stores:
-        stores.watch.require_ownership()
+        stores.require_ownership()
         if vault_id not in stores.held_entries.vaults():
             raise IotError(f"vault {vault_id} has no held entries")
         # Recorded before the deletion: nothing is deleted without a trace.

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import psycopg
 
-from iot_cipher.writer_keys import derive_writer_keys
 from iot_models.audit_event import AuditKind, audit_event
 from iot_models.errors import IotError
 from iot_stores.key_uses import count_uses
@@ -26,7 +25,7 @@ def add(parsed: argparse.Namespace) -> int:
         added = stored.add_key()
     print(f"{stored.name}: master key {added} was added, not primary")
     event = audit_event(AuditKind.KEY_ADDED, key=added)
-    record_if_configured("keys", event, lambda: derive_writer_keys(stored.read()))
+    record_if_configured("keys", event, stored.read)
     if stored.derivation:
         print(stored.derivation)
     print(
@@ -103,10 +102,10 @@ def _lock(parsed: argparse.Namespace) -> Iterator[None]:
 def _rotation(parsed: argparse.Namespace) -> Iterator[KeyRotation]:
     stored = stored_keyring(parsed)
     with (
-        open_stores("keys", lambda: derive_writer_keys(stored.read())) as stores,
+        open_stores("keys", stored.read) as stores,
         stores.connect() as connection,
     ):
-        stores.watch.require_ownership()
+        stores.require_ownership()
         try:
             yield KeyRotation(
                 stores,

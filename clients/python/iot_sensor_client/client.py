@@ -308,12 +308,12 @@ class Client:
 
         Each reading comes exactly once, in the order of ids, even if it is stored late. Readings
         received up to `overlap` seconds before that call, but stored after it, come too. Imported
-        readings, readings of held entries and damaged readings do not come. Other readings received
-        at about the time of damaged ones may be missing, too, or not in the order of ids. The log
-        names the time. The client uses a live stream; if the service has none or none is free, the
-        client polls. If the client is slow, the stream leaves readings out. The client then reads
-        them in pages, and if they are more than a page has (at most 10,000), they are not in the
-        order of ids.
+        readings, readings of held entries or dead letters, and damaged readings do not come. Other
+        readings received at about the time of damaged ones may be missing, too, or not in the order
+        of ids. The log names the time. The client uses a live stream; if the service has none or
+        none is free, the client polls. If the client is slow, the stream leaves readings out. The
+        client then reads them in pages, and if they are more than a page has (at most 10,000), they
+        are not in the order of ids.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

@@ -411,9 +411,8 @@ def _waiting_entry(entry_id: bytes, fields: Sequence[bytes], now: int) -> Waitin
     if len(fields) == 4 and fields[0] == b"e" and fields[2] == b"t":
         sealed, total, received, traceparent = fields[1], fields[3], b"", b""
     else:
-        # An entry that was released from the held entries has the field `r`. An entry of a traced
-        # request has `p`. An entry without `e` or `t` was planted in Redis, and becomes a dead
-        # letter.
+        # A released or replayed entry has the field `r`. An entry of a traced request has `p`. An
+        # entry without `e` or `t` was planted in Redis, and becomes a dead letter.
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         sealed, total, received, traceparent = (
             known.get(name, b"") for name in (b"e", b"t", b"r", b"p")

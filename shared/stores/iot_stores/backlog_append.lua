@@ -9,7 +9,8 @@
 --     name to remember the request by ('': none). With a name: seconds to remember it, its answer, counters of
 --     remembered requests, their maximum, counter of the client's remembered requests, its maximum, number of
 --     other names it may have, those names. Then the entries.
---   A traced request has its traceparent in front.
+--   In front of a request may be one more field for its entries: a letter, which is the name of the field, and the
+--   value. `p`: traceparent. `r`: time of receipt of an entry that was in the stream before.
 -- Returns {held entries, how often writers requested new sessions, the outcome of each request}. Outcomes:
 --   bytes ever added to the shard: the only entry of the request was added
 --   {1, bytes ever added to the shard (for each entry)}: the entries were added
@@ -51,7 +52,7 @@ local answers = {held or 0, renewals or 0}
 -- to each.
 local admitted, answer_of, first_of, entries_of = 0, {}, {}, {}
 local changed, sums = {}, {}
-local traceparents = {} -- by the position of the answer
+local extras = {} -- the additional field of a request, by the position of the answer
 local rate
 
 -- Admit a request if its entries fit; else return its outcome.
@@ -96,15 +97,16 @@ end
 
 -- Add the entry at a position of ARGV. Return the bytes ever added to its shard, or the error if Redis refuses the
 -- entry. `failed`: the error of an earlier entry of the request; then only count the bytes, and return this error.
-local function add(at, traceparent, failed)
+local function add(at, extra, failed)
   local shard, sealed = ARGV[at], ARGV[at + 1]
   local total = ends[shard] + #sealed
   ends[shard] = total
   local id = failed
-  if not failed and not traceparent then
+  if not failed and not extra then
     id = redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total))
   elseif not failed then
-    id = redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total), 'p', traceparent)
+    local name, value = string.sub(extra, 1, 1), string.sub(extra, 2)
+    id = redis.pcall('XADD', streams[shard], '*', 'e', sealed, 't', string.format('%.0f', total), name, value)
   end
   return type(id) == 'table' and id or total
 end
@@ -142,13 +144,13 @@ end
 local function write()
   local failed = count()
   for k = 1, failed and 0 or admitted do
-    local at, traceparent = first_of[k], traceparents[answer_of[k]]
+    local at, extra = first_of[k], extras[answer_of[k]]
     if entries_of[k] == 1 then
-      answers[answer_of[k]] = add(at, traceparent)
+      answers[answer_of[k]] = add(at, extra)
     else
       local totals, refused = {1}, nil
       for i = at, at + 2 * entries_of[k] - 2, 2 do
-        local total = add(i, traceparent, refused)
+        local total = add(i, extra, refused)
         refused = type(total) == 'table' and total
         totals[#totals + 1] = total
       end
@@ -268,7 +270,7 @@ while at <= #ARGV do
   number = number + 1
   local entries = tonumber(ARGV[at])
   if not entries then
-    traceparents[number], at = ARGV[at], at + 1
+    extras[number], at = ARGV[at], at + 1
     entries = tonumber(ARGV[at])
   end
   if entries >= 0 then

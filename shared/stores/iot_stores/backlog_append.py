@@ -6,8 +6,7 @@ its request immediately. Requests that arrive during this round trip are queued.
 the queued callers sends the queued requests together. So an idle service adds no delay, and under
 load many requests share a round trip, its system calls and Redis's write to the AOF.
 
-The caller that sends a group is the *sender*. There is no background thread that sends groups, so
-there is no thread to stop at shutdown.
+The caller that sends a group is the *sender*. So there is no thread to stop at shutdown.
 """
 
 import logging
@@ -227,20 +226,21 @@ class BacklogAppender:
         self._max_bytes = max_bytes
         self._script = AppendScript(client, names, max_bytes, self._waits)
         self._groups = GroupCommit(self._script.send, wakeup)
-        self._traceparent = tracing.traceparent if tracing.is_on() else None
 
     def append(
         self,
         entries: Sequence[tuple[int, bytes]],
         request: RememberedRequest | None = None,
         guards: Sequence[Guard] = (),
+        received: int | None = None,
     ) -> AppendResult:
         """Add sealed entries, given as (shard, sealed), and queue the drains of their shards.
 
         All entries are added or none. Once `append` returns, the entries are acknowledged. After an
-        error, the caller may append the same bytes again: the writer stores an entry once, even if
-        the stream has several copies. If Redis remembers the Idempotency-Key of `request`, nothing
-        is added, and the answer to the first attempt is returned.
+        error, the caller may append the same bytes again: of several copies, the writer stores one.
+        If Redis remembers the Idempotency-Key of `request`, nothing is added, and the answer to the
+        first attempt is returned. `received`: the time of receipt (Unix milliseconds) of entries
+        that were in the backlog before; None for new entries.
 
         Raises:
             TooLargeError: the entries exceed `max_bytes`, the limit of the whole backlog.
@@ -266,8 +266,9 @@ class BacklogAppender:
             size += len(sealed)
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
-        if self._traceparent is not None and (traceparent := self._traceparent()):
-            arguments.insert(0, traceparent)
+        traceparent = tracing.traceparent()
+        if received is not None or traceparent:
+            arguments.insert(0, f"p{traceparent}" if received is None else f"r{received}")
         outcome, group = self._groups.run(_PendingRequest(shards, arguments, size))
         kind, *more = (AppendOutcome.ADDED, outcome) if type(outcome) is int else outcome
         # A repeated request waits, too: its first attempt may have failed because replicas were
@@ -327,10 +328,7 @@ class BacklogAppender:
 
 
 def _logged(sentence: str) -> str:
-    """Log why readings are not acknowledged. Return `sentence`, for the error message.
-
-    The log line appears at most every ten seconds (`store_states.report`).
-    """
+    """Log at most every ten seconds why readings are not acknowledged. Return `sentence`."""
     report(_log, "requests are answered 503", UnavailableError(sentence))
     return sentence
 

@@ -9,7 +9,7 @@ from redis import Redis
 
 from iot_models.names import KeyNames
 
-from .backlog_counters import as_shard
+from .backlog_counters import as_shard, parse_digits
 from .scripts import load_script, run_commands
 from .stream_entries import MAX_ID_PART, StreamItem, WaitingEntry, read_stream
 
@@ -29,8 +29,17 @@ class DeadLetter:
     entry_id: str
     """Id in the shard's stream. Starts with the time when the entry was added there, in Unix
     milliseconds."""
+    received: int
+    """Time of receipt of the entry, in Unix milliseconds of Redis's clock; 0 if it is unknown."""
     sealed: bytes
     reason: str
+
+    def received_for_replay(self, now: int) -> int | None:
+        """Return the time of receipt that the entry keeps in a replay; None for a new time.
+
+        Only another program adds a letter with an unknown time, or with a time after `now`.
+        """
+        return self.received if 0 < self.received <= now else None
 
 
 class DeadLetters:
@@ -69,9 +78,9 @@ class DeadLetters:
         Raises:
             UnfitRedisError: Redis belongs to another installation.
         """
-        return self._run(shard, waiting, waiting.sealed, reason)
+        return self._run(shard, waiting, waiting.sealed, reason, waiting.received)
 
-    def _run(self, shard: int, waiting: WaitingEntry, *content: bytes | str) -> bool:
+    def _run(self, shard: int, waiting: WaitingEntry, *content: bytes | str | int) -> bool:
         self._confirm_ours()
         keys = [self._names.dead_letters, self._names.dead_letter_ids]
         return bool(self._add(keys=keys, args=[shard, waiting.entry_id, *content]))
@@ -136,10 +145,14 @@ def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     like other dead letters.
     """
     entry_id = fields.get(b"id", b"").decode(errors="replace")
+    entry_id = entry_id if is_letter_id(entry_id) else "0-0"
+    # A letter of an earlier version has no time of receipt.
+    received = parse_digits(fields.get(b"r", b""))
     return DeadLetter(
         letter_id.decode(),
         as_shard(fields.get(b"shard", b"")) or 0,
-        entry_id if is_letter_id(entry_id) else "0-0",
+        entry_id,
+        int(entry_id.partition("-")[0]) if received is None else received,
         fields.get(b"e", b""),
         fields.get(b"reason", b"written by another program, without a reason").decode(
             errors="replace"

@@ -63,8 +63,8 @@ def find_forgotten(
 def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now: int) -> bool:
     """Return whether a dead letter's entry is forgotten (`find_forgotten`).
 
-    Call this before a replay: a replay gives the entry a new id, so a drain can't see that the
-    entry is old, and might store it a second time. Return False if the letter can't be opened: a
+    Call this before a replay: a drain would set the entry aside again or, if the entry gets a new
+    time of receipt, might store it a second time. Return False if the letter can't be opened: a
     drain can't open the entry either, and stores nothing. `now` is the time by Redis's clock.
     """
     try:
@@ -72,5 +72,5 @@ def is_forgotten(connection: Connection, opener: Opener, letter: DeadLetter, now
     except IotError:
         return False
     session = letter.shard, entry_name(letter.shard, letter.sealed).session
-    received = int(letter.entry_id.partition("-")[0])
-    return bool(find_forgotten(connection, [DatedEntry(session, received, sealed)], now))
+    dated = DatedEntry(session, letter.received, sealed)
+    return bool(find_forgotten(connection, [dated], now))

@@ -26,15 +26,16 @@ class WaitingEntry:
     """Number of sealed bytes ever added to the shard, up to and including this entry."""
     read_at: int
     """When the entry was read from the stream, in Unix milliseconds of Redis's clock."""
-    held_since: int | None = None
-    """Time of receipt of an entry that was held and released; None for other entries."""
+    first_received: int | None = None
+    """Time of receipt of a held entry that was released, or of a dead letter that is replayed; None
+    for other entries."""
     traceparent: bytes = b""
     """The span of the request that appended the entry; empty if the request was not traced."""
     received: int = field(init=False, compare=False)
     """Time of receipt, in Unix milliseconds of Redis's clock.
 
-    Times of receipt rise within a stream, except that released entries keep their first time of
-    receipt."""
+    Times of receipt rise within a stream, except that released and replayed entries keep their
+    first time of receipt."""
     has_valid_time: bool = field(init=False, compare=False)
     """Whether the time in the entry's id and the time of receipt are before `months.END_MS`.
 
@@ -44,7 +45,7 @@ class WaitingEntry:
     def __post_init__(self) -> None:
         # Computed once: a drain compares the times several times for each entry.
         added = int(self.entry_id.partition(b"-")[0])
-        self.received = received = added if self.held_since is None else self.held_since
+        self.received = received = added if self.first_received is None else self.first_received
         self.has_valid_time = added < END_MS and received < END_MS
 
 

@@ -1,5 +1,7 @@
 """Orders for dead letters survive the death of a writer, and only this service can make them."""
 
+import time
+
 import pytest
 from redis.exceptions import RedisError
 
@@ -7,8 +9,10 @@ from integration.writer.sending import Sender
 from iot_models.audit_event import AuditKind, parse_event
 from iot_stores.dead_letter_orders import DeadLetterOrders, LetterAction, LetterOrder
 from iot_stores.stream_entries import WaitingEntry
+from iot_tools.cli.main import main
 from iot_writer import jobs
 from iot_writer.writer import Writer
+from support.clock import now
 from support.draining import drain_all
 from support.keys import KEYS
 
@@ -78,6 +82,43 @@ def test_a_killed_writer_loses_and_doubles_nothing(
     assert set(recorded(writer)) == {kind}
     drain_all(writer)
     assert sender.texts(PASSWORD) == (["kept"] if action is LetterAction.REPLAY else [])
+
+
+def second(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(milliseconds // 1000))
+
+
+@pytest.mark.parametrize("by", ["order", "command"])
+@pytest.mark.usefixtures("command_environment")
+def test_a_replay_keeps_the_time_of_receipt(
+    by: str, writer: Writer, sender: Sender, orders: DeadLetterOrders
+) -> None:
+    begin = now()
+    received, letters = begin - 3_600_000, writer.stores.dead_letters
+    entries = {text: sender.seal(PASSWORD, [text]) for text in ("added", "released", "earlier")}
+    shard, sealed = entries["added"]
+    letters.add(shard, WaitingEntry(b"%d-0" % received, sealed, 1, 0), "a reason")
+    shard, sealed = entries["released"]
+    letters.add(shard, WaitingEntry(b"%d-1" % begin, sealed, 1, 0, received + 1000), "a reason")
+    shard, sealed = entries["earlier"]  # an earlier version adds letters without the time
+    fields = {"shard": shard, "id": f"{received + 2000}-0", "e": sealed, "reason": "a reason"}
+    writer.redis.xadd(KEYS.dead_letters, fields)  # type: ignore[arg-type]
+    for entry_id in (b"0-1", b"%d-0" % (begin + 3_600_000)):  # another program made the ids
+        shard, sealed = sender.seal(PASSWORD, ["planted"])
+        letters.add(shard, WaitingEntry(entry_id, sealed, 1, 0), "a reason")
+    if by == "command":
+        assert main(["dead", "replay", "--all"]) == 0
+    else:
+        for letter in letters.all():
+            orders.place(order(letter.letter_id, LetterAction.REPLAY))
+        writer.letter_orders.run(writer.postgres)
+    drain_all(writer)
+    assert letters.count() == 0
+    readings = [(each.freeform, each.absolute_timestamp) for each in sender.readings(PASSWORD)]
+    kept = [(text, second(received + 1000 * at)) for at, text in enumerate(entries)]
+    assert readings[:3] == kept
+    assert all(second(begin) <= moment <= second(now()) for _, moment in readings[3:])
+    assert sender.last_seconds(PASSWORD, 600) == ["planted", "planted"]
 
 
 def test_nobody_else_can_make_an_order(

@@ -29,7 +29,9 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
     show.add_argument("id", help="id of the dead letter")
     show.set_defaults(command=_show)
     replay = actions.add_parser(
-        "replay", help="put dead letters back into the backlog; each is stored at most once"
+        "replay",
+        help="put dead letters back into the backlog; each is stored at most once, and keeps its "
+        "time of receipt",
     )
     drop = actions.add_parser("drop", help="delete dead letters for good")
     replay.add_argument(
@@ -71,9 +73,9 @@ def _open(stores: CommandStores, letter: DeadLetter) -> Entry:
     return decode_entry(stores.opener.open(letter.shard, letter.sealed).content)
 
 
-def _is_forgotten(stores: CommandStores, letter: DeadLetter) -> bool:
+def _is_forgotten(stores: CommandStores, letter: DeadLetter, now: int) -> bool:
     with stores.connect() as connection:
-        return is_forgotten(connection, stores.opener, letter, stores.backlog.now())
+        return is_forgotten(connection, stores.opener, letter, now)
 
 
 def _is_removed(stores: CommandStores, letter: DeadLetter) -> bool:
@@ -98,7 +100,7 @@ def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature o
     with open_stores("dead") as stores:
         for letter in stores.dead_letters.all():
             found = True
-            print(f"{letter.letter_id}  {_moment(letter.letter_id)}  shard {letter.shard}  "
+            print(f"{letter.letter_id}  {_set_aside_at(letter)}  shard {letter.shard}  "
                   f"{len(letter.sealed)} bytes  {printable(letter.reason)}")  # fmt: skip
     if not found:
         print("no dead letters", file=sys.stderr)
@@ -109,8 +111,8 @@ def _show(parsed: argparse.Namespace) -> int:
     with open_stores("dead") as stores:
         for letter in _selected(stores, parsed):
             print(f"id        {letter.letter_id}")
-            print(f"set aside {_moment(letter.letter_id)}")
-            print(f"received  {_moment(letter.entry_id)}")
+            print(f"set aside {_set_aside_at(letter)}")
+            print(f"received  {_moment(letter.received)}")
             print(f"shard     {letter.shard}")
             print(f"bytes     {len(letter.sealed)}")
             print(f"reason    {printable(letter.reason)}")
@@ -126,14 +128,18 @@ def _replay(parsed: argparse.Namespace) -> int:
             if not _is_removed(stores, letter):
                 refused += 1
                 continue
-            if not parsed.even_if_stored and _is_forgotten(stores, letter):
+            now = stores.backlog.now()
+            forgotten = _is_forgotten(stores, letter, now)
+            if forgotten and not parsed.even_if_stored:
                 refused += 1
                 print(f"{letter.letter_id}: not replayed: {REASON}; to replay it, "
                       "pass --even-if-stored")  # fmt: skip
                 continue
+            # With its old time of receipt, the next drain would set a forgotten entry aside again.
+            received = None if forgotten else letter.received_for_replay(now)
             # If the command is killed before the deletion, the letter can be replayed again: the
             # ledger recognizes the second copy of the entry.
-            stores.backlog.append([(letter.shard, letter.sealed)])
+            stores.backlog.append([(letter.shard, letter.sealed)], received=received)
             event = audit_event(
                 AuditKind.DEAD_LETTER_REPLAYED, letter=letter.letter_id, shard=letter.shard
             )
@@ -172,13 +178,13 @@ def _content(stores: CommandStores, letter: DeadLetter) -> str:
     return f"{len(entry.readings)} readings of vault {entry.vault_id.hex()}"
 
 
-def _moment(entry_id: str) -> str:
+def _set_aside_at(letter: DeadLetter) -> str:
+    return _moment(int(letter.letter_id.partition("-")[0]))
+
+
+def _moment(milliseconds: int) -> str:
     try:
-        moment = _EPOCH + timedelta(milliseconds=_milliseconds(entry_id))
+        moment = _EPOCH + timedelta(milliseconds=milliseconds)
     except OverflowError:
-        return f"after the year 9999 ({entry_id})"
+        return f"after the year 9999 ({milliseconds})"
     return moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _milliseconds(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])

@@ -9,7 +9,8 @@ others. The others may include a shard that was added later: its ids begin above
 before.
 
 Readings in Postgres have no index by id. So `since` limits a search: the listener has all readings
-received before `since`. Imported and held readings are exceptions: the stream leaves them out.
+received before `since`. Imported, held and replayed readings are exceptions: the stream leaves
+them out.
 """
 
 import binascii

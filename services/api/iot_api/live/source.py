@@ -70,7 +70,8 @@ def unseen_since(drained: DrainedShards) -> int:
     """Return a time in Unix milliseconds: all readings received before this time are drained.
 
     So a listener that has all drained readings lacks only readings received at or after this time.
-    Held and imported readings are exceptions: they may be drained long after their time of receipt.
+    Held, replayed and imported readings are exceptions: they may be drained long after their time
+    of receipt.
     """
     times = [drained.now - SLACK_MS]
     for shard in drained.next_ids:

@@ -240,8 +240,8 @@ class Drain:
                 content_bytes -= self._open(connection, batch, waiting)
                 if content_bytes <= 0:
                     break
-            # Released entries keep their time of receipt, and may be older than the entries before
-            # them in the stream.
+            # Released and replayed entries keep their time of receipt, and may be older than the
+            # entries before them in the stream.
             batch.opened.sort(key=lambda entry: entry.waiting.received)
         for batch in batches:
             self._set_aside_forgotten(connection, batch)

@@ -99,16 +99,18 @@ class LetterOrders:
                 "the entry of the dead letter is still in the backlog: the order waits until a "
                 "drain has removed the entry"
             )
+        now = self._backlog.now()
         if order.action is LetterAction.DROP:
             event = audit_event(
                 AuditKind.DEAD_LETTER_DROPPED,
                 letter=letter_id, shard=letter.shard, reason=letter.reason, **order.client,
             )  # fmt: skip
-        elif is_forgotten(connection, self._opener, letter, self._backlog.now()):
+        elif is_forgotten(connection, self._opener, letter, now):
             _log.warning("dead letter %s is not replayed: %s", letter_id, REASON)
             return
         else:
-            self._backlog.append([(letter.shard, letter.sealed)])
+            received = letter.received_for_replay(now)
+            self._backlog.append([(letter.shard, letter.sealed)], received=received)
             event = audit_event(
                 AuditKind.DEAD_LETTER_REPLAYED,
                 letter=letter_id, shard=letter.shard, **order.client,

@@ -301,13 +301,19 @@ def test_never_two_at_once(
     assert running.keyring().key_ids == (1,)
 
 
-def test_status_names_keys_uses_and_processes(running: Running) -> None:
+def test_status_names_keys_uses_and_processes(running: Running, redis: "Redis") -> None:
     running.put()
     running.report()
+    redis.xadd(KEYS.stream(3), {"foo": "bar"})
+    redis.xadd(KEYS.stream(3), {"e": b"\1\0\0\0\7"})
     status, output = running.keys("status")
     assert status == 0
     assert re.search(r"^master key 1  [0-9a-f]{16}  primary", output, re.MULTILINE)
     assert "vault records in Postgres: 1 need master key 1" in output
+    assert re.findall(r"^queued entries: .*", output, re.MULTILINE) == [
+        "queued entries: 1 need master key 1",
+        "queued entries: 2 can't be opened by any key of the keyring",
+    ]
     assert re.search(
         r"^api \S+: keys 1, primary 1, 1 open vaults under key 1$", output, re.MULTILINE
     )

@@ -14,6 +14,7 @@ const LOST_AFTER = 4; // failed attempts after which the page says “Disconnect
 const QUIET_MS = 1500;
 const byId = (id) => document.getElementById(id);
 
+const inputOf = (ms) => formatLocal(Math.round(ms / 1000) * 1000);
 export const view = new ReadingsView(showControls);
 let feed = null;
 let session = null;
@@ -198,7 +199,7 @@ function showRange() {
   if (byId("range").textContent !== text) byId("range").textContent = text;
   for (const [id, at] of [["from", from], ["to", to]]) {
     const input = byId(id);
-    if (document.activeElement !== input) input.value = formatLocal(Math.round(at / 1000) * 1000);
+    if (document.activeElement !== input) input.value = inputOf(at);
   }
 }
 
@@ -287,8 +288,12 @@ byId("last").addEventListener("change", (event) => {
 });
 for (const id of ["from", "to"]) {
   byId(id).addEventListener("change", () => {
-    const from = Date.parse(byId("from").value);
-    const to = Date.parse(byId("to").value);
+    const shown = view.current();
+    // An end that is not edited keeps its time: in the hour that occurs twice, its text means two times.
+    const [from, to] = ["from", "to"].map((end) => {
+      const time = Date.parse(byId(end).value);
+      return time === Date.parse(inputOf(shown[end])) ? shown[end] : time;
+    });
     byId("to").setAttribute("aria-invalid", String(!(from < to)));
     if (from < to) view.show(from, to);
   });

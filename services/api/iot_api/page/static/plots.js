@@ -20,11 +20,17 @@ function rangeFromZero(_, low, high) {
   return [0, high > 0 ? high * 1.15 : 1];
 }
 
-function timeLabels(_, splits, __, ___, increment) {
+/** Return the labels of marks on a time axis, for uPlot. `increment` is the distance of two marks. */
+export function timeLabels(_, splits, __, ___, increment) {
   return splits.map((ms) => {
     const date = formatDate(ms);
-    if (increment >= DAY_MS) return date.slice(5, 10);
-    if (increment >= 60_000) return date.endsWith("00:00:00") ? date.slice(5, 10) : date.slice(11, 16);
+    const [day] = date.split(" ");
+    if (increment > 300 * DAY_MS) return day.slice(0, -6);
+    if (increment >= 28 * DAY_MS) return day.slice(0, -3);
+    if (increment >= DAY_MS || (increment >= 60_000 && date.endsWith(" 00:00:00"))) {
+      return day.endsWith("-01-01") ? day : day.slice(-5);
+    }
+    if (increment >= 60_000) return date.slice(-8, -3);
     return formatClock(ms, increment < 1000);
   });
 }
@@ -147,7 +153,9 @@ class Plot {
       if (near >= 0) {
         const { label, colour: number } = this.lines[this.#focus - 1];
         const value = formatNumber(u.data[this.#focus][near]);
-        text = `${formatClock(u.data[0][near], true)}  ${label ? `${label}  ` : ""}${value}`;
+        const at = u.data[0][near];
+        const time = u.scales.x.max - u.scales.x.min > DAY_MS ? formatDate(at) : formatClock(at, true);
+        text = `${time}  ${label ? `${label}  ` : ""}${value}`;
         colour = String(number);
       }
     } else {

@@ -161,3 +161,27 @@ export class RecentReadings {
     for (let i = 1; i <= this.#ring.length; i += 1) yield this.#ring[(this.#next - i) % this.size];
   }
 }
+
+  /** Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. */
+  leads(timeOf) {
+    let [least, most, oldest] = [0, 0, Infinity];
+    for (const reading of this.newest()) {
+      const lead = timeOf(reading) - reading.received;
+      least = Math.min(least, lead);
+      most = Math.max(most, lead);
+      oldest = Math.min(oldest, reading.received);
+    }
+    return { least, most, oldest };
+  }
+
+  /**
+   * Return how far the devices' clocks are ahead of the service's, and the greatest lead that counts. A greater one
+   * would move the live window to where no other device has readings. `agree` says that most clocks are right;
+   * otherwise, the median clock decides.
+   */
+  clockLead(agree) {
+    const leads = Float64Array.from(this.newest(), (reading) => reading.device - reading.received);
+    const sorted = leads.filter((lead) => !Number.isNaN(lead)).sort();
+    const limit = (agree ? 0 : sorted[sorted.length >> 1] ?? 0) + DEVICE_CLOCK_MS;
+    return { lead: sorted.findLast((lead) => lead <= limit) ?? 0, limit };
+  }

@@ -39,7 +39,7 @@ export class ReadingsView {
   #stale = true;
   #builtAt = 0;
   #builtBy = "received";
-  #lead = -Infinity;
+  #clocks = this.recent.clockLead(true);
   #since = Infinity;
   #newest = [];
   #counted = [0, 0];
@@ -83,7 +83,7 @@ export class ReadingsView {
     this.#live = null;
     this.#still = null;
     this.#tagField = undefined;
-    this.#lead = -Infinity;
+    this.#clocks = this.recent.clockLead(true);
     this.#newest = [];
     this.range = null;
     this.tags.clear();
@@ -98,7 +98,13 @@ export class ReadingsView {
   }
 
   timeOf(reading) {
-    return this.by === "interrogator" && reading.device >= 0 ? reading.device : reading.received;
+    const time = this.#timeInHistory(reading);
+    return Number.isNaN(time) ? reading.received : time;
+  }
+
+  /** Return the time by which the service finds a reading, NaN if it has none. */
+  #timeInHistory(reading) {
+    return this.by === "interrogator" ? reading.device : reading.received;
   }
 
   /** Return the range that is shown now. */
@@ -109,7 +115,7 @@ export class ReadingsView {
   /** Return the window that follows the time. */
   #followed() {
     // Clocks of devices may be fast: their newest reading is at the right edge.
-    const lead = this.by === "interrogator" ? Math.max(this.#lead, 0) : 0;
+    const lead = this.by === "interrogator" ? Math.max(this.#clocks.lead, 0) : 0;
     const to = this.now() + lead;
     return { from: to - this.choices.window, to };
   }
@@ -123,7 +129,8 @@ export class ReadingsView {
       if (this.fields.learn(reading)) learned = true;
       this.recent.push(reading);
       if (this.#live && !this.#stale && !learned) this.#place(reading, this.#live);
-      this.#lead = Math.max(this.#lead, reading.device - this.now() || -Infinity);
+      const lead = reading.device - reading.received;
+      if (lead > this.#clocks.lead && lead <= this.#clocks.limit) this.#clocks.lead = lead;
     }
     if (learned || this.by !== this.#builtBy) this.#stale = true;
     this.#tableDirty = true;
@@ -142,7 +149,7 @@ export class ReadingsView {
   /** Read the readings that the stream left out, for the plots. `from` and `to` are times of receipt. */
   skipped({ from, to }) {
     this.#since = Math.max(this.#since, to + 1);
-    const { least, most } = this.#leads();
+    const { least, most } = this.recent.leads((reading) => this.timeOf(reading));
     // The page knows times of receipt only to the second.
     if (this.#live) this.#fill(this.#live, from + least - 1000, to + most + 1000);
   }
@@ -170,8 +177,9 @@ export class ReadingsView {
     const rate = ((this.recent.count - count) * 1000) / (time - since);
     this.#counted = [this.recent.count, time];
     this.rate = Math.round(rate * 10) / 10;
-    const names = (fields) => fields.map((field) => field.name).join();
-    if (names(this.#wantedFields()) !== names(this.#shownFields)) this.#stale = true;
+    this.#clocks = this.recent.clockLead(this.choices.by === null);
+    const wanted = this.#wantedFields();
+    if (wanted.length !== this.#shownFields.length || wanted.some((field, i) => field !== this.#shownFields[i])) this.#stale = true;
     this.grid.describe();
     this.onChange();
   }
@@ -205,6 +213,7 @@ export class ReadingsView {
     this.#stale = false;
     this.#builtAt = time;
     this.#builtBy = this.by;
+    this.#clocks = this.recent.clockLead(this.choices.by === null);
     const { tagField } = this.choices;
     const field = tagField === null ? this.fields.tagField() : this.fields.named(tagField);
     if (field !== this.#tagField) {
@@ -252,20 +261,8 @@ export class ReadingsView {
   /** Return the time on the axis since when the page holds every reading. */
   #oldest() {
     const full = this.recent.count > this.recent.size;
-    const { oldest, most } = this.#leads();
+    const { oldest, most } = this.recent.leads((reading) => this.timeOf(reading));
     return Math.max(this.#since, full ? oldest : -Infinity) + most;
-  }
-
-  /** Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. */
-  #leads() {
-    let [least, most, oldest] = [0, 0, Infinity];
-    for (const reading of this.recent.newest()) {
-      const lead = this.timeOf(reading) - reading.received;
-      least = Math.min(least, lead);
-      most = Math.max(most, lead);
-      oldest = Math.min(oldest, reading.received);
-    }
-    return { least, most, oldest };
   }
 
   /** Read what the window has of a range. */
@@ -293,6 +290,7 @@ export class ReadingsView {
   follow() {
     this.mode = "live";
     this.range = null;
+    clearTimeout(this.#timer);
     this.#request?.abort();
     for (const name of ["empty", "error", "unread"]) setNotice(name, null);
     byId("plots").dataset.loading = "false";
@@ -384,18 +382,19 @@ export class ReadingsView {
   }
 
   async #noteEmpty(empty, signal) {
-    if (!empty) {
-      setNotice("empty", null);
-      return;
-    }
+    if (!empty) return setNotice("empty", null);
     const [row] = await readNewest(this.session, 1, {}, signal);
     const newest = row && decodeReading(row);
-    const at = newest && this.timeOf(newest);
+    const at = newest ? this.#timeInHistory(newest) : NaN;
     setNotice("empty", {
       kind: "info",
       title: "No readings in this range.",
-      text: newest ? `The newest reading is from ${formatDate(at)}.` : "There are no readings yet.",
-      action: newest && ["Go there", () => this.show(at - (this.range.to - this.range.from) * 0.9, at + (this.range.to - this.range.from) * 0.1)],
+      text: !newest
+        ? "There are no readings yet."
+        : Number.isNaN(at)
+          ? "The newest reading has no device time: choose Time: Received."
+          : `The newest reading is from ${formatDate(at)}.`,
+      action: !Number.isNaN(at) && ["Go there", () => this.show(at - (this.range.to - this.range.from) * 0.9, at + (this.range.to - this.range.from) * 0.1)],
     });
   }
 
@@ -413,7 +412,6 @@ export class ReadingsView {
   /** Apply changed choices. */
   choose(changes) {
     Object.assign(this.choices, changes);
-    this.#lead = -Infinity;
     this.#still = null;
     this.#stale = true;
     this.#builtAt = 0;

@@ -17,6 +17,14 @@ from system.page.watched_page import SERIES, OpenPage, WatchedPage, series_of
 PHONE: ViewportSize = {"width": 390, "height": 844}
 WIDE: ViewportSize = {"width": 1920, "height": 1080}
 HOUR = 3600
+BAR_WIDTH = """(text) => {
+    document.querySelector("#status-text").textContent = text;
+    return document.documentElement.scrollWidth;
+}"""
+LABELS = """(increment) => import("/assets/plots.js").then(({timeLabels}) => {
+    const times = [new Date(2025, 11, 31), new Date(2026, 0, 1), new Date(2026, 0, 1, 8, 30)];
+    return timeLabels(null, times.map(Number), 0, 0, increment);
+})"""
 
 
 def wave(number: int) -> Row:
@@ -68,6 +76,10 @@ def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -
     page.see("empty")
     page.page.get_by_role("button", name="Show it in the history").click()
     page.wait_for_text(".plot .readout", "21")
+    # The page offers no range in which a reading without a device time is not found.
+    page.page.select_option("#by", "interrogator")
+    page.wait_for_text("#notice", "The newest reading has no device time")
+    assert page.page.locator("#notice button").count() == 0
 
 
 def test_readings_without_numbers(module_stack: Stack, open_page: OpenPage) -> None:
@@ -128,6 +140,50 @@ def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
         page.see("phone-paused")
         page.page.keyboard.press("Escape")
         page.wait_for_text("#status-text", "Live")
+        for width in (PHONE["width"], 360, 320):
+            page.page.set_viewport_size({"width": width, "height": 700})
+            assert page.page.evaluate(BAR_WIDTH, "Disconnected") == width
+        # A clock that is years ahead does not move the window.
+        ahead = round((time.time() + 10 * 365 * 24 * HOUR) * 1_000_000)
+        for by in ("", "interrogator"):
+            page.page.select_option("#by", by)
+            fast = row("secret live", freeform={"fast": f"clock {by}"}, interrogator_time=ahead)
+            assert module_stack.put([fast]).status == 201
+            page.wait_for_text("#table-body", f"clock {by}")
+            assert page.view("view.by") == "interrogator"
+            assert page.view("view.current().to - view.now()") < 60_000
+
+
+def test_fields_that_share_a_name_or_a_type(module_stack: Stack, open_page: OpenPage) -> None:
+    """Each field has its own plot, also if its first value is a text or its name is not unique."""
+    freeforms: list[object] = [
+        {"reading": "n/a", "tag": "a", "": 1},
+        {"reading": 21, "value": 7, "relative_timestamp": 3, "serial": "12"},
+        {"serial": "12-b"} | {f"field {n}": n for n in range(100)},
+        5,
+    ]
+    assert module_stack.put([row("secret names", freeform=f) for f in freeforms]).status == 201
+    page = open_page(module_stack.port)
+    page.open("secret names")
+    page.wait_for_text("#fields-summary", "of 108")
+    page.page.click("#fields-summary")
+    names = ["“”", "reading", "value", "relative_timestamp", "serial", "field 99"]
+    names += ["(whole freeform)", "relative_timestamp (column)"]
+    page.view("view.choose({fields: new Map(view.fields.numbers.map((each) => [each, false]))})")
+    page.wait_for_text("#fields-summary", "Plots 0 of")
+    for name in names:
+        page.page.get_by_label(name, exact=True).check()
+    page.wait_for_text("#fields-summary", "Plots 8 of")
+    assert sorted(page.page.locator(".plot h3").all_inner_texts()) == sorted(names)
+    page.wait_for_text(".plot[data-field=value] .readout", "7")
+    page.wait_for_text(".plot[data-field=reading] .readout", "21")
+    options = page.page.locator("#tag-field option").all_inner_texts()
+    assert options == ["One line", "reading", "tag", "serial"]
+    assert page.view("view.tagField.name") == "tag"
+    page.page.select_option("#tag-field", label="One line")
+    page.wait_for("() => document.querySelector('#tags').hidden")
+    page.page.select_option("#tag-field", label="serial")
+    page.wait_for_text("#tags-items", "12-b")
 
 
 def test_search_and_csv(module_stack: Stack, open_page: OpenPage) -> None:
@@ -221,16 +277,31 @@ def test_fields_without_a_history(module_stack: Stack, open_page: OpenPage) -> N
     page.wait_for_text("#table-note", "The newest 5")
     assert "NaN" not in page.page.inner_text("#table-body")
     page.page.select_option("#by", "interrogator")
-    page.view("view.choose({fields: new Map(view.fields.numbers.map(({name}) => [name, true]))})")
+    page.view("view.choose({fields: new Map(view.fields.numbers.map((each) => [each, true]))})")
     page.page.check("#mode-history", force=True)
     page.page.select_option("#last", str(7 * 86_400))
     page.wait_for_text("#notice", "No history of ")
-    for name in ["time", "", "pressure, hPa", "x" * 40 + "…", "value"]:
+    for name in ["time", "", "pressure, hPa", "x" * 40 + "…", "(whole freeform)"]:
         assert f"“{name}”" in page.page.inner_text("#notice")
+    readout = "document.querySelector('.plot[data-field=\"field 24\"] .readout')"
     for number in range(25):
         page.page.locator(f'.plot[data-field="field {number}"]').scroll_into_view_if_needed()
         page.wait_for_text(f'.plot[data-field="field {number}"] .readout', "0 … 2")
     page.see("history-odd")
+    plot = page.page.locator('.plot[data-field="field 24"] .u-over')
+    width = plot.evaluate("(element) => element.clientWidth")
+    plot.hover(position={"x": width * 6 / 7, "y": 50})
+    page.wait_for(f"() => /^{time.strftime('%Y-')}.* [012]$/.test({readout}.textContent)")
+    # An end that is not edited keeps its time, also in the hour that occurs twice.
+    page.view("view.show(Date.parse('2026-10-25T01:20Z'), Date.parse('2026-10-25T03:20Z'))")
+    page.page.fill("#to", "2026-10-25T04:30:00")
+    range_now = page.view("Object.values(view.range).map((at) => new Date(at).toISOString())")
+    assert range_now == ["2026-10-25T01:20:00.000Z", "2026-10-25T03:30:00.000Z"]
+    day = 24 * HOUR * 1000
+    assert page.page.evaluate(LABELS, 365 * day) == ["2025", "2026", "2026"]
+    assert page.page.evaluate(LABELS, 31 * day) == ["2025-12", "2026-01", "2026-01"]
+    assert page.page.evaluate(LABELS, day)[:2] == ["12-31", "2026-01-01"]
+    assert page.page.evaluate(LABELS, day // 48) == ["12-31", "2026-01-01", "08:30"]
     page.page.check("#mode-live", force=True)
     page.page.wait_for_selector("#notice", state="hidden")
 

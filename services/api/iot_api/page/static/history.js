@@ -18,21 +18,21 @@ export function hasSeries({ name, path, column }) {
  * its slots if the answer could have too many values. `tags` is the number of known tags, shown or not.
  */
 export async function readSeries(session, thinned, { from, to, by, fields, tagField, tags, signal }, onTag) {
-  const names = fields.filter(hasSeries).map((field) => field.name);
+  const asked = fields.filter(hasSeries);
   const group = tagField && hasSeries(tagField) ? tagField.name : null;
-  const lines = Math.min(names.length, MAX_FIELDS) * (group === null ? 1 : tags);
+  const lines = Math.min(asked.length, MAX_FIELDS) * (group === null ? 1 : tags);
   const step = Math.max(thinned.step, stepOf(to - from, Math.max(MAX_VALUES / lines, MANY_WINDOWS)));
   const query = { from: Math.floor(from), to: Math.ceil(to), by, step };
   if (group !== null) query.group = group;
-  for (let first = 0; first < names.length; first += MAX_FIELDS) {
-    const some = names.slice(first, first + MAX_FIELDS);
-    const rows = await readWindows(session, query, some, signal);
+  for (let first = 0; first < asked.length; first += MAX_FIELDS) {
+    const some = asked.slice(first, first + MAX_FIELDS);
+    const rows = await readWindows(session, query, some.map((field) => field.name), signal);
     thinned.spacing = Math.max(thinned.spacing, query.step / thinned.step);
     for (const row of rows) {
       const tag = group === null ? "" : tagName(row[group]);
       if (!onTag(tag)) continue;
-      for (const name of some) {
-        if (row[name] !== null) thinned.add(name, tag, row.time, row[name]);
+      for (const field of some) {
+        if (row[field.name] !== null) thinned.add(field, tag, row.time, row[field.name]);
       }
     }
   }

@@ -5,6 +5,7 @@ import { LiveFeed } from "./feed.js";
 import { formatDate, formatDuration, formatLocal, formatName, formatNumber } from "./format.js";
 import { downloadCsv } from "./history.js";
 import { OperatorView } from "./operator.js";
+import { MAX_FIELDS } from "./readings.js";
 import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
 import { ReadingsView } from "./view.js";
 
@@ -13,8 +14,8 @@ const FIRST_SECONDS = 60; // the stream begins with the readings of this time
 const LOST_AFTER = 4; // failed attempts after which the page says “Disconnected”
 const QUIET_MS = 1500;
 const byId = (id) => document.getElementById(id);
-
 const inputOf = (ms) => formatLocal(Math.round(ms / 1000) * 1000);
+
 export const view = new ReadingsView(showControls);
 let feed = null;
 let session = null;
@@ -204,40 +205,47 @@ function showRange() {
 }
 
 function showFields() {
-  const shown = new Set(view.shownFields.map((field) => field.name));
-  const own = view.fields.numbers.filter((field) => !field.column);
-  const columns = view.fields.numbers.filter((field) => field.column);
-  const fields = view.mode === "live" ? [...own, ...columns] : own;
-  byId("fields-summary").textContent = `Plots ${shown.size} of ${fields.length}`;
+  const shown = new Set(view.shownFields);
+  const { numbers, full } = view.fields;
+  const own = [...numbers.keys()].filter((index) => !numbers[index].column);
+  const columns = [...numbers.keys()].filter((index) => numbers[index].column);
+  const listed = view.mode === "live" ? [...own, ...columns] : own;
+  byId("fields-summary").textContent = `Plots ${shown.size} of ${listed.length}`;
   const none = shown.size === 0 && (view.recent.count > 0 || view.fields.readings > 0);
   byId("no-plots").hidden = !none;
   const list = byId("fields-items");
-  const key = fields.map((field) => field.name + shown.has(field.name)).join();
+  const key = JSON.stringify([full, listed.map((index) => [index, numbers[index].name, shown.has(numbers[index])])]);
   if (list.dataset.key === key) return;
   list.dataset.key = key;
-  const focused = document.activeElement?.dataset?.name;
-  list.replaceChildren(...fields.map((field) => {
+  const focused = list.contains(document.activeElement) ? document.activeElement.value : null;
+  list.replaceChildren(...listed.map((index) => {
     const label = document.createElement("label");
     const box = document.createElement("input");
     box.type = "checkbox";
-    box.dataset.name = field.name;
-    box.checked = shown.has(field.name);
-    label.append(box, formatName(field.name));
+    box.value = index;
+    box.checked = shown.has(numbers[index]);
+    label.append(box, formatName(numbers[index].name));
     return label;
   }));
-  if (focused) list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
+  if (full) {
+    const note = document.createElement("p");
+    note.className = "note";
+    note.textContent = `Only the first ${MAX_FIELDS} fields are listed.`;
+    list.append(note);
+  }
+  if (focused !== null) list.querySelector(`[value="${focused}"]`)?.focus();
 }
 
 function showTagFields() {
   const select = byId("tag-field");
-  const names = view.fields.texts.map((field) => field.name);
-  const key = names.join();
+  const { texts } = view.fields;
+  const key = JSON.stringify(texts.map((field) => field.name));
   if (select.dataset.key !== key) {
     select.dataset.key = key;
-    const options = [["", "One line"], ...names.map((name) => [name, formatName(name)])];
+    const options = [["", "One line"], ...texts.map((field, index) => [index, formatName(field.name)])];
     select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
   }
-  select.value = view.tagField?.name ?? "";
+  select.value = view.tagField ? texts.indexOf(view.tagField) : "";
 }
 
 function pause() {
@@ -269,9 +277,9 @@ byId("lock").addEventListener("click", () => {
   leave();
 });
 byId("by").addEventListener("change", (event) => view.choose({ by: event.target.value || null }));
-byId("tag-field").addEventListener("change", (event) => view.choose({ tagField: event.target.value }));
+byId("tag-field").addEventListener("change", (event) => view.choose({ tagField: view.fields.texts[event.target.value] }));
 byId("fields-items").addEventListener("change", (event) => {
-  const fields = new Map(view.choices.fields).set(event.target.dataset.name, event.target.checked);
+  const fields = new Map(view.choices.fields).set(view.fields.numbers[event.target.value], event.target.checked);
   view.choose({ fields });
 });
 for (const [id, act] of Object.entries({

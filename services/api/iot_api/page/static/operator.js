@@ -121,9 +121,9 @@ export class OperatorView {
       this.#grid = new PlotGrid(byId("operator-plots"), () => {}, () => {});
       this.#setPlots();
     }
-    for (const { name, value } of PLOTS) {
-      const number = value(status);
-      if (Number.isFinite(number)) this.#lines.add(name, "", status.time, Math.round(number * 10) / 10);
+    for (const plot of PLOTS) {
+      const number = plot.value(status);
+      if (Number.isFinite(number)) this.#lines.add(plot, "", status.time, Math.round(number * 10) / 10);
     }
     this.#grid.draw(this.#lines, status.time - WINDOW_MS, status.time);
     this.#grid.describe();

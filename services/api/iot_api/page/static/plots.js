@@ -49,15 +49,13 @@ class Plot {
     this.element.className = "plot";
     this.element.dataset.field = field.name;
     const caption = document.createElement("figcaption");
-    const title = document.createElement("h3");
-    title.textContent = formatName(field.name);
+    this.title = document.createElement("h3");
     this.readout = document.createElement("span");
     this.readout.className = "readout";
-    caption.append(title, this.readout);
+    caption.append(this.title, this.readout);
     this.canvas = document.createElement("div");
     this.canvas.className = "canvas";
     this.canvas.setAttribute("role", "img");
-    this.canvas.setAttribute("aria-label", `${formatName(field.name)} over time`);
     this.element.append(caption, this.canvas);
     // Only the plot under the pointer chooses a line; the others follow.
     this.canvas.addEventListener("mouseenter", () => this.#choosesLine(true));
@@ -70,8 +68,10 @@ class Plot {
     if (!yes) this.#uplot.setSeries(null, { focus: true });
   }
 
-  /** Make the plot anew: for other lines or other colours. */
+  /** Make the plot anew: for another name, other lines or other colours. */
   build(lines) {
+    this.title.textContent = formatName(this.field.name);
+    this.canvas.setAttribute("aria-label", `${this.title.textContent} over time`);
     this.#uplot?.destroy();
     this.lines = lines;
     this.#drawn = [];
@@ -171,7 +171,7 @@ class Plot {
   draw(thinned, from, to) {
     const u = this.#uplot;
     const tags = this.lines.map((line) => line.tag);
-    this.#sparse = thinned.columns(this.field.name, tags, from, to, this.#drawn);
+    this.#sparse = thinned.columns(this.field, tags, from, to, this.#drawn);
     this.#extremes = extremesOf(this.#drawn);
     u.batch(() => {
       u.setData(this.#drawn, false);
@@ -236,7 +236,7 @@ export class PlotGrid {
     this.onZoom = onZoom;
     this.seen = new IntersectionObserver((entries) => {
       for (const entry of entries) {
-        const plot = this.#plots.get(entry.target.dataset.field);
+        const plot = [...this.#plots.values()].find((each) => each.element === entry.target);
         if (!plot) continue;
         plot.visible = entry.isIntersecting;
         if (plot.visible && this.#task) this.#enqueue([plot]);
@@ -262,17 +262,16 @@ export class PlotGrid {
 
   /** Show these fields with these lines: `{tag, label, colour, dash}`. */
   set(fields, lines) {
-    const names = new Set(fields.map((field) => field.name));
-    for (const [name, plot] of this.#plots) {
-      if (!names.has(name)) {
+    for (const [field, plot] of this.#plots) {
+      if (!fields.includes(field)) {
         this.seen.unobserve(plot.element);
         plot.remove();
-        this.#plots.delete(name);
+        this.#plots.delete(field);
       }
     }
     for (const field of fields) {
-      if (!this.#plots.has(field.name)) this.#plots.set(field.name, new Plot(this, field));
-      this.container.append(this.#plots.get(field.name).element);
+      if (!this.#plots.has(field)) this.#plots.set(field, new Plot(this, field));
+      this.container.append(this.#plots.get(field).element);
     }
     for (const plot of this.#plots.values()) {
       plot.build(lines);

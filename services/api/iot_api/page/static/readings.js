@@ -4,7 +4,7 @@ import { hasSeries } from "./history.js";
 
 const TAG_NAMES = ["epc96", "epc", "tag", "device", "sensor", "name", "id"];
 const DEPTH = 4;
-const MAX_FIELDS = 60;
+export const MAX_FIELDS = 1000;
 const NUMBER = /^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?$/;
 const DEVICE_CLOCK_MS = 30_000;
 export const COLUMNS = ["relative_timestamp", "interrogator_timestamp"];
@@ -51,7 +51,10 @@ export function valueOf(reading, field) {
   return field.column ? reading[field.column] : node;
 }
 
-/** The fields that readings have, in the order in which they appeared. */
+/**
+ * The fields that readings have, in the order in which they appeared. A field whose values are both numbers and texts
+ * is in both lists. Names need not be unique: compare fields, not their names.
+ */
 export class Fields {
   #known = new Map();
   numbers = [];
@@ -65,7 +68,7 @@ export class Fields {
     }
   }
 
-  /** Learn from a reading. Return whether it has a new field. */
+  /** Learn from a reading. Return whether one of the lists has a new field. */
   learn(reading) {
     const before = this.numbers.length + this.texts.length;
     this.readings += 1;
@@ -73,7 +76,7 @@ export class Fields {
     if (reading.content !== null && typeof reading.content === "object") {
       if (!Array.isArray(reading.content)) this.#learn(reading.content, "", []);
     } else {
-      this.#note("value", [], reading.content);
+      this.#note("(whole freeform)", [], reading.content);
     }
     return this.numbers.length + this.texts.length !== before;
   }
@@ -86,38 +89,46 @@ export class Fields {
           this.#learn(value, `${prefix}${key}.`, [...path, key]);
         }
       } else {
-        this.#note(prefix + key, path, value, key);
+        this.#note(prefix + key, [...path, key], value);
       }
     }
   }
 
-  #note(name, path, value, key) {
-    let field = this.#known.get(name);
+  #note(name, path, value) {
+    const key = path.length ? name : null;
+    let field = this.#known.get(key);
     if (field === undefined) {
-      if (value === null || typeof value === "boolean" || value === undefined) return;
-      if (this.#known.size >= MAX_FIELDS) return;
+      if (value === null || typeof value === "boolean" || value === undefined || this.full) return;
       const isTag = TAG_NAMES.includes(name.toLowerCase()) && typeof value === "string";
-      const isNumber = !isTag && Number.isFinite(numberOf(value));
-      field = { name, path: key === undefined ? path : [...path, key], isNumber, low: NaN, high: NaN };
-      this.#known.set(name, field);
-      (isNumber ? this.numbers : this.texts).push(field);
+      field = { name, path, isTag, isNumber: false, isText: false, low: NaN, high: NaN };
+      this.#known.set(key, field);
+      const column = this.numbers.find((each) => each.column === name);
+      if (column) column.name = `${name} (column)`;
     }
-    if (field.isNumber) {
-      const number = numberOf(value);
-      if (!(number >= field.low)) field.low = Number.isFinite(number) ? number : field.low;
-      if (!(number <= field.high)) field.high = Number.isFinite(number) ? number : field.high;
+    const number = field.isTag ? NaN : numberOf(value);
+    // A text that looks like a number is one only in a field of numbers.
+    if (Number.isFinite(number) && !field.isNumber && (typeof value === "number" || !field.isText)) {
+      field.isNumber = true;
+      this.numbers.push(field);
+    } else if (typeof value === "string" && !Number.isFinite(number) && !field.isText) {
+      field.isText = true;
+      this.texts.push(field);
     }
+    if (!field.isNumber || !Number.isFinite(number)) return;
+    if (!(number >= field.low)) field.low = number;
+    if (!(number <= field.high)) field.high = number;
+  }
+
+  /** Return whether readings may have more fields than those that are known. */
+  get full() {
+    return this.#known.size >= MAX_FIELDS;
   }
 
   /** Return the field whose values name the lines: a known name, else the first text with a history. */
   tagField() {
-    const named = (name) => this.texts.find((field) => field.name.toLowerCase() === name);
-    return TAG_NAMES.map(named).find(Boolean) ?? this.texts.find(hasSeries);
-  }
-
-  named(name) {
-    return this.numbers.find((field) => field.name === name)
-      ?? this.texts.find((field) => field.name === name);
+    const texts = this.texts.filter((field) => !field.isNumber);
+    const named = (name) => texts.find((field) => field.name.toLowerCase() === name);
+    return TAG_NAMES.map(named).find(Boolean) ?? texts.find(hasSeries);
   }
 
   /** Return whether the clocks of the devices agree with the service's. */
@@ -160,7 +171,6 @@ export class RecentReadings {
   *newest() {
     for (let i = 1; i <= this.#ring.length; i += 1) yield this.#ring[(this.#next - i) % this.size];
   }
-}
 
   /** Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. */
   leads(timeOf) {
@@ -185,3 +195,4 @@ export class RecentReadings {
     const limit = (agree ? 0 : sorted[sorted.length >> 1] ?? 0) + DEVICE_CLOCK_MS;
     return { lead: sorted.findLast((lead) => lead <= limit) ?? 0, limit };
   }
+}

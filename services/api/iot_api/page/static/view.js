@@ -17,7 +17,7 @@ const MIN_RANGE_MS = 20;
 const LONG_NAME = 40; // characters of the name of a field in a notice
 const byId = (id) => document.getElementById(id);
 
-/** The choices of a person; `null` lets the page choose. */
+/** The choices of a person; `null` lets the page choose. `tagField` may be `undefined`, for one line. */
 export const defaultChoices = () => ({ window: 60_000, by: null, tagField: null, fields: new Map() });
 
 /** Shows the readings of one session. */
@@ -142,7 +142,7 @@ export class ReadingsView {
     const time = this.timeOf(reading);
     for (const field of this.#shownFields) {
       const value = numberOf(valueOf(reading, field));
-      if (Number.isFinite(value)) lines.add(field.name, tag, time, value);
+      if (Number.isFinite(value)) lines.add(field, tag, time, value);
     }
   }
 
@@ -195,7 +195,7 @@ export class ReadingsView {
     const chosen = this.choices.fields;
     const interesting = new Set(this.fields.interesting(FIELDS_SHOWN));
     const usable = this.fields.numbers.filter((field) => this.mode === "live" || !field.column);
-    return usable.filter((field) => chosen.get(field.name) ?? interesting.has(field));
+    return usable.filter((field) => chosen.get(field) ?? interesting.has(field));
   }
 
   get shownFields() {
@@ -215,7 +215,7 @@ export class ReadingsView {
     this.#builtBy = this.by;
     this.#clocks = this.recent.clockLead(this.choices.by === null);
     const { tagField } = this.choices;
-    const field = tagField === null ? this.fields.tagField() : this.fields.named(tagField);
+    const field = tagField === null ? this.fields.tagField() : tagField;
     if (field !== this.#tagField) {
       this.#tagField = field;
       this.tags.clear();

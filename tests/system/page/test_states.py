@@ -297,6 +297,12 @@ def test_fields_without_a_history(module_stack: Stack, open_page: OpenPage) -> N
     page.page.fill("#to", "2026-10-25T04:30:00")
     range_now = page.view("Object.values(view.range).map((at) => new Date(at).toISOString())")
     assert range_now == ["2026-10-25T01:20:00.000Z", "2026-10-25T03:30:00.000Z"]
+    page.page.fill("#from", "2026-10-26T01:00:00")  # after the other end, which is edited next
+    page.page.focus("#to")
+    page.view("view.onChange()")
+    page.page.fill("#to", "2026-10-26T02:00:00")
+    range_now = page.view("Object.values(view.range).map((at) => new Date(at).toISOString())")
+    assert range_now == ["2026-10-26T00:00:00.000Z", "2026-10-26T01:00:00.000Z"]
     day = 24 * HOUR * 1000
     assert page.page.evaluate(LABELS, 365 * day) == ["2025", "2026", "2026"]
     assert page.page.evaluate(LABELS, 31 * day) == ["2025-12", "2026-01", "2026-01"]

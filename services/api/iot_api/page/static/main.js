@@ -198,6 +198,12 @@ function showRange() {
   const { from, to } = view.current();
   const text = view.range && view.mode === "live" ? `${formatDate(from)} – ${formatDate(to)} · ${formatDuration(to - from)}` : "";
   if (byId("range").textContent !== text) byId("range").textContent = text;
+  const end = byId("to");
+  if (end.dataset.range !== `${from} ${to}`) {
+    end.dataset.range = `${from} ${to}`;
+    end.setAttribute("aria-invalid", "false");
+  }
+  if (end.getAttribute("aria-invalid") === "true") return; // the other end may be edited next
   for (const [id, at] of [["from", from], ["to", to]]) {
     const input = byId(id);
     if (document.activeElement !== input) input.value = inputOf(at);

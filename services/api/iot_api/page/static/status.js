@@ -28,6 +28,7 @@ export function setNotice(name, notice) {
   else if (!notices.delete(name)) return;
   const shown = ORDER.map((each) => notices.get(each)).find(Boolean);
   const element = byId("notice");
+  const focused = element.contains(document.activeElement);
   element.hidden = !shown;
   if (!shown) {
     element.replaceChildren();
@@ -47,6 +48,7 @@ export function setNotice(name, notice) {
     button.textContent = label;
     button.addEventListener("click", run);
     element.append(button);
+    if (focused) button.focus(); // a notice is renewed each second while it counts down
   }
 }
 

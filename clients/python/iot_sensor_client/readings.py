@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context
 from http.client import IncompleteRead
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXACT = Context(prec=28)
+"""The program may have changed the precision of its own context."""
 Row = dict[str, Any]
 
 
@@ -140,4 +142,4 @@ def _unix_ms(argument: str, time: datetime) -> str:
     if time.tzinfo is None:
         raise ValueError(f"the time {time} has no time zone; for example, add tzinfo=UTC")
     microseconds = (time - _EPOCH) // timedelta(microseconds=1)
-    return f"{Decimal(microseconds) / 1000:f}"
+    return f"{_EXACT.divide(microseconds, 1000):f}"

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import localcontext
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ def test_no_value_is_left_out_silently(
 )
 def test_a_time_keeps_its_microseconds(server: Server, time: datetime, query: str) -> None:
     server.body = b'{"data": []}'
-    with Client(server.url) as client:
+    with Client(server.url) as client, localcontext(prec=5):
         assert list(client.readings(since=time)) == []
     assert query in server.received[0].path.split("&")
 

@@ -1,14 +1,18 @@
 """Checks of arguments, so that the call with a wrong argument fails, not a later call."""
 
+import re
 import threading
-from collections.abc import Callable
-from numbers import Real
+import uuid
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TypeVar
 
 from .retry import RetryPolicy
 
 T = TypeVar("T")
 _YEAR = 366 * 86_400
+_TOKEN = re.compile(r"[!-~]*")
+_KEY = re.compile(r"[ -~]{1,255}")
 
 
 def checked_text(name: str, value: str) -> str:
@@ -16,9 +20,32 @@ def checked_text(name: str, value: str) -> str:
     return checked(name, value, str, "a str")
 
 
-def checked_token(token: str | Callable[[], str] | None) -> str | Callable[[], str] | None:
-    """Return `token`. Raises `TypeError` if it is neither a `str`, nor a function, nor None."""
-    return token if token is None or callable(token) else checked_text("token", token)
+def checked_token(token: str) -> str:
+    """Return `token` without the white space around it.
+
+    Raises:
+        TypeError: `token` is not a `str`.
+        ValueError: `token` has a space, a control character or a non-ASCII character. The message
+            does not contain the token, because messages are logged.
+    """
+    text = checked_text("token", token).strip()
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("token must be printable ASCII without spaces")
+    return text
+
+
+def checked_key(key: str | None) -> str:
+    """Return `key`, an Idempotency-Key, or a random key if it is None.
+
+    Raises:
+        TypeError: `key` is not a `str`.
+        ValueError: the service accepts no such key.
+    """
+    if key is None:
+        return str(uuid.uuid4())
+    if not _KEY.fullmatch(checked_text("idempotency_key", key)):
+        raise ValueError("idempotency_key must be 1 to 255 characters of printable ASCII")
+    return key
 
 
 def checked_retry(retry: RetryPolicy) -> RetryPolicy:
@@ -55,6 +82,20 @@ def checked_duration(name: str, seconds: float) -> float:
     if not 0 <= number <= _YEAR:
         raise ValueError(f"{name} must be a number of seconds from 0 to {_YEAR}, not {number:g}")
     return number
+
+
+def checked_count(name: str, count: int) -> int:
+    """Return `count`. Raises `TypeError` if it is not an integer, `ValueError` if it is below 1."""
+    if checked(name, count, Integral, "an int") < 1:
+        raise ValueError(f"{name} must be at least 1, not {count}")
+    return count
+
+
+def checked_choice(name: str, value: T, choices: Sequence[T]) -> T:
+    """Return `value`. Raises `ValueError` if it is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")
+    return value
 
 
 def checked_stop(stop: threading.Event | None) -> threading.Event:

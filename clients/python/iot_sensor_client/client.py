@@ -6,7 +6,6 @@ import os
 import ssl
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +13,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .arguments import checked_retry, checked_stop, checked_text, checked_token
+from .arguments import checked_key, checked_retry, checked_stop, checked_text, checked_token
 from .batches import MAX_READINGS, batch_body, compressed, encode_readings, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
@@ -74,8 +73,8 @@ class Client:
             keep_alive: keep connections open between requests.
 
         Raises:
-            ValueError: `url` or a timeout is invalid. Or `key_file` is given without `cert_file`.
-                Or `cert_file` or `key_file` is given with an http URL or with `tls_context`.
+            ValueError: `url`, a timeout or `token` is invalid. Or `key_file` is given without
+                `cert_file`, or one of both with an http URL or with `tls_context`.
             TypeError: an argument has another type than declared.
             OSError: a file can't be read, or holds no valid certificate or key.
         """
@@ -87,7 +86,7 @@ class Client:
             keep_alive=keep_alive,
         )
         self._password = None if password is None else checked_text("password", password)
-        self._token = checked_token(token)
+        self._token = token if callable(token) else checked_token("" if token is None else token)
         self._retry = checked_retry(retry or RetryPolicy())
         self._gzip = gzip
         self._headers = {} if keep_alive else {"Connection": "close"}
@@ -135,7 +134,7 @@ class Client:
 
         Raises:
             NoResponseError: the last attempt got no complete response.
-            ValueError: the path or a header is not valid in HTTP.
+            ValueError: the path, a header or the token is not valid in HTTP.
         """
         request = self._request(method, path, body, headers, json)
         if repeatable is None:
@@ -171,17 +170,18 @@ class Client:
                 may also have a `db_password`.
             idempotency_key: names these readings. Requests with the same key are stored once, so a
                 caller that keeps readings can send them again after an error or a restart. The
-                service rejects other readings under the same key. Default: a random key, which
-                protects the retries of this call.
+                service rejects other readings under the same key. At most 255 characters of ASCII.
+                Default: a random key, which protects the retries of this call.
 
         Raises:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
                 Also raised if another server, such as a proxy, answered with a 2xx status.
-            ValueError: a reading can't be written as JSON, or has an unknown member.
+            ValueError: a reading can't be written as JSON or has an unknown member, or the key is
+                invalid.
         """
         body = batch_body(list(encode_readings(readings)), self._password)
-        return self._put(body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
+        return self._put(body, {"Idempotency-Key": checked_key(idempotency_key)})
 
     def send(
         self,
@@ -198,7 +198,7 @@ class Client:
 
         Args:
             readings: as for `put_readings`.
-            batch_size: readings of a request, at most 100,000.
+            batch_size: readings of a request, from 1 to 100,000.
             idempotency_key: names these readings: batch n has the key `<idempotency_key>-<n>`.
                 After an error, the same call with the same batch size, within 24 hours, stores only
                 the missing readings. Default: a random key, which protects this call's retries.
@@ -209,7 +209,7 @@ class Client:
             RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
             ValueError: as for `put_readings`. The earlier batches are stored.
         """
-        key = idempotency_key or str(uuid.uuid4())
+        key = checked_key(idempotency_key)
         acknowledged = 0
         for number, batch in enumerate(in_batches(encode_readings(readings), batch_size)):
             try:
@@ -441,8 +441,8 @@ class Client:
         return self._pool.send(self._with_token(request), repeatable=repeatable)
 
     def _with_token(self, request: Request) -> Request:
-        token = self._token() if callable(self._token) else self._token
+        token = checked_token((self._token() if callable(self._token) else self._token) or "")
         headers = dict(request.headers)
         if token and "authorization" not in map(str.lower, headers):
-            headers["Authorization"] = f"Bearer {checked_text('token', token).strip()}"
+            headers["Authorization"] = f"Bearer {token}"
         return replace(request, headers=headers)

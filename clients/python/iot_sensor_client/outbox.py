@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .arguments import checked_retry
+from .arguments import checked_choice, checked_count, checked_duration, checked_retry
 from .batches import MAX_READINGS, encode_reading, encode_readings
 from .client import Client
 from .errors import NoResponseError, OutboxError, RejectedError
@@ -122,15 +122,16 @@ class Outbox:
 
         Raises:
             OutboxError: the file can't be opened, is not an outbox, or is in use.
+            TypeError, ValueError: an option is invalid.
         """
         self._client = client
-        self._max_bytes = max_bytes
-        self._linger = linger
+        self._max_bytes = checked_count("max_bytes", max_bytes)
+        self._linger = checked_duration("linger", linger)
         self._retry = checked_retry(retry)
-        self._in_doubt = in_doubt
+        self._in_doubt = checked_choice("in_doubt", in_doubt, ("set_aside", "send"))
         self._path = Path(path)
         self._process = os.getpid()
-        self._file = OutboxFile(self._path, max_bytes, batch_size)
+        self._file = OutboxFile(self._path, max_bytes, checked_count("batch_size", batch_size))
         self._changed = threading.Condition()
         self._closed = self._closing = False
         self._flushing = 0

@@ -65,6 +65,28 @@ def test_a_follow_that_can_t_begin(
     assert server.received == []
 
 
+@pytest.mark.parametrize("token", ["SECRET\nsecond line", "SECRET token", "SECRET密"])
+def test_an_invalid_token_is_not_in_the_message(server: Server, token: str) -> None:
+    def from_function() -> None:
+        with Client(server.url, token=lambda: token) as client:
+            client.read()
+
+    for call in (lambda: Client(URL, token=token), from_function):
+        with pytest.raises(ValueError, match=r"^token must be printable ASCII without spaces$"):
+            call()
+    assert server.received == []
+
+
+@pytest.mark.parametrize("key", ["", "a\nb", "é", "k" * 256])
+def test_an_invalid_idempotency_key(server: Server, key: str) -> None:
+    message = "^idempotency_key must be 1 to 255 characters of printable ASCII$"
+    with Client(server.url) as client:
+        for call in (client.put_readings, client.send):
+            with pytest.raises(ValueError, match=message):
+                call([{"freeform": 1}], idempotency_key=key)
+    assert server.received == []
+
+
 @pytest.mark.parametrize("url", ["http://a b/", "http://[::1", "http://host:99999", "host:80"])
 def test_an_invalid_url(url: str) -> None:
     with pytest.raises(ValueError, match=r"^the URL must have the form http"):
@@ -127,10 +149,21 @@ def test_a_member_that_the_service_would_ignore(server: Server, tmp_path: Path) 
     assert server.received == []
 
 
-def test_an_outbox_with_a_wrong_retry_policy(tmp_path: Path) -> None:
-    retry: Any = 3
-    with (
-        Client(URL) as client,
-        pytest.raises(TypeError, match=r"^retry must be a RetryPolicy, not int$"),
-    ):
-        Outbox(client, tmp_path / "outbox", retry=retry)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"retry": 3}, TypeError, "retry must be a RetryPolicy, not int"),
+        ({"in_doubt": "Send"}, ValueError, "in_doubt must be 'set_aside' or 'send', not 'Send'"),
+        ({"linger": "x"}, TypeError, "linger must be a number, not str"),
+        ({"linger": -1}, ValueError, "linger must be a number of seconds from 0 to "),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
+        ({"max_bytes": -1}, ValueError, "max_bytes must be at least 1, not -1"),
+        ({"max_bytes": "1 MiB"}, TypeError, "max_bytes must be an int, not str"),
+    ],
+)
+def test_an_outbox_that_can_t_begin(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with Client(URL) as client, pytest.raises(error, match=f"^{message}"):
+        Outbox(client, tmp_path / "outbox", **options)
+    assert not list(tmp_path.iterdir())

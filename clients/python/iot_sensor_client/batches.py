@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .arguments import checked_count
+
 MAX_READINGS = 1000
 """Default maximum of readings in a batch. A request of this size costs the service a fraction of a
 second."""
@@ -61,22 +63,31 @@ def encode_readings(
     return (encode(reading, number) for number, reading in enumerate(readings))
 
 
-def in_batches(rows: Iterable[str], max_readings: int) -> Iterator[list[str]]:
-    """Divide encoded readings into batches of at most `max_readings` readings and `MAX_BYTES`.
+def in_batches(rows: Iterable[str], batch_size: int, password: str | None) -> Iterator[list[str]]:
+    """Divide encoded readings into batches of at most `batch_size` readings and `MAX_BYTES`.
 
     A reading larger than `MAX_BYTES` is a batch of its own. The same readings always give the same
     batches, so a second `Client.send` with the same arguments sends each batch under the same key.
+
+    Raises `TypeError` or `ValueError` if `batch_size` is not an integer, or is below 1.
     """
+    checked_count("batch_size", batch_size)
+    added = added_bytes(password)
     batch: list[str] = []
     size = 0
     for row in rows:
-        if batch and (len(batch) >= max_readings or size + len(row) > MAX_BYTES):
+        if batch and (len(batch) >= batch_size or size + added + len(row) > MAX_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(row)
-        size += len(row)
+        size += added + len(row)
     if batch:
         yield batch
+
+
+def added_bytes(password: str | None) -> int:
+    """Return the bytes that `batch_body` adds to each reading."""
+    return len(batch_body(["{}"], password))
 
 
 def batch_body(rows: Sequence[str], password: str | None) -> bytes:

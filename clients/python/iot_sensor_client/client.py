@@ -211,7 +211,8 @@ class Client:
         """
         key = checked_key(idempotency_key)
         acknowledged = 0
-        for number, batch in enumerate(in_batches(encode_readings(readings), batch_size)):
+        batches = in_batches(encode_readings(readings), batch_size, self._password)
+        for number, batch in enumerate(batches):
             try:
                 self.send_batch(batch, idempotency_key=f"{key}-{number}")
             except ClientError as error:

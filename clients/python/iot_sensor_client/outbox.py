@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from .arguments import checked_choice, checked_count, checked_duration, checked_retry
-from .batches import MAX_READINGS, encode_reading, encode_readings
+from .batches import MAX_READINGS, added_bytes, encode_reading, encode_readings
 from .client import Client
 from .errors import NoResponseError, OutboxError, RejectedError
 from .outbox_file import Batch, OutboxFile
@@ -131,7 +131,9 @@ class Outbox:
         self._in_doubt = checked_choice("in_doubt", in_doubt, ("set_aside", "send"))
         self._path = Path(path)
         self._process = os.getpid()
-        self._file = OutboxFile(self._path, max_bytes, checked_count("batch_size", batch_size))
+        added = added_bytes(client.credentials.get("db_password"))
+        batch_size = checked_count("batch_size", batch_size)
+        self._file = OutboxFile(self._path, max_bytes, batch_size, added)
         self._changed = threading.Condition()
         self._closed = self._closing = False
         self._flushing = 0

@@ -78,14 +78,16 @@ class OutboxFile:
     opened again. After that, `append` begins a new batch.
     """
 
-    def __init__(self, path: Path, max_bytes: int, batch_size: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, batch_size: int, added_bytes: int = 0) -> None:
+        """`added_bytes`: what a request adds to each reading, such as the password."""
         self._path = path
+        self._added_bytes = added_bytes
         self._max_bytes = max_bytes
         self._batch_size = batch_size
         self._lock = threading.RLock()
         self._open: tuple[int, int, int] | None = None
-        """The batch that takes the next reading: its id, the number of its readings, their bytes.
-        None: the next reading begins a batch."""
+        """The batch that takes the next reading: its id, the number of its readings, their bytes in
+        a request. None: the next reading begins a batch."""
         self._attempts = False
         self._unrecorded: tuple[int, float] | None = None
         """Id of a batch, and the time of its first attempt, if this time is not in the file yet."""
@@ -197,11 +199,12 @@ class OutboxFile:
         batch, count, size = self._open or (0, 0, 0)
         placed = []
         for row in rows:
-            if not batch or count >= self._batch_size or size + len(row) > MAX_BATCH_BYTES:
+            added = self._added_bytes + len(row)
+            if not batch or count >= self._batch_size or size + added > MAX_BATCH_BYTES:
                 batch, count, size = self._new_batch(time.time()), 0, 0
             placed.append((batch, row))
             count += 1
-            size += len(row)
+            size += added
         self._db.executemany("INSERT INTO readings (batch, body) VALUES (?, ?)", placed)
         self._open = (batch, count, size)
 

@@ -167,3 +167,12 @@ def test_an_outbox_that_can_t_begin(
     with Client(URL) as client, pytest.raises(error, match=f"^{message}"):
         Outbox(client, tmp_path / "outbox", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_without_readings(server: Server) -> None:
+    with (
+        Client(server.url) as client,
+        pytest.raises(ValueError, match=r"^batch_size must be at least 1, not 0$"),
+    ):
+        client.send([{"freeform": 1}], batch_size=0)
+    assert server.received == []

@@ -17,6 +17,7 @@ from iot_sensor_client import (
     OutboxFullError,
     RetryPolicy,
 )
+from iot_sensor_client.batches import MAX_BYTES
 from iot_sensor_client.outbox_file import OutboxFile
 from support.waiting import wait_until
 from unit.client.conftest import CLOSE, NOWHERE, QUICK, Server, reading, rows, times
@@ -224,6 +225,18 @@ def test_a_batch_too_large_for_a_proxy_is_divided(
         assert box.statistics().rejected == 0
     accepted = [times(each) for each in server.received if len(rows(each)) <= 5]
     assert [number for each in accepted for number in each] == list(range(20))
+
+
+def test_a_long_password_makes_batches_smaller(server: Server, path: Path) -> None:
+    """A request has the password once for each reading, with six bytes for each "é"."""
+    readings = [reading(number) for number in range(400)]
+    with Client(server.url, "é" * 500) as client, Outbox(client, path, linger=0) as box:
+        client.send(readings)
+        box.send(readings)
+        assert box.flush(20)
+    batches = [rows(each) for each in server.received]
+    assert [row["relative_time"] for batch in batches for row in batch] == [*range(400)] * 2
+    assert all(len(json.dumps(batch, separators=(",", ":"))) <= MAX_BYTES for batch in batches)
 
 
 def test_threads_share_an_outbox(server: Server, client: Client, path: Path) -> None:

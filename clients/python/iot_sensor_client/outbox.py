@@ -29,6 +29,7 @@ _TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 _BAD_READINGS = frozenset({"invalid_request", "too_large"})
 """Error codes of iot-sensor that blame the readings of a request."""
 _UNKNOWN = "it is not known whether the service has stored the reading"
+_CLOSED = "the outbox is closed"
 _RETRY = RetryPolicy(max_pause_seconds=30.0)
 _log = logging.getLogger("iot_sensor_client")
 
@@ -186,13 +187,20 @@ class Outbox:
 
         Returns:
             False if that takes longer than `timeout` seconds. The readings stay in the outbox.
+
+        Raises:
+            OutboxError: the outbox is closed, or another thread closes it meanwhile.
         """
         with self._opened():
             last = self._file.last_id()
             self._flushing += 1
             self._changed.notify_all()
             try:
-                return self._changed.wait_for(lambda: self._is_done(last), timeout)
+                self._changed.wait_for(lambda: self._closing or self._is_done(last), timeout)
+                done = self._is_done(last)
+                if self._closing and not done:
+                    raise OutboxError(_CLOSED)
+                return done
             finally:
                 self._flushing -= 1
 
@@ -269,7 +277,7 @@ class Outbox:
         self._check_process()
         with self._changed:
             if self._closing:
-                raise OutboxError("the outbox is closed")
+                raise OutboxError(_CLOSED)
             yield
 
     def _check_process(self) -> None:

@@ -19,7 +19,7 @@ from iot_sensor_client import (
 )
 from iot_sensor_client.batches import MAX_BYTES
 from iot_sensor_client.outbox_file import OutboxFile
-from support.waiting import wait_until
+from support.waiting import stretched, wait_until
 from unit.client.conftest import CLOSE, NOWHERE, QUICK, Server, reading, rows, times
 
 BAD = json.dumps({"error": "relative_time in row 1 is not an integer", "code": "invalid_request"})
@@ -183,7 +183,7 @@ def test_bad_readings_are_set_aside_and_the_others_sent(
         assert (state.waiting, state.rejected, state.acknowledged) == (0, 3, 9)
         rejected = box.rejected()
         assert [each.reading for each in rejected] == [reading(number) for number in (3, 4, 9)]
-        assert "relative_time in row 1 is not an integer" in rejected[0].reason
+        assert rejected[0].reason == "400 relative_time in row 1 is not an integer"
         accepted = [each for each in server.received if not bad & set(times(each))]
         order = [number for each in accepted for number in times(each)]
         assert order == [number for number in range(12) if number not in bad]
@@ -319,6 +319,17 @@ def test_close_releases_a_file_that_can_not_be_read(
     with Outbox(client, path) as box:
         assert box.flush(20)
     assert times(server.received[-1]) == [1]
+
+
+def test_close_ends_a_flush_of_another_thread(path: Path) -> None:
+    with Client(NOWHERE) as away, ThreadPoolExecutor(1) as thread:
+        box = Outbox(away, path)
+        box.send(reading(1))
+        flush = thread.submit(box.flush, stretched(10))
+        wait_until(lambda: box._flushing, what="the flush")  # noqa: SLF001 -- it shows nowhere else
+        box.close(timeout=0)
+        with pytest.raises(OutboxError, match="the outbox is closed"):
+            flush.result()
 
 
 def test_another_file_is_refused(client: Client, tmp_path: Path) -> None:

@@ -103,7 +103,10 @@ def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = fr
     """
     if response.ok:
         return
-    message = f"{response.status} {response.text(_QUOTED_BYTES).strip()}"
+    members = error_members(response)
+    is_foreign = not isinstance(members.get("error"), str) or "code" not in members
+    quoted = response.text(_QUOTED_BYTES).strip() if is_foreign else members["error"]
+    message = f"{response.status} {quoted}"
     if response.status in _PERMANENT | rejected or response.status < HTTPStatus.BAD_REQUEST:
         raise RejectedError(message, response)
     raise RetryableError(message, response)

@@ -100,11 +100,23 @@ def test_a_request_that_will_never_be_accepted(
     server: Server, status: int, call: Callable[[Client], Any]
 ) -> None:
     server.answers = [(status, {})]
-    server.body = b'{"error": "why"}'
+    why = "why" * 100
+    server.body = json.dumps({"error": why, "code": "invalid_request"}).encode()
     with Client(server.url) as client, pytest.raises(RejectedError) as caught:
         call(client)
-    assert str(caught.value) == f'{status} {{"error": "why"}}'
+    assert str(caught.value) == f"{status} {why}"
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>" * 100, b'{"error": "why"}', b'{"error": {}, "code": 1}']
+)
+def test_the_refusal_of_another_server_is_quoted(server: Server, body: bytes) -> None:
+    server.answers = [(400, {})]
+    server.body = body
+    with Client(server.url) as client, pytest.raises(RejectedError) as caught:
+        client.read()
+    assert str(caught.value) == f"400 {body[:200].decode()}"
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -308,13 +308,13 @@ class Client:
         """Return an iterator over new readings: those received from the first call of `next` on.
 
         Each reading comes exactly once, in the order of ids, even if it is stored late. Readings
-        received up to `overlap` seconds before that call, but stored after it, come too. Imported
-        readings, readings of held entries or dead letters, and damaged readings do not come. Other
-        readings received at about the time of damaged ones may be missing, too, or not in the order
-        of ids. The log names the time. The client uses a live stream; if the service has none or
-        none is free, the client polls. If the client is slow, the stream leaves readings out. The
-        client then reads them in pages, and if they are more than a page has (at most 10,000), they
-        are not in the order of ids.
+        received up to `overlap` seconds before that call, but stored after it, come too. So may
+        readings stored up to 2 s before it. Imported readings, readings of held entries or dead
+        letters, and damaged readings do not come. Other readings received at about the time of
+        damaged ones may be missing, too, or not in order; the log names the time. The client uses a
+        live stream; if the service has none or none is free, the client polls. A stream lacks
+        readings stored before it opened, and those that a slow client had no time for. The client
+        reads them in pages; those of more than one page (10,000) are not in the order of ids.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

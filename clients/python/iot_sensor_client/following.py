@@ -53,6 +53,7 @@ class Follower:
         self._asked = Stopwatch()
         self._oldest = self._newest
         """A reading that was received before this time is not new: `_seen` may lack its id."""
+        self._created = Stopwatch()
         self._began = False
 
     def run(self) -> Iterator[list[dict[str, Any]]]:
@@ -88,14 +89,21 @@ class Follower:
             yield new
 
     def _begin(self) -> None:
-        # Readings that exist now are not new. The iterator begins at the newest of them, or at the
-        # current time. Later polls reach back by at most two overlaps and `_ROUNDING_SECONDS`. So
-        # does this poll: a reading that only a later poll returned would seem new.
-        for page in self._poll(ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS):
-            for row in page:
+        # Readings received before this follower was created are not new if they exist now. The
+        # iterator begins at the newest of them, or at the current time. Later polls reach back by
+        # at most two overlaps and `_ROUNDING_SECONDS`. So does this poll: an old reading that only
+        # a later poll returned would seem new.
+        seconds = ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS
+        rows = [row for page in self._poll(seconds) for row in page]
+        # Both `Date` and times of receipt leave out the fraction of a second.
+        elapsed = timedelta(seconds=self._created.seconds())
+        created = (self._date - elapsed).replace(microsecond=0)
+        for row in rows:
+            if _received(row) < created:
                 self._learn(row)
-        self._newest = max(self._newest, self._date - self._overlap)
-        self._oldest = self._date - 2 * self._overlap - timedelta(seconds=_ROUNDING_SECONDS - 1)
+        self._newest = min(created, max(self._newest, self._date - self._overlap))
+        oldest = self._date - 2 * self._overlap - timedelta(seconds=_ROUNDING_SECONDS - 1)
+        self._oldest = min(created, oldest)
         self._began = True
 
     def _poll(self, seconds: int) -> Iterator[list[dict[str, Any]]]:

@@ -34,8 +34,7 @@ range of time, the follower reads all readings of this range, and drops those wi
 _STOP_SECONDS = 0.2
 _MAX_VAULT_SECONDS = 10.0
 """Maximum of the growing pause, in seconds, between two attempts to open a stream, while no vault
-has the password. The stream begins with the readings received since the first attempt, so the
-pauses lose only readings that have left the hot window (after 300 s by default)."""
+has the password."""
 _POLLING_SECONDS = 30.0
 """Seconds between two attempts to open a stream, while the follower polls."""
 _UNSUPPORTED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
@@ -78,7 +77,7 @@ class LiveFollower:
         while not self._stop.is_set():
             self._attempts += 1
             try:
-                stream = self._client.open_stream(_PATH, self._body(), self._headers())
+                stream = self._open(self._position)
             except NoResponseError as error:
                 self._wait(error)
                 continue
@@ -90,6 +89,10 @@ class LiveFollower:
                 yield from self._polled()
                 continue
             self._use_refusal(stream.response)
+
+    def _open(self, position: str = "") -> Stream:
+        headers = {"Last-Event-ID": position} if position else {}
+        return self._client.open_stream(_PATH, {"data": self._client.credentials}, headers)
 
     def _polled(self) -> Iterator[_Rows]:
         """Poll until the service has a stream for this follower, and follow the stream.
@@ -103,7 +106,7 @@ class LiveFollower:
             for rows in self._polling.run():
                 yield self._new(rows)
                 if stream is not None:
-                    yield from self._followed(stream)
+                    yield from self._followed(stream, read_back=False)
                     return
                 if time.monotonic() >= ask_at:
                     ask_at = time.monotonic() + _POLLING_SECONDS
@@ -116,30 +119,20 @@ class LiveFollower:
         """Return a stream of the readings that are stored from now on; None if no stream opens."""
         with suppress(NoResponseError):
             began = Stopwatch()
-            stream = self._client.open_stream(_PATH, {"data": {**self._client.credentials}}, {})
+            stream = self._open()
             if stream.response.status == HTTPStatus.OK:
                 self._began = began
                 return stream
             stream.close()
         return None
 
-    def _body(self) -> dict[str, Any]:
-        data: dict[str, Any] = {**self._client.credentials}
-        if not self._position and self._attempts > 1:
-            # Readings that were received since the first attempt are new.
-            data["last"] = ceil(self._began.seconds())
-        return {"data": data}
-
-    def _headers(self) -> dict[str, str]:
-        return {"Last-Event-ID": self._position} if self._position else {}
-
-    def _followed(self, stream: Stream) -> Iterator[_Rows]:
+    def _followed(self, stream: Stream, *, read_back: bool = True) -> Iterator[_Rows]:
         done = threading.Event()
         if self._stoppable:
             watch = threading.Thread(target=self._abort_at_stop, args=(stream, done), daemon=True)
             watch.start()
         try:
-            yield from self._rows(stream)
+            yield from self._rows(stream, read_back=read_back)
         except RetryableError as error:
             if not is_temporary(error):
                 raise
@@ -154,13 +147,19 @@ class LiveFollower:
             stream.close()
         self._stop.wait(self._interval)
 
-    def _rows(self, stream: Stream) -> Iterator[_Rows]:
+    def _rows(self, stream: Stream, *, read_back: bool) -> Iterator[_Rows]:
         if stream.response.headers.get_content_type() != "text/event-stream":
             raise ValueError("the response is not a stream of events")
         for name, event_id, data in _events(stream.pieces()):
             self._connected, self._attempts, self._waits_for_vault = True, 1, False
-            if name == "open" and "heartbeat" in data:
-                stream.set_timeout(2 * data["heartbeat"] + 10)
+            if name == "open":
+                if "heartbeat" in data:
+                    stream.set_timeout(2 * data["heartbeat"] + 10)
+                if read_back and not self._position:
+                    # Readings received since the first attempt are new. Those that were stored
+                    # before the stream began do not come with the stream.
+                    begin = data["time"] - ceil(self._began.seconds() * 1000)
+                    yield from self._left_out(begin, data["time"])
             elif name == "error":
                 _log.warning("the live stream ends: %s", data.get("error"))
             elif name == "readings":
@@ -221,8 +220,7 @@ class LiveFollower:
         if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
             self._wait_for_vault()
         elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
-            self._position = ""
-            self._began = Stopwatch()
+            self._position = ""  # all readings of the new vault are new
         else:
             try:
                 raise_for_status(response)

@@ -148,7 +148,8 @@ def test_readings_of_the_seconds_before_are_not_live(shared_stack: Stack, passwo
         stop.wait(1.2)  # longer than the overlap, shorter than what a poll reaches back
         client.put_readings([{"relative_time": 1}])
         wait_until(lambda: len(client.read()) == 2, what="the old readings")
-        live = client.follow(interval=0.02, overlap=0.5, stop=stop)
+        stop.wait(0.8)  # shorter than the overlap, longer than the first event needs to arrive
+        live = client.follow(interval=0.02, overlap=1, stop=stop)
         sender = threading.Thread(target=_put_until, args=(client, stop))
         sender.start()
         first = next(live)["relative_timestamp"]

@@ -1,6 +1,7 @@
 """`Client.follow` on a live stream: resumes, summaries, and services without live streams."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ def event(name: str, data: object, event_id: str = "") -> bytes:
 BROKEN_OFF = (200, b'{"data": [')
 DAMAGED = (500, b'{"error": "a segment is damaged", "code": "damaged"}')
 OPEN = event("open", {"time": 0, "heartbeat": 15}, "p0")
+_READ_OF_MISSED = re.compile(r"[?]by=received&from=-([0-9]+)&to=1&")
+"""A read up to the time of `OPEN`."""
 
 
 class Scripted:
@@ -47,6 +50,10 @@ class Scripted:
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         """Path, Last-Event-ID and the data of the body."""
+        self.missed = page()
+        """Answer to the read of what was received before a stream began. `requests` lacks it."""
+        self.reads_of_missed: list[int] = []
+        """The time from which they read, as milliseconds before the stream began."""
         self.ahead = 0.0
         """Seconds by which its clock is ahead of the clock of this machine."""
         self.holds = False
@@ -63,8 +70,12 @@ class Scripted:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 last = self.headers.get("Last-Event-ID", "")
-                scripted.requests.append((self.path, last, body["data"]))
-                status, content = scripted.answers.pop(0) if scripted.answers else (200, OPEN)
+                if missed := _READ_OF_MISSED.search(self.path):
+                    scripted.reads_of_missed.append(int(missed[1]))
+                    status, content = scripted.missed
+                else:
+                    scripted.requests.append((self.path, last, body["data"]))
+                    status, content = scripted.answers.pop(0) if scripted.answers else (200, OPEN)
                 self.send_response(status)
                 if content.startswith(b"event"):
                     self.send_header("Content-Type", "text/event-stream; charset=utf-8")
@@ -115,6 +126,35 @@ def test_a_cut_stream_is_resumed_behind_its_last_event() -> None:
         live = client.follow(interval=0.01)
         assert [next(live)["id"] for _ in range(3)] == [1, 2, 4]
         assert [last for _, last, _ in service.requests] == ["", "p2", "p2", "p3"]
+
+
+def test_what_was_stored_before_the_stream_began_is_read() -> None:
+    with scripted() as service, Client(service.url, "p") as client:
+        service.missed = page(reading(2), reading(1))
+        service.answers = [
+            (200, OPEN + event("readings", {"data": [reading(2), reading(3)]}, "p3")),
+            (200, OPEN + event("readings", {"data": [reading(4), reading(5)]}, "p5")),
+        ]
+        live = client.follow(interval=0.01)
+        assert [next(live)["id"] for _ in range(4)] == [1, 2, 3, 4]
+        assert len(service.reads_of_missed) == 1
+
+
+def test_readings_of_a_vault_that_replaces_an_erased_one_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted() as service, Client(service.url, "p") as client:
+        refused = b'{"error": "of no live stream", "field": "Last-Event-ID"}'
+        service.answers = [
+            (200, OPEN + event("readings", {"data": [reading(1)]}, "p1")), (400, refused),
+            (200, OPEN + event("readings", {"data": [reading(3)]}, "p3")),
+        ]  # fmt: skip
+        live = client.follow(interval=0.01)
+        assert next(live)["id"] == 1
+        suspend(service, monkeypatch)
+        service.missed = page(reading(2))
+        assert next(live)["id"] == 2
+        assert service.reads_of_missed[1] > 3_600_000
 
 
 def test_what_the_stream_left_out_is_read() -> None:
@@ -205,10 +245,16 @@ def test_a_poll_after_a_suspend_returns_all_new_readings(monkeypatch: pytest.Mon
 )
 def test_a_service_without_a_live_stream_is_polled(answer: tuple[int, bytes]) -> None:
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
-        empty = (200, b'{"data": []}')
-        service.answers = [answer, empty, (200, json.dumps({"data": [reading(1)]}).encode())]
+        service.answers = [answer, page(), page(reading(1))]
         assert next(client.follow(interval=0.01))["id"] == 1
         assert service.requests[1][0].startswith("/api/iot/seconds/")
+
+
+def test_what_was_received_before_the_first_poll_is_new() -> None:
+    with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
+        both = page(reading(1, hence(-1)), reading(2))
+        service.answers = [(405, b"{}"), both, both, page(reading(3))]
+        assert next(client.follow(interval=0.01))["id"] == 2
 
 
 def test_polling_ends_when_a_stream_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +276,7 @@ def test_polling_ends_when_a_stream_is_free(monkeypatch: pytest.MonkeyPatch) -> 
         assert [next(live)["id"] for _ in range(5)] == [1, 2, 3, 4, 5]
         streams = [(last, data) for path, last, data in service.requests if path == "/api/iot/live"]
         assert streams == [("", {"db_password": "p"})] * 3 + [("p4", {"db_password": "p"})]
+        assert service.reads_of_missed == []
 
 
 def test_a_stream_that_ends_before_its_first_event_is_polled_again(
@@ -253,7 +300,7 @@ def test_a_password_without_a_vault_is_waited_for() -> None:
             unknown, (200, OPEN + event("readings", {"data": [reading(1)]}, "p1")),
         ]  # fmt: skip
         assert next(client.follow(interval=0.01))["id"] == 1
-        assert [data.get("last", 0) for _, _, data in service.requests] == [0, 2]
+        assert service.reads_of_missed[0] > 1000
 
 
 class Pauses(threading.Event):
@@ -282,7 +329,7 @@ def test_a_password_without_a_vault_is_asked_for_less_and_less_often(
         found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))
         service.answers = [*[unknown] * 6, (503, b"busy"), found]
         assert next(client.follow(interval=0.01, stop=pauses))["id"] == 1
-        assert service.requests[6][2]["last"] > 35
+        assert service.reads_of_missed[0] > 35_000
     assert pauses.seconds[:6] == [1, 2, 4, 8, 10, 10]
     assert [record.getMessage() for record in caplog.records] == [
         "no vault has this password: follow waits for its first reading",

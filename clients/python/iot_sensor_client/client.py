@@ -177,8 +177,7 @@ class Client:
             RejectedError: the service will never accept these readings.
             RetryableError: the readings are not acknowledged; send them again with the same key.
                 Also raised if another server, such as a proxy, answered with a 2xx status.
-            ValueError: a reading can't be written as JSON or has an unknown member, or the key is
-                invalid.
+            ValueError: the key or a member's name is invalid, or JSON can't represent a value.
         """
         body = batch_body(list(encode_readings(readings)), self._password)
         return self._put(body, {"Idempotency-Key": checked_key(idempotency_key)})

@@ -420,16 +420,16 @@ def find_by_ids(
 @_translating_refusals()
 def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
     stored = _stored(connection, record)
-    if stored is not None:
-        # Without an insert, the trigger does not check the vault.
-        if stored.vault_id != record.vault_id and erased_among(connection, [record.vault_id]):
-            raise VaultErasedError
-        return stored
-    values = (*_values(record), record.format)
-    if connection.execute(_RESTORE, values).rowcount:
-        metrics.counter("iot_vaults_put_back_total").inc()
-        _log.warning("vault %s was missing in Postgres; restored", record.vault_id)
-    return _stored(connection, record) or record
+    if stored is None:
+        if connection.execute(_RESTORE, (*_values(record), record.format)).rowcount:
+            metrics.counter("iot_vaults_put_back_total").inc()
+            _log.warning("vault %s was missing in Postgres; restored", record.vault_id)
+        stored = _stored(connection, record) or record
+    # Without an insert, for example because another process has just inserted a new vault with this
+    # lookup, the trigger does not check the vault.
+    if stored.vault_id != record.vault_id and erased_among(connection, [record.vault_id]):
+        raise VaultErasedError
+    return stored
 
 
 def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:

@@ -16,13 +16,14 @@ from werkzeug.test import TestResponse
 from integration.api.asking import JSON, PASSWORD, Api, assert_error, row
 from integration.api.conftest import MakeApi
 from integration.api.test_guess_oracles import full_queue
-from integration.api.test_password_change import change
+from integration.api.test_password_change import change, records_of
 from integration.api.test_password_forms import COMPOSED, DECOMPOSED, put_as_before, texts
 from integration.api.test_vault_erasure import BLOCKED, erase, only_vault
 from iot_api.vaults import change_follower
-from iot_stores import erasures
+from iot_stores import erasures, vault_records
 from iot_stores import postgres as postgres_connections
 from iot_stores.password_changes import ERASED, PasswordChange, PasswordChanges
+from iot_stores.vault_records import VaultErasedError
 from iot_tools.local.redis_server import RedisServer
 from iot_writer.writer import Writer
 from support.draining import drain_all
@@ -49,6 +50,23 @@ def test_after_a_changed_password(make_api: MakeApi, writer: Writer) -> None:
     assert erase(api, "new password").status_code == 200
     drain_all(writer)
     assert make_api().read(password="new password") == []
+
+
+def test_an_erased_vault_is_not_taken_for_lost_while_another_process_creates_a_new_one(
+    make_api: MakeApi, redis: "Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process inserts the new vault between two statements of a restore."""
+    api = make_api()
+    api.put(row())
+    (erased,) = records_of(api).scan_cached()
+    assert erase(api).status_code == 200
+    assert api.put(row()).status_code == 201
+    found = iter([None])
+    stored = vault_records._stored  # noqa: SLF001 - the first of the two statements
+    monkeypatch.setattr(vault_records, "_stored", lambda *given: next(found, stored(*given)))
+    with pytest.raises(VaultErasedError):
+        records_of(api).restore(erased)
+    assert not redis.exists(KEYS.replaced_vault_record(erased.vault_id.bytes))
 
 
 def test_a_wrong_password_is_a_guess(make_api: MakeApi, postgres: psycopg.Connection) -> None:

@@ -286,7 +286,8 @@ class HotWindow:
         """
         # Read this before the cover: a drain in between may store segments that the window lacks.
         drained = self._backlog.drain_positions([shard])
-        begin = begin or max(1, drained.now - seconds * 1000)
+        if begin is None:
+            begin = max(0, drained.now - seconds * 1000)
         position = drained.positions.get(shard)
         if position is None or not (self._seconds and self._usable()):
             return Coverage(begin, None)

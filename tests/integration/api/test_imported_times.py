@@ -55,6 +55,7 @@ def test_each_reading_keeps_its_time(
     today = found.pop(9)
     assert abs(time.time() - _unix(today)) < 60, "an ordinary PUT ignores absolute_timestamp"
     assert found == times | {7: "2014-03-18 10:59:21", 8: "2014-03-18 10:59:22"}
+    assert set(received(api, "/seconds/4000000000")) == {*found, 9}
     days = postgres.execute(
         "SELECT DISTINCT received_min / 86400000, received_max / 86400000 FROM segments"
     ).fetchall()

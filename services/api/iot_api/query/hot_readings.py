@@ -71,8 +71,8 @@ class Readings(StoredReadings):
         fixed_begin = page.cursor.received_low if page.cursor else None
         begin, found = self._covered(selection.vault, seconds, fixed_begin)
         self._sources.labels("postgres" if found is None else "hot_window").inc()
-        if found is None:
-            begin = begin or max(1, self._postgres_now() - seconds * 1000)
+        if begin is None:
+            begin = max(0, self._postgres_now() - seconds * 1000)
         within = selection.read_filter
         read_filter = replace(within, received_low=max(begin, within.received_low))
         selection = replace(selection, read_filter=read_filter)
@@ -108,15 +108,15 @@ class Readings(StoredReadings):
 
     def _covered(
         self, vault: OpenVault, seconds: int, fixed_begin: int | None
-    ) -> tuple[int, Sequence[SegmentBounds] | None]:
+    ) -> tuple[int | None, Sequence[SegmentBounds] | None]:
         """Return the start of the last `seconds` (Unix milliseconds), and the segments since then.
 
         `fixed_begin` is the start, if an earlier page or turn has fixed it.
 
         The segments are None if the hot window does not cover all of the seconds, if it is damaged,
-        or if Redis is away. In the last two cases, the start is 0 unless `fixed_begin` gives it.
+        or if Redis is away. In the last two cases, the start is None unless `fixed_begin` gives it.
         """
-        begin, bounds = fixed_begin or 0, None
+        begin, bounds = fixed_begin, None
         try:
             shard = vault.shard(self._shards)
             coverage = self._coverage(vault.vault_id, shard, seconds, fixed_begin)

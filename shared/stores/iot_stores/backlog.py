@@ -51,6 +51,8 @@ microsecond."""
 _FSYNC_FACTOR = 4
 """If each read of the backlog must wait until Redis has synced the entries to disk, a read may
 return this many times `MAX_ENTRIES`: Redis may sync only once a second."""
+_UNKNOWN_SIZES = 64
+"""Number of entries to read from a shard if a counter or the positions of entries are damaged."""
 _NAME_BYTES = 64
 """Number of leading bytes that identify a sealed entry: they contain its session and number."""
 
@@ -175,7 +177,8 @@ class Backlog(BacklogAppender):
         waiting entries is returned with at least one entry.
 
         If the counters are sound, at most an eighth of `max_bytes` and a few entries are fetched
-        in vain. The read takes two round trips, and a few more if a shard exceeds the limit.
+        in vain. The read takes two round trips, and up to about twenty more if a shard exceeds the
+        limit.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
         have the entries. Otherwise, a failover could lose a stored entry together with its
@@ -197,10 +200,12 @@ class Backlog(BacklogAppender):
             if known.entries and not 0 < known.bytes <= bytes_left:
                 # The shard has too many bytes, or a counter is damaged.
                 end = end_of_read(self._client, self._names.stream(shard), bytes_left)
+                if end == "+":
+                    count = min(count, _UNKNOWN_SIZES)
             ranges[shard] = end, count
             if end != "+":
                 break
-            bytes_left -= max(0, known.bytes)
+            bytes_left -= known.bytes
             entries_left -= count
         waiting, bytes_left = [], max_bytes
         for shard, entries in self._read_streams(ranges).items():

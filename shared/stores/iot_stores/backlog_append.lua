@@ -139,8 +139,8 @@ local function queue()
 end
 
 -- Write the admitted requests. All counters are changed before the first entry is added, because Redis does not undo a
--- script: the bytes of an added entry must be counted. If Redis then refuses an entry (NOPERM), the shard's next drain
--- subtracts the bytes of this entry again.
+-- script: the bytes of an added entry must be counted. If Redis then refuses an entry (NOPERM), the shard's next drain or
+-- a recount (backlog_recount.lua) subtracts the bytes of this entry again.
 local function write()
   local failed = count()
   for k = 1, failed and 0 or admitted do

@@ -1,7 +1,7 @@
 -- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
--- type. A counter is damaged if it is not a number (another program wrote it), if it is missing although it
--- can't be 0, or if it contradicts the entries of a shard: more bytes were removed than added, the position of the
--- first entry is above the bytes added, or no entry waits and not all bytes were removed.
+-- type. A counter is damaged if it is not a number (another program wrote it), if it is missing although it can't be 0,
+-- if more bytes were removed from a shard than added, or fewer although no entry waits. Only this script sets the field
+-- `whole`. So without it, the counters may have been deleted, and an append has added some of them again.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
 -- names of the streams of held entries.
 -- Returns the names of the damaged counters; empty if nothing was changed. If the key was missing: the counters that
@@ -59,21 +59,22 @@ local function added_with_loss(stream, added)
   end
 end
 
-local known, damaged, shards = {}, {}, {}
+-- Return the number of entries of a stream; 0 if the key holds a value of another type.
+local function length(stream)
+  local found = redis.pcall('XLEN', stream)
+  return type(found) == 'number' and found or 0
+end
+
+local known, damaged, listed, shards = {}, {}, {}, {}
+local function list(name)
+  damaged[#damaged + 1] = not listed[name] and name or nil
+  listed[name] = true
+end
+
 local found = items('HGETALL', counters)
 local missing = #found == 0
 if missing and redis.call('EXISTS', counters) == 1 then -- it holds a value of another type
-  damaged[1] = counters
-end
-local first_ends, first_begins = {}, {} -- of the first entry of each shard: its position, and that before it
-for number = 0, 255 do
-  local shard = tostring(number)
-  local first = items('XRANGE', streams .. shard, '-', '+', 'COUNT', 1)[1]
-  if first then
-    local total = amount(field(first, 't'))
-    shards[shard], first_ends[shard] = true, total or 0
-    first_begins[shard] = total and math.max(0, total - #(field(first, 'e') or '')) or 0
-  end
+  list(counters)
 end
 for i = 1, #found, 2 do
   local name, text = found[i], found[i + 1]
@@ -86,43 +87,40 @@ for i = 1, #found, 2 do
     or name == 'bytes' or name == 'held' or name == 'session_renewals'
     or name == 'rate' or name == 'measured' or name == 'measured_at' or name == 'moved_at'
   if ours and not is_sound(name, text) then
-    damaged[#damaged + 1] = name
+    list(name)
   end
 end
 if not known.bytes and not missing and next(shards) then
-  damaged[1 + #damaged] = 'bytes' -- a script has deleted it, because held entries were overwritten
-end
-if not known.held and not missing and #items('HKEYS', vaults) > 0 then
-  damaged[1 + #damaged] = 'held' -- the counters were deleted, and an append has added some of them again
+  list('bytes') -- a script has deleted it, because held entries were overwritten
 end
 for shard in pairs(shards) do
-  local added_name, removed_name = 'in:' .. shard, 'out:' .. shard
-  local added, removed = amount(known[added_name] or '0'), amount(known[removed_name] or '0')
-  local first_end = first_ends[shard]
-  if added and removed and (removed > added or not first_end and removed < added) then
-    known[removed_name] = nil
-    damaged[#damaged + 1] = removed_name
-  end
-  if added and not missing and (first_end or 0) > added then
-    damaged[#damaged + 1] = added_name -- the counters were deleted, and an append has added some of them again
+  local name = 'out:' .. shard
+  local added, removed = amount(known['in:' .. shard] or '0'), amount(known[name] or '0')
+  if added and removed and (removed > added or removed < added and length(streams .. shard) == 0) then
+    known[name] = nil
+    list(name)
   end
 end
-if #damaged == 0 and not missing then
+if #damaged == 0 and known.whole then
   return damaged
+end
+for shard = 0, not known.whole and 255 or -1 do
+  shards[tostring(shard)] = true
 end
 
 local bytes, sums = 0, {}
 for shard in pairs(shards) do
   local added, removed = amount(known['in:' .. shard]), amount(known['out:' .. shard])
   local stream = streams .. shard
+  local first = items('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   local last = items('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   added = math.max(added or removed or 0, last and amount(field(last, 't')) or 0)
-  local lost = (first_ends[shard] or 0) > added
-  if lost then
-    added = added_with_loss(stream, added)
+  local first_end = first and amount(field(first, 't')) or 0
+  if first_end > added then -- the counter was deleted, and an append has added it again
+    added, removed = added_with_loss(stream, added), nil
   end
-  if lost or not removed then
-    removed = first_begins[shard] or added
+  if not removed then
+    removed = first and math.max(0, first_end - #(field(first, 'e') or '')) or added
   end
   sums['in:' .. shard], sums['out:' .. shard] = added, removed
   bytes = bytes + added - removed
@@ -147,9 +145,13 @@ for _, name in ipairs(damaged) do
   redis.call('HDEL', counters, name)
 end
 for name, sum in pairs(sums) do
-  if not missing or sum > 0 then
-    redis.call('HSET', counters, name, string.format('%.0f', sum))
-    damaged[#damaged + 1] = missing and name or nil
+  local text = string.format('%.0f', sum)
+  if not known.whole and text ~= (known[name] or '0') then
+    list(name)
+  end
+  if sum > 0 or known[name] or name == 'bytes' then
+    redis.call('HSET', counters, name, text)
   end
 end
+redis.call('HSET', counters, 'whole', 1)
 return damaged

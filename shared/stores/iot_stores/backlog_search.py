@@ -25,21 +25,25 @@ class _Place(NamedTuple):
     """The id of the entry, as one number."""
     begin: int
     """Number of sealed bytes that were added to the shard before this entry."""
+    end: int
 
 
 def end_of_read(client: "Redis", stream: str, max_bytes: int) -> str:
     """Return the end of a range (XRANGE) with the oldest entries of a stream.
 
-    The range has every entry that begins before `max_bytes` are reached, and at most one that
-    begins after 9/8 of `max_bytes`.
+    The range has every entry that begins before `max_bytes` are reached, and none that begins after
+    9/8 of `max_bytes`. Return "+", the end of the stream, if it has less, or if the positions of
+    its entries do not rise: another program has added entries or changed the counters.
 
     Raises:
         RedisError: Redis can't serve.
     """
     first, last = _ask(client, ("XRANGE", stream, "-", "+"), ("XREVRANGE", stream, "+", "-"))
-    if first is None or last is None or last.begin < first.begin + max_bytes:
+    if first is None or last is None or last.end < first.begin + max_bytes:
         return "+"
     low, high, limit = first, last, first.begin + max_bytes
+    if last.begin < limit:
+        return _id(last.number)
     halve = False
     while high.begin - limit > max_bytes // 8:
         # Interpolation finds the place in a few steps if readings came at a constant rate. Halving
@@ -71,7 +75,7 @@ def _place(entry_id: bytes, fields: Sequence[Any]) -> _Place:
     known = dict(zip(fields[::2], fields[1::2], strict=True))
     ms, sequence = map(int, entry_id.split(b"-"))
     end = parse_digits(known.get(b"t", b"")) or 0
-    return _Place(ms * _SEQUENCES + sequence, end - len(known.get(b"e", b"")))
+    return _Place(ms * _SEQUENCES + sequence, end - len(known.get(b"e", b"")), end)
 
 
 def _id(number: int) -> str:

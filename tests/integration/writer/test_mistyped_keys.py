@@ -181,6 +181,7 @@ def test_an_operator_enters_the_vaults_of_held_entries_again(
     for _ in range(3):
         sender.send(LOST)
     drain_all(writer)
+    writer.repair_redis()
     overwrite(sender.redis, KEYS.held_vaults)
     writer.repair_redis()
     assert sender.backlog.state().held == 3

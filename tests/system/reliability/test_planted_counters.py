@@ -50,7 +50,7 @@ def test_damaged_counters_are_repaired_automatically(
             wait_until(lambda: redis.hget(KEYS.backlog_counters, "bytes") == b"0", what="no bytes")
         logs = "".join(log.read_text(encoding="utf-8") for log in tmp_path.glob("*.log"))
         assert "the counters of the backlog in Redis are damaged; a writer repairs them" in logs
-        assert "were damaged and have been recounted: bytes; find out" in logs
+        assert "were wrong and have been recounted: bytes; find out" in logs
         assert "Traceback" not in logs
     finally:
         stack.stop()

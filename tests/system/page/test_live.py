@@ -136,6 +136,26 @@ def test_a_browser_whose_clock_is_slow(module_stack: Stack, open_page: OpenPage)
         page.page.check("input[name=window][value='300']", force=True)
 
 
+def test_clocks_that_are_far_ahead(module_stack: Stack, open_page: OpenPage) -> None:
+    """Their readings replace no others of their line, and the page still knows what it holds."""
+    now = round(time.time() * 1_000_000)
+    good = [row("secret 9", freeform={"x": n % 20}, interrogator_time=now) for n in range(1800)]
+    # These readings would fill each slot of the line.
+    fast = [now + 65_000_000 + n * 50_000 for n in range(1500)]
+    fast.append(now + 10 * 365 * 86_400 * 1_000_000)
+    ahead = [row("secret 9", freeform={"x": 99}, interrogator_time=at) for at in fast]
+    assert module_stack.put(good).status == 201
+    assert module_stack.put(ahead).status == 201
+    page = open_page(module_stack.port)
+    page.open("secret 9")
+    page.wait_for_text("#table-note", f"of {len(good) + len(ahead):,}")
+    page.wait_for_text(".plot .readout", "0 … 19")
+    assert page.view("view.by") == "interrogator"
+    page.view("view.show(view.now() - 30_000, view.now())")
+    assert page.page.get_attribute("#plots", "data-loading") == "false"
+    assert not any(map(series_of, page.requests))
+
+
 def test_late_answers_for_an_earlier_password(module_stack: Stack, open_page: OpenPage) -> None:
     """The page ignores them."""
     earlier = {"tag": "earlier", "x": 4}

@@ -13,12 +13,17 @@ export function hasSeries({ name, path, column }) {
   return !column && path.length > 0 && name !== "" && name !== "time" && name.length <= MAX_NAME && !name.includes(",");
 }
 
+/** Return the fields whose history can be shown: a request can't group by a field that it also reads. */
+export function withHistory(fields, tagField) {
+  return fields.filter((field) => hasSeries(field) && field !== tagField);
+}
+
 /**
  * Add the least and the greatest values of each window of a range to `thinned`. The windows are longer than
  * its slots if the answer could have too many values. `tags` is the number of known tags, shown or not.
  */
 export async function readSeries(session, thinned, { from, to, by, fields, tagField, tags, signal }, onTag) {
-  const asked = fields.filter(hasSeries);
+  const asked = withHistory(fields, tagField);
   const group = tagField && hasSeries(tagField) ? tagField.name : null;
   const lines = Math.min(asked.length, MAX_FIELDS) * (group === null ? 1 : tags);
   const step = Math.max(thinned.step, stepOf(to - from, Math.max(MAX_VALUES / lines, MANY_WINDOWS)));

@@ -236,7 +236,7 @@ function showFields() {
   if (full) {
     const note = document.createElement("p");
     note.className = "note";
-    note.textContent = `Only the first ${MAX_FIELDS} fields are listed.`;
+    note.textContent = `Fields after the first ${MAX_FIELDS} (numbers and texts) are not offered.`;
     list.append(note);
   }
   if (focused !== null) list.querySelector(`[value="${focused}"]`)?.focus();

@@ -182,8 +182,9 @@ class Plot {
     this.label = `${formatName(this.field.name)} over time, ${tags.length} line${tags.length === 1 ? "" : "s"}: ${range}`;
   }
 
-  /** Tell screen readers what is drawn. Called now and then, not in each frame. */
+  /** Write the name of the field, which may change, and tell screen readers what is drawn. Called each second. */
   describe() {
+    this.title.textContent = formatName(this.field.name);
     if (this.label) this.canvas.setAttribute("aria-label", this.label);
   }
 

@@ -3,6 +3,7 @@
 import { hasSeries } from "./history.js";
 
 const TAG_NAMES = ["epc96", "epc", "tag", "device", "sensor", "name", "id"];
+const TEXTS_PER_NUMBER = 10; // of a field whose values may name the lines
 const DEPTH = 4;
 export const MAX_FIELDS = 1000;
 const NUMBER = /^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?$/;
@@ -100,7 +101,7 @@ export class Fields {
     if (field === undefined) {
       if (value === null || typeof value === "boolean" || value === undefined || this.full) return;
       const isTag = TAG_NAMES.includes(name.toLowerCase()) && typeof value === "string";
-      field = { name, path, isTag, isNumber: false, isText: false, low: NaN, high: NaN };
+      field = { name, path, isTag, isNumber: false, isText: false, isMeasured: false, spareTexts: 0, low: NaN, high: NaN };
       this.#known.set(key, field);
       const column = this.numbers.find((each) => each.column === name);
       if (column) column.name = `${name} (column)`;
@@ -114,7 +115,12 @@ export class Fields {
       field.isText = true;
       this.texts.push(field);
     }
-    if (!field.isNumber || !Number.isFinite(number)) return;
+    if (!field.isNumber || !Number.isFinite(number)) {
+      if (typeof value === "string") field.spareTexts += 1;
+      return;
+    }
+    field.spareTexts -= TEXTS_PER_NUMBER;
+    if (field.spareTexts < 0) field.isMeasured = true; // for good: the lines must not change to and fro
     if (!(number >= field.low)) field.low = number;
     if (!(number <= field.high)) field.high = number;
   }
@@ -124,11 +130,13 @@ export class Fields {
     return this.#known.size >= MAX_FIELDS;
   }
 
-  /** Return the field whose values name the lines: a known name, else the first text with a history. */
+  /**
+   * Return the field whose values name the lines: a known name, else the first text with a history that never had more
+   * than a few numbers. A measurement may begin with texts, such as “n/a”.
+   */
   tagField() {
-    const texts = this.texts.filter((field) => !field.isNumber);
-    const named = (name) => texts.find((field) => field.name.toLowerCase() === name);
-    return TAG_NAMES.map(named).find(Boolean) ?? texts.find(hasSeries);
+    const named = (name) => this.texts.find((field) => field.name.toLowerCase() === name);
+    return TAG_NAMES.map(named).find(Boolean) ?? this.texts.find((field) => !field.isMeasured && hasSeries(field));
   }
 
   /** Return whether the clocks of the devices agree with the service's. */
@@ -172,13 +180,16 @@ export class RecentReadings {
     for (let i = 1; i <= this.#ring.length; i += 1) yield this.#ring[(this.#next - i) % this.size];
   }
 
-  /** Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. */
-  leads(timeOf) {
+  /**
+   * Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. A lead of more than
+   * `limit` does not count.
+   */
+  leads(timeOf, limit) {
     let [least, most, oldest] = [0, 0, Infinity];
     for (const reading of this.newest()) {
       const lead = timeOf(reading) - reading.received;
       least = Math.min(least, lead);
-      most = Math.max(most, lead);
+      if (lead <= limit) most = Math.max(most, lead);
       oldest = Math.min(oldest, reading.received);
     }
     return { least, most, oldest };
@@ -187,12 +198,12 @@ export class RecentReadings {
   /**
    * Return how far the devices' clocks are ahead of the service's, and the greatest lead that counts. A greater one
    * would move the live window to where no other device has readings. `agree` says that most clocks are right;
-   * otherwise, the median clock decides.
+   * otherwise, the median clock decides if it is ahead.
    */
   clockLead(agree) {
     const leads = Float64Array.from(this.newest(), (reading) => reading.device - reading.received);
     const sorted = leads.filter((lead) => !Number.isNaN(lead)).sort();
-    const limit = (agree ? 0 : sorted[sorted.length >> 1] ?? 0) + DEVICE_CLOCK_MS;
+    const limit = (agree ? 0 : Math.max(sorted[sorted.length >> 1] ?? 0, 0)) + DEVICE_CLOCK_MS;
     return { lead: sorted.findLast((lead) => lead <= limit) ?? 0, limit };
   }
 }

@@ -1,7 +1,7 @@
 // The view of readings: it holds what was read, and draws the window or the range that is shown.
 
-import { formatDate } from "./format.js";
-import { hasSeries, readNewest, readSeries, tagName } from "./history.js";
+import { readNewest, readSeries, tagName } from "./history.js";
+import { noteEmpty, noteUnread } from "./notices.js";
 import { PlotGrid } from "./plots.js";
 import { decodeReading, Fields, numberOf, RecentReadings, valueOf } from "./readings.js";
 import { setNotice } from "./status.js";
@@ -14,7 +14,7 @@ const FIELDS_SHOWN = 6;
 const NEWEST = 60;
 const FETCH_DELAY_MS = 180;
 const MIN_RANGE_MS = 20;
-const LONG_NAME = 40; // characters of the name of a field in a notice
+const LIMIT_CHANGE_MS = 10_000; // of the clocks, after which the live lines are filled again
 const byId = (id) => document.getElementById(id);
 
 /** The choices of a person; `null` lets the page choose. `tagField` may be `undefined`, for one line. */
@@ -39,6 +39,7 @@ export class ReadingsView {
   #stale = true;
   #builtAt = 0;
   #builtBy = "received";
+  #builtLimit = 0;
   #clocks = this.recent.clockLead(true);
   #since = Infinity;
   #newest = [];
@@ -112,6 +113,14 @@ export class ReadingsView {
     return this.range ?? this.#followed();
   }
 
+  #clocksNow() {
+    return this.recent.clockLead(this.choices.by !== "interrogator");
+  }
+
+  #leads() {
+    return this.recent.leads((reading) => this.timeOf(reading), this.#clocks.limit);
+  }
+
   /** Return the window that follows the time. */
   #followed() {
     // Clocks of devices may be fast: their newest reading is at the right edge.
@@ -128,11 +137,11 @@ export class ReadingsView {
       const reading = decodeReading(row, at);
       if (this.fields.learn(reading)) learned = true;
       this.recent.push(reading);
-      if (this.#live && !this.#stale && !learned) this.#place(reading, this.#live);
+      if (this.#live && !this.#stale) this.#place(reading, this.#live);
       const lead = reading.device - reading.received;
       if (lead > this.#clocks.lead && lead <= this.#clocks.limit) this.#clocks.lead = lead;
     }
-    if (learned || this.by !== this.#builtBy) this.#stale = true;
+    if (this.by !== this.#builtBy || (learned && this.#wantsOthers())) this.#stale = true;
     this.#tableDirty = true;
   }
 
@@ -140,6 +149,8 @@ export class ReadingsView {
     const tag = this.#tagField ? tagName(valueOf(reading, this.#tagField)) : "";
     if (!this.tags.note(tag)) return;
     const time = this.timeOf(reading);
+    // The live lines hold little more than their window: such a reading would take the place of one that is shown.
+    if (lines === this.#live && time - reading.received > this.#clocks.limit) return;
     for (const field of this.#shownFields) {
       const value = numberOf(valueOf(reading, field));
       if (Number.isFinite(value)) lines.add(field, tag, time, value);
@@ -149,7 +160,7 @@ export class ReadingsView {
   /** Read the readings that the stream left out, for the plots. `from` and `to` are times of receipt. */
   skipped({ from, to }) {
     this.#since = Math.max(this.#since, to + 1);
-    const { least, most } = this.recent.leads((reading) => this.timeOf(reading));
+    const { least, most } = this.#leads();
     // The page knows times of receipt only to the second.
     if (this.#live) this.#fill(this.#live, from + least - 1000, to + most + 1000);
   }
@@ -177,9 +188,9 @@ export class ReadingsView {
     const rate = ((this.recent.count - count) * 1000) / (time - since);
     this.#counted = [this.recent.count, time];
     this.rate = Math.round(rate * 10) / 10;
-    this.#clocks = this.recent.clockLead(this.choices.by === null);
-    const wanted = this.#wantedFields();
-    if (wanted.length !== this.#shownFields.length || wanted.some((field, i) => field !== this.#shownFields[i])) this.#stale = true;
+    this.#clocks = this.#clocksNow();
+    const limitMoved = this.#live && Math.abs(this.#clocks.limit - this.#builtLimit) > LIMIT_CHANGE_MS;
+    if (limitMoved || this.#wantsOthers()) this.#stale = true;
     this.grid.describe();
     this.onChange();
   }
@@ -195,7 +206,20 @@ export class ReadingsView {
     const chosen = this.choices.fields;
     const interesting = new Set(this.fields.interesting(FIELDS_SHOWN));
     const usable = this.fields.numbers.filter((field) => this.mode === "live" || !field.column);
-    return usable.filter((field) => chosen.get(field) ?? interesting.has(field));
+    // The field that names the lines has one value in each line.
+    return usable.filter((field) => chosen.get(field) ?? (interesting.has(field) && field !== this.#tagField));
+  }
+
+  #wantedTagField() {
+    const { tagField } = this.choices;
+    return tagField === null ? this.fields.tagField() : tagField;
+  }
+
+  /** Return whether the plots should show other fields, or lines by another field. */
+  #wantsOthers() {
+    const [wanted, shown] = [this.#wantedFields(), this.#shownFields];
+    const same = wanted.length === shown.length && wanted.every((field, i) => field === shown[i]);
+    return !same || this.#wantedTagField() !== this.#tagField;
   }
 
   get shownFields() {
@@ -213,9 +237,9 @@ export class ReadingsView {
     this.#stale = false;
     this.#builtAt = time;
     this.#builtBy = this.by;
-    this.#clocks = this.recent.clockLead(this.choices.by === null);
-    const { tagField } = this.choices;
-    const field = tagField === null ? this.fields.tagField() : tagField;
+    this.#clocks = this.#clocksNow();
+    this.#builtLimit = this.#clocks.limit;
+    const field = this.#wantedTagField();
     if (field !== this.#tagField) {
       this.#tagField = field;
       this.tags.clear();
@@ -254,14 +278,17 @@ export class ReadingsView {
     this.#drawnAt = 0;
   }
 
-  #fillRecent(lines) {
-    for (const reading of [...this.recent.newest()].reverse()) this.#place(reading, lines);
+  #fillRecent(lines, from = -Infinity, to = Infinity) {
+    for (const reading of [...this.recent.newest()].reverse()) {
+      const time = this.timeOf(reading);
+      if (time >= from && time <= to) this.#place(reading, lines);
+    }
   }
 
   /** Return the time on the axis since when the page holds every reading. */
   #oldest() {
     const full = this.recent.count > this.recent.size;
-    const { oldest, most } = this.recent.leads((reading) => this.timeOf(reading));
+    const { oldest, most } = this.#leads();
     return Math.max(this.#since, full ? oldest : -Infinity) + most;
   }
 
@@ -310,7 +337,7 @@ export class ReadingsView {
     byId("plots").dataset.loading = String(!held && !loaded);
     if (held) {
       const lines = new ThinnedLines(step, Math.ceil(span / step) + 4);
-      this.#fillRecentBetween(lines, from, this.range.to);
+      this.#fillRecent(lines, from, this.range.to);
       this.#still = { lines, ...this.range };
     } else if (!loaded) {
       this.#timer = setTimeout(() => this.#load(step), again ? 0 : FETCH_DELAY_MS);
@@ -318,13 +345,6 @@ export class ReadingsView {
     if (this.#still) this.grid.draw(this.#still.lines, from, this.range.to);
     else if (this.#live) this.grid.draw(this.#live, from, this.range.to);
     this.onChange();
-  }
-
-  #fillRecentBetween(lines, from, to) {
-    for (const reading of [...this.recent.newest()].reverse()) {
-      const time = this.timeOf(reading);
-      if (time >= from && time <= to) this.#place(reading, lines);
-    }
   }
 
   async #load(step) {
@@ -341,7 +361,7 @@ export class ReadingsView {
       await readSeries(this.session, lines, series, (tag) => this.tags.note(tag));
       this.#still = { lines, ...wide };
       setNotice("error", null);
-      this.#noteUnread();
+      noteUnread(this.#shownFields, this.#tagField);
       if (this.range) this.grid.draw(lines, this.range.from, this.range.to);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -363,38 +383,18 @@ export class ReadingsView {
     const rows = await readNewest(this.session, NEWEST, query, signal);
     this.#newest = rows.map((row) => decodeReading(row));
     this.#tableDirty = true;
-    let learned = false;
-    for (const reading of this.#newest) learned = this.fields.learn(reading) || learned;
-    if (learned) this.#build(performance.now()); // shows the range again
+    for (const reading of this.#newest) this.fields.learn(reading);
+    if (this.#wantsOthers()) this.#build(performance.now()); // shows the range again
     await this.#noteEmpty(rows.length === 0, signal);
-  }
-
-  /** Say which of the chosen fields the plots can't show for a range of the past. */
-  #noteUnread() {
-    const chosen = [...this.#shownFields, this.#tagField].filter((field) => field && !field.column);
-    const short = ({ name }) => (name.length > LONG_NAME ? `${name.slice(0, LONG_NAME)}…` : name);
-    const names = chosen.filter((field) => !hasSeries(field)).map((field) => `“${short(field)}”`);
-    setNotice("unread", names.length === 0 ? null : {
-      kind: "info",
-      title: `No history of ${names.join(", ")}.`,
-      text: "The service has no series of readings that are not JSON objects, nor of fields whose name is empty, is “time”, or has a comma or more than 256 characters. The table and the CSV file have their values.",
-    });
   }
 
   async #noteEmpty(empty, signal) {
     if (!empty) return setNotice("empty", null);
     const [row] = await readNewest(this.session, 1, {}, signal);
     const newest = row && decodeReading(row);
-    const at = newest ? this.#timeInHistory(newest) : NaN;
-    setNotice("empty", {
-      kind: "info",
-      title: "No readings in this range.",
-      text: !newest
-        ? "There are no readings yet."
-        : Number.isNaN(at)
-          ? "The newest reading has no device time: choose Time: Received."
-          : `The newest reading is from ${formatDate(at)}.`,
-      action: !Number.isNaN(at) && ["Go there", () => this.show(at - (this.range.to - this.range.from) * 0.9, at + (this.range.to - this.range.from) * 0.1)],
+    noteEmpty(newest, newest ? this.#timeInHistory(newest) : NaN, (time) => {
+      const span = this.range.to - this.range.from;
+      this.show(time - span * 0.9, time + span * 0.1);
     });
   }
 

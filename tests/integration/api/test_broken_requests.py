@@ -74,6 +74,9 @@ BROKEN: dict[str, Callable[[Secrets], bytes]] = {
     "path that is no URL": lambda s: s.put(start=b"PUT http://[%b/ HTTP/1.1" % s.password),
     "long request line": lambda s: s.put(start=b"PUT /%b%b HTTP/1.1" % (s.password, _LONG)),
     "NUL in a header": lambda s: s.put(b"X: %b\x00" % s.password),
+    "NUL in a token": lambda s: s.put(b"Authorization: Bearer %b\x00" % s.token),
+    "secret as a header": lambda s: s.put(b"%b: \x00" % s.token),
+    "secret as a line": lambda s: s.put(s.token),
     "no colon": lambda s: s.put(b"Authorization Bearer %b" % s.token),
     "space before the colon": lambda s: s.put(b"Authorization : Bearer %b" % s.token),
     "name of a header": lambda s: s.put(b"X(%b): 1" % s.token),
@@ -81,16 +84,21 @@ BROKEN: dict[str, Callable[[Secrets], bytes]] = {
     "bare LF": lambda s: s.put(b"X: 1\nY: %b" % s.password),
     "LF only": lambda s: s.put().replace(b"\r\n", b"\n"),
     "two hosts": lambda s: s.put(b"Host: %b" % s.password),
+    "two types": lambda s: s.put(b"Content-Type: text/plain", b"Content-Type: %b" % s.password),
     "long header": lambda s: s.put(b"X: %b%b" % (s.password, _LONG)),
     "many headers": lambda s: s.put(*[b"X: %b" % s.password] * 200),
     "expectation": lambda s: s.put(b"Expect: %b" % s.password),
     "length": lambda s: s.put(b"Content-Length: %b" % s.password),
     "negative length": lambda s: s.put(b"Content-Length: -5"),
+    "length with a sign": lambda s: s.put(b"Content-Length: +44"),
     "two lengths": lambda s: s.put(b"Content-Length: 5", b"Content-Length: 6"),
     "length that is too small": lambda s: s.put(b"Content-Length: 5"),
     "length that is too small by one": lambda s: s.put(b"Content-Length: %d" % (len(s.body) - 1)),
     "length and chunks": lambda s: s.put(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
     "coding": lambda s: s.put(b"Transfer-Encoding: %b" % s.password),
+    "chunks of HTTP/1.0": lambda s: s.put(
+        b"Transfer-Encoding: chunked", start=b"PUT /api/iot HTTP/1.0"
+    ),
     "packed chunks": lambda s: s.put(b"Transfer-Encoding: gzip, chunked"),
     "packed": lambda s: s.put(b"Transfer-Encoding: gzip"),
     "no chunks": lambda s: s.put(b"Transfer-Encoding: chunked"),
@@ -216,6 +224,24 @@ def test_the_error_class_is_logged_and_answered(
         lambda: f"refused a request from 127.0.0.1: {kind}" in api.log.read_text()[len(before) :],
         what="a line in the log",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("NUL in a token", "the header Authorization is not valid"),
+        ("two types", "the header Content-Type is not valid"),
+        ("two lengths", "the header Content-Length is not valid"),
+        ("length with a sign", "the header Content-Length is not valid"),
+        ("length and chunks", "the header Content-Length is not valid"),
+        ("chunks of HTTP/1.0", "the header Transfer-Encoding is not valid"),
+        ("secret as a header", "a header is not valid"),
+        ("secret as a line", "a header is not valid"),
+    ],
+)
+def test_a_well_known_header_is_named(api: Api, name: str, sentence: str) -> None:
+    body = api.send(BROKEN[name](secrets_of(name))).partition(b"\r\n\r\n")[2]
+    assert json.loads(body)["error"] == sentence
 
 
 def test_a_redis_error_does_not_log_the_body(

@@ -1,7 +1,8 @@
 """Responses of the worker itself: to invalid HTTP, and to errors that the app did not answer.
 
 Neither the responses nor the log contain the message of a `ParseException`, because the message
-quotes the bytes that could not be parsed. These bytes may be a token or a part of a body.
+quotes the bytes that could not be parsed. These bytes may be a token or a part of a body. A
+response may contain the name of a well-known header.
 """
 
 from collections.abc import Mapping
@@ -40,15 +41,28 @@ REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     ),
 }
 _OTHER = (400, "Bad Request", "the request is not valid HTTP")
+_HEADERS = {
+    name.upper(): name
+    for name in (
+        *("Accept", "Accept-Encoding", "Authorization", "Content-Encoding", "Content-Length"),
+        *("Content-Type", "Cookie", "Host", "Idempotency-Key", "Last-Event-ID", "Origin"),
+        *("Transfer-Encoding", "User-Agent", "X-Request-Id"),
+    )
+}
+"""The headers that a response may name, by their names in gunicorn's errors. An error may have a
+whole line instead of a name, and the line may be a secret."""
 
 
 def refusal_of(error: ParseException, headers: Headers) -> bytes:
     """Return the response to a request that is not valid HTTP, with `headers` added.
 
+    The response names the header at fault if it is one of `_HEADERS`.
     The metrics count the request like a request to an unknown path.
     """
     kinds = [kind for kind in type(error).__mro__ if kind in REFUSALS]
     status, reason, sentence = REFUSALS[kinds[0]] if kinds else _OTHER
+    if name := _HEADERS.get(getattr(error, "hdr", "")):
+        sentence = sentence.replace("a header", f"the header {name}")
     metrics.counter("iot_http_requests_total").labels("none", "any", status).inc()
     body = problem_body(status, ErrorCode.INVALID_REQUEST, sentence)
     return _closing_response(status, reason, body, headers)

@@ -13,6 +13,7 @@ from .errors import (
     OutboxFullError,
     RejectedError,
     RetryableError,
+    TrustError,
 )
 from .outbox import Outbox, OutboxStatistics, RejectedReading
 from .readings import Readings
@@ -34,4 +35,5 @@ __all__ = [
     "Response",
     "RetryPolicy",
     "RetryableError",
+    "TrustError",
 ]

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from .arguments import checked_key, checked_retry, checked_stop, checked_text, checked_token
 from .batches import MAX_READINGS, batch_body, compressed, encode_readings, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
-from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, answer_of
+from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, TrustError, answer_of
 from .following import Follower
 from .live import STREAM_SECONDS, LiveFollower
 from .readings import PAGE_SIZE, Readings, read_path, time_range
@@ -148,7 +148,7 @@ class Client:
             except NoResponseError as error:
                 sent = error.sent = sent or error.sent
                 pause = policy.pause(attempt, time.monotonic() - began, None)
-                if pause is None:
+                if pause is None or isinstance(error, TrustError):
                     raise
             else:
                 sent = True  # a 503 does not say that nothing was stored

@@ -12,12 +12,23 @@ from selectors import EVENT_READ, DefaultSelector
 from urllib.parse import SplitResult, urlsplit
 
 from .arguments import checked_text, checked_timeout
-from .errors import NoResponseError
+from .errors import NoResponseError, TrustError
 from .response import Response
 
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _NO_RESPONSE = (OSError, http.client.HTTPException, OverflowError)
 """Errors without a complete response. OverflowError: of a Content-Length beyond all limits."""
+_WRONG_TIME = "renew the certificate, or correct the clock of this machine"
+_UNKNOWN_ISSUER = "name the file of its certificate authority: ca_file, or --ca-file of iot-sensor"
+_CORRECTIONS = {
+    9: _WRONG_TIME,  # X509_V_ERR_CERT_NOT_YET_VALID
+    10: _WRONG_TIME,  # X509_V_ERR_CERT_HAS_EXPIRED
+    18: _UNKNOWN_ISSUER,  # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+    19: _UNKNOWN_ISSUER,  # X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+    20: _UNKNOWN_ISSUER,  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: _UNKNOWN_ISSUER,  # X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+}
+"""What a user can do after a certificate was refused, by the error code of OpenSSL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +258,10 @@ def _closed_by_server(connection: http.client.HTTPConnection) -> bool:
 
 
 def _no_response(error: Exception, *, sent: bool = True) -> NoResponseError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        correction = _CORRECTIONS.get(error.verify_code)
+        problem = error.verify_message.rstrip(".") + (f"; {correction}" if correction else "")
+        return TrustError(f"the certificate of the service is refused: {problem}", sent=sent)
     return NoResponseError(f"{type(error).__name__}: {error}", sent=sent)
 
 

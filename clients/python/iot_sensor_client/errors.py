@@ -69,6 +69,14 @@ class NoResponseError(RetryableError, OSError):
         """False if no connection could be opened, so the service has not got the request."""
 
 
+class TrustError(NoResponseError):
+    """A certificate of the service that is not trusted, or not valid now.
+
+    A `Client` does not retry, because somebody must first correct `ca_file`, the certificate or a
+    clock. An `Outbox`, and a `follow` that was connected before, wait for the correction.
+    """
+
+
 class OutboxError(Exception):
     """An outbox that can't be used: its file fails, it is closed, or another process opened it.
 

@@ -13,7 +13,14 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from .connections import Stream
-from .errors import FOREIGN, NoResponseError, RetryableError, error_members, raise_for_status
+from .errors import (
+    FOREIGN,
+    NoResponseError,
+    RetryableError,
+    TrustError,
+    error_members,
+    raise_for_status,
+)
 from .following import DAMAGED, MISSING, Follower, is_temporary
 from .readings import read_unbroken_page, time_range
 from .response import Response
@@ -245,7 +252,8 @@ class LiveFollower:
         """Wait before the next attempt. Raise `error` if it is not temporary.
 
         Until a stream has delivered its first event, or the service has answered that no vault has
-        the password, also raise `error` when the retry policy gives up.
+        the password, also raise `error` when the retry policy gives up, or immediately if it is a
+        `TrustError`.
         """
         if not is_temporary(error):
             raise error
@@ -253,7 +261,7 @@ class LiveFollower:
         reached = self._connected or self._waits_for_vault
         if not reached:
             pause = self._retry.pause(self._attempts, self._began.seconds(), error.retry_after)
-        if pause is None:
+        if pause is None or (isinstance(error, TrustError) and not reached):
             raise error
         if reached:
             _log.warning("follow waits for the service: %s", error)

@@ -68,7 +68,7 @@ class Follower:
             rows: list[dict[str, Any]] = []
             try:
                 for page in self._poll(max(1, ceil((self._now() - since).total_seconds()))):
-                    # The poll asked for too much if the system's clock was set forward.
+                    # This poll may reach back further than the first one, if that one came late.
                     rows += [row for row in page if _received(row) >= self._oldest]
             except RetryableError as error:
                 if not is_temporary(error):
@@ -120,7 +120,7 @@ class Follower:
             query["cursor"] = cursor
 
     def _now(self) -> datetime:
-        """Return the time by the service's clock, or a later time.
+        """Return the time by the service's clock, or a time up to a second later.
 
         The header `Date` leaves out the fraction of a second, so this method adds a second. A time
         that is too early would be worse: a poll would ask for too few of the last seconds.

@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -68,7 +68,7 @@ class LiveFollower:
         self._retry = retry
         self._stoppable = stop is not None
         self._stop = stop or threading.Event()
-        self._began = Stopwatch()
+        self._began, self._started = Stopwatch(), time.monotonic()
         self._attempts = 0
         self._connected = False
         """Whether any stream has delivered an event."""
@@ -139,22 +139,28 @@ class LiveFollower:
             watch = threading.Thread(target=self._abort_at_stop, args=(stream, done), daemon=True)
             watch.start()
         try:
-            yield from self._rows(stream, read_back=read_back)
-        except RetryableError as error:
-            if not is_temporary(error):
-                raise
-            _log.warning("the live stream connects again: %s", error)
-        except (OSError, http.client.HTTPException) as error:
-            if not self._stop.is_set():
-                _log.warning("the live stream connects again: %s", error)
-        except (ValueError, KeyError, TypeError):
-            raise RetryableError(FOREIGN, stream.response) from None
+            for part in self._parts(stream, read_back=read_back):
+                yield from part
         finally:
             done.set()
             stream.close()
         self._stop.wait(self._interval)
 
-    def _rows(self, stream: Stream, *, read_back: bool) -> Iterator[_Rows]:
+    def _parts(self, stream: Stream, *, read_back: bool) -> Iterator[Iterable[_Rows]]:
+        """Yield the new readings of each event, until the stream ends or the connection is lost.
+
+        The caller iterates over each part, so errors of `_left_out`, such as those of the caller's
+        token function, are not taken for errors of the stream.
+        """
+        try:
+            yield from self._parsed(stream, read_back=read_back)
+        except (OSError, http.client.HTTPException) as error:
+            if not self._stop.is_set():
+                _log.warning("the live stream connects again: %s", error)
+        except (ValueError, KeyError, TypeError):
+            raise RetryableError(FOREIGN, stream.response) from None
+
+    def _parsed(self, stream: Stream, *, read_back: bool) -> Iterator[Iterable[_Rows]]:
         if stream.response.headers.get_content_type() != "text/event-stream":
             raise ValueError("the response is not a stream of events")
         for name, event_id, data in _events(stream.pieces()):
@@ -166,13 +172,14 @@ class LiveFollower:
                     # Readings received since the first attempt are new. Those that were stored
                     # before the stream began do not come with the stream.
                     begin = data["time"] - ceil(self._began.seconds() * 1000)
-                    yield from self._left_out(begin, data["time"])
+                    yield self._left_out(_utc(begin))
             elif name == "error":
                 _log.warning("the live stream ends: %s", data.get("error"))
             elif name == "readings":
-                yield self._new(data["data"])
+                yield [self._new(data["data"])]
             elif name == "summary":
-                yield from self._left_out(data["from"], data["to"])
+                until = _utc(data["to"]) + timedelta(milliseconds=1)
+                yield self._left_out(_utc(data["from"]), until)
             self._position = event_id or self._position
 
     def _abort_at_stop(self, stream: Stream, done: threading.Event) -> None:
@@ -188,22 +195,20 @@ class LiveFollower:
             del self._known[next(iter(self._known))]
         return new
 
-    def _left_out(self, begin: int, end: int) -> Iterator[_Rows]:
-        """Yield what the stream left out: readings received from `begin` to `end` (Unix ms).
+    def _left_out(self, since: datetime, until: datetime | None = None) -> Iterator[_Rows]:
+        """Yield what the stream left out: readings received from `since` on and before `until`.
 
         The pages are in the order of interrogator timestamps. A page that can't be read now is read
         again later, until `stop` is set. From a damaged page on, the readings are given up: the
         stream would leave them out again.
         """
-        since = datetime.fromtimestamp(begin / 1000, UTC)
-        until = datetime.fromtimestamp(end / 1000, UTC) + timedelta(milliseconds=1)
         query = time_range(since, until, "received")
         while not self._stop.is_set():
             try:
                 page, cursor, _ = read_unbroken_page(self._client, "/api/iot", query)
             except RetryableError as error:
                 if error.code == DAMAGED:
-                    _log.error(MISSING, since, until, error)
+                    _log.error(MISSING, since, until or "now", error)
                     return
                 self._wait(error)
                 continue
@@ -260,12 +265,17 @@ class LiveFollower:
         pause: float | None = max(self._interval, error.retry_after or 0.0)
         reached = self._connected or self._waits_for_vault
         if not reached:
-            pause = self._retry.pause(self._attempts, self._began.seconds(), error.retry_after)
+            elapsed = time.monotonic() - self._started  # without suspends
+            pause = self._retry.pause(self._attempts, elapsed, error.retry_after)
         if pause is None or (isinstance(error, TrustError) and not reached):
             raise error
         if reached:
             _log.warning("follow waits for the service: %s", error)
         self._stop.wait(pause)
+
+
+def _utc(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _events(pieces: Iterator[bytes]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -1,19 +1,24 @@
 """A stopwatch that does not stand still while the machine is suspended."""
 
+import sys
 import time
 
 
 class Stopwatch:
-    """Measures the time since it was created. The result can be too large, but not too small.
-
-    `time.monotonic` stands still during a suspend (Linux, macOS), and the system's clock can be set
-    back. Therefore, the result is the larger of their differences. It is too large after the
-    system's clock was set forward.
-    """
+    """Measures the time since it was created. Setting the system's clock does not change it."""
 
     def __init__(self) -> None:
-        self._system, self._monotonic = time.time(), time.monotonic()
+        self._began = _now()
 
     def seconds(self) -> float:
         """Return the seconds since the stopwatch was created."""
-        return max(time.time() - self._system, time.monotonic() - self._monotonic)
+        return _now() - self._began
+
+
+def _now() -> float:
+    # `time.monotonic` stands still during a suspend on Linux and macOS, but not on Windows.
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+    return time.monotonic()

@@ -36,6 +36,15 @@ def reads_of_postgres() -> float:
     return sample("iot_live_reads_of_postgres_total")
 
 
+def test_the_first_event_has_the_time_of_redis(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(api, writer, 1)
+    monkeypatch.setattr("iot_api.live.stream._now_ms", lambda: 0)
+    with listening(api) as events:
+        assert next(events).data["time"] > 0
+
+
 def test_what_the_hot_window_missed_comes_from_postgres(
     api: Api, writer: Writer, cold_writer: Writer
 ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,8 +38,8 @@ def event(name: str, data: object, event_id: str = "") -> bytes:
 BROKEN_OFF = (200, b'{"data": [')
 DAMAGED = (500, b'{"error": "a segment is damaged", "code": "damaged"}')
 OPEN = event("open", {"time": 0, "heartbeat": 15}, "p0")
-_READ_OF_MISSED = re.compile(r"[?]by=received&from=-([0-9]+)&to=1&")
-"""A read up to the time of `OPEN`."""
+_READ_OF_MISSED = re.compile(r"[?]by=received&from=-([0-9]+)&limit=")
+"""A read from before the time of `OPEN`."""
 
 
 class Scripted:
@@ -98,10 +97,9 @@ class Scripted:
 
 
 def suspend(service: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an hour pass on the clocks that go on while the machine is suspended."""
+    """Let an hour pass on the clock that goes on while the machine is suspended."""
     service.ahead = 3600
-    clocks = SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
-    monkeypatch.setattr(stopwatch, "time", clocks)
+    monkeypatch.setattr(stopwatch, "_now", lambda: time.monotonic() + 3600)
 
 
 @contextmanager
@@ -155,6 +153,22 @@ def test_readings_of_a_vault_that_replaces_an_erased_one_are_read(
         service.missed = page(reading(2))
         assert next(live)["id"] == 2
         assert service.reads_of_missed[1] > 3_600_000
+
+
+@pytest.mark.parametrize("error", [KeyError("token"), ValueError("token"), OSError("token")])
+def test_an_error_of_the_token_function_is_raised(error: Exception) -> None:
+    calls: list[str] = []
+
+    def token() -> str:
+        calls.append("token")
+        if len(calls) == 1:
+            return "token"
+        raise error
+
+    with scripted() as service, Client(service.url, "p", token) as client:
+        with pytest.raises(type(error), match="token"):
+            next(client.follow(interval=0.01))
+        assert len(calls) == 2
 
 
 def test_what_the_stream_left_out_is_read() -> None:
@@ -228,8 +242,7 @@ def test_a_poll_after_a_suspend_returns_all_new_readings(monkeypatch: pytest.Mon
         live = client.follow(interval=0.01)
         assert next(live)["id"] == 2
         suspend(service, monkeypatch)
-        # If the system's clock was only set forward, the poll returns readings from before, too.
-        service.answers = [page(reading(1, hence(-30)), reading(3, hence(30)))]
+        service.answers = [page(reading(3, hence(30)))]
         assert next(live)["id"] == 3
         assert int(service.requests[-1][0].split("/")[-1].split("?")[0]) > 3600
 
@@ -293,14 +306,17 @@ def test_a_stream_that_ends_before_its_first_event_is_polled_again(
         assert [next(live)["id"] for _ in range(2)] == [1, 2]
 
 
-def test_a_password_without_a_vault_is_waited_for() -> None:
+def test_a_password_without_a_vault_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, clock = time.monotonic(), time.time
+    # The system's clock is set forward, again and again.
+    monkeypatch.setattr(time, "time", lambda: clock() + 1e4 * (time.monotonic() - began))
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
         service.answers = [
             unknown, (200, OPEN + event("readings", {"data": [reading(1)]}, "p1")),
         ]  # fmt: skip
         assert next(client.follow(interval=0.01))["id"] == 1
-        assert service.reads_of_missed[0] > 1000
+        assert 1000 < service.reads_of_missed[0] < 1_000_000
 
 
 class Pauses(threading.Event):
@@ -315,15 +331,22 @@ class Pauses(threading.Event):
         return False
 
 
+def test_a_suspend_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = Pauses()
+    clock = lambda: time.monotonic() + 3600 * len(pauses.seconds)  # noqa: E731 -- a clock
+    monkeypatch.setattr(stopwatch, "_now", clock)
+    with scripted() as service, Client(service.url, "p") as client:
+        found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))
+        service.answers = [(503, b"{}"), (503, b"{}"), found]
+        assert next(client.follow(interval=0.01, stop=pauses))["id"] == 1
+
+
 def test_a_password_without_a_vault_is_asked_for_less_and_less_often(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pauses = Pauses()
-    suspends = SimpleNamespace(
-        time=lambda: time.time() + sum(each or 0 for each in pauses.seconds),
-        monotonic=time.monotonic,
-    )
-    monkeypatch.setattr(stopwatch, "time", suspends)
+    clock = lambda: time.monotonic() + sum(each or 0 for each in pauses.seconds)  # noqa: E731
+    monkeypatch.setattr(stopwatch, "_now", clock)
     with scripted() as service, Client(service.url, "p", retry=ONCE) as client:
         unknown = (404, b'{"error": "no vault", "code": "not_found", "field": "db_password"}')
         found = (200, OPEN + event("readings", {"data": [reading(1)]}, "p1"))

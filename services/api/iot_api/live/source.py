@@ -111,12 +111,19 @@ class LiveSource:
         ids = _last_ids(drained)
         return LivePosition(unseen_since(drained), max(ids.values(), default=0), ids)
 
+    def time(self) -> int:
+        """Return the time by the clock that stamps readings: Unix milliseconds.
+
+        Raises `RedisError`.
+        """
+        return self._backlog.now()
+
     def seconds_ago(self, seconds: int) -> LivePosition:
         """Return the position of a listener that lacks the readings of the last `seconds` seconds.
 
         Raises `RedisError`.
         """
-        return LivePosition(max(0, self._backlog.now() - seconds * 1000), 0, {})
+        return LivePosition(max(0, self.time() - seconds * 1000), 0, {})
 
     def recent_rows(
         self, watched: Sequence[WatchedVault], drained: DrainedShards

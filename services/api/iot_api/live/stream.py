@@ -56,8 +56,10 @@ class LiveStream:
         """Yield the events. The last one is an error event, except when the client is gone."""
         count = metrics.counter("iot_live_events_total").labels
         try:
+            # A client may read what was received before this time.
+            now = self._hub.source.time()
             count("open").inc()
-            yield open_event(_now_ms(), self._id(), self._retry_ms, self._heartbeat_seconds)
+            yield open_event(now, self._id(), self._retry_ms, self._heartbeat_seconds)
             for event in self._missed():
                 # A client that reads slowly may take hours to catch up.
                 self._check()

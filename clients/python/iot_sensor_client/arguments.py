@@ -12,7 +12,7 @@ from .retry import RetryPolicy
 T = TypeVar("T")
 _YEAR = 366 * 86_400
 _TOKEN = re.compile(r"[!-~]*")
-_KEY = re.compile(r"[ -~]{1,255}")
+_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
 def checked_text(name: str, value: str) -> str:
@@ -34,17 +34,22 @@ def checked_token(token: str) -> str:
     return text
 
 
-def checked_key(key: str | None) -> str:
+def checked_key(key: str | None, longest: int = 255) -> str:
     """Return `key`, an Idempotency-Key, or a random key if it is None.
+
+    The service removes the spaces around a key, so `key` must have none.
 
     Raises:
         TypeError: `key` is not a `str`.
-        ValueError: the service accepts no such key.
+        ValueError: `key` is longer than `longest`, or the service would not accept it unchanged.
     """
     if key is None:
         return str(uuid.uuid4())
-    if not _KEY.fullmatch(checked_text("idempotency_key", key)):
-        raise ValueError("idempotency_key must be 1 to 255 characters of printable ASCII")
+    if not _KEY.fullmatch(checked_text("idempotency_key", key)) or len(key) > longest:
+        raise ValueError(
+            f"idempotency_key must be 1 to {longest} characters of printable ASCII, without spaces "
+            "around them"
+        )
     return key
 
 

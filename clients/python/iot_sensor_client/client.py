@@ -198,7 +198,7 @@ class Client:
         Args:
             readings: as for `put_readings`.
             batch_size: readings of a request, from 1 to 100,000.
-            idempotency_key: names these readings: batch n has the key `<idempotency_key>-<n>`.
+            idempotency_key: at most 240 characters. Batch n has the key `<idempotency_key>-<n>`.
                 After an error, the same call with the same batch size, within 24 hours, stores only
                 the missing readings. Default: a random key, which protects this call's retries.
 
@@ -208,7 +208,7 @@ class Client:
             RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
             ValueError: as for `put_readings`. The earlier batches are stored.
         """
-        key = checked_key(idempotency_key)
+        key = checked_key(idempotency_key, longest=240)
         acknowledged = 0
         batches = in_batches(encode_readings(readings), batch_size, self._password)
         for number, batch in enumerate(batches):
@@ -306,14 +306,15 @@ class Client:
     ) -> Iterator[dict[str, Any]]:
         """Return an iterator over new readings: those received from the first call of `next` on.
 
-        Each reading comes exactly once, in the order of ids, even if it is stored late. Readings
-        received up to `overlap` seconds before that call, but stored after it, come too. So may
-        readings stored up to 2 s before it. Imported readings, readings of held entries or dead
-        letters, and damaged readings do not come. Other readings received at about the time of
-        damaged ones may be missing, too, or not in order; the log names the time. The client uses a
-        live stream; if the service has none or none is free, the client polls. A stream lacks
-        readings stored before it opened, and those that a slow client had no time for. The client
-        reads them in pages; those of more than one page (10,000) are not in the order of ids.
+        Each reading comes exactly once, in the order of ids, even if it is stored late. The client
+        uses a live stream; if the service has none or none is free, the client polls. Readings
+        received up to `overlap` seconds before that call come too if they are stored after the
+        stream or the first poll began. So may readings stored up to 2 s before that call. Imported
+        readings, readings of held entries or dead letters, and damaged readings do not come. Other
+        readings received at about the time of damaged ones may be missing, too, or not in order;
+        the log names the time. A stream lacks readings stored before it opened, and those that a
+        slow client had no time for. The client reads them in pages; those of more than one page
+        (10,000) are not in the order of ids.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

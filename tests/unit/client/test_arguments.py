@@ -77,13 +77,15 @@ def test_an_invalid_token_is_not_in_the_message(server: Server, token: str) -> N
     assert server.received == []
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", "é", "k" * 256])
+@pytest.mark.parametrize("key", ["", " ", "a ", "a\nb", "é", "k" * 256])
 def test_an_invalid_idempotency_key(server: Server, key: str) -> None:
-    message = "^idempotency_key must be 1 to 255 characters of printable ASCII$"
+    message = "^idempotency_key must be 1 to {} characters of printable ASCII, without spaces"
     with Client(server.url) as client:
-        for call in (client.put_readings, client.send):
-            with pytest.raises(ValueError, match=message):
-                call([{"freeform": 1}], idempotency_key=key)
+        with pytest.raises(ValueError, match=message.format(255)):
+            client.put_readings([{"freeform": 1}], idempotency_key=key)
+        for each in (key, "k" * 241):  # `send` appends the number of the batch
+            with pytest.raises(ValueError, match=message.format(240)):
+                client.send([{"freeform": 1}], idempotency_key=each)
     assert server.received == []
 
 

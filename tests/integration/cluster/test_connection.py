@@ -58,7 +58,8 @@ def test_an_existing_kube_config_wins_in_a_pod(
     pod: KubeApi, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = KubeApi()
-    named = f"{tmp_path / 'none'}:{other.kube_config(tmp_path / 'other.config')}"
+    missing = f"~no-such-user/config:{'long' * 99}:{tmp_path / 'none'}"
+    named = f"{missing}:{other.kube_config(tmp_path / 'other.config')}"
     monkeypatch.setenv("KUBECONFIG", named)
     with other.running():
         assert run(*CREATE).code == 0

@@ -75,7 +75,8 @@ def _from_pod(settings: client.Configuration, environ: Mapping[str, str]) -> str
 def _named_kube_config_exists(environ: Mapping[str, str]) -> bool:
     """Return whether KUBECONFIG, a list of paths, names an existing file."""
     paths = environ.get("KUBECONFIG", "").split(os.pathsep)
-    return any(path and Path(path).expanduser().exists() for path in paths)
+    # The methods of `Path` raise if a folder can't be searched, or if there is no such user.
+    return any(os.path.exists(os.path.expanduser(path)) for path in paths)  # noqa: PTH110, PTH111
 
 
 def _from_kube_config(

@@ -218,11 +218,21 @@ def test_a_full_disk_at_the_start_is_one_sentence(service: Stack, tmp_path: Path
         ExportSpool(file, {})
 
 
+def test_a_complete_spool_of_an_earlier_build_is_begun_anew(tmp_path: Path) -> None:
+    file = tmp_path / "out.csv"
+    with closing(ExportSpool(file, {})) as spool:
+        spool.append([Reading("2020-01-01 00:00:00", "1", 1, 1, 1)], "cursor")
+    with closing(sqlite3.connect(spool.path)) as database, database:
+        database.execute("INSERT INTO state VALUES ('complete', 'yes')")
+    with closing(ExportSpool(file, {})) as spool:
+        assert (len(spool), spool.cursor, spool.complete) == (0, None, False)
+
+
 def test_a_spool_without_readings_blocks_no_other_export(tmp_path: Path) -> None:
     file = tmp_path / "out.csv"
     with sqlite3.connect(tmp_path / "out.csv.part") as database:
         database.execute("CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)")
-        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('complete', '0')")
+        database.execute("INSERT INTO state VALUES ('selection', 'killed'), ('last_page', '0')")
     database.close()
     with closing(ExportSpool(file, {"query": "corrected"})) as spool:
         assert not spool.complete

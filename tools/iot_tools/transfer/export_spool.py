@@ -68,8 +68,10 @@ class ExportSpool:
 
     def _prepare(self, wanted: str) -> None:
         self._database.executescript(_SCHEMA)
-        if not len(self):
-            # Left by a process that was killed before its first page.
+        if not len(self) or self._state("complete") is not None:
+            # Left by a process that was killed before its first page, or complete and of an earlier
+            # build, which did not save where the last page begins.
+            self._database.execute("DELETE FROM readings")
             self._database.execute("DELETE FROM state")
         found = self._state("selection")
         if found not in {None, wanted}:
@@ -112,7 +114,7 @@ class ExportSpool:
     @property
     def complete(self) -> bool:
         """Whether all readings were fetched."""
-        return self._state("complete") is not None
+        return self._state("last_page") is not None
 
     def reopen(self) -> None:
         """Delete the last page of a complete spool, and the saved names.
@@ -122,9 +124,9 @@ class ExportSpool:
         with self._database:
             self._database.execute(
                 "DELETE FROM readings WHERE place >"
-                " (SELECT CAST(value AS INTEGER) FROM state WHERE name = 'complete')"
+                " (SELECT CAST(value AS INTEGER) FROM state WHERE name = 'last_page')"
             )
-            self._database.execute("DELETE FROM state WHERE name IN ('complete', 'renames')")
+            self._database.execute("DELETE FROM state WHERE name IN ('last_page', 'renames')")
 
     def append(self, readings: Sequence[Reading], cursor: str | None) -> None:
         """Add a page. `cursor` is where the next page begins; None if this is the last page."""
@@ -142,7 +144,7 @@ class ExportSpool:
                 ),
             )  # fmt: skip
             if cursor is None:
-                self._save("complete", str(before))  # where the last page begins, for `reopen`
+                self._save("last_page", str(before))
             else:
                 self._save("cursor", cursor)
 

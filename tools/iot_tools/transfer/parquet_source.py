@@ -91,13 +91,15 @@ class ParquetFile:
             return error
 
 
-def _plain(cell: object) -> object:
+def _plain(cell: Any) -> object:
     """Return a value in the form in which JSON can hold it. A decimal number stays a `Decimal`.
 
     Raises:
         ValueError, OverflowError: `cell` is such an error of `_value_of`, JSON has no form for the
             value, or binary data is not UTF-8.
     """
+    if hasattr(cell, "nanosecond"):  # a `pandas.Timestamp` of a list or struct
+        cell = cell.replace(nanosecond=0)
     match cell:
         case None | bool() | int() | float() | str() | Decimal():
             return cell

@@ -54,6 +54,8 @@ def test_parquet_values_keep_their_digits_and_types(tmp_path: Path) -> None:
         "clock": (pa.array([1_500_000_999], pa.time64("ns")), '"00:00:01.500000"'),
         "local": (pa.array([1_500], pa.timestamp("ms")), '"1970-01-01 00:00:01.500000"'),
         "span": (pa.array([90_000_000_000_999], pa.duration("ns")), '"P1DT3600S"'),
+        "times": (pa.array([[1_999]], pa.list_(pa.timestamp("ns"))),
+                  '["1970-01-01 00:00:00.000001"]'),
     }  # fmt: skip
     columns = {name: array for name, (array, _) in values.items()}
     times: dict[str, object] = {"absolute_timestamp": pa.array([Decimal("1577836800.50")])}

@@ -376,5 +376,5 @@ class Importer:
                     f"{_STORED_SECONDS:g} s: its writers may be down; run the import again to "
                     "continue"
                 )
-            time.sleep(min(response.retry_after or 1.0, _STORED_SECONDS))
+            time.sleep(min(response.retry_after or 1.0, max(0.0, until - time.monotonic())))
             response = self._repeat(body, headers)

@@ -17,13 +17,18 @@ def open_stream(
     *,
     password: str = PASSWORD,
     headers: dict[str, str] | None = None,
+    environ: dict[str, Any] | None = None,
     **options: Any,
 ) -> TestResponse:
     """Open a stream. The response has no body yet."""
     body = json.dumps({"data": {"db_password": password, **options}})
     added = {"Last-Event-ID": last_event_id} if last_event_id else {}
     return api.app.test_client().open(
-        "/api/iot/live", method="POST", data=body, headers={**JSON, **added, **(headers or {})}
+        "/api/iot/live",
+        method="POST",
+        data=body,
+        headers={**JSON, **added, **(headers or {})},
+        environ_overrides=environ,
     )
 
 

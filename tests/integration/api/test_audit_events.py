@@ -1,6 +1,7 @@
 """What the API adds to the audit log."""
 
 import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from werkzeug.test import TestResponse
 
 from integration.api.asking import JSON, Api, assert_error, row, sample
 from integration.api.conftest import MakeApi
+from integration.api.live_streams import open_stream, send
 from iot_api.audit.access_audit import AccessAudit
+from iot_api.http.request import CONNECTION
 from iot_api.query import responses
+from iot_api.server.connection import Connection
 from iot_cipher.tokens import new_tokens_text, with_token, without_token
 from iot_stores.audit_check import check_audit
 from iot_writer.maintenance.audit_chainer import AuditChainer
 from iot_writer.writer import Writer
 from support.draining import drain_all
+from support.live_events import parse_events
 
 OLD, NEW = "old password", "new password"
 SECRETS = (OLD, NEW, "freeform text")
@@ -353,3 +358,28 @@ def test_a_streamed_read_that_the_client_ends_is_recorded_with_its_count(
     (_, ended) = _reads(audited)
     assert (ended["event"], ended["complete"]) == ("read_ended", False)
     assert 1 <= ended["readings"] < 3
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_live_stream_sends_nothing_to_a_client_that_is_gone(
+    make_api: MakeApi, writer: Writer, *, idle: bool
+) -> None:
+    api = make_api(audit_reads=1, live_heartbeat_seconds=1 if idle else 60)
+    api.put(row(OLD))
+    drain_all(writer)
+    sent = sample("iot_live_readings_sent_total")
+    ours, theirs = socket.socketpair()
+    with ours:
+        stream = open_stream(api, password=OLD, environ={CONNECTION: Connection(ours, "")})
+        received = parse_events(stream.iter_encoded())
+        assert next(received).name == "open"
+        theirs.close()
+        if not idle:
+            send(api, 1, password=OLD)
+            drain_all(writer)
+        assert next(received, None) is None
+    assert sample("iot_live_readings_sent_total") == sent
+    assert sample("iot_live_listeners") == 0
+    (begun, ended) = events(api)
+    assert (begun["event"], "readings" in begun) == ("read", False)
+    assert (ended["event"], ended["readings"], ended["complete"]) == ("read_ended", 0, False)

@@ -202,15 +202,7 @@ def test_a_client_that_is_gone_makes_room(make_api: MakeApi, writer: Writer) -> 
     api = make_api(live_listeners=1)
     store(api, writer, 1)
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, "")
-    body = json.dumps({"data": {"db_password": PASSWORD}})
-    first_stream = api.app.test_client().open(
-        "/api/iot/live",
-        method="POST",
-        data=body,
-        headers=JSON,
-        environ_overrides={CONNECTION: connection},
-    )
+    first_stream = open_stream(api, environ={CONNECTION: Connection(ours, "")})
     assert open_stream(api).status_code == 429
     theirs.close()
     second = open_stream(api)

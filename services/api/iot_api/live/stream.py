@@ -29,6 +29,10 @@ with the feed. After that, the client gets a summary of the readings that it lac
 _log = logging.getLogger(__name__)
 
 
+class _ClientGoneError(Exception):
+    """The client has closed the connection."""
+
+
 class LiveStream:
     """The stream of one listener.
 
@@ -70,10 +74,13 @@ class LiveStream:
                     self._check()
                     yield self._use(new)
                 else:
+                    self._check_connection()
                     self._check_token()
                     self._position = self._joined.position_now(self._position)
                     count("heartbeat").inc()
                     yield heartbeat_event(_now_ms(), self._id())
+        except _ClientGoneError:
+            return
         except IotError as error:
             count("error").inc()
             yield error_event(error, self._retry_ms)
@@ -127,9 +134,19 @@ class LiveStream:
         Raises:
             RedisError: it is unknown whether the password was changed.
         """
+        self._check_connection()
         self._hub.catch_up()
         self._listener.raise_ending()
         self._check_token()
+
+    def _check_connection(self) -> None:
+        """Raise `_ClientGoneError` if the client is gone.
+
+        The kernel accepts the first event that is sent to a client that is gone. So without this
+        check, the event's readings would count as sent.
+        """
+        if self._listener.is_gone():
+            raise _ClientGoneError
 
     def _check_token(self) -> None:
         """Raise an `IotError` if the client may not read any more.

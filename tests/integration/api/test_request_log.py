@@ -129,6 +129,18 @@ def test_one_name_leads_from_a_request_to_its_segment(
     assert read["vault"] == str(uuid.UUID(of_q["vault"]))
 
 
+def test_a_repeated_put_is_logged_like_the_first(
+    make_api: MakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = make_api(log_requests=1)
+    for _ in range(2):
+        assert api.put([row("p"), row("q")], {"Idempotency-Key": "k"}).status_code == 201
+    first, repeated = events(caplog)
+    for name in ("vault", "entry"):
+        assert first[name] == repeated[name] != []
+    assert set(first["shard"]) == set(repeated["shard"]) != set()
+
+
 def test_the_password_of_a_request_is_not_logged(
     make_api: MakeApi, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -61,14 +61,14 @@ class Accepted:
     """Whether an earlier request with the same Idempotency-Key was accepted. Then nothing was
     appended now."""
     vaults: Sequence[uuid.UUID] = ()
-    """The vaults of the readings. Empty for a repeated request."""
+    """The vaults of the readings."""
 
     def log_fields(self) -> Mapping[str, object]:
         """Return fields for the log event of the request (`http.request_log.Logged`)."""
         return {
             "readings": self.count,
             "vault": listed(self.vaults),
-            "shard": listed(self.ends),
+            "shard": listed({*self.ends, *(entry.shard for entry in self.entries)}),
             "entry": listed(self.entries),
         }
 
@@ -164,7 +164,7 @@ class Intake:
                 self._guesses.check(client)
             answer = self._backlog.first_answer(request.names)
             if answer is not None:
-                return self._repeated(request, answer)
+                return self._repeated(request, vaults, answer)
             earlier = self._earlier_attempts.find(key, request, keys, vaults, batches)
         sealed = [
             self._seal(vault, readings)
@@ -188,7 +188,7 @@ class Intake:
             raise
         if request is not None and appended.first_answer is not None:
             self._sealer.abandon_numbers(len(sealed))
-            return self._repeated(request, appended.first_answer)
+            return self._repeated(request, vaults, appended.first_answer)
         self._acknowledged.value += count - earlier.count
         self._readings.values.append(count)
         self._handle_writer_requests(appended)
@@ -201,8 +201,10 @@ class Intake:
             vaults=list(map(_VAULT_ID, vaults)),
         )
 
-    def _repeated(self, request: KeyedRequest, answer: bytes) -> Accepted:
-        """Return the first answer to a request.
+    def _repeated(
+        self, request: KeyedRequest, vaults: Sequence[OpenVault], answer: bytes
+    ) -> Accepted:
+        """Return the first answer to a request for `vaults`.
 
         If the answer is damaged, forget it and raise `DamagedAnswerError`: the next attempt counts
         as new.
@@ -212,7 +214,9 @@ class Intake:
         except DamagedAnswerError:
             self._earlier_attempts.forget(request, answer)
             raise
-        return Accepted(first.count, first.entries, repeated=True)
+        return Accepted(
+            first.count, first.entries, repeated=True, vaults=list(map(_VAULT_ID, vaults))
+        )
 
     def _keyed_request(
         self, key: IdempotencyKey, vaults: Sequence[OpenVault], batches: Sequence[Batch]

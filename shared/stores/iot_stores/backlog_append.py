@@ -226,6 +226,7 @@ class BacklogAppender:
         self._max_bytes = max_bytes
         self._script = AppendScript(client, names, max_bytes, self._waits)
         self._groups = GroupCommit(self._script.send, wakeup)
+        self._traces = tracing.is_on()
 
     def append(
         self,
@@ -266,7 +267,7 @@ class BacklogAppender:
             size += len(sealed)
         if size > self._max_bytes:
             raise TooLargeError("the request is larger than the backlog may be")
-        traceparent = tracing.traceparent()
+        traceparent = tracing.traceparent() if self._traces else ""
         if received is not None or traceparent:
             arguments.insert(0, f"p{traceparent}" if received is None else f"r{received}")
         outcome, group = self._groups.run(_PendingRequest(shards, arguments, size))

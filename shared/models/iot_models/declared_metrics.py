@@ -71,7 +71,8 @@ METRICS = (
            ("reason",),
            initial_labels=("new", "head", "idle", "body", "sending", "room", "memory", "refused")),
     Metric("iot_readings_acknowledged_total", "counter", "api",
-           "Readings acknowledged with 201: they are in the backlog."),
+           "Readings acknowledged with 201 or 202: they were added to the backlog. Readings of "
+           "repeated requests are not counted again."),
     Metric("iot_readings_read_total", "counter", "api",
            "Readings returned by reads."),
     Metric("iot_vault_cache_hits_total", "counter", "api",
@@ -89,7 +90,8 @@ METRICS = (
     Metric("iot_vaults_replaced_total", "counter", "api",
            "Vaults that Postgres lost and whose password has another vault in Postgres now."),
     Metric("iot_unknown_passwords_total", "counter", "api",
-           "Unknown passwords: reads that found no vault, and PUTs that created one."),
+           "Unknown passwords: reads and erasures that found no vault, PUTs that created one, and "
+           "changes of passwords, also those that succeed."),
     Metric("iot_refused_total", "counter", "api",
            "Requests answered 429, by the limit that they reached.", ("reason",),
            initial_labels=("guesses", "new_vaults", "openings", "opening_queue",

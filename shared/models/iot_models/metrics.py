@@ -18,6 +18,15 @@ _BUCKETS = {
     "readings": (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000),
 }
 """Upper bounds of the buckets of a histogram, by its unit; one more bucket has no bound."""
+_LONG = (*_BUCKETS["seconds"], 30, 60, 300, 1800, 7200)
+_LONG_NAMES = {
+    "iot_drain_seconds",
+    "iot_stored_after_seconds",
+    "iot_readable_after_seconds",
+    "iot_live_delay_seconds",
+    "iot_canary_round_trip_seconds",
+}
+"""Histograms with the buckets `_LONG`: they measure times that may be as long as an outage."""
 
 UNITS = {metric.family: metric.unit for metric in METRICS}
 """The unit of each metric, by the name of its family."""
@@ -27,6 +36,10 @@ _BY_NAME = {metric.name: metric for metric in METRICS}
 def spec_of(name: str) -> Metric:
     """Return the declaration of a metric. Raises `KeyError` for an undeclared name."""
     return _BY_NAME[name]
+
+
+def _bounds(metric: Metric) -> Sequence[float]:
+    return _LONG if metric.name in _LONG_NAMES else _BUCKETS[metric.unit]
 
 
 @cache
@@ -60,7 +73,7 @@ def histogram(name: str) -> Histogram:
     """Return the histogram `name`. All calls return the same object."""
     metric = spec_of(name)
     made = Histogram(
-        metric.name, metric.meaning, metric.labels, unit=metric.unit, buckets=_BUCKETS[metric.unit]
+        metric.name, metric.meaning, metric.labels, unit=metric.unit, buckets=_bounds(metric)
     )
     for value in metric.initial_labels:
         made.labels(value)
@@ -69,7 +82,7 @@ def histogram(name: str) -> Histogram:
 
 def observe_all(name: str, values: Sequence[float], *labels: str) -> None:
     """Add values to a histogram, ten times as fast as with one call of `observe` per value."""
-    bounds = _BUCKETS[spec_of(name).unit]
+    bounds = _bounds(spec_of(name))
     counts = [0] * (len(bounds) + 1)
     for value in values:
         counts[bisect_left(bounds, value)] += 1

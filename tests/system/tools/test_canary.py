@@ -1,6 +1,7 @@
 """`iot-sensor canary` counts each lost and each doubled reading once."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -157,7 +158,8 @@ def test_a_lost_reading_is_counted_once(
     canary.wait_for_checks()
     assert canary.metric("lost_total") == len(gone)
     assert canary.metric("doubled_total") == 0
-    assert f"lost readings: {', '.join(map(str, gone))}\n" in canary.end(signal.SIGINT)
+    counted = "1 reading: number" if len(gone) == 1 else f"{len(gone)} readings: numbers"
+    assert f"lost {counted} {', '.join(map(str, gone))}\n" in canary.end(signal.SIGINT)
     again = start_canary(shared_stack)
     again.reach("sent_total", 8)
     assert again.metric("lost_total") == 0  # the first canary has counted the reading
@@ -176,7 +178,7 @@ def test_a_doubled_reading_is_counted_once(
     canary.wait_for_checks()
     assert canary.metric("doubled_total") == 1
     assert canary.metric("lost_total") == 0
-    assert "doubled readings: 3\n" in canary.end()
+    assert "doubled 1 reading: number 3\n" in canary.end()
 
 
 @pytest.mark.parametrize("which", ["within", "last"])
@@ -239,7 +241,7 @@ def test_a_lost_reading_that_appears_is_counted_as_late(
     shared_stack.start_writer()
     canary.reach("round_trip_seconds_count", 2)
     canary.reach("late_total", canary.metric("lost_total"))
-    assert "readings found late (earlier, they were counted as lost): 1" in canary.end()
+    assert re.search(r"found \d+ readings?: numbers? [\d, ]+ \(late; ", canary.end())
 
 
 def test_two_canaries_send_different_numbers(

@@ -1,6 +1,7 @@
 """Metrics are declared once and follow the naming rules of Prometheus."""
 
 import re
+from functools import partial
 from operator import sub
 from pathlib import Path
 
@@ -72,6 +73,9 @@ def test_only_declared_labels_are_accepted() -> None:
 
 def test_pending_numbers_are_there_when_metrics_are_read() -> None:
     """Observations get into the buckets that prometheus_client would choose."""
+    metrics.observe_all("iot_stored_after_seconds", [100])
+    stored_in = partial(sample_value, "iot_stored_after_seconds_bucket")
+    assert (stored_in({"le": "60.0"}) or 0) < (stored_in({"le": "300.0"}) or 0)
     names = "iot_segment_bytes", "iot_put_body_bytes"
     values = (0, 255, 256, 257, 1024, 2**24, 2**24 + 1, 10**9)
     direct, _ = map(metrics.histogram, names)

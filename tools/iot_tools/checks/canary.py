@@ -181,13 +181,11 @@ class Canary:
         metrics.counter("iot_canary_late_total").inc(len(result.late))
         metrics.counter("iot_canary_doubled_total").inc(len(result.doubled))
         if result.lost:
-            _log.error("lost readings: %s", _listed(result.lost))
+            _log.error("lost %s", _listed(result.lost))
         if result.doubled:
-            _log.error("doubled readings: %s", _listed(result.doubled))
+            _log.error("doubled %s", _listed(result.doubled))
         if result.late:
-            _log.warning(
-                "readings found late (earlier, they were counted as lost): %s", _listed(result.late)
-            )
+            _log.warning("found %s (late; earlier counted as lost)", _listed(result.late))
 
     def _wait_until_found(self, number: int, until: float) -> None:
         pause = _MIN_PAUSE
@@ -263,5 +261,8 @@ def _canary_contents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _listed(numbers: list[int]) -> str:
+    """Return a text such as `2 readings: numbers 7, 9`."""
+    count, plural = len(numbers), "" if len(numbers) == 1 else "s"
     text = ", ".join(map(str, numbers[:_MAX_LISTED]))
-    return text if len(numbers) <= _MAX_LISTED else f"{text} and {len(numbers) - _MAX_LISTED} more"
+    more = f" and {count - _MAX_LISTED} more" if count > _MAX_LISTED else ""
+    return f"{count} reading{plural}: number{plural} {text}{more}"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 
+import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
@@ -144,16 +145,32 @@ def _drain(writer: Writer, shards: Sequence[int]) -> dict[int, str]:
 def _counting_failures(counter: str) -> Iterator[None]:
     """Count an error of the `with` block in the metric `counter`, and raise it again.
 
-    The metric's label is `postgres_away`, `redis_away` or `failed`.
+    The metric's label is `postgres_away`, `redis_away` or `failed`. If the job times out while it
+    waits for Postgres, raise `psycopg.OperationalError`.
     """
     try:
-        yield
+        with _hanging_postgres_is_away():
+            yield
     except POSTGRES_UNAVAILABLE:
         _count(counter, "postgres_away")
         raise
     except Exception as error:
         _count(counter, "failed" if state_of(error) is None else "redis_away")
         raise
+
+
+@contextmanager
+def _hanging_postgres_is_away() -> Iterator[None]:
+    """Turn a timeout of the job into an error of Postgres, if the job waited for Postgres.
+
+    A stopped server or a paused PgBouncer keeps its connections, so the client sees no error.
+    """
+    try:
+        yield
+    except JobTimeoutException as error:
+        if not current().waits_for_postgres():
+            raise
+        raise psycopg.OperationalError(f"no answer within {TIMEOUT_SECONDS} s") from error
 
 
 def _count(counter: str, outcome: str) -> None:

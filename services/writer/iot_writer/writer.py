@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
+from psycopg.pq import TransactionStatus
+
 from iot_cipher.encryption import Opener
 from iot_cipher.writer_keys import WriterKeysFile
 from iot_models import metrics, tracing
@@ -129,6 +131,14 @@ class Writer:
         connection, self._connection = self._connection, None
         if connection is not None:
             abandon(connection)
+
+    def waits_for_postgres(self) -> bool:
+        """Return whether an interrupted job was connecting to Postgres or executing a statement."""
+        connection = self._connection
+        return connection is None or connection.info.transaction_status in {
+            TransactionStatus.ACTIVE,
+            TransactionStatus.UNKNOWN,  # the connection is closed or broken
+        }
 
     def readiness(self) -> Readiness:
         """Return the readiness check.

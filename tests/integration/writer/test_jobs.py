@@ -1,6 +1,7 @@
 """The jobs in Redis: the queue holds each job once and runs no other job."""
 
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from iot_writer.ticker import EVERY_SECONDS, Ticker
 from iot_writer.writer import Writer
 from support.counting import redis_commands
 from support.keys import KEYS
+from support.samples import sample_value
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -186,31 +188,37 @@ def test_the_periodic_jobs_do_their_work(
     assert jobs.enforce_retention() == 0
 
 
-def test_a_job_that_times_out_leaves_no_busy_connection(
-    writer: Writer, sender: Sender, monkeypatch: pytest.MonkeyPatch
+def test_a_drain_that_times_out_in_postgres_leaves_no_busy_connection(
+    writer: Writer,
+    sender: Sender,
+    postgres: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next job would fail, because the connection still waits for the earlier statement."""
 
     def time_out(*_: object) -> NoReturn:
         raise JobTimeoutException
 
-    def hang(_: object) -> DrainResult:
-        connection = writer.postgres()
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        connection.execute("SELECT pg_sleep(60)")
-        raise AssertionError("the statement ended")
+    drain_shards = writer.drain_shards
+
+    def drain_until_the_timeout(shards: Sequence[int]) -> DrainResult:
+        writer.postgres()
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        return drain_shards(shards)
 
     monkeypatch.setattr(jobs, "current", lambda: writer)
     sender.send(PASSWORD)
+    away = sample_value("iot_drains_total", {"outcome": "postgres_away"}) or 0
     previous = signal.signal(signal.SIGALRM, time_out)
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(writer, "drain_shards", hang)
-            with pytest.raises(JobTimeoutException):
-                jobs.drain(0)
+        with monkeypatch.context() as patch, postgres.transaction():
+            postgres.execute("LOCK TABLE segments")
+            patch.setattr(writer, "drain_shards", drain_until_the_timeout)
+            assert jobs.drain(sender.shard(PASSWORD)) == "postgres_away"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+    assert sample_value("iot_drains_total", {"outcome": "postgres_away"}) == away + 1
     assert jobs.drain(sender.shard(PASSWORD)) == "stored"
     sender.check_all()
 

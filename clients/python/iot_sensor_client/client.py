@@ -308,13 +308,13 @@ class Client:
 
         Each reading comes exactly once, in the order of ids, even if it is stored late. The client
         uses a live stream; if the service has none or none is free, the client polls. Readings
-        received up to `overlap` seconds before that call come too if they are stored after the
-        stream or the first poll began. So may readings stored up to 2 s before that call. Imported
+        stored up to 2 s before the first call may come, too, and readings received up to `overlap`
+        seconds before it if they are stored after the stream or the first poll began. Imported
         readings, readings of held entries or dead letters, and damaged readings do not come. Other
         readings received at about the time of damaged ones may be missing, too, or not in order;
-        the log names the time. A stream lacks readings stored before it opened, and those that a
-        slow client had no time for. The client reads them in pages; those of more than one page
-        (10,000) are not in the order of ids.
+        the log names the time. If the stream leaves out readings, because they were stored before
+        it opened or because the client is slow, the client reads them in pages. If they are more
+        than one page (10,000), they are not in the order of ids.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

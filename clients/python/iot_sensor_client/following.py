@@ -91,8 +91,8 @@ class Follower:
     def _begin(self) -> None:
         # Readings received before this follower was created are not new if they exist now. The
         # iterator begins at the newest of them, or at the current time. Later polls reach back by
-        # at most two overlaps and `_ROUNDING_SECONDS`. So does this poll: an old reading that only
-        # a later poll returned would seem new.
+        # at most two overlaps and `_ROUNDING_SECONDS`. So must this poll: otherwise, a later poll
+        # could return an old reading that would seem new.
         seconds = ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS
         rows = [row for page in self._poll(seconds) for row in page]
         # Both `Date` and times of receipt leave out the fraction of a second.

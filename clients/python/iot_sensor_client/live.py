@@ -72,6 +72,8 @@ class LiveFollower:
         self._attempts = 0
         self._connected = False
         """Whether any stream has delivered an event."""
+        self._has_polled = False
+        """Whether any poll has succeeded."""
         self._waits_for_vault = False
         self._position = ""
         self._known: dict[int, None] = {}
@@ -111,6 +113,7 @@ class LiveFollower:
         stream: Stream | None = None
         try:
             for rows in self._polling.run():
+                self._has_polled = True
                 yield self._new(rows)
                 if stream is not None:
                     yield from self._followed(stream, read_back=False)
@@ -149,8 +152,8 @@ class LiveFollower:
     def _parts(self, stream: Stream, *, read_back: bool) -> Iterator[Iterable[_Rows]]:
         """Yield the new readings of each event, until the stream ends or the connection is lost.
 
-        The caller iterates over each part, so errors of `_left_out`, such as those of the caller's
-        token function, are not taken for errors of the stream.
+        This method does not iterate over the parts. So errors of `_left_out`, such as those of the
+        user's token function, are not taken for errors of the stream.
         """
         try:
             yield from self._parsed(stream, read_back=read_back)
@@ -256,14 +259,14 @@ class LiveFollower:
     def _wait(self, error: RetryableError) -> None:
         """Wait before the next attempt. Raise `error` if it is not temporary.
 
-        Until a stream has delivered its first event, or the service has answered that no vault has
-        the password, also raise `error` when the retry policy gives up, or immediately if it is a
-        `TrustError`.
+        Until a stream has delivered its first event, a poll has succeeded, or the service has
+        answered that no vault has the password, also raise `error` when the retry policy gives up,
+        or immediately if it is a `TrustError`.
         """
         if not is_temporary(error):
             raise error
         pause: float | None = max(self._interval, error.retry_after or 0.0)
-        reached = self._connected or self._waits_for_vault
+        reached = self._connected or self._has_polled or self._waits_for_vault
         if not reached:
             elapsed = time.monotonic() - self._started  # without suspends
             pause = self._retry.pause(self._attempts, elapsed, error.retry_after)

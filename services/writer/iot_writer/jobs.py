@@ -170,7 +170,9 @@ def _hanging_postgres_is_away() -> Iterator[None]:
     except JobTimeoutException as error:
         if not current().waits_for_postgres():
             raise
-        raise psycopg.OperationalError(f"no answer within {TIMEOUT_SECONDS} s") from error
+        raise psycopg.OperationalError(
+            f"no answer before the job's time limit of {TIMEOUT_SECONDS} s"
+        ) from error
 
 
 def _count(counter: str, outcome: str) -> None:

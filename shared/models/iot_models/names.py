@@ -66,7 +66,8 @@ class KeyNames:
         drained per second; `measured` and `measured_at` serve to compute it. `moved_at`: reads use
         the hot window only for readings received after this time. It is the time at which a drain
         last removed entries of vaults that now belong to another shard, or entries that the hot
-        window may lack.
+        window may lack. `whole`: set by a recount (`BacklogCounters`). `confirmed`: see
+        `backlog_confirm.lua`.
         """
         return f"{self.prefix}iot:backlog"
 

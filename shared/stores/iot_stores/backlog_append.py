@@ -6,7 +6,7 @@ its request immediately. Requests that arrive during this round trip are queued.
 the queued callers sends the queued requests together. So an idle service adds no delay, and under
 load many requests share a round trip, its system calls and Redis's write to the AOF.
 
-The caller that sends a group is the *sender*. So there is no thread to stop at shutdown.
+The caller that sends a group is the *sender*. There is no background thread to stop at shutdown.
 """
 
 import logging

@@ -1,10 +1,11 @@
 -- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
--- type. A counter is damaged if it is not a number (another program wrote it), if it is missing although it can't be 0,
--- if more bytes were removed from a shard than added, or fewer although no entry waits. Only this script sets the field
--- `whole`. So without it, the counters may have been deleted, and an append has added some of them again.
+-- type. A counter is damaged if it is not a number (another program wrote it), if `bytes` or `held` is missing,
+-- if more bytes were removed from a shard than were added, or if fewer were removed and no entry waits. Only this script
+-- sets the field `whole`. If it is missing, the counters may have been deleted, and appends may have added some of them
+-- again.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
 -- names of the streams of held entries.
--- Returns the names of the damaged counters; empty if nothing was changed. If the key was missing: the counters that
+-- Returns the names of the damaged counters; empty if all were right. If the key was missing: the counters that
 -- are not 0 now. If the key had another type: these counters and the key.
 local counters, vaults, streams, holds = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 
@@ -93,6 +94,9 @@ end
 if not known.bytes and not missing and next(shards) then
   list('bytes') -- a script has deleted it, because held entries were overwritten
 end
+if not known.held and not missing and #items('HKEYS', vaults) > 0 then
+  list('held')
+end
 for shard in pairs(shards) do
   local name = 'out:' .. shard
   local added, removed = amount(known['in:' .. shard] or '0'), amount(known[name] or '0')
@@ -141,6 +145,7 @@ sums.bytes, sums.held = math.max(0, bytes), held
 if missing then
   redis.call('DEL', counters)
 end
+redis.call('HDEL', counters, 'whole') -- a full Redis refuses writes, but not those after a deletion
 for _, name in ipairs(damaged) do
   redis.call('HDEL', counters, name)
 end

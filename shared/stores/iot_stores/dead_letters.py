@@ -141,12 +141,11 @@ def is_letter_id(text: str) -> bool:
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     """Return the dead letter in a stream item. Missing or invalid fields get default values.
 
-    Only another program writes items with missing or invalid fields. Such an item can be dropped
-    like other dead letters.
+    Only another program writes items with missing or invalid fields, except that letters of earlier
+    versions lack `r`. Such an item can be dropped like other dead letters.
     """
     entry_id = fields.get(b"id", b"").decode(errors="replace")
     entry_id = entry_id if is_letter_id(entry_id) else "0-0"
-    # A letter of an earlier version has no time of receipt.
     received = parse_digits(fields.get(b"r", b""))
     return DeadLetter(
         letter_id.decode(),

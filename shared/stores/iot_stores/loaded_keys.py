@@ -131,8 +131,8 @@ def silent_writers(client: "Redis", names: KeyNames, reports: list[LoadedKeys]) 
     """Return the running writers that have not reported their loaded keys.
 
     A writer is running if its heartbeat in RQ is recent, or if another program has overwritten the
-    heartbeat, so that it is no time. A writer that does not report has an earlier version, or its
-    Redis user has no right to write the report.
+    heartbeat with a value that is not a time. A writer that does not report has an earlier
+    version, or its Redis user has no right to write the report.
     """
     known = {each.process for each in reports}
     silent = []

@@ -76,10 +76,11 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
 
 
 class _Connection(SentinelManagedConnection):
-    """A connection to the master that is closed if the wait for a reply ends with an error.
+    """A connection to the master that closes itself if the wait for a reply ends with an error.
 
-    redis-py's class stays open, unlike its connections without Sentinels. The next command would
-    then take the late reply for its own, and each further command the reply to the one before.
+    redis-py's other connections do the same, but `SentinelManagedConnection` stays open. The next
+    command would then take the late reply for its own, and each further command the reply to the
+    one before.
     """
 
     read_response = partialmethod(SentinelManagedConnection.read_response, disconnect_on_error=True)

@@ -95,10 +95,16 @@ def test_deleted_counters_are_recounted_after_an_append(redis: "Redis", backlog:
 def test_entries_that_waited_before_the_counters_were_deleted_are_counted_after_an_append(
     redis: "Redis", backlog: Backlog
 ) -> None:
-    """Otherwise, the backlog could exceed its maximum. Nothing is appended to shard 2."""
+    """Otherwise, the backlog could exceed its maximum. Nothing is appended to shard 2. The recount
+    also works while Redis is full."""
     redis.delete(KEYS.backlog_counters)
     backlog.append([(0, b"a" * 4), (0, b"a")])
-    assert set(BacklogCounters(redis, KEYS).recount()) == {"bytes", "held", "in:0", "out:0", "in:2"}
+    redis.config_set("maxmemory", 1)
+    try:
+        damaged = BacklogCounters(redis, KEYS).recount()
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert set(damaged) == {"bytes", "held", "in:0", "out:0", "in:2"}
     assert (backlog.state().bytes, backlog.state().held) == (2 * 10 + 5 + 4 * 30 + 10, 1)
     assert counters(redis) | {"in:0": b"45", "out:0": b"20", "in:2": b"120"} == counters(redis)
     assert BacklogCounters(redis, KEYS).recount() == []

@@ -30,8 +30,8 @@ def add_dead(parser: argparse.ArgumentParser) -> None:
     show.set_defaults(command=_show)
     replay = actions.add_parser(
         "replay",
-        help="put dead letters back into the backlog; each is stored at most once, and keeps its "
-        "time of receipt",
+        help="put dead letters back into the backlog; without --even-if-stored, each is stored at "
+        "most once, and keeps its time of receipt",
     )
     drop = actions.add_parser("drop", help="delete dead letters for good")
     replay.add_argument(

@@ -68,10 +68,8 @@ class ExportSpool:
 
     def _prepare(self, wanted: str) -> None:
         self._database.executescript(_SCHEMA)
-        if not len(self) or self._state("complete") is not None:
-            # Left by a process that was killed before its first page, or complete and of an earlier
-            # build, which did not save where the last page begins.
-            self._database.execute("DELETE FROM readings")
+        if not len(self):
+            # Left by a process that was killed before its first page.
             self._database.execute("DELETE FROM state")
         found = self._state("selection")
         if found not in {None, wanted}:
@@ -79,6 +77,10 @@ class ExportSpool:
                 f"{self.path} belongs to an interrupted export of other readings: run that export "
                 "again, or delete the file"
             )
+        if self._state("complete") is not None:
+            # Of an earlier build, which did not save where the last page begins.
+            self._database.execute("DELETE FROM readings")
+            self._database.execute("DELETE FROM state")
         self._save("selection", wanted)
         self._database.commit()
 

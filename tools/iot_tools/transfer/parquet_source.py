@@ -95,8 +95,8 @@ def _plain(cell: Any) -> object:
     """Return a value in the form in which JSON can hold it. A decimal number stays a `Decimal`.
 
     Raises:
-        ValueError, OverflowError: `cell` is such an error of `_value_of`, JSON has no form for the
-            value, or binary data is not UTF-8.
+        ValueError, OverflowError: `cell` is an exception that `_value_of` returned, JSON has no
+            form for the value, or binary data is not UTF-8.
     """
     if hasattr(cell, "nanosecond"):  # a `pandas.Timestamp` of a list or struct
         cell = cell.replace(nanosecond=0)

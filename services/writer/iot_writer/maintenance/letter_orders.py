@@ -76,10 +76,12 @@ class LetterOrders:
             except UnavailableError as error:
                 report(_log, "a dead letter could not be replayed or dropped", error)
             except TooLargeError:
-                too_large = TooLargeError(f"dead letter {letter_id} is larger than the backlog")
+                too_large = TooLargeError(
+                    f"dead letter {letter_id} is larger than IOT_BACKLOG_MAX_BYTES"
+                )
                 consequence = (
-                    "the order to replay it waits until IOT_BACKLOG_MAX_BYTES is raised, or until "
-                    "`iot-sensor dead drop` has deleted it"
+                    "the order to replay it waits: raise the setting, or delete the letter with "
+                    "`iot-sensor dead drop`"
                 )
                 report(_log, consequence, too_large)
             else:

@@ -41,7 +41,7 @@ export class Session {
   async #send(path, query, headers, init) {
     const text = new URLSearchParams(query).toString();
     const url = text ? `${path}?${text}` : path;
-    // No token has such a character, such as a typographic quote, and a header can't hold all of them.
+    // Tokens are printable ASCII. The browser refuses to send some other characters, such as typographic quotes.
     if (/[^\x21-\x7e]/.test(this.#token)) throw new ServiceError(401, "The service does not know this token");
     const all = this.#token ? { ...headers, Authorization: `Bearer ${this.#token}` } : headers;
     let response;

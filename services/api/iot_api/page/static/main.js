@@ -303,7 +303,7 @@ byId("last").addEventListener("change", (event) => {
 for (const id of ["from", "to"]) {
   byId(id).addEventListener("change", () => {
     const shown = view.current();
-    // An end that is not edited keeps its time: in the hour that occurs twice, its text means two times.
+    // An end that is not edited keeps its time: when daylight saving time ends, one text stands for two times.
     const [from, to] = ["from", "to"].map((end) => {
       const time = Date.parse(byId(end).value);
       return time === Date.parse(inputOf(shown[end])) ? shown[end] : time;

@@ -15,7 +15,7 @@ export function noteUnread(shownFields, tagField) {
   setNotice("unread", unread.size === 0 ? null : {
     kind: "info",
     title: `No history of ${[...unread].map((field) => `“${short(field)}”`).join(", ")}.`,
-    text: "The service has no series of readings that are not JSON objects, nor of fields whose name is empty, is “time”, or has a comma or more than 256 characters. The field of Lines by has no plot. The table and the CSV file have their values.",
+    text: "The service has no series of readings whose freeform is not a JSON object, nor of fields whose name is empty, is “time”, or has a comma or more than 256 characters. The field chosen under Lines by is not plotted. The table and the CSV file have the values.",
   });
 }
 

@@ -181,8 +181,8 @@ export class RecentReadings {
   }
 
   /**
-   * Return how far the times on the axis are ahead of the times of receipt, and the oldest of these. A lead of more than
-   * `limit` does not count.
+   * Return the least and the greatest lead of a time on the axis over its time of receipt, and the oldest time of
+   * receipt. Leads of more than `limit` do not count for the greatest.
    */
   leads(timeOf, limit) {
     let [least, most, oldest] = [0, 0, Infinity];
@@ -197,8 +197,8 @@ export class RecentReadings {
 
   /**
    * Return how far the devices' clocks are ahead of the service's, and the greatest lead that counts. A greater one
-   * would move the live window to where no other device has readings. `agree` says that most clocks are right;
-   * otherwise, the median clock decides if it is ahead.
+   * would move the live window to where no other device has readings. If the clocks do not `agree`, the
+   * median lead is added to this limit, if it is positive.
    */
   clockLead(agree) {
     const leads = Float64Array.from(this.newest(), (reading) => reading.device - reading.received);

@@ -189,8 +189,9 @@ export class ReadingsView {
     this.#counted = [this.recent.count, time];
     this.rate = Math.round(rate * 10) / 10;
     this.#clocks = this.#clocksNow();
-    const limitMoved = this.#live && Math.abs(this.#clocks.limit - this.#builtLimit) > LIMIT_CHANGE_MS;
-    if (limitMoved || this.#wantsOthers()) this.#stale = true;
+    const moved = Math.abs(this.#clocks.limit - this.#builtLimit) > LIMIT_CHANGE_MS;
+    // At most every 10 s: the median of clocks may change to and fro.
+    if ((moved && this.#live && time - this.#builtAt > LIMIT_CHANGE_MS) || this.#wantsOthers()) this.#stale = true;
     this.grid.describe();
     this.onChange();
   }

@@ -74,6 +74,7 @@ OVERRIDDEN = {
         "max_connection_wait_time",
         "request_stop",
         "set_shutdown_requested_date",
+        "should_run_maintenance_tasks",
         "subscribe",
     },
 }

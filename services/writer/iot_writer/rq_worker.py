@@ -71,6 +71,18 @@ class DrainWorker(SimpleWorker):
             raise StopRequested from None
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Whether to remove dead workers now. RQ asks before it waits for a job.
+
+        Raises:
+            StopRequested: a signal has come. The signal handler has raised this error, too. But if
+                the signal interrupted a destructor or a log handler, Python ignored the error.
+        """
+        if shutdown.requested.is_set():
+            raise StopRequested
+        return bool(super().should_run_maintenance_tasks)
+
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Stop after the current job. Set the shutdown flag, which ends `rq_worker.work`."""
         shutdown.requested.set()

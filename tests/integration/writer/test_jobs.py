@@ -10,7 +10,7 @@ from typing import NoReturn, cast
 import psycopg
 import pytest
 from redis import Redis
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import NoSuchJobError, StopRequested
 from rq.timeouts import JobTimeoutException
 from rq.worker import WorkerStatus
 
@@ -242,6 +242,20 @@ def test_a_signal_during_a_job_sends_nothing_to_redis(
             signal.signal(number, handler)
     assert not counted
     assert shutdown.requested.is_set()
+
+
+def test_a_writer_stops_even_if_the_error_of_the_signal_handler_is_ignored(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python ignores it in a destructor, for example."""
+    monkeypatch.setattr(shutdown, "requested", shutdown.ShutdownFlag())
+    worker = DrainWorker(
+        [jobs.job_queue(writer.redis, KEYS)], connection=writer.redis, job_class=KnownJob
+    )
+    worker.watch = writer.watch
+    shutdown.requested.set()
+    with pytest.raises(StopRequested):
+        worker.dequeue_job_and_maintain_ttl(1)
 
 
 def test_two_writers_store_a_load_exactly_once(

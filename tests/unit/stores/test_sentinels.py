@@ -52,8 +52,8 @@ def test_sentinels_do_not_receive_the_password_of_redis() -> None:
 @pytest.mark.parametrize(
     ("scheme", "connection"),
     [
-        ("redis", "SentinelManagedConnection"),
-        ("rediss", "SentinelManagedSSLConnection"),
+        ("redis", "_Connection"),
+        ("rediss", "_TlsConnection"),
     ],
 )
 def test_the_scheme_rediss_enables_tls(scheme: str, connection: str) -> None:

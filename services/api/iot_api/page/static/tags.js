@@ -4,6 +4,7 @@ import { commonPrefix } from "./format.js";
 
 const COLOURS = 10;
 const SHOWN_FIRST = 8;
+const MAX_LABEL = 16; // characters, for which the list has room
 const MAX_SHOWN = 40;
 const MAX_TAGS = 1000;
 const LISTED = 150;
@@ -63,8 +64,10 @@ export class Tags {
     return shown.map(({ name, colour, dash }) => ({ tag: name, label: this.label(name), colour, dash }));
   }
 
+  /** Return a name without what all names begin with. Names often differ at the end, so a long one lacks its middle. */
   label(name) {
-    return this.#prefix ? `…${name.slice(this.#prefix.length)}` : name;
+    const text = this.#prefix ? `…${name.slice(this.#prefix.length)}` : name;
+    return text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL / 2 - 1)}…${text.slice(-MAX_LABEL / 2)}` : text;
   }
 
   #matching() {

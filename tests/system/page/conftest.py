@@ -53,7 +53,7 @@ def store_old(stack: Stack, password: str, freeform: object) -> None:
     received = datetime.now(UTC) - timedelta(minutes=10)
     old = row(password, freeform=freeform, absolute_timestamp=received.isoformat())
     headers = {"Content-Type": "application/json"}
-    path = "/api/iot?received=original"
+    path = "/api/iot?received=original&ack=stored"
     assert stack.request("PUT", path, json.dumps(old), headers).status == 201
 
 

@@ -202,8 +202,8 @@ class LiveFollower:
         """Yield what the stream left out: readings received from `since` on and before `until`.
 
         The pages are in the order of interrogator timestamps. A page that can't be read now is read
-        again later, until `stop` is set. From a damaged page on, the readings are given up: the
-        stream would leave them out again.
+        again later, until `stop` is set. At a damaged page, give up the rest of the range: the
+        stream would leave these readings out again.
         """
         query = time_range(since, until, "received")
         while not self._stop.is_set():

@@ -90,8 +90,8 @@ METRICS = (
     Metric("iot_vaults_replaced_total", "counter", "api",
            "Vaults that Postgres lost and whose password has another vault in Postgres now."),
     Metric("iot_unknown_passwords_total", "counter", "api",
-           "Unknown passwords: reads and erasures that found no vault, PUTs that created one, and "
-           "changes of passwords, also those that succeed."),
+           "Unknown passwords. These count: a read or an erasure that finds no vault, a PUT that "
+           "creates a vault, and every change of a password."),
     Metric("iot_refused_total", "counter", "api",
            "Requests answered 429, by the limit that they reached.", ("reason",),
            initial_labels=("guesses", "new_vaults", "openings", "opening_queue",

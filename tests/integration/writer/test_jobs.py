@@ -223,14 +223,19 @@ def test_a_drain_that_times_out_in_postgres_leaves_no_busy_connection(
     sender.check_all()
 
 
+def worker_without_signal(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> DrainWorker:
+    """Return an RQ worker of this process, which has got no signal yet."""
+    monkeypatch.setattr(shutdown, "requested", shutdown.ShutdownFlag())
+    return DrainWorker(
+        [jobs.job_queue(writer.redis, KEYS)], connection=writer.redis, job_class=KnownJob
+    )
+
+
 def test_a_signal_during_a_job_sends_nothing_to_redis(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The main thread may hold the lock of RQ's connection pool."""
-    monkeypatch.setattr(shutdown, "requested", shutdown.ShutdownFlag())
-    worker = DrainWorker(
-        [jobs.job_queue(writer.redis, KEYS)], connection=writer.redis, job_class=KnownJob
-    )
+    worker = worker_without_signal(writer, monkeypatch)
     worker.set_state(WorkerStatus.BUSY)
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = [signal.getsignal(number) for number in numbers]
@@ -248,10 +253,7 @@ def test_a_writer_stops_even_if_the_error_of_the_signal_handler_is_ignored(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python ignores it in a destructor, for example."""
-    monkeypatch.setattr(shutdown, "requested", shutdown.ShutdownFlag())
-    worker = DrainWorker(
-        [jobs.job_queue(writer.redis, KEYS)], connection=writer.redis, job_class=KnownJob
-    )
+    worker = worker_without_signal(writer, monkeypatch)
     worker.watch = writer.watch
     shutdown.requested.set()
     with pytest.raises(StopRequested):

@@ -258,7 +258,7 @@ def freeforms(tmp_path: Path, content: str) -> list[str]:
 def test_the_members_of_a_row(
     tmp_path: Path, members: str, row: tuple[int, int, str] | str
 ) -> None:
-    """No time and no value is lost, under whichever name it comes."""
+    """The import keeps each time and each value under all of its names."""
     reading = f'{{"absolute_timestamp": "{AT}", {members}}}'
     for content in (reading, f'{{"data": {reading}}}', f"[{reading}]"):
         (tmp_path / "file").write_text(content)

@@ -108,5 +108,5 @@ def create_app(settings: Settings) -> Flask:
     if tracing.is_on():
         app.wsgi_app = TracedApp(app.wsgi_app, route_of)  # type: ignore[method-assign]
     if access.is_open:
-        _log.warning("no tokens are configured: every client may use this service")
+        _log.warning("IOT_TOKENS_FILE is not set: every client may use this service")
     return app

@@ -72,7 +72,7 @@ worker_connections = _settings.api_connections
 keepalive = _settings.keepalive_seconds
 timeout = 60
 graceful_timeout = 30
-# gunicorn must ignore headers with addresses and schemes. IOT_TRUSTED_PROXIES decides about them.
+# gunicorn ignores headers with addresses and schemes: IOT_TRUSTED_PROXIES decides about them.
 forwarded_allow_ips = ""
 certfile = _settings.tls_certificate or None
 keyfile = _settings.tls_key or None
@@ -83,8 +83,8 @@ if ca_certs is not None:
 logger_class = gunicorn_log(_settings.log_format, _settings.log_level)
 loglevel = libraries_level(_settings.log_level).lower()
 proc_name = "iot-api"
-# A worker shows gunicorn's master that it is alive by touching a file. On a slow disk the worker
-# would hang, and the master would kill it.
+# A worker touches a file here to show gunicorn's master that it is alive. On a slow disk, the
+# worker would hang, and the master would kill it.
 _memory = "/dev/shm"  # noqa: S108
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
 control_socket_disable = True

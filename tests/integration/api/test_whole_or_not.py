@@ -146,7 +146,7 @@ def test_a_request_of_more_readings_than_an_entry_holds(
 def test_the_number_of_readings_per_request_is_limited(make_api: MakeApi, redis: "Redis") -> None:
     api = make_api(max_readings=10)
     error = assert_error(api.put([row()] * 11), 413, "too_large")
-    assert error["error"] == "a request may hold 10 readings, this one holds 11"
+    assert error["error"] == "a request may have at most 10 readings, this request has 11"
     assert error["limit"] == 10
     assert entries(redis) == 0
     assert api.put([row()] * 10).status_code == 201

@@ -106,7 +106,7 @@ class AccessAudit(threading.Thread):
         try:
             self.check(last=last)
         except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-            report(_log, "refused access is not recorded in the audit log", error)
+            report(_log, "refused access and changes of tokens are not in the audit log yet", error)
 
     def _note_token_changes(self) -> None:
         if self._tokens is None:

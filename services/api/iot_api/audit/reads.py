@@ -63,8 +63,8 @@ class ReadRecord:
     def abort(self, readings: int) -> None:
         """Record that a response was cut off after `readings` readings.
 
-        No effect unless `begin` has succeeded, and `end` has not. If the record can't be written,
-        this is only counted and logged.
+        No effect if `begin` has not succeeded, or if `end` has. A failure to write the record is
+        only counted and logged.
         """
         if not self._begun:
             return
@@ -80,7 +80,7 @@ class ReadRecord:
         try:
             self._events.record(event)
         except (*POSTGRES_UNAVAILABLE, IotError) as error:
-            report(_log, "reads are refused, because they can't be recorded", error)
+            report(_log, "reads are refused, because the audit log can't record them", error)
             raise UnavailableError(
                 "the read can't be recorded in the audit log (IOT_AUDIT_READS); try again"
             ) from error

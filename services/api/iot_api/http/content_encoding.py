@@ -82,7 +82,7 @@ def compress_response(response: Response, environ: Mapping[str, Any]) -> Respons
 def _compressed(pieces: Iterator[bytes], compressor: _Compressor) -> Iterator[bytes]:
     """Compress a stream.
 
-    If the stream fails, the last bytes are missing, so the client sees that it is cut off.
+    If the stream fails, the last bytes are missing, so the client sees that the stream is cut off.
     """
     with closing(cast("Any", pieces)):
         for piece in pieces:

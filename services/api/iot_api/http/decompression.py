@@ -37,7 +37,7 @@ Grow = Callable[[int], None]
 """Called with the decompressed size so far, in bytes. May wait, or raise to refuse the body."""
 
 GrowFrom = Callable[[int, int], None]
-"""Like `Grow`, called with the decompressed size so far and the size of the body as received."""
+"""`Grow`, with a second argument: the size of the body as received, in bytes."""
 
 _Decompress = Callable[[bytes, int], bytes]
 """(compressed bytes, limit of the result, which zstd ignores) -> decompressed bytes."""

@@ -185,7 +185,7 @@ def refuse_repeated(environ: Mapping[str, Any], name: str) -> None:
         InvalidRequestError: the request has several headers with this name.
     """
     if name.upper() in environ.get(REPEATED, ()):
-        raise InvalidRequestError(f"{name}: the request has several of these headers", field=name)
+        raise InvalidRequestError(f"{name}: the request has this header more than once", field=name)
 
 
 def refuse_parameters() -> None:

@@ -50,8 +50,8 @@ class LoggedRead:
 class RequestLog:
     """Logs all requests (`IOT_LOG_REQUESTS=1`), or only failed and slow requests.
 
-    In the second case, it logs at most `EVENTS` requests of each kind (route, status, whether slow)
-    in `EVENTS_SECONDS`.
+    Of failed and slow requests, it logs at most `EVENTS` of each kind (route, status, whether slow)
+    in `EVENTS_SECONDS`. `IOT_LOG_REQUESTS=1` lifts this limit.
     """
 
     def __init__(self, settings: Settings) -> None:

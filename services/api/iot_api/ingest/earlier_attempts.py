@@ -72,9 +72,9 @@ class EarlierAttempts:
     ) -> EarlierAttempt:
         """Return the earlier attempt that has most vaults in common with this one, or `NO_ATTEMPT`.
 
-        This is the latest one, which includes the readings of those before.
+        That attempt is also the latest, and includes the readings of all attempts before it.
 
-        `batches[n]` has the readings for `vaults[n]`, whose key in the cache is `cache_keys[n]`.
+        `batches[n]` has the readings for `vaults[n]`. `cache_keys[n]` is this vault's cache key.
 
         Raises:
             IdempotencyKeyReusedError: the earlier attempt has other readings for a common vault.

@@ -87,8 +87,8 @@ class KeyedRequest:
     def encode_answer(self, count: int, entries: Sequence[EntryName]) -> bytes:
         """Encode what Redis remembers of the request.
 
-        `count` is the number of its readings. `entries` has its entries, for a receipt. If the
-        request has `parts`, the fingerprint is added. Otherwise version 0.1 may read the answer.
+        `count` is the number of readings. `entries` are for a receipt. The result has the
+        fingerprint if the request has `parts`. Otherwise version 0.1 can read the result.
         """
         if self.parts:
             return f"{count} {encode_receipt(entries)} {self.fingerprint}".encode()
@@ -209,7 +209,7 @@ def parse_idempotency_key(header: str) -> IdempotencyKey:
     quoted = _QUOTED.fullmatch(header)
     text = _ESCAPE.sub(r"\1", quoted[1]) if quoted else header
     if not _KEY.fullmatch(text):
-        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 characters of ASCII")
+        raise InvalidRequestError("Idempotency-Key: must be 1 to 255 printable ASCII characters")
     return IdempotencyKey(text, header)
 
 

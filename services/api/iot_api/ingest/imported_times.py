@@ -81,7 +81,7 @@ class ImportedTimes:
         if len(days) > MAX_DAYS:
             raise TooLargeError(
                 f"a request may import readings received on at most {MAX_DAYS} days (UTC), this "
-                f"one has readings of {len(days)} days",
+                f"request has readings of {len(days)} days",
                 limit=MAX_DAYS,
             )
         return column

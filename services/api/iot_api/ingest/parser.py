@@ -96,7 +96,7 @@ def parse_put(
         raise InvalidRequestError("the request holds no readings")
     if len(rows) > max_readings:
         raise TooLargeError(
-            f"a request may hold {max_readings} readings, this one holds {len(rows)}",
+            f"a request may have at most {max_readings} readings, this request has {len(rows)}",
             limit=max_readings,
         )
     batches = []
@@ -135,7 +135,8 @@ def _passwords(rows: list[Data], max_passwords: int) -> dict[str, None]:
     if len(passwords) > max_passwords:
         # Each password may cost a scrypt.
         raise TooLargeError(
-            f"a request may bring {max_passwords} passwords, this one brings {len(passwords)}",
+            f"a request may have at most {max_passwords} passwords, "
+            f"this request has {len(passwords)}",
             limit=max_passwords,
         )
     return passwords

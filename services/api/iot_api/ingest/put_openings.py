@@ -45,16 +45,18 @@ class PutOpenings:
             self._vaults.catch_up()
             if cache.changes_noted == noted:
                 return vaults
-        raise UnavailableError("vaults of this request are being changed; try again")
+        raise UnavailableError(
+            "a password of this request is being changed, or its vault erased; try again"
+        )
 
     def _open_each(
         self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client
     ) -> list[OpenVault]:
         """Open the vaults that are not open, one by one, and return all.
 
-        After `max_openings` openings, refuse the request if the next vault is not open, or if the
-        client has not used all remaining vaults before. Without the second reason, the answer would
-        tell the client which vaults are open.
+        After `max_openings` openings, refuse the request if the next vault is not open. Also refuse
+        it if one of the remaining vaults is new to the client: otherwise the answer would tell the
+        client which vaults are open.
         """
         vaults, opened, left = list[OpenVault](), 0, 0
         cache, has_found = self._vaults.cache, self._vaults.tried.has_found

@@ -54,7 +54,7 @@ class Receipts:
         self._backlog = backlog
 
     def stored(self, entries: Sequence[EntryName]) -> bool:
-        """Return whether all of one or more entries are in Postgres. Raises `psycopg.Error`."""
+        """Return whether all entries, at least one, are in Postgres. Raises `psycopg.Error`."""
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:
@@ -64,8 +64,8 @@ class Receipts:
         if the entries leave the backlog without being stored, for example as dead letters.
 
         `ends` says where the entries end in each shard of the backlog (`AppendResult.ends`). It
-        lacks the shards of entries that were appended by an earlier attempt: there, wait until all
-        entries that are in these shards now have left the backlog.
+        lacks the shards of entries that an earlier attempt appended. In these shards, wait for all
+        entries that the backlog holds when the wait begins.
         """
         end = time.monotonic() + seconds
         pause = _FIRST_PAUSE

@@ -46,7 +46,7 @@ class Reservation:
     def __init__(self, cancel: Callable[[], None] | None = None) -> None:
         self._cancel = cancel
         self.was_made = cancel is not None
-        """False for `NO_RESERVATION`."""
+        """Whether a position was reserved. False for `NO_RESERVATION`."""
 
     def cancel(self) -> bool:
         """Cancel the reservation. Return False if none was made, or if it was cancelled before."""
@@ -107,7 +107,7 @@ class _FairQueue:
         )
 
     def turns_before(self, client: Client, priority: Priority) -> int:
-        """Return how many turns come before that of a new caller of this client and priority."""
+        """Return how many turns precede the turn of a new caller of this client and priority."""
         groups = self._groups[priority]
         group: _Group = groups.get(client.group, OrderedDict())
         own = len(group.get(client.name, ())) + self._reserved[client.name]
@@ -191,8 +191,8 @@ class FairSlots:
     proxy has reached its limit. For a new caller, the queue is full if the callers of the same and
     of earlier priorities reach the limit; callers of later priorities do not count. With
     `estimates`, a caller is also refused immediately if its estimated wait exceeds its timeout. The
-    estimate assumes turns as long as the latest turns. `always_queue` skips all these checks, for
-    work that is half done.
+    estimate assumes turns as long as the latest turns. A caller of
+    `slot` with `always_queue`, whose work is half done, skips all these checks.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class LargeBodyMemory:
         try:
             yield
         finally:
-            self._held -= Counter({group: count})  # keeps no group at zero
+            self._held -= Counter({group: count})  # removes groups with 0 bytes
 
 
 class LargeRequests:

@@ -178,10 +178,10 @@ class MinuteLimit:
                 if left == -1 or left > WINDOW_SECONDS:
                     self._restart(guard.name, "would live for longer than a minute", count=0)
         except RedisError as error:
-            report(_log, "a guess counter is not reset", error)
+            report(_log, "a counter of the guess limit is not reset", error)
 
     def _restart(self, name: str, why: str, *, count: int) -> None:
-        _log.warning("a guess counter in Redis %s; it is reset", why)
+        _log.warning("a counter of the guess limit in Redis %s; this process resets it", why)
         metrics.counter("iot_damaged_total").labels("guesses").inc()
         self._redis.set(name, count, ex=WINDOW_SECONDS)
 

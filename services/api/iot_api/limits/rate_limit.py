@@ -197,7 +197,7 @@ class RateSettler(threading.Thread):
             try:
                 self._rates.settle()
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                report(_log, "requests are not counted together with other processes", error)
+                report(_log, "this process counts requests for the rate limits alone", error)
 
     def stop(self) -> None:
         """End the thread, if it runs."""

@@ -67,7 +67,7 @@ def _uplot() -> dict[str, bytes]:
     """
     spec = find_spec("youplot")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("the wheel youplot, which ships uPlot, is not installed")
+        raise ValueError("the Python package youplot, which contains uPlot, is not installed")
     vendor = Path(spec.submodule_search_locations[0]) / "vendor"
     contents = {name: (vendor / name).read_bytes() for name in UPLOT_SHA256}
     for name, content in contents.items():

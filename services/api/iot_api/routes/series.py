@@ -74,7 +74,7 @@ def _charge(
     field: str = "step",
     remedy: str = "a longer step, fewer fields or groups, or a shorter range",
 ) -> None:
-    """Charge a WSGI request for `count` bytes of large texts or of its windows.
+    """Charge a WSGI request for `count` bytes of large texts or of time windows.
 
     Raises:
         InvalidRequestError: this request needs more memory than a process has.

@@ -30,11 +30,10 @@ class Closable:
     failure: Exception | None = None
     """The error that the next receive of the body raises, or None."""
     missing_body: Exception | None = None
-    """Error for a request whose head arrived before the server ended the receiving side, but whose
-    body is incomplete: the receive of the body raises the error. The sending side is still open, so
-    the client gets this error as the answer. Without this error, the answer would be 400 (the body
-    is cut off), and the client might drop readings. None unless the server ends the receiving side
-    while it waits for the rest of a request."""
+    """Error that the receive of a body raises if the server ended the receiving side between the
+    head of the request and the end of the body. The sending side is still open, so the client gets
+    this error as the answer. Without this error, the answer would be 400 (the body is cut off),
+    and the client might drop readings. None until `end_idle`."""
     delay_ends: Event | None = None
     """Event that ends the wait of a delayed answer early. None before the first delayed answer."""
 
@@ -109,10 +108,10 @@ class Closable:
         self._shut_down(socket.SHUT_RD)
 
     def abort(self) -> None:
-        """Wake up the greenlet that waits to send. It closes the connection, which sends RST.
+        """Wake up the greenlet that waits to send. The greenlet closes the connection with RST.
 
-        Only for the phase SENDING: there, unsent bytes keep back the FIN of the shutdown until RST
-        drops both. In another phase, the kernel would send FIN first.
+        Only for the phase SENDING: there, the FIN of the shutdown waits behind unsent bytes until
+        RST drops them all. In another phase, the kernel would send FIN first.
         """
         self.reset_at_close()
         self._shut_down(socket.SHUT_RDWR)

@@ -59,8 +59,8 @@ class Connection(Closable):
     """Whether the rest of the body is read only to be discarded."""
     behind: float = 0.0
     """Seconds for which sends had to wait for the client, less the seconds that the bytes sent
-    since then take at `SEND_BYTES_PER_SECOND`. Never negative, so that a client that has read fast
-    may not stop for longer. In SENDING, the wait since `since` is not counted yet."""
+    since then take at `SEND_BYTES_PER_SECOND`. Never negative: a client
+    that has read fast gets no extra time. In SENDING, the wait since `since` is not counted yet."""
 
     def start_request(self, request: Any) -> None:
         """Record that the request line and all headers of a request have arrived."""
@@ -147,7 +147,7 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
     def _receive(self, size: int, most: int) -> bytes:
         """Return at least `size` and at most `most` bytes, or fewer at the end of the stream."""
         parts, count, self.ahead = [self.ahead], len(self.ahead), b""
-        self._parts = parts  # where `drop` finds them: an exception keeps the variables alive
+        self._parts = parts  # for `_drop_body`: an exception keeps local variables alive
         while count < size:
             data = self.chunk(most - count)
             if not data:
@@ -190,8 +190,8 @@ class ConnectionReader(SocketUnreader):  # type: ignore[misc] # gunicorn has no 
             self.take_turns(time.monotonic())
             return self._body_chunk(size_hint)
         if self._waits_first:
-            # Wait first: clients seldom send a request before they get the last answer, and a
-            # receive that fails would double the time.
+            # Wait first: clients seldom send a request before they get the last answer, so a
+            # receive would mostly fail, and double the time.
             self.sock._wait(self.sock._read_event)  # noqa: SLF001
             self._turn_began = time.monotonic()
         else:
@@ -340,7 +340,7 @@ class ConnectionWriter:
             return 0
         except OSError as error:
             raise ClientGoneError from error
-        if self._connection.behind:  # most clients never are: save the call
+        if self._connection.behind:  # save the call for all other clients
             self._connection.count_sent(sent)
         return sent
 

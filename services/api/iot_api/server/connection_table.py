@@ -13,8 +13,8 @@ from .phase import Phase, count_closed
 STALLED_SECONDS = 1.0
 """A connection whose body makes no progress for this long may be closed to make room."""
 STALLED_SEND_SECONDS = 4.0
-"""The same for an answer. It is longer, because the kernel takes an answer in bursts of about
-190 KB: a client that reads 50 KB/s makes a send wait for almost 4 s."""
+"""A connection whose answer makes no progress for this long may be closed to make room. The kernel
+takes an answer in bursts of about 190 KB: if a client reads 50 KB/s, a send waits almost 4 s."""
 _RANK_SECONDS = 0.02
 """Shortest time between two rankings of the silent connections while few connections are silent."""
 _SHARE = 16
@@ -35,16 +35,15 @@ class _Group:
         """Return the silent connection to close next; None if none is found.
 
         The group keeps a list of silent connections, sorted by `rank`: the lowest is closed first.
-        If the list is empty, make a new list. Because this takes time, there is an exception: if
-        the previous list had fewer than 1/16 of the connections (`_SHARE`), return None until
-        `_RANK_SECONDS` after the previous list was made.
+        If the list is empty, make a new one. This takes time. So if the last list had fewer than
+        1/16 of the connections (`_SHARE`), return None until the list is `_RANK_SECONDS` old.
         """
         now = time.monotonic()
         if not self._ranked and self._may_rank(now):
             silent = [member for member in self.connections if is_silent(member, now)]
             silent.sort(key=rank)
-            # Choose only a share: connections of a lower rank may fall silent before the next
-            # ranking.
+            # Choose only a share: until the next ranking, other connections with a lower key may
+            # fall silent.
             of_first_phase = sum(member.phase is silent[0].phase for member in silent)
             chosen = silent[: max(of_first_phase, len(self.connections) // _SHARE)]
             self._ranked = chosen[::-1]

@@ -19,7 +19,7 @@ BODY_BYTES_PER_SECOND = 1024
 SEND_GRACE_SECONDS = 40.0
 """A client may be this far behind `slow_send.SEND_BYTES_PER_SECOND`. Linux takes bytes in bursts of
 about 190 KB (`listeners.start_server`), so up to 23 s pass between two bursts to a client that
-reads at this rate. The rest is a reserve for bursts in which the client's own kernel receives."""
+reads at this rate. The other 17 s are for bursts in which the client's own kernel receives."""
 RESERVE_SECONDS = 1.0
 """A connection in the reserve of `ConnectionTable` is closed at this age, except in the phases
 ANSWERING, DELAYED and LINGERING."""

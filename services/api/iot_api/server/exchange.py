@@ -261,7 +261,7 @@ class Exchange:
                 _check_transfer_coding(request)
                 closes = self._answer_by_app(request)
         finally:
-            if memory.used:  # most requests are charged nothing
+            if memory.used:  # most requests have no charge
                 memory.release(connection)
         if not closes and is_unread(request.body):
             closes = not discard_body(connection, request.body)

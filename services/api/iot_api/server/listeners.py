@@ -42,7 +42,7 @@ def start_server(
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     # The pool has no limit, because `ConnectionTable` limits the connections.
     server = StreamServer(listener, handle=handle, spawn=Pool())
-    # gevent (26.9) accepts up to 100 connections in a row, which the other workers then lack.
+    # By default, gevent (26.9) accepts up to 100 connections in a row, and other workers get none.
     server.max_accept = 1
     server.start()
     return server

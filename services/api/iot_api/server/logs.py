@@ -40,6 +40,6 @@ def log_uncaught_in_greenlets() -> None:
 
     def print_exception(context: object, kind: Any, error: Any, traceback: Any) -> None:
         del context, kind, traceback
-        logging.getLogger("gevent").error("an error was not caught", exc_info=error)
+        logging.getLogger("gevent").error("uncaught error in a greenlet", exc_info=error)
 
     gevent.get_hub().print_exception = print_exception

@@ -61,8 +61,8 @@ class Revocations:
         is not valid yet, or is not signed by its issuer in the file `authorities`. The first load
         (`first`) accepts an unusable list, and OpenSSL then refuses every certificate of its
         issuer. In a later load, an unusable list is an error, so that the lists in use stay in use.
-        A list that is in use already is accepted, unless `authorities` has changed and no longer
-        has the key of its signature.
+        A list that is in use already is accepted even if it has expired. If `authorities` has
+        changed, the signature of each list is checked again.
 
         Raises:
             SettingsError: the file has a certificate, no list, or a list that can't be read, or (in

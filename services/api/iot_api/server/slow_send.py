@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.25
 """A send that is blocked for this long pauses the application's work on the answer."""
 PAUSE = "iot_api.pause"
 """Key in the WSGI environ. The view stores a function under this key. The function pauses the work
-on the answer, which frees the transaction and the memory of the view. The worker calls the function
+on the answer, and frees the transaction and the memory of the view. The worker calls the function
 at most once for each piece of the answer, if the client has not taken the whole piece after
 `PAUSE_SECONDS`."""
 _SPIN_SECONDS = 0.01
@@ -51,7 +51,7 @@ def send_rest(
         data = data[sent:]
     if not data:
         return
-    if connection.closing:  # it may not wait: `ConnectionTable` counts it no more
+    if connection.closing:  # must not wait: `ConnectionTable` no longer counts the connection
         connection.reset_at_close()
         raise ClientGoneError
     connection.phase = Phase.SENDING

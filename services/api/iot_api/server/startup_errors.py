@@ -23,8 +23,8 @@ _ENDS_MASTER = 3
 """Exit code of a worker that makes gunicorn's master end, and start no other worker
 (`Arbiter.WORKER_BOOT_ERROR`)."""
 _PORT_SECONDS = 3.0
-"""Time in which a port must become free. If the master is killed, its metrics server keeps the port
-until it notices this, after up to a second."""
+"""Time in which a port must become free. If a master is killed, its metrics server ends, and frees
+the port, up to a second later."""
 _shared: list[Path] = []
 
 
@@ -80,7 +80,7 @@ def check_revocation_lists(path: str) -> None:
         return
     contents = _loaded("IOT_TLS_CLIENT_CRL_FILE", path).cert_store_stats()
     if contents["x509"]:
-        # OpenSSL would trust it like an authority of IOT_TLS_CLIENT_CA_FILE.
+        # OpenSSL would trust the certificate like an authority of IOT_TLS_CLIENT_CA_FILE.
         raise SettingsError(
             "IOT_TLS_CLIENT_CRL_FILE has a certificate: it must have revocation lists only"
         )
@@ -92,8 +92,8 @@ def check_metrics_port(address: str, port: int) -> None:
     """Check that the metrics server, a process that starts later, can listen. Port 0 passes.
 
     Raises:
-        SettingsError: it can't, for example because another process has the port, and keeps it
-            for `_PORT_SECONDS`.
+        SettingsError: it can't, for example because another process keeps the port for longer
+            than `_PORT_SECONDS`.
     """
     if not port:
         return
@@ -131,9 +131,9 @@ def refuse_in_worker(error: SettingsError) -> NoReturn:
     """End this worker and its master. If `share` was not called, only raise the error."""
     if not _shared:
         raise error
-    # The first worker that fails leaves its error, and holds the lock until it has exited, which
-    # makes the master end. The other workers wait for the lock: the master would replace a worker
-    # that exits earlier, and a second failure would disturb its shutdown.
+    # The first worker that fails writes its error, and holds the lock until it has exited. Its exit
+    # ends the master. The other workers wait for the lock: the master would replace a worker that
+    # exits earlier, and a second failure would disturb the master's shutdown.
     file = os.open(_file(), os.O_WRONLY | os.O_CREAT, 0o600)
     fcntl.flock(file, fcntl.LOCK_EX)
     if os.fstat(file).st_size:

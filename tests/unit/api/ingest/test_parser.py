@@ -100,7 +100,7 @@ def test_one_row_too_many() -> None:
     parse(f"[{rows[:-1]}]")
     with pytest.raises(TooLargeError) as raised:
         parse(f'[{rows}{{"data": {{}}}}]')
-    assert str(raised.value) == "a request may hold 100 readings, this one holds 101"
+    assert str(raised.value) == "a request may have at most 100 readings, this request has 101"
 
 
 def test_the_length_of_a_password_is_in_bytes() -> None:
@@ -179,7 +179,7 @@ def test_passwords_are_counted_before_rows_are_grouped() -> None:
     rows = [{"data": {"db_password": str(n % 51)}} for n in range(100)]
     with pytest.raises(TooLargeError) as raised:
         parse(json.dumps(rows))
-    assert str(raised.value) == "a request may bring 50 passwords, this one brings 51"
+    assert str(raised.value) == "a request may have at most 50 passwords, this request has 51"
 
 
 @pytest.mark.parametrize("tail", [b'\xff"}}', b'\xc3"}}', b"\xe6\x97", b"\xc3", b"\xed\xa0\x80"])

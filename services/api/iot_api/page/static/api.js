@@ -61,7 +61,7 @@ async function errorOf(response) {
   try {
     answer = await response.json();
   } catch {
-    // A proxy answers with a page of its own.
+    // A proxy may answer with a web page, which is no JSON.
   }
   return new ServiceError(response.status, answer.error || `The service answered ${response.status}`, {
     field: answer.field,

@@ -1,8 +1,8 @@
-// Takes the live stream in pieces that fit into frames, and keeps no more of it than it can show.
+// Hands over the live stream in pieces that fit into frames. Keeps only as many readings as the page can show.
 
 import { LiveStream } from "./live.js";
 
-const MAX_WAITING = 20_000; // readings; beyond it the page reads no more, and the service skips some
+const MAX_WAITING = 20_000; // readings; then the page stops reading the stream, and the service leaves some out
 const PIECE = 50;
 
 /** The readings of a stream, on their way to the view. */

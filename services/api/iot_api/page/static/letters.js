@@ -40,7 +40,7 @@ export class DeadLetters {
     this.#draw();
   }
 
-  /** Forget what was said about orders. */
+  /** Remove the dialog, and the notice about an order. */
   hide() {
     byId("drop").close();
     byId("operator-ordered").hidden = true;
@@ -48,7 +48,7 @@ export class DeadLetters {
 
   #draw() {
     const rows = this.#letters.map((letter) => ({ ...letter, ordered: this.#sent.get(letter.id) ?? letter.ordered }));
-    // A new row would take the focus away from a button.
+    // Replacing a row would take the focus away from its button.
     const shown = JSON.stringify(rows);
     if (shown === this.#shown) return;
     this.#shown = shown;

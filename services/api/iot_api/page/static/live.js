@@ -2,7 +2,7 @@
 
 import { ServiceError } from "./api.js";
 
-const SILENCE_MS = 45_000; // at least, and at least three heartbeats
+const SILENCE_MS = 45_000; // the page reconnects after this silence, or after three heartbeats if they take longer
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 5_000;
 const FINAL = new Set([400, 401, 403, 404]);
@@ -95,7 +95,7 @@ export class LiveStream {
   #waitOf(failure) {
     const growing = Math.min(this.#retryMs * 2 ** Math.min(this.#failures, 8), LONGEST_RETRY_MS);
     this.#failures += 1;
-    // Pages that lost the same pod do not all come back in the same instant.
+    // Random, so that pages that lost the same pod do not all reconnect at the same time.
     return Math.max(growing * (0.75 + Math.random() / 2), (failure.retryAfter ?? 0) * 1000);
   }
 

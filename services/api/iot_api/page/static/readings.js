@@ -3,7 +3,7 @@
 import { hasSeries } from "./history.js";
 
 const TAG_NAMES = ["epc96", "epc", "tag", "device", "sensor", "name", "id"];
-const TEXTS_PER_NUMBER = 10; // of a field whose values may name the lines
+const TEXTS_PER_NUMBER = 10; // a field may name the lines if it has at least this many texts for each number
 const DEPTH = 4;
 export const MAX_FIELDS = 1000;
 const NUMBER = /^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?$/;
@@ -20,7 +20,7 @@ function parseFreeform(text) {
   try {
     return JSON.parse(text);
   } catch {
-    // The service takes NaN and Infinity, which are no JSON.
+    // The service accepts NaN and Infinity, which are no JSON.
     try {
       return JSON.parse(text.replace(/([[:,]\s*)(?:NaN|-?Infinity)(?=\s*[,}\]])/g, "$1null"));
     } catch {
@@ -107,7 +107,7 @@ export class Fields {
       if (column) column.name = `${name} (column)`;
     }
     const number = field.isTag ? NaN : numberOf(value);
-    // A text that looks like a number is one only in a field of numbers.
+    // A text that looks like a number counts as a number only in a field of numbers.
     if (Number.isFinite(number) && !field.isNumber && (typeof value === "number" || !field.isText)) {
       field.isNumber = true;
       this.numbers.push(field);
@@ -125,7 +125,7 @@ export class Fields {
     if (!(number <= field.high)) field.high = number;
   }
 
-  /** Return whether readings may have more fields than those that are known. */
+  /** Return whether no more fields are added: there are `MAX_FIELDS`. */
   get full() {
     return this.#known.size >= MAX_FIELDS;
   }
@@ -196,8 +196,8 @@ export class RecentReadings {
   }
 
   /**
-   * Return how far the devices' clocks are ahead of the service's, and the greatest lead that counts. A greater one
-   * would move the live window to where no other device has readings. If the clocks do not `agree`, the
+   * Return how far the devices' clocks are ahead of the service's, and the greatest lead that counts. A greater lead
+   * would move the live window to times at which no other device has readings. If the clocks do not `agree`, the
    * median lead is added to this limit, if it is positive.
    */
   clockLead(agree) {

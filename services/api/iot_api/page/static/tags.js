@@ -64,7 +64,7 @@ export class Tags {
     return shown.map(({ name, colour, dash }) => ({ tag: name, label: this.label(name), colour, dash }));
   }
 
-  /** Return a name without what all names begin with. Names often differ at the end, so a long one lacks its middle. */
+  /** Return a name without the common prefix of all names. Leave out the middle of a long one: names often differ at the end. */
   label(name) {
     const text = this.#prefix ? `…${name.slice(this.#prefix.length)}` : name;
     return text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL / 2 - 1)}…${text.slice(-MAX_LABEL / 2)}` : text;
@@ -96,7 +96,7 @@ export class Tags {
 
   #rendered = -1;
 
-  /** Write the list, if it has changed since. */
+  /** Write the list if it has changed. */
   renderIfChanged() {
     if (this.#rendered !== this.#version) this.render();
   }

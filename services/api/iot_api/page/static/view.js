@@ -14,7 +14,7 @@ const FIELDS_SHOWN = 6;
 const NEWEST = 60;
 const FETCH_DELAY_MS = 180;
 const MIN_RANGE_MS = 20;
-const LIMIT_CHANGE_MS = 10_000; // of the clocks, after which the live lines are filled again
+const LIMIT_CHANGE_MS = 10_000; // if the limit of the clocks' lead changes by more, the live lines are filled again
 const byId = (id) => document.getElementById(id);
 
 /** The choices of a person; `null` lets the page choose. `tagField` may be `undefined`, for one line. */
@@ -149,7 +149,7 @@ export class ReadingsView {
     const tag = this.#tagField ? tagName(valueOf(reading, this.#tagField)) : "";
     if (!this.tags.note(tag)) return;
     const time = this.timeOf(reading);
-    // The live lines hold little more than their window: such a reading would take the place of one that is shown.
+    // The live lines hold little more than their window: a reading far ahead would take the place of one that is shown.
     if (lines === this.#live && time - reading.received > this.#clocks.limit) return;
     for (const field of this.#shownFields) {
       const value = numberOf(valueOf(reading, field));
@@ -190,7 +190,7 @@ export class ReadingsView {
     this.rate = Math.round(rate * 10) / 10;
     this.#clocks = this.#clocksNow();
     const moved = Math.abs(this.#clocks.limit - this.#builtLimit) > LIMIT_CHANGE_MS;
-    // At most every 10 s: the median of clocks may change to and fro.
+    // At most every 10 s: the median of the clocks' leads may change to and fro.
     if ((moved && this.#live && time - this.#builtAt > LIMIT_CHANGE_MS) || this.#wantsOthers()) this.#stale = true;
     this.grid.describe();
     this.onChange();
@@ -234,7 +234,7 @@ export class ReadingsView {
   /** Choose fields, lines and steps anew, and fill the plots again. */
   #build(time) {
     this.#request?.abort(); // its tags may be those of another field
-    this.#request = null; // so that its end does not hide that the next one loads
+    this.#request = null; // so that the end of this request does not hide that the next one is loading
     this.#stale = false;
     this.#builtAt = time;
     this.#builtBy = this.by;
@@ -286,14 +286,14 @@ export class ReadingsView {
     }
   }
 
-  /** Return the time on the axis since when the page holds every reading. */
+  /** Return the time on the axis from which on the page holds every reading. */
   #oldest() {
     const full = this.recent.count > this.recent.size;
     const { oldest, most } = this.#leads();
     return Math.max(this.#since, full ? oldest : -Infinity) + most;
   }
 
-  /** Read what the window has of a range. */
+  /** Read the part of a range that the live window shows. */
   async #fill(lines, from, to) {
     const window = this.#followed();
     const range = [Math.max(from, window.from), Math.min(to, window.to + 1000)];

@@ -175,7 +175,6 @@ def decompress_body(
 
 
 def _codec(environ: Mapping[str, Any]) -> Codec | None:
-    """Return the codec of a request's body; None if the body is not compressed."""
     coding = str(environ.get("HTTP_CONTENT_ENCODING", "identity")).strip().lower()
     try:
         return _CODECS[coding]

@@ -76,7 +76,6 @@ def defect_response(headers: Headers) -> bytes:
 
 
 def _closing_response(status: int, reason: str, body: bytes, headers: Headers) -> bytes:
-    """Return a whole response, after which the connection is closed."""
     head = (
         f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nX-Request-Id: {new_request_id()}\r\n"

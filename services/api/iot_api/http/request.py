@@ -97,7 +97,6 @@ class RequestDispatcher:
         self._cors = cors
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request."""
         if environ["REQUEST_METHOD"] == "PUT":
             answer = self.ingest(environ, start_response)
             if answer is not None:

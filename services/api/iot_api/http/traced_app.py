@@ -29,7 +29,6 @@ class TracedApp:
         self._ingest_route = ingest_route
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request within its span."""
         method = environ["REQUEST_METHOD"]
         method = method if method in _METHODS else _OTHER
         span = tracing.request_span(

@@ -96,8 +96,7 @@ def _bad_row(body: bytes) -> int | None:
 def _holds_lines(body: bytes) -> bool:
     """Return whether an invalid JSON body looks like NDJSON.
 
-    The body looks like NDJSON if its first line is an object or a list, and another object or list
-    begins after the first line.
+    It does if its first line is an object or a list, and another object or list follows.
     """
     body = body.lstrip()
     end = body.find(b"\n")

@@ -28,7 +28,6 @@ names. If `_WITH_NEXT` is added to the size, a bitmap for each name follows, aft
 bitmap's length: bit n stands for the number that is n + 1 greater."""
 _WITH_NEXT = 128
 _MAX_BITS = 64
-"""Maximum number of bits in a bitmap."""
 _MAX_GROUP = 256
 """Maximum number of names in a group. A session with more names gets several groups."""
 _MAX_LISTED = 64

@@ -19,9 +19,7 @@ from .clients import Client
 
 WINDOW_SECONDS = 60
 WIDE_FACTOR = 10
-"""The limit that a group of clients shares, as a multiple of one client's limit. A group is all
-clients behind one untrusted proxy, all clients with one token, or all clients at one address,
-whatever their tokens (`Client.wide_names`)."""
+"""The limit that a group of clients (`Client.wide_names`) shares, as a multiple of one client's."""
 _MAX_NOTED = 10_000
 
 Name = TypeVar("Name")

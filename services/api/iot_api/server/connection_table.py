@@ -85,7 +85,7 @@ class ConnectionTable:
         return len(self._all)
 
     def __iter__(self) -> Iterator[Connection]:
-        """Iterate over all connections, including those in the reserve (see the class)."""
+        """Iterate over all connections, including those in the reserve."""
         return iter(list(self._all))
 
     def export(self) -> None:
@@ -98,7 +98,7 @@ class ConnectionTable:
 
     def add(self, connection: Connection) -> None:
         """Add a new connection. If there are too many, close a silent one; if none is silent, put
-        the new connection into the reserve (see the class)."""
+        the new connection into the reserve."""
         self._all[connection] = None
         if self._makes_room(connection.network):
             self._open.connections[connection] = None

@@ -102,7 +102,6 @@ class Revocations:
 
 
 def _check_validity(found: x509.CertificateRevocationList) -> None:
-    """Raise `SettingsError` for a list that has expired or is not valid yet."""
     now = dt.datetime.now(dt.UTC)
     name = f"IOT_TLS_CLIENT_CRL_FILE: a list of {found.issuer.rfc4514_string()}"
     if found.next_update_utc is not None and found.next_update_utc <= now:

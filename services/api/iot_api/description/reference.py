@@ -135,7 +135,7 @@ def _kind(document: Document, schema: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any], suffix: str) -> str:
     low, high = schema.get(f"min{suffix}"), schema.get(f"max{suffix}")
-    # Bounds of 64 bits are named by the format.
+    # Leave out the bounds of the integer type itself.
     high = None if high is not None and high >= 2**53 - 1 else high
     low = None if low is not None and low <= -(2**53) else low
     unit = {"Items": "", "imum": "", "Length": " characters"}[suffix]

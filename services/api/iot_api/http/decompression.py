@@ -40,7 +40,7 @@ GrowFrom = Callable[[int, int], None]
 """`Grow`, with a second argument: the size of the body as received, in bytes."""
 
 _Decompress = Callable[[bytes, int], bytes]
-"""(compressed bytes, limit of the result, which zstd ignores) -> decompressed bytes."""
+"""(compressed bytes, maximum size) -> decompressed bytes. zstd ignores the maximum."""
 
 
 @dataclass(frozen=True, slots=True)

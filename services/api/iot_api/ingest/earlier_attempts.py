@@ -47,7 +47,7 @@ class EarlierAttempt:
     """The number of readings for `vaults` in the current attempt, which equal those of the earlier
     attempt."""
     name: str = ""
-    """The key in Redis that remembers the attempt."""
+    """The Redis key that holds the attempt."""
 
 
 NO_ATTEMPT = EarlierAttempt((), frozenset(), 0)

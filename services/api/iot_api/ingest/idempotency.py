@@ -55,7 +55,8 @@ class IdempotencyKey(NamedTuple):
     text: str
     """The key without quotes: `"abc"` and `abc` are the same key."""
     as_sent: str
-    """The key as the client sent it, with any quotes. Earlier versions store requests under it."""
+    """The key as the client sent it, with any quotes. Earlier versions store requests under this
+    form."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,7 @@ class Intake:
                 cache.writable(key) or self._vaults.open_vault(batch.password, client)
                 for key, batch in zip(keys, batches, strict=True)
             ]
-            # Renewing a vault may have waited for a store.
+            # Renewing a vault may wait for a store, and meanwhile a vault may be erased.
             if None not in vaults_if_open and cache.changes_noted == noted:
                 guards = () if is_proven else self._guesses.guards(client)
                 return cast("list[OpenVault]", vaults_if_open), guards

@@ -22,10 +22,10 @@ shard is below 256. So no plain list begins with `_GROUPED`."""
 _GROUPED = 2
 """First byte of a receipt whose names are grouped by session."""
 _GROUP = struct.Struct(">16sBB")
-"""Head of a group of names: their session, one less than the number of names, and the size of each
-entry number in bytes. The shards of all names follow, one byte each, and then the numbers of all
-names. If `_WITH_NEXT` is added to the size, a bitmap for each name follows, after one byte with the
-bitmap's length: bit n stands for the number that is n + 1 greater."""
+"""Beginning of a group of names: their session, the number of names minus 1, and the size of each
+entry number in bytes. Then come the shards of all names, one byte each, and the numbers of all
+names. If `_WITH_NEXT` is added to the size, the length (one byte) and the bits of a bitmap follow
+for each name: bit n stands for the entry number that is n + 1 greater."""
 _WITH_NEXT = 128
 _MAX_BITS = 64
 _MAX_GROUP = 256
@@ -93,7 +93,7 @@ class Receipts:
 def encode_receipt(entries: Sequence[EntryName]) -> str:
     """Encode the names of entries as text for a URL.
 
-    The text fits into a request line for 10,000 entries of a request, because their numbers are
+    For 10,000 entries of a request, the text fits into a request line, because their numbers are
     close together in each shard. `decode_receipt` may return the entries in another order.
     """
     if len(entries) <= _MAX_LISTED:

@@ -62,8 +62,8 @@ class GuessLimit(MinuteLimit):
     def count_unanswered(self, client: Client) -> None:
         """Count a refused or failed opening of a vault like an unknown password.
 
-        A request for an open vault needs no opening. So the failure tells the client that the vault
-        of the password is not open. The client does not become a suspect.
+        An open vault needs no opening, so a failure tells the client that the vault is not open.
+        The client does not become a suspect.
         """
         super().count(client)
 

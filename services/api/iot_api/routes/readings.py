@@ -43,8 +43,8 @@ from iot_stores.history import ReadFilter
 
 _ALL = ReadFilter()
 _PLAIN_DIGITS = 18
-"""Most digits for which `_number` needs no check of the range: such a number always fits in 64
-bits."""
+"""Maximum number of digits for which `_number` does not check the range: such a number always fits
+in 64 bits."""
 _PASSWORD = PasswordsForm("db_password", required=False)
 _PASSWORD_TO_ERASE = PasswordsForm("db_password", required=True)
 

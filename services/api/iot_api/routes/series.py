@@ -77,7 +77,8 @@ def _charge(
     """Charge a WSGI request for `count` bytes of large texts or of time windows.
 
     Raises:
-        InvalidRequestError: this request needs more memory than a process has.
+        InvalidRequestError: this request needs more memory than a process has. The error names
+            `field` and `remedy`.
         UnavailableError: the memory of this process is used up.
     """
     try:

@@ -30,7 +30,7 @@ class RevokedCertificates:
     certificates of this issuer, except in handshakes that resume a session."""
     lists: Sequence[x509.CertificateRevocationList] = ()
     authorities: Sequence[x509.Certificate] = ()
-    """The authorities whose signatures of the lists were checked."""
+    """The authorities with whose keys the signatures of the lists were checked."""
 
 
 class Revocations:

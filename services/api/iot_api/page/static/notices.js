@@ -15,7 +15,7 @@ export function noteUnread(shownFields, tagField) {
   setNotice("unread", unread.size === 0 ? null : {
     kind: "info",
     title: `No history of ${[...unread].map((field) => `“${short(field)}”`).join(", ")}.`,
-    text: "The service returns no series if freeform is not a JSON object, or if the name of the field is empty, is “time”, has a comma, or is longer than 256 characters. The field chosen under Lines by is not plotted. The table and the CSV file have the values.",
+    text: "The service returns no history if freeform is not a JSON object, or if the name of the field is empty, is “time”, has a comma, or is longer than 256 characters. The field chosen under Lines by is not plotted. The table and the CSV file have the values.",
   });
 }
 

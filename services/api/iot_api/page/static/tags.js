@@ -117,7 +117,7 @@ export class Tags {
     const texts = [];
     if (left > 0) texts.push(`${left} more: search for them.`);
     if (shown >= MAX_SHOWN) texts.push(`At most ${MAX_SHOWN} lines are shown.`);
-    if (this.#tags.size >= MAX_TAGS) texts.push(`Only the first ${MAX_TAGS} are listed.`);
+    if (this.#tags.size >= MAX_TAGS) texts.push(`Only the first ${MAX_TAGS} tags are listed.`);
     note.textContent = texts.join(" ");
   }
 

@@ -16,7 +16,7 @@ without errors, a burst of this many errors is not delayed either."""
 LIMITED_PER_SECOND = 10
 """`PER_SECOND` for 429 answers. It is lower than for other errors, for two reasons. Only a client
 that ignores `Retry-After` gets more than ten 429 answers a second. And each 429 answer costs as
-much CPU as a PUT, which delays the PUTs of other clients (docs/adr/0022)."""
+much CPU as a PUT, and so delays the PUTs of other clients (docs/adr/0022)."""
 MAX_DELAY_SECONDS = 5.0
 
 DELAY = "iot_api.delay"

@@ -42,7 +42,7 @@ CONNECTION = "iot_api.connection"
 """Key in the WSGI environ: the `Connection` of the request. The worker sets it."""
 REPEATED = "iot_api.repeated"
 """Key in the WSGI environ: the names, in capitals, of the headers that the request has more than
-once. The worker sets it if there are any, and joins the values of such a header with commas."""
+once. The worker sets the key if there are any, and joins the values of each header with commas."""
 Proven = set[bytes]
 _MAX_PROVEN = 64
 _CHECKED_PATH = "/healthz"

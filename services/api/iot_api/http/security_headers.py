@@ -30,7 +30,7 @@ def security_headers(*, tls: bool) -> Headers:
 
 @cache
 def security_lines(*, tls: bool, replaced: frozenset[str]) -> str:
-    """Return the security headers as lines of an HTTP response. Leave out those in `replaced`."""
+    """Return the security headers, without those in `replaced`, as lines of an HTTP response."""
     return "".join(
         f"{name}: {value}\r\n" for name, value in security_headers(tls=tls) if name not in replaced
     )

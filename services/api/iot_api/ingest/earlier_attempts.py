@@ -44,8 +44,8 @@ class EarlierAttempt:
     vaults: frozenset[bytes]
     """The ids of the vaults that both attempts have. Their readings are acknowledged already."""
     count: int
-    """The number of readings for `vaults` in the current attempt, which equal those of the earlier
-    attempt."""
+    """The number of readings for `vaults` in the current attempt. The earlier attempt had the same
+    readings."""
     name: str = ""
     """The Redis key that holds the attempt."""
 

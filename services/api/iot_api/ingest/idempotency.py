@@ -75,7 +75,7 @@ class KeyedRequest:
 
     names: tuple[str, ...]
     """The names of the Redis keys that may hold the request. This process stores the request under
-    the first name; processes of other versions store it under one of the others."""
+    the first name; processes of other versions use one of the other names."""
     parts: Mapping[bytes, str]
     """The fingerprint's part for each vault id: a hash of the readings for this vault. Empty while
     processes of version 0.1 may run, because they can't read an answer with a fingerprint."""

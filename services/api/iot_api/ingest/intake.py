@@ -234,7 +234,7 @@ class Intake:
             prove(proven, keys)
 
     def _handle_writer_requests(self, appended: AppendResult) -> None:
-        """Carry out the requests of writers, which Redis's answer to an append contains.
+        """Carry out the writers' requests in `appended`, the answer of Redis to an append.
 
         If writers hold entries, look for the vaults that are missing in Postgres. If writers have
         asked for new sessions, begin one.

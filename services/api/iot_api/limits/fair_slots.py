@@ -191,8 +191,8 @@ class FairSlots:
     proxy has reached its limit. For a new caller, the queue is full if the callers of the same and
     of earlier priorities reach the limit; callers of later priorities do not count. With
     `estimates`, a caller is also refused immediately if its estimated wait exceeds its timeout. The
-    estimate assumes turns as long as the latest turns. A caller of
-    `slot` with `always_queue`, whose work is half done, skips all these checks.
+    estimate assumes turns as long as the latest turns. A caller of `slot` with `always_queue`,
+    whose work is half done, skips all these checks.
     """
 
     def __init__(

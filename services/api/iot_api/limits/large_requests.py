@@ -61,9 +61,9 @@ class LargeBodyMemory:
 class LargeRequests:
     """Limits decompression and parsing to one large body at a time.
 
-    Small bodies never wait. They are counted, because there is a pause between two large bodies
-    only if small bodies were served meanwhile or the CPU was contended (`Pace`). A large body stays
-    in memory while it waits (`LargeBodyMemory`).
+    Small bodies never wait. They are counted: if small bodies were served meanwhile, or the CPU was
+    contended, there is a pause between two large bodies (`Pace`). A large body stays in memory
+    while it waits (`LargeBodyMemory`).
     """
 
     def __init__(self, memory_bytes: int, pace: Pace | None = None) -> None:

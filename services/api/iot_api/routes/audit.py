@@ -17,7 +17,7 @@ def audit_blueprint(service: Service) -> Blueprint:
     """Return the blueprint of `GET /api/audit`: the latest records, by ascending id.
 
     `limit` is the maximum number of records, at most `LATEST`. `before` is an id: only records with
-    smaller ids are returned. To get the next older page, set `before` to the smallest id of a page.
+    smaller ids are returned. To get older records, set `before` to the smallest id so far.
     """
     blueprint = Blueprint("audit", __name__)
 

@@ -149,8 +149,8 @@ class _Views:
     def _read(self, name: str, choose: Choose, read_filter: ReadFilter = _ALL) -> Response:
         """Stream the readings that `choose` selects from the vault of the request's password.
 
-        `name` says which readings these are. Cursors contain it, so that a cursor of another
-        selection is refused.
+        Cursors contain `name`, the name of the selection, so that a cursor of another selection is
+        refused.
         """
         paging = None
         if request.args:

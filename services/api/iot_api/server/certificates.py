@@ -129,7 +129,7 @@ def _context(config: Any) -> ssl.SSLContext:
     context: ssl.SSLContext = ssl_context(config)
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     # Python 3.13 and later set these flags. STRICT refuses certificates without the identifier of
-    # their authority's key, which OpenSSL 3.0 leaves out by default.
+    # their authority's key. OpenSSL 3.0 leaves out this identifier unless it is told to add it.
     # PARTIAL_CHAIN trusts each certificate in the file, even if it is no authority.
     context.verify_flags &= ~(ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -59,8 +59,8 @@ class Connection(Closable):
     """Whether the rest of the body is read only to be discarded."""
     behind: float = 0.0
     """Seconds for which sends had to wait for the client, less the seconds that the bytes sent
-    since then take at `SEND_BYTES_PER_SECOND`. Never negative: a client
-    that has read fast gets no extra time. In SENDING, the wait since `since` is not counted yet."""
+    since then take at `SEND_BYTES_PER_SECOND`. Never negative: a client that has read
+    fast gets no extra time. In SENDING, the wait since `since` is not counted yet."""
 
     def start_request(self, request: Any) -> None:
         """Record that the request line and all headers of a request have arrived."""

@@ -146,7 +146,7 @@ class ConnectionTable:
         """Return the sort key of a connection: the connection with the lowest key is closed first.
 
         The key is the phase, then the number of connections from the client's network (largest
-        first), then the time since which the connection is silent (oldest first).
+        first), then the start of the connection's silence (earliest first).
         """
         network = self._networks[connection.network]
         return connection.phase, -len(network.connections), connection.since

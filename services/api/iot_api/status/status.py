@@ -55,8 +55,8 @@ class Status:
     def _of_redis(self, *, check_owner: bool) -> dict[str, Any]:
         """Return the figures from Redis; {} if Redis can't serve.
 
-        With `check_owner`, which needs Postgres, also return {} if Redis belongs to
-        another installation.
+        With `check_owner`, which needs Postgres, also return {} if Redis belongs to another
+        installation.
         """
         stores = self._stores
         try:

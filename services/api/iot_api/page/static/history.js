@@ -5,7 +5,7 @@ import { stepOf } from "./thinning.js";
 const MAX_FIELDS = 20; // of a request
 const MAX_NAME = 256; // characters of the name of a field
 const MAX_VALUES = 100_000; // of an answer: they take 40 MB of the 128 MiB that an API process has for requests
-const MANY_WINDOWS = 200; // the first request asks for so many, even with many tags: few tags have values in every window
+const MANY_WINDOWS = 200; // the first request may ask for this many, even with many tags: few tags have values in every window
 const MIN_WINDOWS = 4;
 
 /** Return whether the service has a series of a field: it refuses some names, and the whole `freeform`. */

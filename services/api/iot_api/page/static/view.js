@@ -286,7 +286,7 @@ export class ReadingsView {
     }
   }
 
-  /** Return the time on the axis from which on the page holds every reading. */
+  /** Return the time on the axis after which the page holds every reading. */
   #oldest() {
     const full = this.recent.count > this.recent.size;
     const { oldest, most } = this.#leads();

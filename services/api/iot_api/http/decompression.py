@@ -40,7 +40,7 @@ GrowFrom = Callable[[int, int], None]
 """`Grow`, with a second argument: the size of the body as received, in bytes."""
 
 _Decompress = Callable[[bytes, int], bytes]
-"""(compressed bytes, maximum size of the result) -> decompressed bytes. zstd has no maximum."""
+"""(compressed bytes, maximum size of the result) -> the result. zstd ignores the maximum."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ _ANSWER = re.compile(r"(\d{1,18}) ([\w=-]+)(?: ([\w-]+))?", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _VERSION = "2"
 """First character of a fingerprint. If a later release parses readings in another way, the same
-request gets another fingerprint. Such a release needs a new version here: fingerprints of different
+request gets another fingerprint. That release must change this version: fingerprints of different
 versions are not compared, so a request that is repeated after the upgrade is not refused."""
 _PART_BYTES = 12
 """Bytes of a vault's part of a fingerprint. A multiple of 3, so that base64 needs no padding."""

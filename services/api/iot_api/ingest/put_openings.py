@@ -15,8 +15,7 @@ _MAX_ATTEMPTS = 3
 class PutOpenings:
     """Opens the vaults of PUTs.
 
-    `Intake` uses this class if a vault of the PUT is not open, or if the client has not used the
-    vault before.
+    `Intake` uses this class if a vault of the PUT is not open, or is new to the client.
     """
 
     def __init__(self, vaults: Vaults, max_openings: int) -> None:

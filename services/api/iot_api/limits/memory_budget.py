@@ -66,10 +66,10 @@ class MemoryBudget:
 
     A request is slow if it was first charged at least `SLOW_SECONDS` ago and holds less than
     `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, one slow request is
-    dropped, so that fast clients are served: the request with the largest weight (bytes times age)
-    of all slow requests that can be dropped (`Holder.droppable`). If no slow request can be
-    dropped, the request that asks for bytes is refused. The request that asks is also refused if it
-    is slow itself and has the largest weight.
+    dropped, so that fast clients are served. Of the slow requests that can be dropped
+    (`Holder.droppable`), it is the one with the largest weight (bytes times age). If there is none,
+    the request that asks for bytes is refused. The request that asks is also refused if it is slow
+    itself and has the largest weight.
     """
 
     def __init__(self, limit: int) -> None:

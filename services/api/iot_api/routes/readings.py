@@ -189,8 +189,8 @@ def _requested_vault(service: Service) -> OpenVault | None:
 def find_vault(service: Service, password: bytes) -> OpenVault | None:
     """Return the vault of a password. If no vault has the password, count a guess and return None.
 
-    A client over its guess limit may still use a password that has found a vault on this connection
-    before, if the vault is open: the answer tells the client nothing new.
+    A password that found a vault earlier on this connection is exempt from the guess limit while
+    the vault is open: the answer tells the client nothing new.
     """
     vault = _find_vault(service, password)
     if vault is not None:

@@ -57,7 +57,7 @@ class ServedCertificate:
         clock. If a file is invalid, the loaded content stays in use, and the reason is logged once.
         Each check tries again: the files may be half written, or the certificate may become valid
         later. The validity of a certificate or a list that is already in use is not checked again:
-        an expired one must not keep the other files from being loaded.
+        even if it has expired, the other files must be loaded.
         """
         if now < self._check_at:
             return

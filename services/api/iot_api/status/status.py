@@ -177,7 +177,7 @@ def _keys(beats: Heartbeats) -> list[dict[str, Any]]:
 
     `primary`: all API processes have it as their primary key. `api` and `writers`: all API
     processes, or all writers, have loaded it. `primary` and `api` are None if no API process runs,
-    `writers` if no writer runs.
+    `writers` is None if no writer runs.
     """
     api, writers = beats.latest("api"), beats.latest("writer")
     return [

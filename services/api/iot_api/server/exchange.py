@@ -315,8 +315,8 @@ class Exchange:
         """Answer a request by the WSGI app; return whether the connection ends.
 
         Raises:
-            ClientGoneError: the client is gone. Or an answer of unknown length was cut off. Then the
-                connection is reset: the client would take a normal close for the answer's end.
+            ClientGoneError: the client is gone. Or an answer of unknown length was cut off; then
+                the connection is reset: the client would take a normal close for the answer's end.
         """
         connection, writer, server = self.connection, self.writer, self._server
         answer, environ = create(

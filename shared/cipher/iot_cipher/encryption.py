@@ -211,7 +211,7 @@ class Entry:
     readings: ReadingColumns = field(repr=False)
 
     def encode(self) -> bytes:
-        """Return the entry as bytes: in format 2 if times of receipt were imported, else in 1."""
+        """Return the entry as bytes: in format 2 if times of receipt were imported, or else 1."""
         readings = self.readings
         if readings.received is None:
             form, received = ENTRY_FORMAT, b""
@@ -258,8 +258,8 @@ def decode_entry(data: bytes) -> Entry:
         freeform,
         None if form == ENTRY_FORMAT else array("q", content[2 * column : texts]),
     )
-    # Checked here, a bad entry becomes a dead letter. In a segment, it would make all readings of
-    # the segment unreadable.
+    # Check here, so that a bad entry becomes a dead letter. Stored in a segment, it would make all
+    # readings of the segment unreadable.
     if not freeform.isascii() or count_texts(freeform, count) != (count or 1):
         raise FormatError("the entry's columns differ in length, or its texts are not ASCII")
     readings.has_all_texts = True

@@ -43,8 +43,7 @@ def with_primary(text: str, key_id: KeyId) -> str:
 
 
 def without_key(text: str, key_id: KeyId, *, sequence: int, link: bytes) -> str:
-    """Return the keyring without a master key. Only the key's part for the audit log's chain stays,
-    under `retired`.
+    """Return the keyring without a master key. Only its chain key stays, under `retired`.
 
     `sequence` and `link` are the number and the link of the last record in the audit log's chain.
 

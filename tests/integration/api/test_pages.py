@@ -198,7 +198,7 @@ def test_a_cursor_is_refused_by_other_reads(filled: Api, module_writer: Writer) 
     text = cursors["?limit=2"]
     error = assert_error(filled.post(f"/api/iot?order=desc&cursor={text}"), 400, "invalid_request")
     assert error["error"] == (
-        "cursor: is from a read in the other order; leave out `order`: the cursor has it"
+        "cursor: is from a read in the other order; omit `order`, which the cursor has"
     )
     for wrong in (
         "",

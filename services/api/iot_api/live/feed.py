@@ -74,7 +74,8 @@ class Joined:
     listener: Listener
     feed: Feed
     until: LivePosition
-    """The caller reads the readings up to this position. The feed offers all later readings."""
+    """The caller of `LiveHub.open` reads the readings up to this position. The feed offers all
+    later readings."""
 
     def position_now(self, position: LivePosition) -> LivePosition:
         """Return the position to send with the event `heartbeat`.

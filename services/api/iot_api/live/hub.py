@@ -191,7 +191,7 @@ class LiveHub:
     def _drop_gone(self) -> None:
         """Remove the listeners whose clients are gone.
 
-        Sending would notice this, but there may be no event to send.
+        Otherwise, they would stay until the next event.
         """
         listeners = [listener for feed in self.feeds() for listener in feed.listeners]
         for listener in listeners:
@@ -204,8 +204,8 @@ class LiveHub:
     def verify(self, feed: Feed) -> None:
         """Compare the vault records of a feed's streams with Postgres.
 
-        End the streams whose vault was erased or whose record got a new lookup, even if this was
-        not announced.
+        End the streams whose vault was erased or whose record got a new lookup, even if the change
+        was not announced.
         """
         feed.verify_at = time.monotonic() + self._verify_seconds(feed.vault.vault_id)
         records = {listener.record.lookup: listener.record for listener in feed.listeners}

@@ -16,7 +16,7 @@ from .position import LivePosition
 class Skipped:
     """Readings that a listener does not get: a summary event gives their number and times.
 
-    The listener is too slow or too far behind, or the segment of the readings is damaged.
+    Reason: the listener is too slow or too far behind, or the readings' segment is damaged.
     """
 
     count: int
@@ -57,8 +57,8 @@ def rows_of_segment(
 ) -> LiveRows:
     """Return the readings of a segment behind `after` and up to `until`, in the order of ids.
 
-    If the segment is damaged, return its readings as skipped. If an error ended the stream instead,
-    it would end the stream at the same segment each time the client resumes.
+    If the segment is damaged, return its readings as skipped: an error would end the stream at this
+    segment each time the client resumes.
     """
     bounds = segment.bounds
     payload: bytes | bytearray = segment.payload

@@ -34,8 +34,8 @@ class LivePosition:
     """For each shard, the id up to which a listener has all readings."""
 
     since: int
-    """The listener has all readings received before this time: Unix milliseconds, by the clock that
-    stamps readings."""
+    """The listener has all readings received before this time: Unix milliseconds, by the clock of
+    Redis."""
     floor: int
     """The id for a shard that `ids` lacks."""
     ids: Mapping[int, int]
@@ -81,7 +81,7 @@ def decode_position(field: str, text: str, vault_id: bytes) -> LivePosition:
     position = _unpacked(body) if checksum == _checksum(body, vault_id) else None
     if position is None:
         raise InvalidRequestError(
-            f"{field}: no live stream of this password has sent this id; leave it out to begin "
+            f"{field}: no live stream of this password has sent this id; omit the id to begin "
             "with new readings",
             field=field,
         )
@@ -89,7 +89,6 @@ def decode_position(field: str, text: str, vault_id: bytes) -> LivePosition:
 
 
 def _unpacked(body: bytes) -> LivePosition | None:
-    """Return the position, or None if `body` is malformed."""
     # A valid checksum proves nothing: anybody can compute it.
     if len(body) < _HEAD.size or (len(body) - _HEAD.size) % _SHARD.size:
         return None

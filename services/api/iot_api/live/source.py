@@ -112,10 +112,7 @@ class LiveSource:
         return LivePosition(unseen_since(drained), max(ids.values(), default=0), ids)
 
     def time(self) -> int:
-        """Return the time by the clock that stamps readings: Unix milliseconds.
-
-        Raises `RedisError`.
-        """
+        """Return the time of Redis in Unix milliseconds. Raises `RedisError`."""
         return self._backlog.now()
 
     def seconds_ago(self, seconds: int) -> LivePosition:
@@ -172,7 +169,7 @@ class LiveSource:
     def between(
         self, vault: OpenVault, after: LivePosition, until: LivePosition
     ) -> Iterator[LiveRows]:
-        """Yield the readings behind `after` and up to `until`, which are all stored already.
+        """Yield the stored readings behind `after` and up to `until`.
 
         Raises:
             psycopg.Error: Postgres failed.
@@ -200,8 +197,8 @@ class LiveSource:
         """Yield the readings of `between` that can be read from the hot window."""
         try:
             drained = self.drained()
-            # A feed that has read Postgres may be ahead of the hot window. A drain writes to the
-            # hot window before `drained` shows the drain.
+            # A feed that has read Postgres may be ahead of the hot window. `drained` is not: a
+            # drain writes to the hot window before `drained` shows the drain.
             known = self.now(drained)
             wanted = {
                 shard: position
@@ -235,7 +232,8 @@ class LiveSource:
     ) -> Iterator[LiveRows]:
         """Yield the readings behind `after` and up to `until`, from segments of the hot window.
 
-        Segments of shards outside `covered` are left out, because earlier segments may be missing.
+        Segments of shards outside `covered` are left out, because the hot window may lack earlier
+        segments of these shards.
 
         Raises:
             SegmentEvictedError, RedisError: the hot window can't return a segment.

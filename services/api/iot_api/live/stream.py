@@ -37,8 +37,8 @@ class LiveStream:
     """The stream of one listener.
 
     The server ends the stream when the vault is erased or gets another password, when the client's
-    token becomes invalid, or at a shutdown. A client may resume at a position before the feed's.
-    The stream then reads the readings between the two positions, at the pace of the client.
+    token becomes invalid, or at a shutdown. A client may resume at an earlier position than the
+    position of the feed. Then the stream reads the readings in between, at the pace of the client.
     """
 
     def __init__(
@@ -57,15 +57,15 @@ class LiveStream:
         self._retry_ms = RETRY_MS + random.randrange(RETRY_MS)  # noqa: S311 - no secret
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the events. The last one is an error event, except when the client is gone."""
+        """Yield the events. The last event is an error event, unless the client is gone."""
         count = metrics.counter("iot_live_events_total").labels
         try:
-            # A client may read what was received before this time.
+            # With another request, the client can read all readings received before `now`.
             now = self._hub.source.time()
             count("open").inc()
             yield open_event(now, self._id(), self._retry_ms, self._heartbeat_seconds)
             for event in self._missed():
-                # A client that reads slowly may take hours to catch up.
+                # Check before each event: a slow client may take hours to catch up.
                 self._check()
                 yield self._use(event)
             while True:

@@ -113,8 +113,8 @@ class Readings(StoredReadings):
 
         `fixed_begin` is the start, if an earlier page or turn has fixed it.
 
-        The segments are None if the hot window does not cover all of the seconds, if it is damaged,
-        or if Redis is away. In the last two cases, the start is None unless `fixed_begin` gives it.
+        If the hot window does not cover all of the seconds, the segments are None. If the hot
+        window is damaged or Redis is away, the segments are None and the start is `fixed_begin`.
         """
         begin, bounds = fixed_begin, None
         try:
@@ -134,7 +134,7 @@ class Readings(StoredReadings):
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
         try:
-            # Closed before Postgres is read: the generator keeps the payloads that it has fetched.
+            # Close the generator before Postgres is read: it keeps the payloads that it has fetched.
             with closing(self._hot_segments(selection.vault, page_range, wanted)) as segments:
                 for batch in self._merged(selection, segments, page_range):
                     reached = position(batch[-1])

@@ -26,10 +26,10 @@ _MAX_DIGITS = 4300
 default."""
 _PER_TURN = 64
 """`_replaced` lets other greenlets run after this number of regular expression matches."""
-# The possessive `++` and `*+` keep no positions to return to, so a string of any length needs no
-# memory. One match takes a bounded part of the text, so that other greenlets can run in between.
-# This bound is not possessive: before 3.11.5, CPython then matches too much if an alternative fails
-# halfway (https://github.com/python/cpython/issues/106052).
+# The possessive `++` and `*+` never backtrack, so a string of any length takes no memory. The bound
+# `{0,4096}` lets other greenlets run between two matches. The bound is not possessive: CPython
+# before 3.11.5 would match too much if an alternative failed halfway
+# (https://github.com/python/cpython/issues/106052).
 _CONSTANTS = re.compile(
     rb'(?P<before>(?:[^"NI-]++|-(?!I)|"(?:[^"\\]++|\\.)*+"){0,4096})'
     rb"(?P<odd>NaN|-?Infinity)?"
@@ -38,7 +38,7 @@ _SURROGATES = re.compile(
     rb"(?P<before>(?:[^\\]++|\\u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}"
     rb"|\\(?!u[Dd][89A-Fa-f]).){0,4096})(?P<odd>\\u[Dd][89A-Fa-f][0-9A-Fa-f]{2})?"
 )
-"""Matches JSON up to the next lone surrogate (`odd`), which UTF-8 can't encode.
+"""Matches JSON up to a lone surrogate (the group `odd`), which UTF-8 can't encode.
 
 A pair of surrogates is one character."""
 
@@ -130,8 +130,8 @@ class LargeFreeform:
     def _members(self, text: bytes) -> dict[tuple[str, ...], memoryview]:
         """Return the JSON texts of the fields, and of the objects that contain them, by path.
 
-        The field `a.b` may be a member named `a.b`, or the member `b` of the member `a`. So its
-        paths are `()`, `("a.b",)`, `("a",)` and `("a", "b")`. Missing paths are left out.
+        The field `a.b` has the path `("a.b",)` if it is a member of this name, or `("a", "b")` in
+        the object `("a",)`. The path of the whole text is `()`. Missing paths are left out.
         """
         try:
             return self._found(text)

@@ -23,7 +23,8 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""Rows behind all buffered readings stay columns if they take this many bytes (`MergeBuffer`)."""
+"""Rows behind all buffered readings stay columns if they take at least this many bytes, or are as
+many as the readings of a batch."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300
@@ -76,10 +77,10 @@ DESCENDING = Order(descending=True, key=_descending_key)
 
 
 class Run(list[Reading]):
-    """A batch of readings. All texts but one have up to `RUN_CHARACTERS` characters in total.
+    """A batch of readings with at most one long text.
 
-    The one text may have any length. It is the last in ascending order, the first in descending
-    order. So the encoder has to check the length of this text only.
+    Only the last text in ascending order, or the first in descending order, may be long. The other
+    texts have up to `RUN_CHARACTERS` characters in total.
     """
 
 
@@ -232,8 +233,8 @@ class MergeBuffer:
 
     The readings are a sorted list, with two exceptions:
 
-    - `_single` holds rows of the newest segment that follow all buffered readings, as columns: they
-      need less memory. Most segments overlap others only at their ends or not at all.
+    - `_single` holds the newest segment's rows behind all buffered readings. They stay columns,
+      which need less memory. Most segments overlap others only at their ends or not at all.
     - When the buffer is full, `_spill` drops the later half of the readings, and notes the position
       from which each segment must be opened again. `_cut` is the first of these positions. Readings
       from `_cut` on are not buffered until the merge reaches `_cut`.
@@ -272,7 +273,7 @@ class MergeBuffer:
     def advance_to(self, begin: Position | None) -> Iterator[Sequence[Reading]]:
         """Yield the readings before the sort key `begin`; None: all readings.
 
-        If only a few readings come before `begin`, they may stay until a later call.
+        If only a few readings come before `begin`, they may stay buffered until a later call.
         """
         while (spilled := self._pop_spilled(begin)) is not None:
             key, segment = spilled
@@ -297,7 +298,7 @@ class MergeBuffer:
             self._spill()
 
     def _keep_end(self, segment: SealedSegment, rows: Rows) -> bool:
-        """Keep as columns the rows behind all buffered readings, and buffer the others.
+        """Keep the rows behind all buffered readings as columns, and buffer the others.
 
         If too few rows would be kept as columns, or the other rows do not fit into the buffer, do
         nothing and return False.
@@ -350,7 +351,7 @@ class MergeBuffer:
             key, _, buffered = heappop(self._spilled)
             if buffered.spilled_from == key:
                 buffered.spilled_from = None
-                # The rest of this segment in the buffer is complete: do not spill it again.
+                # The segment is added again from `key` on: do not spill this item again.
                 buffered.last = buffered.first
                 return key, buffered.segment
         return None
@@ -400,7 +401,7 @@ class MergeBuffer:
             head = readings[:complete]
             yield self._without_duplicates(head) if self._may_repeat else head
             self._readings = readings[complete:]
-            # Segments that were spilled or wait as columns may repeat readings of later ones.
+            # Spilled segments, and the one kept as columns, may repeat readings of later segments.
             self._may_repeat &= bool(self._readings or self._spilled or self._single is not None)
             self._bytes = self._bytes * len(self._readings) // len(readings)
         if end is not None:
@@ -436,7 +437,7 @@ class MergeBuffer:
         if len(set(map(_id_of, readings))) == len(readings):
             return readings
         unique: list[Reading] = []
-        same_id = 0  # readings at the end of `unique` with the id of the last one
+        same_id = 0  # number of readings at the end of `unique` with the same id
         for reading in readings:
             if not unique or unique[-1].id != reading.id:
                 same_id = 0

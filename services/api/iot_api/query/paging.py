@@ -60,7 +60,6 @@ def decode_cursor(text: str, context: bytes) -> Cursor:
 
 
 def _unpacked(body: bytes) -> Cursor | None:
-    """Return the cursor, or None if `body` is malformed."""
     # A valid checksum proves nothing: anybody who knows the vault's id can compute it.
     version, flags, time, number, until_time, until_number, received_low = _FORM.unpack(body)
     # A turn that found nothing ends directly before or behind an id (`Order.just_before`).
@@ -113,7 +112,7 @@ class Paging:
         cursor = decode_cursor(self.cursor, context)
         if self.order is not None and _ORDERS[self.order] != cursor.descending:
             raise InvalidRequestError(
-                "cursor: is from a read in the other order; leave out `order`: the cursor has it",
+                "cursor: is from a read in the other order; omit `order`, which the cursor has",
                 field="cursor",
             )
         return Page(self.limit, cursor.descending, cursor)
@@ -136,7 +135,7 @@ def parse_positive(field: str, text: str) -> int:
     """Parse an argument that is an integer of at least 1.
 
     Raises:
-        InvalidRequestError: the argument is no such integer.
+        InvalidRequestError: the argument is anything else, or beyond 64 bits.
     """
     if not re.fullmatch("0*[1-9][0-9]*", text):
         raise InvalidRequestError(f"{field}: must be an integer of at least 1", field=field)

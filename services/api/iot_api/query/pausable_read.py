@@ -93,7 +93,7 @@ Produce = Callable[[Page], Batches]
 """Produces a page within one turn."""
 FixEnd = Callable[[Page, Sequence[Reading], Batches], Page]
 """Replaces the limit of a page by the position of its last reading, if possible. Takes the page,
-its current batch and its remaining batches. The turn lasts until it returns."""
+its current batch and its remaining batches. The turn lasts until this function returns."""
 
 _log = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ class ReadSlots:
     """Limits how many reads of a process produce readings at the same time."""
 
     def __init__(self, pool_size: int) -> None:
-        # One connection stays free for short queries: new passwords, the audit log, maxtime.
+        # One connection stays free for short queries: new passwords, the audit log, `/maxtime`.
         self.postgres = _slots(max(1, pool_size - 1))
-        # Separate, so that the hot window answers while reads wait for Postgres.
+        # Separate slots, so that the hot window answers while reads wait for Postgres.
         self.hot_window = _slots(HOT_WINDOW_SLOTS)
         self.large_segment = _slots(1)
         self.next_batch = tracing.wrap("produce a batch of readings", _next_batch)
@@ -181,9 +181,9 @@ class PausableRead:
     def pause(self, used: int | None = None, *, cut: bool = False) -> None:
         """End the turn. The next turn continues behind the last used reading. Idempotent.
 
-        `used` says how many readings of the last batch were used; None: all. `cut`: the reading
-        behind them was used in part. Then the next turn begins with this reading. Never raises: a
-        read that can't continue raises when the next batch is requested.
+        `used` says how many readings of the last batch were used; None: all. `cut`: the next
+        reading was used in part, and the next turn begins with it. Never raises: a read that can't
+        continue raises when the next batch is requested.
         """
         try:
             self._pause(len(self._batch) if used is None else used, cut=cut)
@@ -247,7 +247,7 @@ class PausableRead:
         self._batch = []
 
     def _skip_to(self, reading: Reading) -> None:
-        """Let the next turn begin with `reading`, even if readings are stored before it."""
+        """Begin the next turn with `reading`: leave out new readings with earlier positions."""
         order = DESCENDING if self._page.descending else ASCENDING
         before = order.just_before(order.key(reading))
         # `_after` may be the position of `reading`: damaged segments may have one position twice.
@@ -331,8 +331,8 @@ class SegmentBatch(Sequence[Reading]):
         """`after` is the position behind which the next turn continues if this turn ends now.
 
         This batch and the earlier batches have all readings up to `after`, and maybe some readings
-        behind `after`. `UnorderedRead` remembers the ids of all these readings, so that the next
-        turn does not yield them again.
+        behind `after`. `UnorderedRead` remembers their ids, so that the next turn does not yield
+        the same readings again.
         """
         self.rows = rows
         self.after = after

@@ -42,13 +42,13 @@ from .pausable_read import (
 )
 
 MAX_BUFFERED = 2_000
-"""If n is at most this number, `latest` keeps the last n readings in memory. If n is greater,
-`latest` streams the readings."""
+"""`latest` keeps the readings in memory if at most this many are requested, and otherwise streams
+them."""
 MAX_BUFFERED_CHARACTERS = 2**20
 """`latest` keeps no readings in memory if their `freeform` texts together have more characters."""
 END_SECONDS = 0.5
-"""Longest time for which a pause looks for the last reading of a page, apart from the time for a
-batch. Meanwhile, the read holds its slot, and the client receives nothing."""
+"""Longest time for which a pause looks for the last reading of a page, checked after each batch.
+Meanwhile, the read holds its slot, and the client receives nothing."""
 MIN_BYTES = 4 * 2**20
 """Merge buffer that each read gets, even if many reads are under way."""
 
@@ -56,7 +56,7 @@ MAX_RANGES = 2**16
 """Maximum number of ranges of known ids that are kept for each shard (1 MiB). With more, the half
 that is farther from the last added range is dropped."""
 LARGE_BYTES = 8 * 2**20
-"""A segment with more content is large. A process decrypts only one large segment at a time."""
+"""A segment with more bytes of content is large. A process decrypts one large segment at a time."""
 
 NOBODY = Client("")
 ALL, FIRST = ReadFilter(), Page()
@@ -114,7 +114,7 @@ class IdRanges:
     def add(self, bounds: SegmentBounds) -> Overlap:
         """Add a segment; return whether it shares ids with earlier ones."""
         first, last = bounds.first_id, bounds.last_id
-        residue = first % ID_STRIDE  # ids of different shards never collide
+        residue = first % ID_STRIDE  # the shard: no id is in two shards
         dense = self._dense.setdefault(residue, _Ranges())
         sparse = self._sparse.setdefault(residue, _Ranges())
         if last - first == (bounds.count - 1) * ID_STRIDE:
@@ -199,7 +199,7 @@ class StoredReadings:
 
         The first page fixes the positions of the first and the last of these readings. Later pages
         return all readings between the two positions, including readings stored since. A streamed
-        descending read fixes the position of the last one at its first pause (`_with_end`).
+        descending read fixes the position of its end at its first pause (`_with_end`).
         """
         return PausableRead(
             self._slots,
@@ -208,9 +208,9 @@ class StoredReadings:
         )
 
     def max_relative_timestamp(self, vault: OpenVault | None = None) -> int | None:
-        """Return the greatest relative timestamp of a vault; None if there are no readings.
+        """Return the greatest relative timestamp of a vault; `vault=None`: of all vaults.
 
-        If `vault` is None, return that of all vaults.
+        Return None if there are no readings.
         """
         vault_id = None if vault is None else vault.vault_id
         return self._pool.run_idempotent(
@@ -371,11 +371,11 @@ def _may_repeat(selection: Selection, ranges: IdRanges, bounds: SegmentBounds) -
 
 
 def _with_end(page: Page, batch: Sequence[Reading], rest: Batches) -> Page:
-    """Return a page without a limit, which ends at the last reading of `rest`.
+    """Return `page` with an end at the last reading of `rest`, in place of the limit.
 
-    Return `page` unchanged if this takes longer than `END_SECONDS`, or if `rest` needs the slot for
-    large segments and another read holds it. Readings stored from now on may then take the place of
-    the last readings.
+    Return `page` unchanged if `rest` takes longer than `END_SECONDS`, or needs the slot for large
+    segments while another read holds it. Then readings stored from now on count towards the limit,
+    so the answer may lack its last readings.
     """
     last, due = batch[-1], time.monotonic() + END_SECONDS
     try:

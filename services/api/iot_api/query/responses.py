@@ -48,7 +48,7 @@ class ReadingForm(ABC):
     media_type: str
 
     def __init__(self, lead: bytes = b"", between: bytes = b"") -> None:
-        """`lead` precedes the first piece of readings, `between` each later one."""
+        """`lead` precedes the first piece of readings; `between` precedes each later piece."""
         self._lead = lead
         self._between = between
         self._buffer = bytearray()
@@ -281,7 +281,8 @@ class ReadingsStream:
             tail = self._tail()
             if self._record is not None:
                 self._record.end(self._sent)
-                self._record = None  # `answer` may still call `begin`, if only `tail` is too long
+                # `begin` must do nothing if only `tail` makes the response too long for one piece.
+                self._record = None
             yield tail
         finally:
             self._batch = []

@@ -21,8 +21,8 @@ from .window_aggregates import NUMERIC, PLACED, Window, new_window
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
-"""Limit of all texts that the windows of a request hold: values of the group fields, and texts that
-are the first or last value of a window."""
+"""Limit of all texts that the windows of a request hold, in characters: values of the group fields,
+and texts that are the first or last value of a window."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
 _WINDOW_BYTES = 400
@@ -30,17 +30,16 @@ _WINDOW_BYTES = 400
 _PENDING = 32_768
 """Number of values that are collected before they are added to their windows."""
 _PENDING_NUMBERS = 8 * _PENDING
-"""Up to this many values are collected, in place of `_PENDING`, if two conditions hold: there are
-many windows, and the aggregate is neither `first` nor `last`. The values of the other aggregates
-take little memory. Each time the collected values are added, each window costs a microsecond, so it
-saves time to add them less often."""
+"""Up to this many values are collected, in place of `_PENDING`, if there are many windows and the
+aggregate is neither `first` nor `last`. Then a value takes little memory. Each time the collected
+values are added, each window costs a microsecond, so adding values less often saves time."""
 
 _PENDING_BYTES = 32 * 2**20
-"""Size in bytes of the `freeform` texts whose values are collected before they are aggregated. A
-text counts once for each requested field."""
+"""The collected values are added to their windows once their `freeform` texts have this many bytes.
+A text counts once for each requested field."""
 
 _FEW = 16
-"""If a window of `step` has at least this many readings on average, its readings are collected
+"""If a step has at least this many readings on average, the readings of a step are collected
 together. Otherwise, each reading is collected by itself."""
 
 Group = Any
@@ -210,7 +209,7 @@ def _pending() -> Pending:
 
 
 def _same_step(times: Sequence[int], step: int) -> list[tuple[int, slice]] | None:
-    """Return [(number, slice)] if all `times` are in one step: its number, and a slice of all.
+    """Return [(number of the step, slice of all `times`)] if all `times` are in one step.
 
     Return None if there are several steps, and [] if there are no times. The function is fast if
     many times are equal, as times of receipt are.

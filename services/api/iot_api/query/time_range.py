@@ -98,7 +98,9 @@ def _moment(field: str, text: str, by: TimeOf) -> int:
     if by is TimeOf.RECEIVED and not _FIRST <= moment < _LAST:
         raise InvalidRequestError(f"{field}: must be in the years 1 to 9999", field=field)
     if not -INT64_MAX <= moment <= INT64_MAX:
-        raise InvalidRequestError(f"{field}: is beyond 64 bits in microseconds", field=field)
+        raise InvalidRequestError(
+            f"{field}: in microseconds since 1970, is beyond 64 bits", field=field
+        )
     return moment
 
 

@@ -25,9 +25,8 @@ from .readings import IdRanges, Overlap, Selection, opener
 _ID_BYTES = 40
 """Approximate memory of a remembered id."""
 _KEPT = 64
-"""A turn remembers the ids of the readings of its last segments. It never forgets a segment while
-it remembers fewer than this number. Beyond it, the turn forgets the segments that no later segment
-can overlap."""
+"""A turn remembers the ids of the readings of at least this many segments. Of more segments, it
+forgets those that no later segment can overlap."""
 
 
 class SharedReadingError(Exception):

@@ -76,7 +76,7 @@ class _Stdev:
             mean = squares = math.nan
         total, apart = self.count + count, mean - self.mean
         self.mean += apart * count / total
-        # Not `apart * apart * ...`: in the first call it may be infinite, and infinity * 0 is NaN.
+        # In the first call, `apart * apart` may be infinite, and infinity * 0 is NaN.
         self.squares += squares + apart * (self.count * count / total) * apart
         self.count = total
 

@@ -134,7 +134,7 @@ class VaultCache:
         """
         if self._clock() < cached.renew_at:
             return False
-        cached.renew_at = cached.expires_at  # so that no other caller does it
+        cached.renew_at = cached.expires_at  # so that no other caller gets True
         return True
 
     def put(

@@ -81,7 +81,7 @@ class ChangeFollower(threading.Thread):
             announced = self._changes.read(self._last)
         except RedisError:
             self.has_failed = True
-            # Until the next check, vaults may be opened from records that are older than a change.
+            # The next check must read all changes: until then, old records may open vaults.
             self._last = self._last or BEGINNING
             raise
         self.has_failed = False

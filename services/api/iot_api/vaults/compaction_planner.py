@@ -154,7 +154,7 @@ class CompactionPlanner:
     def look(self, vault: OpenVault) -> int:
         """Make compaction orders for a vault, and return their number.
 
-        Do nothing if the vault was scanned recently.
+        Do nothing if the vault was planned recently.
 
         Raises:
             RedisError, psycopg.Error: a store is away.

@@ -66,7 +66,8 @@ def verify_sources(
     if damaged:
         metrics.counter("iot_damaged_total").labels("segment").inc(len(damaged))
         _log.error(
-            "%d small segments of vault %s can't be decrypted and are not merged; first id %d",
+            "%d small segments of vault %s can't be decrypted and are not merged; "
+            "one begins with id %d",
             len(damaged),
             vault.vault_id,
             damaged[0],

@@ -221,7 +221,7 @@ class Vaults:
     def _renew(self, request: VaultRequest, cached: CachedVault) -> CachedVault | None:
         """Renew an open vault, and return it.
 
-        Return None if the vault was erased, or if its record has changed other than by a rewrap.
+        Return None if the vault was erased, or if its record was changed by more than a rewrap.
         While the record can't be read, the vault is used until it expires. A record that Postgres
         lacks is restored: it is known to be good, because the vault was opened with it.
         """
@@ -252,7 +252,7 @@ class Vaults:
             if not self._restorer.is_rewrapped(cached.record, record):
                 self.cache.forget(request.key)
                 return None
-            # Redis may still have an older record: keep one under the primary master key.
+            # Redis may still have an older record: keep a record under the primary master key.
             if cached.record.master_key_id != self._keyring().primary_id:
                 cached.record = record
         record = self._moved_when_idle(request, cached)
@@ -265,14 +265,14 @@ class Vaults:
 
         Return the vault's record. If other scrypts run, a later renewal tries again.
         """
-        # After an upgrade, all vaults in use are moved within minutes.
+        # So after an upgrade, all vaults in use get the newest lookup within minutes.
         record = cached.record
         try:
             if self.policy.current().must_move(record.format, record.scrypt_log2_n):
                 search = self._search(request, cached.missed, seconds=0)
                 return self._opener.move(search, record, cached.vault)
         except TooManyRequestsError:
-            pass  # scrypts run: a later renewal moves the vault
+            pass  # scrypts run: a later renewal tries again
         except UnavailableError as error:
             _log.warning("a vault keeps its old lookup until a later renewal: %s", error)
         return record
@@ -286,8 +286,8 @@ class Vaults:
     ) -> PasswordSearch:
         """Return a search for the password. Each scrypt waits for its turn, at most `seconds`.
 
-        Without `missed`, the search is for the password as sent. Otherwise it is for the normal
-        form, and `missed` has the lookups of the password as sent, under which no vault was found.
+        Without `missed`, the search is for the password as sent. With `missed`, it is for the
+        normal form; `missed` has the lookups of the password as sent, which have no vault.
         """
         key, client, reservation = request.key, request.client, request.reservation
 

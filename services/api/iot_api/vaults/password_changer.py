@@ -101,7 +101,7 @@ class PasswordChanger:
                     return
             except PolicyChangedError:
                 self._vaults.policy.forget()
-            # Another process moved the vault, or changed its password.
+            # Another process replaced the vault's record.
             self._vaults.cache.forget_vault(found.record.vault_id)
         raise UnavailableError("the vault is being changed by other requests; try again")
 

@@ -32,7 +32,7 @@ class OldRecordError(Exception):
 
 
 class PasswordSearch:
-    """Finds or creates the vault of one password. Computes each of its lookups only once."""
+    """Finds or creates the vault of one password. Computes each of the password's lookups once."""
 
     def __init__(
         self,

@@ -100,7 +100,7 @@ class RangeEraser:
             )  # fmt: skip
             with self._pool.connection() as connection:
                 self._audit.append(connection, event)
-            # Hide first: this process may be killed before it evicts what it has erased.
+            # Hide the vault first: this process may be killed before it evicts erased segments.
             self._hot_window.hide(vault.vault_id)
             return self._erase(vault, low, high)
 
@@ -111,22 +111,22 @@ class RangeEraser:
         return vault
 
     def _wait_until_stored(self, vault_id: uuid.UUID) -> None:
-        """Wait until all entries that are in the backlog now have left it.
+        """Wait until every entry that is now in the backlog has left it.
 
         Raises:
             UnavailableError: the wait takes too long, or entries of the vault are or were held.
         """
         until = time.monotonic() + WAIT_SECONDS
         created_at = self._row_created_at(vault_id)
-        # Wait twice: a drain that saw no row before this call may hold entries of the vault during
-        # the first wait. If they are released between two checks, they are in the backlog again,
-        # behind the end of the first wait. Later drains see the row and store them.
+        # Wait twice: a drain that read before the vault had a row may hold entries of the vault
+        # during the first wait. If they are released between two checks, they are in the backlog
+        # again, behind the end of the first wait. Later drains see the row and store them.
         for _ in range(2):
             self._refuse_held(vault_id)
             self._wait_until_removed(vault_id, until)
         self._refuse_held(vault_id)
         # Entries are held only while Postgres lacks the row, and may be released between two
-        # checks. A restored row has another time.
+        # checks. A restored row has another time of creation.
         if self._row_created_at(vault_id) != created_at:
             raise _held_error()
 

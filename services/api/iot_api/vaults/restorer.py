@@ -35,11 +35,12 @@ AWAY_SECONDS = 5.0
 """After an error of a store, `VaultRestorer.confirm` compares no record with Postgres for this
 long."""
 GIVEN_UP_SECONDS = 2 * SETTLING_SECONDS
-"""If Postgres still has a record this long after the record was hidden, the change of password or
-the erasure was not made. Longer than `SETTLING_SECONDS`, because Postgres was read a while ago."""
+"""If Postgres still has a record this long after the record was hidden in Redis, the change of
+password or the erasure was not made. Longer than `SETTLING_SECONDS`, because some time passes
+between the read of Postgres and the end of this time."""
 MAX_COMPARED = 1000
-"""Maximum number of records under old master keys that `VaultRestorer.master_keys_in_use` adds to
-the records that the thread compares with Postgres."""
+"""Maximum number of records under old master keys that one call of
+`VaultRestorer.master_keys_in_use` queues for a comparison with Postgres."""
 _CLOSE_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
@@ -205,8 +206,9 @@ class VaultRestorer:
             watched, self._watched = self._watched, {}
         try:
             changed = self.records.find_changed(watched.values())
-            # Otherwise, a record whose change of password or erasure has failed stays hidden in
-            # Redis for a day. If Postgres lost it then, the next PUT would create a new vault.
+            # Without `show`, a record whose change of password or erasure failed would stay hidden
+            # in Redis for a day. If Postgres lost the record then, the next PUT would create a new
+            # vault.
             unchanged = watched.keys() - {record.vault_id for record, _ in changed}
             self.records.show(map(watched.__getitem__, unchanged), hidden_for=GIVEN_UP_SECONDS)
             for record in self._adopt(changed):

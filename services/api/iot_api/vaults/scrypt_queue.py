@@ -95,7 +95,7 @@ class ScryptQueue:
         fills the queue could then tell from each answer whether a vault is open.
 
         A client that has used the vault in this process before learns nothing new. It is not
-        refused here, and gets `NO_RESERVATION`. Without a guess limit, this applies to all clients.
+        refused here, and gets `NO_RESERVATION`. Without a guess limit, all clients get it.
 
         Raises:
             TooManyRequestsError: the queue has no room for an unknown password of this client.
@@ -128,7 +128,7 @@ class ScryptQueue:
             turn.was_used = False  # another request showed the client to be a suspect
             wait.held.close()
             if wait.is_admitted:
-                # The suspects' queue might refuse the request, which would count as a guess.
+                # The suspects' queue might refuse the request, and the refusal count as a guess.
                 wait.enter(self._slots, Priority.LAST)
                 return "suspects"
         self._take_as_suspect(wait)
@@ -169,7 +169,7 @@ class _Wait:
         self.client = client
         self.held = held
         self.is_admitted = is_admitted
-        """Whether the request had a reservation: then no full queue refuses the request."""
+        """Whether the request had a reservation: then a full queue does not refuse it."""
         self._end = time.monotonic() + seconds
 
     @property

@@ -80,7 +80,7 @@ class VaultEraser:
                 )
             if self._try(found.record, password, client):
                 return
-            # Another process moved the vault, changed its password or erased it.
+            # Another process replaced the vault's record, or erased the vault.
             self._vaults.cache.forget_vault(found.record.vault_id)
         raise UnavailableError("the vault is being changed by other requests; try again")
 

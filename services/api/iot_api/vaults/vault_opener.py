@@ -164,7 +164,7 @@ class VaultOpener:
                 metrics.counter("iot_vaults_moved_total").inc()
                 return new
         except PolicyChangedError:
-            self._policy.forget()  # a later use moves the vault
+            self._policy.forget()  # a later use tries again
         except (RedisError, psycopg.Error) as error:
             report(_log, "a vault keeps its old lookup until a later use", error)
         return record

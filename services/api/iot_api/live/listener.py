@@ -116,7 +116,7 @@ class Listener:
                 self._changed.wait(left)
 
     def skipped_to(self) -> LivePosition | None:
-        """Return the position behind the events that were left out; None if no event was.
+        """Return the position behind the events that were left out; None if none was left out.
 
         The listener forgets these events: `take` returns no summary of them.
         """

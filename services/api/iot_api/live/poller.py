@@ -19,8 +19,8 @@ from .source import LiveSource
 POLL_SECONDS = 0.1
 """Time between two polls. A poll that finds nothing takes one round trip, for all streams."""
 LOOK_SECONDS = 1.0
-"""Interval at which all feeds are checked even if no shard was drained: the vault record of a feed
-may be due for a comparison with Postgres, or its position for an update (`IDLE_SECONDS`)."""
+"""Interval at which all feeds are checked even if no shard was drained. A feed's vault record may
+be due for a comparison with Postgres, or a feed's position for an update (`IDLE_SECONDS`)."""
 IDLE_SECONDS = 10.0
 """Interval at which the position of a vault without new readings is advanced to the state of the
 shards."""

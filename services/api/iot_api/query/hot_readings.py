@@ -58,8 +58,8 @@ class Readings(StoredReadings):
     ) -> PausableRead:
         """Read the readings received in the last `seconds` that pass the filter `within`.
 
-        They come from the hot window if it covers them. Later pages count the seconds back from the
-        time of the first page.
+        The hot window serves the read if it covers all of the seconds, or else Postgres. Later
+        pages count the seconds back from the time of the first page.
         """
         return PausableRead(
             self._slots,
@@ -130,11 +130,11 @@ class Readings(StoredReadings):
     def _hot(
         self, selection: Selection, page_range: PageRange, found: Sequence[SegmentBounds]
     ) -> Generator[Sequence[Reading], None, None]:
-        """Read the hot window up to a segment that is missing or can't be opened, then Postgres."""
+        """Read the hot window. If a segment is missing or can't be opened, go on with Postgres."""
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
         try:
-            # Close the generator before Postgres is read: it keeps the payloads that it has fetched.
+            # Close the generator before Postgres is read: it keeps all payloads that it fetched.
             with closing(self._hot_segments(selection.vault, page_range, wanted)) as segments:
                 for batch in self._merged(selection, segments, page_range):
                     reached = position(batch[-1])

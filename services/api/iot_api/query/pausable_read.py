@@ -3,9 +3,9 @@
 A client may stop reading in the middle of a response, and continue at any later time. So a read
 produces its readings in turns. A turn holds a slot, a Postgres connection with its transaction, and
 the merge buffer. The turn ends when the client stops reading (`PausableRead.pause`), or after a
-time limit. The next turn opens a new transaction and continues behind the last sent reading, like
-the next page of a paged read, or at the reading whose text is partly sent. Readings that are stored
-between two turns appear if their position is still ahead. Every other reading appears exactly once.
+time limit. The next turn opens a new transaction and continues behind the last sent reading, or at
+the reading whose text is partly sent. Readings that are stored between two turns appear if their
+position is still ahead. Every other reading appears exactly once.
 """
 
 import logging
@@ -50,8 +50,7 @@ class Cursor:
     after: Position
     descending: bool = False
     until: Position | None = None
-    """The position at which the read ends, after its last page, if the first page has determined
-    this position."""
+    """The position at which the read ends; None if the first page did not fix it."""
     received_low: int = 0
     """Earliest time of receipt, in Unix milliseconds; 0: not limited."""
 

@@ -90,7 +90,7 @@ class Selection:
             return
         self.found_overlap = True
         metrics.counter("iot_damaged_total").labels("overlap").inc()
-        why = "a row was put back, or the database was rolled back"
+        why = "a deleted row was inserted again, or the database was rolled back"
         message = "segments of vault %s have ids in common, such as %d: %s"
         _log.error(message, self.vault.vault_id, reading_id, why)
 

@@ -95,7 +95,7 @@ def _query(arguments: "MultiDict[str, str]") -> SeriesQuery:
     if aggregate not in set(Aggregate):
         raise _invalid("agg", f"must be one of {', '.join(Aggregate)}")
     if not fields and aggregate != Aggregate.COUNT:
-        raise _invalid("fields", f"name the fields for agg={aggregate}, such as fields=rssi,phase")
+        raise _invalid("fields", f"must be given for agg={aggregate}, such as fields=rssi,phase")
     query = SeriesQuery(
         parse_time_range(arguments),
         fields,

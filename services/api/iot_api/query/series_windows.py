@@ -110,7 +110,7 @@ class SeriesWindows:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows, ordered by time and groups. A row has a time, groups and aggregates.
 
-        Collected readings are added to their windows first, so this may raise the errors of `add`.
+        Collected readings are added to their windows first: `rows` may raise the errors of `add`.
         """
         self._flush()
         try:

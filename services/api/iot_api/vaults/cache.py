@@ -144,7 +144,7 @@ class VaultCache:
         vault: OpenVault,
         missed: tuple[bytes, ...] = (),
     ) -> CachedVault:
-        """Add an open vault, and return it as kept in the cache.
+        """Add an open vault, and return its `CachedVault`.
 
         If the cache is full, drop the vault that expires first. `missed` is as in `CachedVault`.
         """

@@ -167,7 +167,7 @@ class Vaults:
         self.cache.close()
 
     def note_held_entries(self) -> None:
-        """Start the search for missing vaults: writers hold entries. Returns immediately."""
+        """Start the search for missing vaults, because writers hold entries. Never blocks."""
         self._restorer.entries_are_held()
 
     def _writable(self, cached: CachedVault) -> OpenVault | None:

@@ -120,7 +120,7 @@ class PasswordChanger:
             self._vaults.searches(old, client, is_proven=True), policy, record
         )
         secret = self._free_secret(vault, new, policy, client)
-        # Counted before the change: a change that fails also tells the client that the new password
+        # Count before the change: a change that fails also tells the client that the new password
         # has no vault.
         count_guess()
         changed = wrap_vault(self._keyring(), vault, secret)

@@ -42,7 +42,8 @@ class RangeEraser:
     """Erases windows of relative time, one request at a time in a process.
 
     A request erases all readings of the window that were acknowledged before the request, and no
-    reading outside of the window. It first waits until these readings have left the backlog.
+    reading outside of the window. First, it waits until the acknowledged readings have left the
+    backlog.
 
     Segments within the window are deleted. A segment with readings inside and outside of the window
     is opened and replaced, in one transaction, by a segment with the readings outside. If

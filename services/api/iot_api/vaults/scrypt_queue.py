@@ -18,11 +18,11 @@ from .tried_passwords import TriedPasswords
 WAIT_SECONDS = 10.0
 """A request is refused if its estimated wait for its scrypt is longer."""
 ADMITTED_SECONDS = 20.0
-"""Longest wait for the first scrypt of a request that has a reservation. It exceeds `WAIT_SECONDS`:
-scrypts may take longer than estimated, and a refusal would count as a guess. It is shorter than the
-time that a process gives its requests at shutdown. The request's later scrypts may wait only for
-`WAIT_SECONDS` each, because the request may have read the vault's record, and must use the record
-within `password_changes.SETTLING_SECONDS`."""
+"""Longest wait for the first scrypt of a request that has a reservation. Longer than
+`WAIT_SECONDS`: scrypts may take longer than estimated, and a refusal would count as a guess.
+Shorter than the time that a process gives its requests at shutdown. Later scrypts of the request
+may wait only for `WAIT_SECONDS` each: the request may have read the vault's record, and must use
+the record within `password_changes.SETTLING_SECONDS`."""
 MAX_WAITING, MAX_WAITING_PER_CLIENT = 32, 24
 """Maximum number of requests in a queue for scrypt: of all clients together, and of one client. A
 scrypt takes a third of a second, so the last request of a full queue waits for about
@@ -30,7 +30,7 @@ scrypt takes a third of a second, so the last request of a full queue waits for 
 SUSPECTS_REST = 1.0
 """Shortest rest of a pod after a scrypt for a suspect, as a multiple of the scrypt's duration.
 During the rest, the pod starts no other scrypt for a suspect. A scrypt fills the CPU caches of all
-cores with its 128 MiB, which delays other requests."""
+cores with its 128 MiB, and so delays other requests."""
 MAX_KNOWN = 50_000
 """Maximum number of passwords that are remembered as known, with a cache key of 32 bytes each."""
 _BUSY = "too many passwords wait to be opened; try again"
@@ -39,7 +39,7 @@ _BUSY = "too many passwords wait to be opened; try again"
 class ScryptQueue:
     """Lets one request at a time compute a scrypt in this process, fairly between clients.
 
-    Passwords that this process has opened before go first, then passwords of clients that are not
+    Passwords whose vaults this process has opened go first, then passwords of clients that are not
     suspects, then passwords of suspects. All processes of a pod together compute only one scrypt
     for suspects at a time, and rest before the next one (`SUSPECTS_REST`).
     """
@@ -109,7 +109,7 @@ class ScryptQueue:
     def _take_turn(self, wait: "_Wait", key: bytes) -> str:
         """Wait for a turn. Return the name of the queue that gave the turn, for the metrics.
 
-        The name is "known" for passwords that this process has opened before, "suspects" for the
+        The name is "known" for passwords whose vaults this process has opened, "suspects" for the
         other passwords of suspects, and "first" for all other passwords.
         """
         if key in self._known:

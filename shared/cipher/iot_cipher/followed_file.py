@@ -50,7 +50,7 @@ class FollowedFile(Generic[Content]):
         self.check_at = clock() + self.CHECK_SECONDS
         """When the file must be checked again."""
         self._logged_fault = ""
-        # The stamp is taken before the file is read: a change in between is read again later.
+        # Take the stamp before the read: the next check then notices a change in between.
         self._stamp = self._stat()
         self.loaded = self._read_first()
         """The last valid content."""

@@ -84,7 +84,7 @@ class LiveHub:
         """Add a listener to the feed of a vault, for the readings behind `position`.
 
         If `position` is None, the listener gets the readings that are stored from now on. The feed
-        offers only the readings behind `Joined.until`; the caller reads the earlier ones.
+        offers only the readings behind `Joined.until`; the caller reads the earlier readings.
         `still_allowed` and `is_gone` are as in `Listener`.
 
         Raises:

@@ -56,7 +56,7 @@ class LivePoller:
         self._positions: Mapping[int, str] = {}
         """How far the shards were drained at the last poll."""
         self._look_at = 0.0
-        """Time of the next check of all feeds, which does not depend on drains (`LOOK_SECONDS`)."""
+        """Time of the next check of all feeds, even if no shard was drained (`LOOK_SECONDS`)."""
         self._in_postgres: deque[tuple[Feed, DrainedShards]] = deque()
         self._has_feeds = threading.Event()
         self._has_work = threading.Event()

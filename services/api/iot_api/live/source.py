@@ -36,8 +36,8 @@ MAX_BEHIND_READINGS, MAX_BEHIND_BYTES = 500_000, 64 * 2**20
 """If the segments in Postgres that a listener lacks have more readings or more bytes than this, the
 listener gets a summary in place of their readings."""
 PAGE_READINGS, PAGE_BYTES = 20_000, 4 * 2**20
-"""Approximate size of a page, which one transaction reads from Postgres. A page is longer if the
-ids of merged segments overlap."""
+"""Approximate number of readings, and of bytes, that one transaction reads from Postgres: a page. A
+page is longer if the ids of merged segments overlap."""
 
 _INSTEAD = "live streams read Postgres instead of the hot window"
 

@@ -213,7 +213,7 @@ class PausableRead:
                     busy = True
                     self._advance_page()
                     self._end_turn()
-                # Not in the except clause, where the traceback would keep the merge buffer alive.
+                # Wait after the except clause: its traceback would keep the merge buffer alive.
                 if busy:  # wait without a slot: the read with the large segment may need one
                     seconds = NEXT_TURN_SECONDS if self._begun else LARGE_SECONDS
                     self._enter(self._large, self._slots.large_segment, seconds)

@@ -50,7 +50,7 @@ END_SECONDS = 0.5
 """Longest time for which a pause looks for the last reading of a page, checked after each batch.
 Meanwhile, the read holds its slot, and the client receives nothing."""
 MIN_BYTES = 4 * 2**20
-"""Merge buffer that each read gets, even if many reads are under way."""
+"""Size in bytes of the merge buffer that each read gets, even if many reads are under way."""
 
 MAX_RANGES = 2**16
 """Maximum number of ranges of known ids that are kept for each shard (1 MiB). With more, the half
@@ -100,7 +100,7 @@ class Overlap(Enum):
 
     NONE = 0
     POSSIBLE = 1
-    """The ranges overlap, but one of them has gaps: only the readings can tell."""
+    """The ranges of ids overlap, but one of them has gaps: maybe no id is in both segments."""
     CERTAIN = 2
 
 
@@ -293,7 +293,7 @@ class StoredReadings:
     def _merge_buffer_share(self) -> Iterator[Callable[[], int]]:
         """Yield a function that returns how many bytes this read may buffer.
 
-        These are `BUFFER_BYTES` divided by the number of running reads, but at least `MIN_BYTES`.
+        This is `BUFFER_BYTES` divided by the number of running reads, but at least `MIN_BYTES`.
         """
         self._running += 1
         try:

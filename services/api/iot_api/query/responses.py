@@ -29,8 +29,8 @@ CHUNK = 512
 """Number of readings encoded at a time. The output of so few readings stays in the CPU cache, so it
 is cheaper to send."""
 RUN_CHUNK = 2048
-"""Number of readings of a `Run` encoded at a time. It may exceed `CHUNK`: all texts of a `Run` but
-one have a bounded size in total. Larger pieces save time, because each piece costs a send."""
+"""Number of readings of a `Run` encoded at a time. It may exceed `CHUNK`, because at most one text
+of a `Run` is long. Larger pieces save time, because each piece costs a send."""
 PIECE_CHARACTERS = 256 * 1024
 """Limit of the texts of all readings in one piece, in characters."""
 CUT_CHARACTERS = 128 * 1024
@@ -118,7 +118,7 @@ class JsonForm(_JsonReadings):
 
     def encode(self, readings: Sequence[Reading]) -> bytes:
         """Encode readings as items of the list. The first call also begins the list."""
-        # Use one buffer: each copy of a response costs a tenth of its encoding.
+        # Use one buffer: a copy of a response takes a tenth of the time of its encoding.
         lead, buffer = self._next_lead(), self._buffer
         _encoder.encode_into(readings, buffer, len(lead) - 1)
         buffer[: len(lead)], buffer[-1:] = lead, b""

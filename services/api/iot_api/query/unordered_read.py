@@ -65,7 +65,7 @@ class UnorderedRead:
         self._charged = 0
         self._ranges = IdRanges()
         self._produced: dict[SegmentBounds, _Produced] = {}
-        """The segments of this turn that later ones may overlap."""
+        """The segments of this turn that later segments may overlap."""
         self._before: dict[SegmentBounds, _Produced] = {}
         """Segments of earlier turns that may have readings behind the start of this turn."""
         self._prune_at = _KEPT

@@ -49,9 +49,9 @@ class VaultRequest:
 class Vaults:
     """Finds, creates, opens and renews vaults.
 
-    One scrypt runs at a time in a process, which bounds its memory (`ScryptQueue`). Concurrent
-    requests with the same password share one opening, and its error (`SharedOpenings`). A request
-    that waits for a store delays no request with another password.
+    To bound its memory, a process runs one scrypt at a time (`ScryptQueue`). Concurrent requests
+    with the same password share one opening, and its error (`SharedOpenings`). A request that waits
+    for a store delays no request with another password.
     """
 
     def __init__(

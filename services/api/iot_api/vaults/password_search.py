@@ -85,9 +85,9 @@ class PasswordSearch:
         """Create a vault for the password. If new vaults are audited, also add an audit record.
 
         Return the record of the created vault, the record that is stored for the password, and the
-        created vault, open. If another process created a vault for the password first, its record
-        is the stored one, and the vault created here is not stored. Raises the errors of
-        `VaultRecords.add`.
+        created vault, open. If another process created a vault for the password first, the stored
+        record is the record of that vault, and the vault created here is not stored. Raises the
+        errors of `VaultRecords.add`.
         """
         fresh, vault = create_vault(self.keyring, next(self.secrets(policy)))
         event = audit_event(

@@ -70,7 +70,7 @@ class RangeEraser:
         self._audit = audit
         self._require_safe = require_safe
         self._lock = threading.Lock()
-        """Held by the one request that erases, which bounds the memory for opened segments."""
+        """Held by the one request that erases, to bound the memory for opened segments."""
 
     def erase(self, password: bytes, low: int, high: int, client: Client) -> int:
         """Erase the readings with a relative timestamp from `low` to `high`; return their number.

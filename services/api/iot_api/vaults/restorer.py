@@ -25,8 +25,8 @@ IDLE_SECONDS = 2.0
 """If no request asks for a check within this time, the restorer's thread calls
 `VaultRestorer.check` nevertheless: writers may hold entries of vaults that no request uses."""
 SCAN_SECONDS = 10.0
-"""Shortest time between two scans of all vault records in Redis, which search for the vaults of
-held entries."""
+"""Shortest time between two searches of all vault records in Redis for the vaults of held
+entries."""
 KEEP_SECONDS = 60.0
 """While Postgres is away, the expiry of records in Redis is extended at this interval."""
 CLEAN_SECONDS = 10.0
@@ -92,10 +92,9 @@ class VaultRestorer:
     def confirm(self, record: VaultRecord) -> VaultRecord:
         """Compare `record` with Postgres, and return the record to use.
 
-        The record to use is the one that Postgres has for the vault. If Postgres has none, it is
-        the one that Postgres has for the lookup of `record`. If Postgres has neither, store
-        `record` in Postgres and return it. While a store is away, return `record`; the restorer's
-        thread compares `record` with Postgres later.
+        Return the record that Postgres has for the vault, or else the record that Postgres has for
+        the lookup of `record`. If Postgres has neither, store and return `record`. While a store is
+        away, return `record`; the restorer's thread compares it with Postgres later.
 
         Raises:
             PolicyChangedError: Postgres lacks the vault, and `record` has a format or scrypt cost

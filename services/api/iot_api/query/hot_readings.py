@@ -130,7 +130,7 @@ class Readings(StoredReadings):
     def _hot(
         self, selection: Selection, page_range: PageRange, found: Sequence[SegmentBounds]
     ) -> Generator[Sequence[Reading], None, None]:
-        """Read the hot window. If a segment is missing or can't be opened, go on with Postgres."""
+        """Read the hot window. If a segment is missing or can't be opened, go on from Postgres."""
         reached = page_range.after
         wanted = filter(selection.read_filter.may_match, found)
         try:

@@ -23,8 +23,7 @@ BATCH = 4096
 BATCH_BYTES = 2 * 2**20
 """Approximate memory of a batch of large readings."""
 SINGLE_BYTES = 2**18
-"""Rows behind all buffered readings stay columns if they take at least this many bytes, or are as
-many as the readings of a batch."""
+"""Rows that do not fill a batch stay columns if they take this many bytes (`MergeBuffer`)."""
 BUFFER_BYTES = 16 * 2**20
 """Approximate memory for decrypted readings of overlapping segments."""
 _READING_BYTES = 300

@@ -246,7 +246,7 @@ class PausableRead:
         self._batch = []
 
     def _skip_to(self, reading: Reading) -> None:
-        """Begin the next turn with `reading`: leave out new readings with earlier positions."""
+        """Begin the next turn with `reading`: leave out new readings before `reading`."""
         order = DESCENDING if self._page.descending else ASCENDING
         before = order.just_before(order.key(reading))
         # `_after` may be the position of `reading`: damaged segments may have one position twice.

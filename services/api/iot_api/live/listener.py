@@ -62,7 +62,7 @@ class Listener:
     def offer(self, event: ReadingsEvent) -> None:
         """Add an event, unless the stream has ended. Never blocks.
 
-        If too many events wait, replace all of them and this one with a summary.
+        If too many events wait, replace them and `event` with a summary.
         """
         with self._changed:
             size = len(event.text)

@@ -68,7 +68,7 @@ def encode_position(position: LivePosition, vault_id: bytes) -> str:
 
 
 def decode_position(field: str, text: str, vault_id: bytes) -> LivePosition:
-    """Decode a position that `encode_position` encoded. `field` is the member or header with it.
+    """Decode a position that `encode_position` encoded. `field` names its member or header.
 
     Raises:
         InvalidRequestError: the position is malformed, or belongs to another vault.

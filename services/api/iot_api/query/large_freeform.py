@@ -20,7 +20,7 @@ from iot_models.reading import SEPARATOR
 from iot_models.segment import RUN_CHARACTERS
 
 SMALL_BYTES = 2 * RUN_CHARACTERS
-"""A text of up to this size may become Python objects."""
+"""Objects and lists of up to this size, in bytes, are decoded as a whole."""
 _MAX_DIGITS = 4300
 """Maximum number of digits of an integer. msgspec has the same limit, and so has CPython by
 default."""

@@ -408,7 +408,7 @@ class MergeBuffer:
         self._require_more()
 
     def _spill(self) -> None:
-        """Remove the later half of the readings from the buffer; reopen their segments later."""
+        """Remove the later half of the readings, and note where to open their segments again."""
         self._sort()
         keep = len(self._readings) // 2
         if not keep:

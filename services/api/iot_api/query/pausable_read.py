@@ -151,9 +151,9 @@ class PausableRead:
         self._batches = plan(self)
         self._page = Page()
         self._after: Position | None = None
-        """Position of the last reading of this page that was sent."""
+        """Position of the last sent reading of this page."""
         self._given = 0
-        """Number of readings of this page that were sent."""
+        """Number of sent readings of this page."""
         self._batch: Sequence[Reading] = []
         self._producer: Batches | None = None
         self._fix_end: FixEnd | None = None

@@ -43,7 +43,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class SeriesQuery:
-    """The request for a series. It has one row for each reading, or for each window of readings."""
+    """The request for a series of one row for each reading, or for each window of readings."""
 
     time_range: TimeRange
     fields: tuple[str, ...]

@@ -158,8 +158,6 @@ class ScryptQueue:
 
 
 class _Wait:
-    """The wait of one request for its turn."""
-
     def __init__(
         self, client: Client, seconds: float, held: ExitStack, *, is_admitted: bool
     ) -> None:

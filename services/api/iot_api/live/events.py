@@ -41,7 +41,7 @@ def encode_event(name: str, content: object, event_id: str | None = None) -> byt
 
 
 def open_event(now: int, event_id: str, retry_ms: int, heartbeat_seconds: int) -> bytes:
-    """Return the first event of a stream. `now` is `LiveSource.time`."""
+    """Return the first event of a stream. `now` is the time of Redis in Unix milliseconds."""
     content = {"time": now, "heartbeat": heartbeat_seconds}
     return b"retry: %d\n%b" % (retry_ms, encode_event("open", content, event_id))
 

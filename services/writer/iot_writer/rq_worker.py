@@ -190,7 +190,7 @@ def work(writer: Writer) -> None:
             except RedisError as error:
                 report(_log, "the writer waits for Redis", error)
             except POSTGRES_UNAVAILABLE as error:
-                report(_log, "the owner of Redis is not known", error)
+                report(_log, "it is unknown which installation Redis belongs to", error)
             except UnfitRedisError:
                 pass  # the watch has logged the reason
             except StopRequested:  # raised by RQ's signal handler, at any point
@@ -215,7 +215,7 @@ def _hand_over(writer: Writer) -> None:
             [names.drain_job(shard) for shard in writer.backlog.oldest_ages()]
         )
     except RedisError as error:
-        report(_log, "the drains are left to the sweep", error)
+        report(_log, "the sweep queues the drains", error)
     except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
         _log.debug("no drain is queued: %s", error)
 

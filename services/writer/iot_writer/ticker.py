@@ -46,11 +46,11 @@ class Ticker(threading.Thread):
                 self.tick()
                 self._check_clocks()
             except RedisError as error:
-                report(_log, "no job is queued", error)
+                report(_log, "periodic jobs are not queued", error)
             except (UnfitRedisError, *POSTGRES_UNAVAILABLE) as error:
-                _log.debug("no job is queued: %s", error)
+                _log.debug("periodic jobs are not queued: %s", error)
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                report(_log, "no job is queued", error)
+                report(_log, "periodic jobs are not queued", error)
 
     def tick(self) -> None:
         """Queue the jobs that are due.

@@ -141,8 +141,8 @@ METRICS = (
     Metric("iot_hot_window_seconds", "gauge", "api",
            "Seconds for which the hot window keeps segments (IOT_HOT_WINDOW_SECONDS)."),
     Metric("iot_hot_window_cover_seconds", "gauge", "api",
-           "The hot window holds all readings of a shard that were received within this many last "
-           "seconds. Absent for a shard that was never drained.", ("shard",)),
+           "The hot window holds all readings that a shard received in this number of seconds "
+           "before now. Absent for a shard that was never drained.", ("shard",)),
     Metric("iot_api_heartbeat_timestamp_seconds", "gauge", "api",
            "Unix time of the last heartbeat that a worker sent to Redis. With several workers, the "
            "earliest of these times.", of_processes="livemin"),

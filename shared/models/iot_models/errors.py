@@ -23,10 +23,7 @@ class ErrorCode(StrEnum):
 
 
 class Refusal(StrEnum):
-    """The limit that refused a request. A 429 answer contains this name, and clients rely on it.
-
-    `READS` is only used inside the API: its answer is a 503, without a name.
-    """
+    """The limit that refused a request. A 429 answer contains its value, and clients rely on it."""
 
     GUESSES = "guesses"
     """The client sent too many unknown passwords."""
@@ -45,7 +42,7 @@ class Refusal(StrEnum):
     LIVE_STREAMS = "live_streams"
     """The client or the process has its maximum of live streams."""
     READS = "reads"
-    """Too many reads are under way. The answer is 503, without this name."""
+    """Too many reads are under way. The answer is a 503, and does not contain this value."""
 
 
 class IotError(Exception):

@@ -63,11 +63,10 @@ class KeyNames:
         `bytes`: size of the backlog. `in:<shard>`, `out:<shard>`: bytes ever added and removed.
         `at:<shard>`: offset of the shard. `next:<shard>`: id of its next reading. `held`: number of
         held entries. `session_renewals`: how often writers asked for new sessions. `rate`: bytes
-        drained per second; `measured` and `measured_at` serve to compute it. `moved_at`: reads use
-        the hot window only for readings received after this time. It is the time at which a drain
-        last removed entries of vaults that now belong to another shard, or entries that the hot
-        window may lack. `whole`: set by a recount (`BacklogCounters`). `confirmed`: see
-        `backlog_confirm.lua`.
+        drained per second; `measured` and `measured_at` serve to compute it. `moved_at`: when a
+        drain last removed entries of vaults that now belong to another shard, or entries that the
+        hot window may lack. Reads use the hot window only for readings received later. `whole`: set
+        by a recount (`BacklogCounters`). `confirmed`: see `backlog_confirm.lua`.
         """
         return f"{self.prefix}iot:backlog"
 

@@ -41,7 +41,6 @@ _kept = _masks(0)
 
 
 def _masks_of(count: int) -> _Masks:
-    """Return the masks for a column of `count` integers."""
     global _kept  # noqa: PLW0603 - replaced as a whole, so threads may share it
     kept = _kept
     if count > kept.numbers:

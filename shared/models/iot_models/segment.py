@@ -6,8 +6,8 @@ The readings are ordered by (interrogator timestamp, id). Each segment has these
   compresses plain 64-bit numbers badly
 - the `freeform` texts
 
-The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in the
-order above. Ids are not stored, because each is `ID_STRIDE` more than the last, and times are
+The form says how ids and times of receipt are stored. `ARRIVAL`: the readings were received in this
+order. Ids are not stored, because each is `ID_STRIDE` more than the one before, and times are
 run-length encoded. `SORTED`: like `ARRIVAL`, but one more column has each reading's position in the
 order of receipt. `MERGED`, `MERGED_ALONE`: ids and times are two more columns.
 

@@ -28,14 +28,14 @@ from .segment import (
 )
 
 ENTRY_LEVEL = 1
-"""Entries live for about a second, so speed matters more than size. Level -1 takes half of the
-time, but does not compress digits that don't repeat."""
+"""The zstd level for entries. They live for about a second, so speed matters more than size. Level
+-1 takes half of the time, but does not compress digits that don't repeat."""
 SEGMENT_LEVEL = 1
 """The zstd level for segments of a drain. These live until compaction merges them, or for years.
 Level 3 takes longer and, for most kinds of readings, even compresses less. Level 5 saves a
 twentieth of the bytes and takes three times as long."""
 MERGED_LEVEL = 9
-"""Merged segments are compressed once, in the background, and live for years."""
+"""The zstd level for merged segments, which are compressed in the background and live for years."""
 
 _BATCH_READINGS = 16
 """If the batches of a segment have at least this many readings on average, whole batches are sorted

@@ -184,7 +184,7 @@ class Settings:
         16,
         "Number of vaults that one PUT may open or create, if IOT_SCRYPT_LOG2_N is 17. Each step "
         "below 17 doubles the number, and each step above halves it. If a PUT needs more, it opens "
-        "this number of vaults and is answered 429. When the PUT comes again, they are open.",
+        "this number of vaults and is answered 429. The repeated PUT finds these vaults open.",
         minimum=1,
         maximum=100_000,
     )

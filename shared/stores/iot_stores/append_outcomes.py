@@ -12,7 +12,7 @@ MAX_RETRY_SECONDS = 60
 
 
 class AppendOutcome(IntEnum):
-    """What the script did with a request.
+    """What `backlog_append.lua` did with a request.
 
     For each request, the script returns a list that begins with one of these numbers. There are two
     exceptions. For an added request with a single entry, the script returns only a number: how many
@@ -55,8 +55,8 @@ def refuse(outcome: int, *more: int) -> NoReturn:
     """
     if outcome == AppendOutcome.LOST:
         raise UnavailableError(
-            "Redis has lost what it remembered of an earlier attempt at this request "
-            "(Idempotency-Key); this attempt stored nothing, try again"
+            "Redis has lost the record of an earlier attempt at this request (Idempotency-Key); "
+            "this attempt stored nothing, try again"
         )
     if outcome == AppendOutcome.FULL:
         raise _full(*more)

@@ -127,7 +127,7 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        # Whoever has the audit key may have forged it. It must not stop the chain or a rotation.
+        # Forged with the audit key. The record must not stop the chaining or a rotation.
         raise DecryptionError("an audit record is not text") from None
 
 

@@ -31,8 +31,8 @@ _PENDING = """
     SELECT id, timestamptz_send(at), sealed FROM audit_unchained
     WHERE substring(sealed FROM 2 FOR 4) = ANY(%s) ORDER BY id LIMIT %s
 """
-"""Leaves out records under a master key whose audit key this writer has not loaded yet. Another
-writer, or this one later, makes the links of these records."""
+"""Selects records without a link whose audit key this writer has loaded. Another writer, or this
+one later, chains the others."""
 _HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
 _LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
 _INSERT = """

@@ -181,7 +181,7 @@ class Backlog(BacklogAppender):
         limit.
 
         With `IOT_REDIS_WAIT_REPLICAS` or `IOT_REDIS_WAIT_FSYNC`, wait until the replicas or disks
-        have the entries. Otherwise, a failover could lose a stored entry together with its
+        have the entries. Without the wait, a failover could lose a stored entry together with its
         `Idempotency-Key`, and a repeated request would be stored as new readings. If Redis refuses
         WAIT or WAITAOF, for example without permission, do not wait.
 
@@ -218,7 +218,10 @@ class Backlog(BacklogAppender):
         return waiting
 
     def _read_streams(self, ranges: Mapping[int, tuple[str, int]]) -> dict[int, list[WaitingEntry]]:
-        """Return the oldest entries of each shard. `ranges`: end, and number of entries."""
+        """Return the oldest entries of each shard.
+
+        `ranges`: for each shard, the last id to read and the maximum number of entries.
+        """
         commands: list[Sequence[str | int]] = [("TIME",)]
         for shard, (end, count) in ranges.items():
             commands.append(("XRANGE", self._names.stream(shard), "-", end, "COUNT", count))

@@ -9,8 +9,8 @@
 --     name to remember the request by ('': none). With a name: seconds to remember it, its answer, counters of
 --     remembered requests, their maximum, counter of the client's remembered requests, its maximum, number of
 --     other names it may have, those names. Then the entries.
---   In front of a request may be one more field for its entries: a letter, which is the name of the field, and the
---   value. `p`: traceparent. `r`: time of receipt of an entry that was in the stream before.
+--   An argument in front of a request may name one more field for its entries: its first letter is the name of the
+--   field, the rest is the value. `p`: traceparent. `r`: time of receipt of an entry that was in the stream before.
 -- Returns {held entries, how often writers requested new sessions, the outcome of each request}. Outcomes:
 --   bytes ever added to the shard: the only entry of the request was added
 --   {1, bytes ever added to the shard (for each entry)}: the entries were added

@@ -159,7 +159,7 @@ class AppendScript:
         """Send the packed commands of a group, and return their answers as Redis gives them.
 
         If the connection breaks, call `on_failure` and send the commands again, as redis-py's
-        client would do. `scripts.round_trip` does the same, but a PUT has to pass few files.
+        client would do. A copy of `scripts.round_trip`: the code of a PUT should be in few files.
         """
         connection = self._checked_connection()
         self._check_at = 0.0

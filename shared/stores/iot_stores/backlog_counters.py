@@ -27,8 +27,8 @@ class BacklogCounters:
         self._recount = load_script(client, "backlog_recount.lua")
 
     def recount(self) -> list[str]:
-        """Recount all counters if one is damaged, if their hash is missing or overwritten, or if no
-        recount has seen it yet.
+        """Recount all counters if one is damaged, or if their hash is missing, overwritten, or was
+        never recounted.
 
         Return the names of the damaged counters. If Redis has no valid hash of counters, these are
         all counters that are not 0 after the recount, and the hash itself if it was overwritten.

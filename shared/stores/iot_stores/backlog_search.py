@@ -1,8 +1,8 @@
 """Find how many of the oldest entries of a shard have a given number of bytes.
 
-The mean size of the entries does not tell: large entries may wait before many small ones. But each
-entry has its position, the number of sealed bytes ever added to the shard. So a search finds the
-last entry to read, and fetches only a few entries.
+The mean size of the entries is no help: large entries may wait before many small ones. But each
+entry has its position, the number of sealed bytes ever added to the shard. So a search for the last
+entry to read fetches only a few entries.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def end_of_read(client: "Redis", stream: str, max_bytes: int) -> str:
     """Return the end of a range (XRANGE) with the oldest entries of a stream.
 
     The range has every entry that begins before `max_bytes` are reached, and none that begins after
-    9/8 of `max_bytes`. Return "+", the end of the stream, if it has less, or if the positions of
-    its entries do not rise: another program has added entries or changed the counters.
+    9/8 of `max_bytes`. Return "+", the end of the stream, if the stream has fewer bytes, or if the
+    positions of its entries do not rise: another program has added entries or changed the counters.
 
     Raises:
         RedisError: Redis can't serve.

@@ -22,7 +22,7 @@ CACHE_SECONDS = 86_400
 HIDE_SECONDS = CACHE_SECONDS + 3600
 """How long records under the lookup of an old password are hidden after the change of password.
 
-Redis keeps a record for `CACHE_SECONDS`. This time is longer, so that a record that a process
+Redis keeps a record for `CACHE_SECONDS`. Hiding lasts longer, so that a record that a process
 caches shortly after the change expires before it would be visible again."""
 _BATCH = 500
 _HEADER = struct.Struct("<16s32s16sB")

@@ -37,7 +37,7 @@ class DeadLetter:
     def received_for_replay(self, now: int) -> int | None:
         """Return the time of receipt that the entry keeps in a replay; None for a new time.
 
-        Only another program adds a letter with an unknown time, or with a time after `now`.
+        The entry gets a new time if its own is unknown or after `now`: another program wrote it.
         """
         return self.received if 0 < self.received <= now else None
 
@@ -113,7 +113,7 @@ class DeadLetters:
         Raises `ValueError` if `letter_id` does not have the form of an id (`is_letter_id`).
         """
         if not is_letter_id(letter_id):
-            raise ValueError(f"{letter_id!r} does not have the form of a dead letter's id")
+            raise ValueError(f"{letter_id!r} is not a dead letter's id, such as 1795414643286-0")
         found = self._client.xrange(self._names.dead_letters, letter_id, letter_id)
         letters = cast("list[StreamItem]", found)
         return _dead_letter(*letters[0]) if letters else None
@@ -141,8 +141,8 @@ def is_letter_id(text: str) -> bool:
 def _dead_letter(letter_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     """Return the dead letter in a stream item. Missing or invalid fields get default values.
 
-    Only another program writes items with missing or invalid fields, except that letters of earlier
-    versions lack `r`. Such an item can be dropped like other dead letters.
+    Letters of earlier versions lack `r`. Items with other missing or invalid fields come from
+    another program, and can be dropped like dead letters.
     """
     entry_id = fields.get(b"id", b"").decode(errors="replace")
     entry_id = entry_id if is_letter_id(entry_id) else "0-0"

@@ -438,4 +438,4 @@ def stored_segment(
 def note_damaged(vault_id: uuid.UUID, bounds: SegmentBounds) -> None:
     """Count and log a segment that can't be opened."""
     metrics.counter("iot_damaged_total").labels("segment").inc()
-    _log.error("segment %s/%d can't be opened", vault_id, bounds.first_id)
+    _log.error("segment %d of vault %s can't be opened", bounds.first_id, vault_id)

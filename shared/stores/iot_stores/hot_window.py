@@ -13,8 +13,8 @@ The cover must never claim a segment that the window lacks:
 - After a restore, Postgres may lack drains whose segments are in the window. Later drains may store
   the entries of these drains again, in other segments, so `since` moves past the lost drains. A
   later drain that stores the same entries again ends at the position that the cover already has,
-  but gives the readings other ids. If the window lacks its segments, the position does not show the
-  gap. So the cover also holds the next id after its last drain.
+  but gives the readings other ids. If the window lacks the segments of this later drain, the
+  position does not show the gap. So the cover also holds the next id after its last drain.
 - The window may have its own Redis, which may have been away during drains, or restored to an
   earlier state. The backlog's Redis holds the position up to which each shard is drained: a cover
   is valid only if it reaches this position. Times are always by the clock of the backlog's Redis,
@@ -362,9 +362,8 @@ class HotWindow:
         return [("HMGET", self._names.hot_cover(shard), *_COVER) for shard in shards]
 
     def _index_command(self, vault_id: uuid.UUID, begin: int) -> Sequence[str | int]:
-        """Return the Redis command that finds the segments of a vault, by time of receipt.
-
-        It finds segments with readings received since `begin` (Unix milliseconds).
+        """Return the Redis command that finds a vault's segments with readings received since
+        `begin` (Unix milliseconds).
         """
         return "ZRANGEBYSCORE", self._names.hot_index(vault_id.bytes), begin, "+inf"
 

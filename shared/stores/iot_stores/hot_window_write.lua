@@ -42,7 +42,8 @@ local function is_overwritten(position, since, seconds)
   return (position or since or seconds) and not (is_position and is_number(since) and is_number(seconds))
 end
 
--- Add the segments whose values begin from `first` to `last`. Return whether the window has lost other segments.
+-- Add the segments whose values are at the positions `first` to `last` of ARGV. Return whether the window has lost
+-- other segments.
 local function add_segments(first, last)
   local lost = false
   for i = first, last, 5 do

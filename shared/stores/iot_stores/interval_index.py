@@ -32,11 +32,11 @@ REACH: LiteralString = """width_bucket(
 
 
 def probes(position: Position) -> tuple[list[int], list[int], list[int]]:
-    """For each class of length, return a position before which no segment of this class that
-    contains `position` starts.
+    """Return, for each class of length, the earliest possible start of a segment that contains
+    `position`.
 
-    The result is three lists with one item for each class: the numbers of the classes, and the
-    times and the ids of the returned positions.
+    The result is three lists with one item for each class: the number of the class, and the time
+    and the id of the start.
     """
     here = (position[0] << _ID_BITS) + position[1]
     lowest = INT64_MIN << _ID_BITS

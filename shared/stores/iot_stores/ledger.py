@@ -108,9 +108,9 @@ _STORED = """
 MAX_MISSING = 100_000
 """When an entry is stored, the numbers between the highest stored number and its own are noted as
 missing, but at most this many. Of a larger gap, only the highest numbers are noted, and the lower
-ones count as stored. A gap is larger only after a restore from backup, or if more entries of a
-session than this waited in one shard and became dead letters: while entries become dead letters,
-writers ask the API for new sessions."""
+ones count as stored. A gap gets larger only after a restore from backup, or if more entries of a
+session than this become dead letters in one shard. The latter is rare: when entries become dead
+letters, writers ask the API for new sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class Offset:
     position: str
     """Stream id of the last drained entry. It shows whether the hot window missed a drain."""
     received_max: int
-    """Latest time of receipt among the stored readings of the shard, and of any shard before the
-    last change of `IOT_SHARDS`. In Unix milliseconds."""
+    """Latest time of receipt of the readings that the shard has stored, and that any shard stored
+    before the last change of `IOT_SHARDS`. In Unix milliseconds."""
     next_id: int
     """Id of the next reading."""
 

@@ -111,8 +111,8 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
 
     Raises:
         RedisError: Redis is away.
-        IotError: another program has written a report. It is not skipped, because it may replace
-            that of a process which lacks a key.
+        IotError: another program has written a report, perhaps over the report of a process that
+            lacks a key. So the report is not skipped.
     """
     pattern = names.loaded_keys("*")
     found = sorted(cast("set[bytes]", set(client.scan_iter(match=pattern, count=_SCAN_COUNT))))
@@ -123,7 +123,9 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
             reports += [_decode(json.loads(text))] if text is not None else []
         except MALFORMED:
             key = printable(name.decode(errors="replace"))
-            raise IotError(f"the Redis key {key} has no report of a process: delete it") from None
+            raise IotError(
+                f"the Redis key {key} has no report of a process: delete the key"
+            ) from None
     return reports
 
 

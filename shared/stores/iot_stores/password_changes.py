@@ -94,8 +94,8 @@ class PasswordChanges:
         """Return the changes announced after the position `last`.
 
         If `last` is None, return only the changes that may not have settled: a process that has
-        just started reads no older records. If Redis has lost the position, return all changes in
-        the stream.
+        just started has read its records after all older changes. If Redis has lost the position,
+        return all changes in the stream.
 
         Raises:
             RedisError: Redis is away.
@@ -103,7 +103,7 @@ class PasswordChanges:
         entries = self._entries(last or BEGINNING)
         complete = last in {None, BEGINNING} or (bool(entries) and entries[0][0] == last)
         if not complete:
-            # Redis cut the entry off, or lost it in a failover.
+            # Redis trimmed the entry at `last`, or lost it in a failover.
             entries = fresh = self._entries(BEGINNING)
         elif last is None:
             settled = milliseconds(self._client.time()) - SETTLING_SECONDS * 1000

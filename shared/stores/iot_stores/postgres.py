@@ -276,7 +276,7 @@ def transaction(connection: Connection, *, copies: bool = False) -> Iterator[Non
 def rolled_back_if_open(connection: Connection) -> Iterator[None]:
     """If a transaction is open at the end of the block, roll it back.
 
-    For a block that sends BEGIN and COMMIT together with its statements, which saves round trips.
+    For a block that saves round trips: it sends BEGIN and COMMIT together with its statements.
     """
     try:
         yield

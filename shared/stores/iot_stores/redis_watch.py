@@ -373,7 +373,7 @@ def _judge(info: dict[str, Any], requirements: RedisRequirements) -> tuple[bool,
 def _unmarked(name: str, key: str) -> str:
     return (
         f"the user of {name} may not use the key {key}, so the service can't check which "
-        f"installation {name} belongs to: grant the permissions in production/redis-users.acl"
+        f"installation {name} belongs to: grant the permissions in redis-users.acl of the chart"
     )
 
 

@@ -87,7 +87,7 @@ class _Connection(SentinelManagedConnection):
 
 
 class _TlsConnection(_Connection, SentinelManagedSSLConnection):
-    """The same with TLS."""
+    """`_Connection` with TLS."""
 
 
 class _Master(Redis):

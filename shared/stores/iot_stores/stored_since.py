@@ -84,7 +84,7 @@ def stored_after(
 ) -> Generator[StoredSegment, None, None]:
     """Yield the segments of a search with ids above `behind_id`, in the order of their first ids.
 
-    Such a segment may also have lower ids, because compaction may have merged old segments with new
+    A segment may also have lower ids, because compaction may have merged old segments with new
     ones. Needs an open transaction.
     """
     with connection.cursor("stored_after", binary=True) as cursor:

@@ -79,7 +79,6 @@ class Stores:
 
     @cached_property
     def installation(self) -> Installation:
-        """The installation of this database."""
         return Installation(self.connect, self._keyring_mark, marks_keyring=self._marks_keyring)
 
     @cached_property
@@ -129,7 +128,6 @@ class Stores:
 
     @cached_property
     def backlog(self) -> Backlog:
-        """The backlog."""
         return Backlog(
             self.redis,
             self.names,
@@ -155,7 +153,6 @@ class Stores:
 
     @cached_property
     def hot_window(self) -> HotWindow:
-        """The hot window."""
         return HotWindow(
             self.hot_redis,
             self.names,
@@ -166,12 +163,10 @@ class Stores:
 
     @cached_property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters."""
         return DeadLetters(self.redis, self.names, confirm_ownership=self.watch.confirm_ownership)
 
     @cached_property
     def held_entries(self) -> HeldEntries:
-        """The held entries."""
         return HeldEntries(self.redis, self.names)
 
     @cached_property

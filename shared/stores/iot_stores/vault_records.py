@@ -302,8 +302,8 @@ class VaultRecords:
     def hide(self, record: VaultRecord) -> None:
         """Remove the record of an old password from the cache in Redis, and keep it hidden.
 
-        A process that read Postgres before the change may cache the record again: a Redis key tells
-        all processes to ignore it (`hide_records`). If Redis fails, log the error and return.
+        A process that read Postgres before the change may cache the record again. So a Redis key
+        tells all processes to ignore it (`hide_records`). If Redis fails, log the error and return.
         """
         try:
             hide_records(self._client, self._names, record.vault_id, [record.lookup])
@@ -311,7 +311,7 @@ class VaultRecords:
             report(_log, "old vault records stay in Redis", error)
 
     def show(self, records: Iterable[VaultRecord], *, hidden_for: int = 0) -> None:
-        """Undo `hide` for records that Postgres has, if they were hidden `hidden_for` seconds ago.
+        """Undo `hide` for records in Postgres that were hidden at least `hidden_for` seconds ago.
 
         If Redis fails, log the error and return.
         """
@@ -423,7 +423,7 @@ def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
     if stored is None:
         if connection.execute(_RESTORE, (*_values(record), record.format)).rowcount:
             metrics.counter("iot_vaults_put_back_total").inc()
-            _log.warning("vault %s was missing in Postgres; restored", record.vault_id)
+            _log.warning("restored vault %s, which Postgres lacked", record.vault_id)
         stored = _stored(connection, record) or record
     # Without an insert, for example because another process has just inserted a new vault with this
     # lookup, the trigger does not check the vault.
@@ -433,7 +433,7 @@ def _restore(connection: Connection, record: VaultRecord) -> VaultRecord:
 
 
 def _stored(connection: Connection, record: VaultRecord) -> VaultRecord | None:
-    """Return the stored record of the vault, else of another vault with its lookup, else None."""
+    """Return the vault's stored record, else that of another vault with its lookup, else None."""
     parameters = {"vault_id": record.vault_id, "lookup": record.lookup}
     found = connection.execute(_STORED, parameters).fetchone()
     return None if found is None else VaultRecord(*cast("Sequence[Any]", found))

@@ -194,7 +194,7 @@ class Drain:
         try:
             return self._store(connection, batches)
         except _REFUSED as error:
-            _log.warning("Postgres refuses a batch; its parts are tried one by one: %s", error)
+            _log.warning("Postgres refuses entries of a batch; trying smaller batches: %s", error)
         if len(batches) > 1:
             return [
                 stored
@@ -307,12 +307,12 @@ class Drain:
     ) -> list[StoredBatch]:
         """Store the new entries of batches. Return what was stored of each batch.
 
-        Skip shards that other writers have locked. With `commit=False`, roll back the transaction:
-        it only shows whether Postgres accepts the entries.
+        Skip shards that other writers have locked. With `commit=False`, roll back the transaction,
+        to see only whether Postgres accepts the entries.
         """
         wanted = {batch.shard for batch in batches}
-        # Create the rows of shards and the partitions before the transaction. Within it, other
-        # writers that create the same would wait for its end.
+        # Create rows and partitions before the transaction. Otherwise, other writers that create
+        # the same ones would wait for the end of the transaction.
         if not wanted <= self._created:
             ledger.create_offsets(connection, wanted)
         months = set().union(*(batch.months() for batch in batches))
@@ -369,7 +369,7 @@ class Drain:
         stored_at = time.monotonic()
         for stored in stored_batches:
             stored.stored_at = stored_at
-            # Now: if a later step fails, the next drain finds only repeated entries.
+            # Not later: if a later step fails, the next drain reports the entries as repeated.
             for report_committed in self.on_committed if commit else ():
                 report_committed(stored)
         if any(len(numbers.missing) > MANY_MISSING for numbers in locked.sessions.values()):
@@ -409,8 +409,8 @@ class Drain:
         self._set_aside_entries = 0
         self._backlog.request_new_sessions()
         _log.warning(
-            "the ledger lacks many entry numbers (after a restore, or because of dead letters): "
-            "API processes start new sessions"
+            "asked the API for new sessions: the ledger lacks many entry numbers, after a restore "
+            "or because of dead letters"
         )
 
     def _write_hot_window(self, stored_batches: Sequence[StoredBatch]) -> bool:

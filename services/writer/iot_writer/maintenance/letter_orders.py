@@ -28,10 +28,9 @@ class LetterOrders:
     """Carries out the orders, one letter at a time.
 
     An order takes four steps: replay the letter (unless the order is to drop it), add a record to
-    the audit log, delete the letter, delete the order. Each step can be repeated, so a writer may
-    be killed at any point.
-    The ledger recognises a second copy of a replayed entry; the audit log may have the record
-    twice.
+    the audit log, delete the letter, delete the order. If the writer is killed, a later run repeats
+    steps: the ledger recognises a second copy of a replayed entry, and the audit log may have the
+    record twice.
     """
 
     def __init__(

@@ -19,8 +19,8 @@ CREATE INDEX segments_by_relative ON segments (vault_id, relative_max, relative_
 CREATE INDEX segments_received ON segments USING brin (received_min)
     WITH (pages_per_range = 16, autosummarize = on);
 
--- Every drain writes `seen_at`. With an index on it, no such update could stay within its page (HOT):
--- twice the WAL a drain, and two indexes and a table that grow until the next vacuum. Only retention reads `seen_at`, once an hour.
+-- Every drain writes `seen_at`. With an index on it, these updates could not stay within their page (HOT): a drain would
+-- write twice the WAL, and the table and two indexes would grow until the next vacuum. Only retention reads `seen_at`, hourly.
 DROP INDEX ingest_sessions_seen;
 
 -- Finds the segments that contain a position (interrogator timestamp, id), independent of the vault's size:

@@ -33,7 +33,7 @@ BEGIN
     CREATE TRIGGER note_pending_audit AFTER INSERT ON audit_log
         FOR EACH ROW EXECUTE FUNCTION note_pending_audit();
 
-    -- Inserted after the trigger is created, because that waits for all transactions that insert records.
+    -- Inserted after the trigger is created, because creating it waits for all transactions that insert records.
     INSERT INTO audit_pending SELECT id FROM audit_log;
 END
 $$;

@@ -41,7 +41,7 @@ BEGIN
     );
     EXECUTE format('REVOKE CREATE ON SCHEMA public FROM %I', eraser);
     IF eraser = 'iot_eraser' THEN
-        -- Not in postgres-roles.sql: roles belong to the server, so another database may have created this one.
+        -- Not in postgres-roles.sql: roles belong to the server, so another database may have created this role.
         GRANT USAGE ON SCHEMA public TO iot_eraser;
         REVOKE ALL ON segments, vaults FROM iot_eraser;
         GRANT SELECT, INSERT, DELETE ON segments TO iot_eraser;

@@ -42,8 +42,8 @@ _BATCH_READINGS = 16
 if possible. With smaller batches, sorting the single readings costs less."""
 _NUMBER = struct.Struct("<q")
 _MAX_WINDOW = 2**23
-"""Largest zstd window, in bytes, that `decompress_head` accepts: twice the largest window that the
-levels above use."""
+"""Largest zstd window, in bytes, that `decompress_head` accepts: twice the largest window that
+`MERGED_LEVEL` uses."""
 
 
 class _Contexts(threading.local):

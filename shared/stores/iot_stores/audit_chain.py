@@ -31,8 +31,8 @@ _PENDING = """
     SELECT id, timestamptz_send(at), sealed FROM audit_unchained
     WHERE substring(sealed FROM 2 FOR 4) = ANY(%s) ORDER BY id LIMIT %s
 """
-"""Selects records without a link whose audit key this writer has loaded. Another writer, or this
-one later, chains the others."""
+"""Selects records that have no link and whose audit key this writer has loaded. Another writer, or
+this one later, chains the others."""
 _HEAD = "SELECT sequence, link FROM audit_chain ORDER BY sequence DESC LIMIT 1"
 _LINK = "SELECT link FROM audit_chain WHERE sequence = %s"
 _INSERT = """

@@ -58,7 +58,7 @@ def hide_records(
 ) -> None:
     """Remove the vault's cached records under the lookups of its old password. Hide later ones.
 
-    A process that read Postgres before the change may cache a record after the change. Such a
+    A process that read Postgres before the change of password may cache a record afterwards. Such a
     record is hidden for `HIDE_SECONDS`. Records of other vaults stay, and stay visible: a new vault
     may have the old password. Raises `RedisError`.
     """

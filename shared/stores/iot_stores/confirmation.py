@@ -26,7 +26,7 @@ class Confirmation:
     def command(self) -> tuple[Any, ...]:
         """The command that waits for replicas and disks; () if neither is required.
 
-        The command waits for the writes that were sent over the same connection before.
+        The command waits for all earlier writes of its connection.
         """
         if self.fsync:
             return ("WAITAOF", 1, self.replicas, WAIT_MILLISECONDS)

@@ -1,4 +1,4 @@
-"""Orders of API processes to replay or drop a dead letter, which a writer carries out.
+"""Orders to replay or drop a dead letter: API processes give them, a writer carries them out.
 
 The Redis user of the API has no permission to delete dead letters. A hash in Redis holds at most
 one order for each letter, under the letter's id. An order names the client that asked for it. It is

@@ -8,8 +8,8 @@ A later version that stores another type must also use another name for the key.
 of this version would delete the key during a rolling update.
 
 `MistypedKeys` checks the keys of RQ, the streams of the backlog, and others such as the keys of
-dead letters and orders. The code that uses the remaining keys repairs them, for example
-`backlog_recount.lua`, `hot_window_write.lua` and the scripts of held entries.
+dead letters and orders. The remaining keys are repaired by the code that uses them, for
+example `backlog_recount.lua`, `hot_window_write.lua` and the scripts of held entries.
 """
 
 from collections.abc import Iterable, Iterator

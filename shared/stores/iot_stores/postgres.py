@@ -261,9 +261,9 @@ def short_query(
 
 @contextlib.contextmanager
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
-    """Run the block in a transaction, which Postgres ends if this process hangs.
+    """Run the block in a transaction. Postgres ends the transaction if this process hangs.
 
-    Otherwise, other processes would wait for its locks. If the block uses COPY, set `copies`:
+    So other processes do not wait for its locks. If the block uses COPY, set `copies`:
     Postgres then limits the time of each statement, too, because `IDLE_LIMIT` does not apply during
     a COPY.
     """

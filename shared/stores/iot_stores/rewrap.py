@@ -1,8 +1,7 @@
 """Rewrap vault records: encrypt the outer wrap again, with the primary master key.
 
-This needs no password. Each change is a compare-and-swap on the old wrap, so processes may change
-records meanwhile. The key id in a record says whether the record is done, so a rewrap that was
-killed can be repeated.
+Each change is a compare-and-swap on the old wrap, so processes may change records meanwhile. The
+key id in a record says whether the record is done, so a rewrap that was killed can be repeated.
 """
 
 import uuid

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class VaultDeletion:
     """Deletes the data of each erased vault twice.
 
-    The first deletion runs immediately. A slow process may add data after it, so the second runs
+    The first deletion runs immediately. A slow process may add data afterwards, so the second runs
     when no process can add data any more. Both can be repeated, so a writer may be killed at any
     point.
     """

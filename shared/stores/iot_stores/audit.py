@@ -114,7 +114,7 @@ def open_record(keys: AuditKeys, sealed: bytes) -> str:
     """Return the line of a sealed record.
 
     Raises:
-        DecryptionError: the record was changed, its key is unknown, or it is not text.
+        DecryptionError: the record was changed or is not text, or its key is unknown.
     """
     if len(sealed) < _FIRST_NONCE.stop:
         raise DecryptionError("an audit record is too short")

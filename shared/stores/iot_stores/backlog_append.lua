@@ -34,7 +34,7 @@ end
 local known = redis.call('HMGET', counters, unpack(fields))
 local size, held, renewals = tonumber(known[1] or '0'), tonumber(known[2] or '0'), tonumber(known[3] or '0')
 
--- HINCRBY takes integers of 64 bits, which have up to 19 digits.
+-- HINCRBY takes integers of 64 bits: every integer of up to 18 characters.
 local function is_integer(text)
   return not text or #text <= 18 and string.match(text, '^-?%d+$')
 end

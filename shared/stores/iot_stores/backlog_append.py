@@ -85,8 +85,8 @@ class _GroupAnswer(NamedTuple):
     wait_answer: Any
     """The answer to the WAIT or WAITAOF that follows the group; None without such a command."""
     was_resent: bool
-    """Whether the connection broke, and the group was sent again. Then an earlier copy of a refused
-    request may be in the backlog."""
+    """Whether the connection broke, and the group was sent again. If so, an earlier copy of a
+    refused request may be in the backlog."""
 
 
 _Answer = tuple[Any, _GroupAnswer]

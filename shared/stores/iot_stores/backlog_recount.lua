@@ -1,8 +1,8 @@
 -- Recount all counters of the backlog if one of them is damaged, or if their key is missing or holds a value of another
 -- type. A counter is damaged if it is not a number (another program wrote it), if `bytes` or `held` is missing,
 -- if more bytes were removed from a shard than were added, or if fewer were removed and no entry waits. Only this script
--- sets the field `whole`. If it is missing, the counters may have been deleted, and appends may have added some of them
--- again.
+-- sets the field `whole`. Without this field, the counters may have been deleted, and appends may have added some of
+-- them again.
 -- KEYS: counters, hash of the vaults with held entries. ARGV: prefix of the names of the shards' streams, prefix of the
 -- names of the streams of held entries.
 -- Returns the names of the damaged counters; empty if all were right. If the key was missing: the counters that

@@ -37,8 +37,8 @@ class DatedEntry(NamedTuple):
     def is_older_than(self, moment: int) -> bool:
         """Return whether the entry was both received and sealed before `moment`.
 
-        `moment` is in Unix milliseconds. If only one of the two times is before `moment`, its clock
-        may have been behind: return False.
+        `moment` is in Unix milliseconds. If only one of the two times is before `moment`, the
+        clock of this time may have been behind: return False.
         """
         return max(self.received, self.sealed) < moment
 

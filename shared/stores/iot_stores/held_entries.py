@@ -16,7 +16,7 @@ from .backlog_counters import parse_number
 from .scripts import load_script
 
 _RELEASE_BATCH = 500
-"""Maximum number of entries that one call of the script releases: each call blocks Redis."""
+"""Maximum number of entries that one call of `_release` moves: each call blocks Redis."""
 _VAULT = re.compile(rb"[0-9a-f]{32}")
 
 

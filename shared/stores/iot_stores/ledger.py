@@ -109,8 +109,8 @@ MAX_MISSING = 100_000
 """When an entry is stored, the numbers between the highest stored number and its own are noted as
 missing, but at most this many. Of a larger gap, only the highest numbers are noted, and the lower
 ones count as stored. A gap gets larger only after a restore from backup, or if more entries of a
-session than this become dead letters in one shard. The latter is rare: when entries become dead
-letters, writers ask the API for new sessions."""
+session than this become dead letters in one shard. A session rarely has so many: when entries
+become dead letters, writers ask the API for new sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +323,7 @@ def save(
 def _array(values: Iterable[object]) -> str:
     """Return numbers, UUIDs or names as the text of an array.
 
-    Passed one by one, the values would be escaped by psycopg, in half of the CPU time of
-    `begin_drain` and `save`.
+    Escaping each value with psycopg would take half of the CPU time of `begin_drain` and `save`.
     """
     return "{" + ",".join(map(str, values)) + "}"
 

@@ -62,9 +62,8 @@ class PasswordChanges:
         Call this before the password is changed; after the change, call `finish`. For an erasure,
         call this before and after the vault is erased.
 
-        Also remove the vault's records under `old_lookups` from Redis, and hide such records
-        (`hide_records`): a process that read Postgres before the change may cache such a record
-        afterwards.
+        Also remove the vault's records under `old_lookups` from Redis. Hide records that a process
+        caches later, because it read Postgres before the change (`hide_records`).
 
         Raises:
             RedisError: the change may have been announced or not.

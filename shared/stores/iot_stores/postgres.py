@@ -263,9 +263,9 @@ def short_query(
 def transaction(connection: Connection, *, copies: bool = False) -> Iterator[None]:
     """Run the block in a transaction. Postgres ends the transaction if this process hangs.
 
-    So other processes do not wait for its locks. If the block uses COPY, set `copies`:
-    Postgres then limits the time of each statement, too, because `IDLE_LIMIT` does not apply during
-    a COPY.
+    Without this limit, other processes would wait for its locks. If the block uses COPY, set
+    `copies`: Postgres then limits the time of each statement, too, because `IDLE_LIMIT` does not
+    apply during a COPY.
     """
     with connection.transaction():
         connection.execute(TIMEOUTS if copies else IDLE_LIMIT)

@@ -150,7 +150,7 @@ class RedisWatch:
         """Check Redis now, and raise unless it belongs to this installation.
 
         Raises:
-            UnfitRedisError: Redis belongs to another installation, or the check can't find out.
+            UnfitRedisError: Redis belongs to another installation, or its owner is unknown.
             RedisError, psycopg.Error: Redis or Postgres is away.
         """
         self.check()

@@ -69,7 +69,8 @@ wait several seconds for a timeout of this Redis, and the backlog would grow mea
 MANY_MISSING = 1000
 """If the ledger lacks more entry numbers of a session than this, or this many entries became dead
 letters, the writer asks the API for new sessions. Drains read and write all missing numbers of a
-session, which takes long. A gap of more than `ledger.MAX_MISSING` would count as stored."""
+session, so many numbers delay them. A gap of more than `ledger.MAX_MISSING` would count as
+stored."""
 MAX_ISOLATED = 256
 """Maximum number of entries that a drain tries one by one. Each takes four round trips: trying all
 entries of a drain could take longer than the timeout of a job, and no entry would be stored."""

@@ -1,4 +1,4 @@
--- The hash chain of the audit log (iot_stores/audit_chain.py). This is not part of a revision: it adds to the schema only
+-- The hash chain of the audit log (iot_stores/audit_chain.py). The file is not part of a revision: it adds to the schema only
 -- what earlier versions ignore, and a database that stays at schema 0003 needs the chain, too.
 DO $$
 BEGIN

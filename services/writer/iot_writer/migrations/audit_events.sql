@@ -1,4 +1,4 @@
--- How API processes add to the audit log (iot_stores/audit.py). This is not part of a revision: it adds to the schema only
+-- How API processes add to the audit log (iot_stores/audit.py). The file is not part of a revision: it adds to the schema only
 -- what earlier versions ignore, and a database that stays at schema 0003 needs the function, too.
 DO $$
 BEGIN

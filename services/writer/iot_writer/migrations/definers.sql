@@ -1,7 +1,7 @@
 -- Sets the search path of functions that run as the owner (SECURITY DEFINER), after each migration. Unless
 -- pg_temp is named last, Postgres searches it first: a role could shadow a table that a function reads
--- with a temporary table. This is not part of a revision, so existing databases get it too. Add each new
--- function of this kind.
+-- with a temporary table. The file is not part of a revision, so existing databases get it too. Add each new
+-- SECURITY DEFINER function here.
 DO $$
 DECLARE
     definer record;

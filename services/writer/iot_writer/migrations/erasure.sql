@@ -1,4 +1,4 @@
--- Erasure of vaults (iot_stores/erasures.py). Like audit_chain.sql, this is not part of a revision: it adds to the schema
+-- Erasure of vaults (iot_stores/erasures.py). Like audit_chain.sql, the file is not part of a revision: it adds to the schema
 -- only what earlier versions ignore.
 DO $$
 BEGIN

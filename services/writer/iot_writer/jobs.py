@@ -232,7 +232,7 @@ def sweep_shards() -> int:
     if writer.compaction_orders.count():
         writer.backlog.enqueue_once([names.COMPACT_JOB])
     queued = sweep.sweep(writer.backlog)
-    # Last: Postgres may be slow.
+    # Last, because Postgres may be slow.
     writer.letter_orders.run(writer.postgres)
     writer.audit_chainer.run(writer.postgres, writer.drop_postgres)
     if writer.vault_deletion.run(writer.postgres()):

@@ -60,7 +60,7 @@ _SENTENCES: Mapping[AuditKind, str] = {
     AuditKind.KEY_RETIRED: "master key {key} is retired",
     AuditKind.REDIS_CLAIMED: "a Redis with the mark of {owner} got the mark of {installation}",
     AuditKind.AUDIT_HEAD_GIVEN_UP: (
-        "the published head {given_up} of the audit log was given up for {head}"
+        "the published head {given_up} of the audit log was replaced by {head}"
     ),
 }
 

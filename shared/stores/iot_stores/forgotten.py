@@ -20,8 +20,8 @@ TOO_OLD_MS = 60 * 86_400_000
 """Age above which an entry may be forgotten. The ledger keeps sessions for longer
 (`retention.SESSION_DAYS`)."""
 REASON = (
-    "sealed more than 60 days ago, and the ledger does not know its session: it is unknown "
-    "whether its readings are stored"
+    "sealed more than 60 days ago, and the ledger does not know its session: its readings may be "
+    "stored already"
 )
 
 

@@ -124,7 +124,7 @@ def test_a_restored_database_is_accepted_on_record(
     assert main(["audit", "verify"]) == 0
     (*_, (_, _, line)) = writer.audit.latest(writer.postgres(), 10)
     assert describe(line).startswith(
-        f"the published head {lost} of the audit log was given up for 2:"
+        f"the published head {lost} of the audit log was replaced by 2:"
     )
     assert _head(writer).startswith("3:")
 

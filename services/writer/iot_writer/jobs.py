@@ -326,7 +326,6 @@ class KnownJob(Job):
 
     @property
     def func(self) -> Function:
-        """The job's function."""
         return self._function
 
     @classmethod

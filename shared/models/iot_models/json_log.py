@@ -16,7 +16,6 @@ class JsonFormatter(MsgspecFormatter):
         super().__init__(_FIELDS, rename_fields=_NAMES, timestamp="time")
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Return an event as JSON."""
         try:
             return super().jsonify_log_record(log_data)
         except UnicodeEncodeError:  # a lone surrogate, for example of a file name

@@ -43,7 +43,7 @@ process, and `/metrics` of the API is the sum of the files of several workers.
 
 
 def reference() -> str:
-    """Return the document."""
+    """Return the text of docs/metrics.md."""
     parts = [_INTRODUCTION]
     for service, title in _TITLES.items():
         of_service = (metric for metric in METRICS if metric.service == service)

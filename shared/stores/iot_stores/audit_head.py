@@ -15,7 +15,7 @@ _FORM = re.compile(r"([1-9][0-9]{0,18}):([0-9a-f]{74})")
 
 
 class AuditHead(NamedTuple):
-    """The last link of the chain."""
+    """The last link of the audit log's chain."""
 
     sequence: int
     link: bytes
@@ -36,7 +36,7 @@ def parse_head(text: str) -> AuditHead:
 
 
 class PublishedAuditHead:
-    """The head that writers publish in Redis."""
+    """The head of the audit log that writers publish in Redis."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client

@@ -25,7 +25,7 @@ from .scripts import run_commands
 
 
 class LetterAction(StrEnum):
-    """What an order asks for."""
+    """What an order for a dead letter asks for."""
 
     REPLAY = "replay"
     DROP = "drop"
@@ -48,7 +48,7 @@ class LetterOrder:
 
 
 class DeadLetterOrders:
-    """The orders that wait for a writer."""
+    """The orders for dead letters that wait for a writer."""
 
     def __init__(self, client: "Redis", names: KeyNames, keys: Callable[[], TransitKeys]) -> None:
         self._client = client

@@ -50,7 +50,7 @@ class Announced(NamedTuple):
 
 
 class PasswordChanges:
-    """A stream in Redis of the latest changes."""
+    """The stream of the latest changes of passwords, in Redis."""
 
     def __init__(self, client: "Redis", names: KeyNames) -> None:
         self._client = client

@@ -219,7 +219,6 @@ class Pool(ConnectionPool[Connection]):
                 raise PoolTimeout(str(self._connection_class.failure or error)) from None
 
     def putconn(self, conn: Connection) -> None:
-        """Give a connection back to the pool."""
         self._in_use -= 1
         super().putconn(conn)
 

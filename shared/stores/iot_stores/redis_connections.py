@@ -35,7 +35,6 @@ class RefusalParser(_HiredisParser):
     on_refusal: Callable[[], object] = staticmethod(lambda: None)
 
     def parse_error(self, response: str) -> Exception:  # type: ignore[override]
-        """Return the exception for an error reply."""
         error: Exception = super().parse_error(response)  # type: ignore[no-untyped-call]
         state = state_of(error)
         # redis-py sends subcommands of CLIENT over each connection, which old servers don't know.

@@ -67,8 +67,7 @@ class LookupPolicy:
     def is_transitional(self) -> bool:
         """Whether the upgrade from version 0.1 is incomplete.
 
-        During the upgrade, writers may change the policy in Postgres. So callers read the policy
-        before each use.
+        During the upgrade, writers may change the policy, so callers read it before each use.
         """
         return self.fast_lookups is not FastLookups.GONE
 

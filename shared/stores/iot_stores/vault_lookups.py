@@ -117,7 +117,9 @@ def decode_policy(fast_lookups: str, costs: Sequence[int], old_version_gone: boo
 def invalid_policy_error(fast_lookups: str, costs: Sequence[int]) -> UnavailableError:
     """Log the values of an invalid policy. Return the error for the caller to raise."""
     _log.error(
-        "invalid row in vault_lookups: fast_lookups %.20r, costs %.80r", fast_lookups, list(costs)
+        "the row in the table vault_lookups is invalid: fast_lookups %.20r, costs %.80r",
+        fast_lookups,
+        list(costs),
     )
     return UnavailableError("the lookup policy in Postgres is invalid; see the log")
 

@@ -20,6 +20,6 @@ def advance(connection: Connection, *, after_seconds: float) -> bool:
     """
     done = vault_lookups.end_fast_lookups(connection, after_seconds=after_seconds)
     if done:
-        _log.info("the upgrade from version 0.1 is finished: lookups of new vaults now cost a scrypt")
+        _log.info("the upgrade from version 0.1 is finished: new lookups cost a scrypt")
     vault_lookups.forget_unused(connection)
     return done

@@ -79,5 +79,7 @@ def release_held(held: HeldEntries, connect: Callable[[], Connection]) -> int:
         _log.info("deleted %d held entries: vault %s was erased", vaults[vault_id], vault_id)
     for vault_id in sorted(present):
         held.release(vault_id)
-        _log.info("released %d held entries: vault %s is back in Postgres", vaults[vault_id], vault_id)
+        _log.info(
+            "released %d held entries: vault %s is back in Postgres", vaults[vault_id], vault_id
+        )
     return len(present)

@@ -18,7 +18,7 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES))))
 ALL_TEST_PROCESSES ?= $(shell echo $$((2 * $(CORES) + 1)))
 QUICK_TESTS := tests/unit tests/integration tests/chart
-# The parts of these that need the most CPU time, a fourth of it: only `make test-all` runs them.
+# These take a fourth of the CPU time of QUICK_TESTS: only `make test-all` runs them.
 LONG_TESTS := $(addprefix tests/integration/,client docs growth rotation transfer \
 	api/test_client_certificates.py api/test_opening_limits.py api/test_pages.py api/test_paused_reads.py api/test_series.py \
 	compaction/test_exactly_once.py compaction/test_reads.py writer/test_shards_changed.py)
@@ -39,10 +39,10 @@ REPEATS ?= 1
 EVERY ?= 1.7
 ONLY ?=
 
-# Settings of `make parser-test`: this and SEED.
+# Setting of `make parser-test`, besides SEED.
 MUTATIONS ?= 100000
 
-# Settings of `make bench`, apart from ONLY.
+# Settings of `make bench`, besides ONLY.
 QUICK ?=
 WRITE ?=
 
@@ -70,7 +70,7 @@ endif
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## List the targets
+help: ## List the targets; NAME=VALUE in a description is a setting, such as make run PORT=8000
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- The virtual environment -------------------------------------------------------------------
@@ -174,7 +174,7 @@ types: $(VENV)/.dev ## Check types
 	@$(BIN)/mypy
 
 .PHONY: audit
-audit: $(VENV)/.supply ## Compare all locked packages with published advisories (NOT AUDITED: no advisories could be reached)
+audit: $(VENV)/.supply ## Compare all locked packages with published advisories (prints NOT AUDITED if it can reach no advisories)
 	@$(BIN)/python requirements/audit.py
 
 .PHONY: sbom
@@ -212,7 +212,7 @@ parser-test: $(VENV)/.dev ## Compare the HTTP parser with gunicorn's on mutated 
 	@$(BIN)/pytest -q -s tests/unit/api/server/test_request_parser.py --parser-seed '$(SEED)' --parser-mutations '$(MUTATIONS)'
 
 .PHONY: bench
-bench: $(VENV)/.bench ## Measure the service and its peers into bench/RESULTS.md and results.json: QUICK=1 WRITE=1 ONLY=batches,...
+bench: $(VENV)/.bench ## Measure the service and its peers, write bench/RESULTS.md and results.json: QUICK=1 WRITE=1 ONLY=batches,...
 	@$(BIN)/python -m bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(WRITE)),--write) \
 		$(if $(ONLY),--only '$(ONLY)')
 
@@ -225,7 +225,7 @@ bench-growth: $(VENV)/.bench ## Measure costs as the history grows to 100 millio
 	@$(BIN)/python -m bench.growth $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: bench-peers
-bench-peers: ## Install the peers that `make bench` compares with (Debian, root)
+bench-peers: ## Install the peers that `make bench` compares with (needs Debian and root)
 	@apt-get install --yes --no-install-recommends influxdb victoria-metrics wrk
 	@echo "The bench starts its own servers. To stop the packages' services: systemctl disable --now influxdb victoria-metrics"
 
@@ -241,7 +241,7 @@ images: ## Build both images with docker, podman or buildah: ENGINE, REGISTRY, T
 	@k8s/images.sh
 
 .PHONY: test-images
-test-images: $(VENV)/.dev ## Build both images and run them with restricted rights (root, buildah, podman, debootstrap)
+test-images: $(VENV)/.dev ## Build both images and run them with restricted rights (needs root, buildah, podman, debootstrap)
 	@IOT_TEST_IMAGES=1 $(BIN)/pytest tests/images
 
 .PHONY: test-page

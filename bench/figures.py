@@ -2,7 +2,7 @@
 
 A figure stands between two comments, `<!-- bench: KEY -->figure<!-- / -->`, and a table between
 `<!-- bench table: NAME -->` and `<!-- end of bench table -->`. `Recorded.text` explains the keys.
-`<!-- bench missed -->` begins the table of the limits that figures of results.json do not keep.
+`<!-- bench missed -->` begins the table of the limits that figures of results.json missed.
 `<!-- cost: KEY -->figure<!-- / -->` is a figure of the capacity model; `cost_text` explains its
 keys.
 """

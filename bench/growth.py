@@ -65,9 +65,8 @@ def side_by_side(
 
 
 def report(results: Results, found: Sequence[Grown]) -> None:
-    """Add to the results a row that compares the last service with the first, and all details.
-
-    The row compares the CPU of ingest.
+    """Add all details to the results, and a row that compares the CPU of ingest of the last service
+    with that of the first.
     """
     least, most = found[0], found[-1]
     times = most.size.readings // least.size.readings

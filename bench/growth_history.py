@@ -35,7 +35,7 @@ _DAY_MS = 86_400_000
 _APART = 7_200_000
 """Milliseconds between the newest segments, so that the last hour holds one."""
 _CLEAR = 5000
-"""Milliseconds before and after the segment in the middle in which no other segment lies."""
+"""No other segment is within this many milliseconds of the segment in the middle."""
 _NOISE = os.urandom(2**22)
 
 

@@ -107,7 +107,7 @@ class Recorded:
         return first[0].removesuffix(" s") + " µs" if name != key else first[0]
 
     def missed(self) -> list[str]:
-        """Return a table of Markdown with a row for each limit that its figure does not keep."""
+        """Return a table of Markdown with a row for each limit that a figure missed."""
         rows = [
             (figure, f"{found['value']} {found['unit']}", bar,
              f"{kept['ratio']} x" if kept["ratio"] != found["value"] else "")

@@ -23,7 +23,8 @@ opened before, because the first use of a password costs each API process one sc
 
 CPU by process comes from /proc, with all descendants. CPU by stage divides the CPU of the process
 by py-spy's samples: a sample counts for the stage whose code is nearest to the top of the stack. A
-thread that waits for a core counts as running, so a call that wakes another process looks large.
+thread that waits for a core counts as running. So a call that wakes another process, and loses its
+core to that process, looks expensive.
 CPU step by step is that of one thread that calls the function of each step alone, without servers.
 
 The old server is not part of this project. Its stand-in (`bench/peers/old_server.py`) does the same

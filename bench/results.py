@@ -24,7 +24,7 @@ class Bar:
     ratio: Spread | None
     """The figure divided by its reference, or by 1 for an absolute limit. None: not measured."""
     bound: float
-    """The lowest or the highest ratio that keeps the limit, as `holds` says."""
+    """The lowest ratio that keeps the limit; for an upper limit, the highest."""
     holds: Callable[[float, float], bool]
 
     @property

@@ -91,7 +91,7 @@ class Service(Side):
         wait_until(self._is_drained, SETTLE_SECONDS, "the backlog is drained")
 
     def open_vaults(self, vaults: list[str]) -> None:
-        """Open vaults in every API process, which costs a process one scrypt per vault."""
+        """Open vaults in every API process. A process computes one scrypt per vault."""
         requests = [self.wire.request(self.wire.single(0, vault).encode()) for vault in vaults]
         # A connection goes to a random process. With this many, every process gets some.
         send(self.port, [requests] * 8 * PROCESSES, self.wire.status)

@@ -125,7 +125,7 @@ def _judge_stand_in(stage: Stage, stored: Spread | None) -> None:
 def _bytes(stage: Stage) -> None:
     """Measure the bytes that each side has stored per reading.
 
-    This is measured now, while the history holds little besides batches.
+    The history must not hold much besides the batches yet.
     """
     ours = spread([stage.service.history_bytes() / stage.service.stored()])
     row = Row("bytes a reading in Postgres, indexes counted", "B", ours)

@@ -199,7 +199,7 @@ def solve(spent: Sequence[Spent], part: str, things: Sequence[str]) -> dict[str,
 
     `spent[0]` was measured on an idle service, the others under loads.
 
-    Gauss-Seidel iteration: each cost comes from the load that contains most of the thing, and none
+    Gauss-Seidel iteration: each cost comes from the load that contains most of the thing. No cost
     is negative.
     """
     idle = spent[0].cpu[part] / spent[0].things["second"]

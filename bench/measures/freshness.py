@@ -1,7 +1,7 @@
 """Time from 201 until a reading can be read, at half of full load.
 
 The measure first finds the full load that this load generator reaches, and then sends half of it. A
-separate process sends single readings under other passwords. After each 201 this process repeats
+separate process sends single readings under other passwords. After each 201, the process repeats
 `last/1` until a response contains the reading. The measured time ends with this response, so the
 time includes one read.
 """
@@ -96,7 +96,7 @@ def _probe_one(port: int, vault: str, seconds: float) -> list[float]:
             began = time.perf_counter()
             while expected not in connection.request(read, 200):
                 if time.perf_counter() - began > GIVE_UP_SECONDS:
-                    raise RuntimeError(f"not readable {GIVE_UP_SECONDS} s after its 201")
+                    raise RuntimeError(f"no read found a reading {GIVE_UP_SECONDS} s after its 201")
                 time.sleep(ASK_PAUSE_SECONDS)
             waits.append(time.perf_counter() - began)
             time.sleep(PROBE_PAUSE_SECONDS)

@@ -64,7 +64,7 @@ def _from_nothing() -> float:
 def _seconds(command: Sequence[str], patience: float) -> float:
     """Run `make run` until its first reading is read back. Return the seconds that it prints.
 
-    Then stop it with its children. It has `patience` seconds for the first reading.
+    Stop `make run` and its children at the first reading, or after `patience` seconds.
     """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("IOT_")}
     with TemporaryFile("w+", encoding="utf-8", errors="replace") as output:

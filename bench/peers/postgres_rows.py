@@ -29,7 +29,7 @@ _COPY = "COPY readings (vault, relative_timestamp, interrogator_timestamp, freef
 
 
 class PostgresRows(Peer):
-    """A Postgres server of its own, with the program of this service. A batch is a transaction."""
+    """A separate server of the Postgres that this service uses. A batch is a transaction."""
 
     name = "Postgres, COPY"
     durability = "acknowledged = committed, with fsync; not encrypted"

@@ -32,7 +32,7 @@ def _open_closed_streams() -> None:
 
 
 def _collect_garbage() -> None:
-    """Turn garbage collection on again. It skips the objects that the imports created."""
+    """Turn garbage collection on again. The collector skips the objects of the imports."""
     gc.freeze()
     gc.enable()
 

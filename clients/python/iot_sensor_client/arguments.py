@@ -104,7 +104,7 @@ def checked_choice(name: str, value: T, choices: Sequence[T]) -> T:
 
 
 def checked_stop(stop: threading.Event | None) -> threading.Event:
-    """Return `stop`, or a new event without it. Raises `TypeError` if it is not an event."""
+    """Return `stop`, or a new event if it is None. Raises `TypeError` if it is not an event."""
     return checked("stop", stop or threading.Event(), threading.Event, "a threading.Event")
 
 

@@ -76,7 +76,7 @@ class _Stop(threading.Event):
 
 
 async def _in_thread(iterator: Iterator[T]) -> AsyncIterator[T]:
-    """Iterate in a thread of its own: quiet followers would use up the threads of asyncio."""
+    """Iterate in a thread of its own: waiting followers would use up the threads of asyncio."""
     end = object()
     step = partial(next, iterator, end)
     loop = asyncio.get_running_loop()

@@ -104,7 +104,7 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether an idle connection is open that the next request would use."""
+        """Whether the next request can use an open idle connection."""
         return self._pool.connected
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Client:
                 if pause is None or isinstance(error, TrustError):
                     raise
             else:
-                sent = True  # a 503 does not say that nothing was stored
+                sent = True  # even a request that was answered 503 may have stored readings
                 if response.status not in policy.statuses:
                     return response
                 pause = policy.pause(attempt, time.monotonic() - began, response.retry_after)
@@ -203,9 +203,9 @@ class Client:
                 the missing readings. Default: a random key, which protects this call's retries.
 
         Raises:
-            RejectedError: the service will never accept a batch. The earlier batches are stored:
+            RejectedError: the service will never accept a batch. The earlier batches are stored;
                 `acknowledged` of the error is the number of their readings.
-            RetryableError: a batch is not acknowledged. The earlier batches are stored, as above.
+            RetryableError: a batch is not acknowledged. `acknowledged`: as for `RejectedError`.
             ValueError: as for `put_readings`. The earlier batches are stored.
         """
         key = checked_key(idempotency_key, longest=240)
@@ -307,14 +307,14 @@ class Client:
         """Return an iterator over new readings: those received from the first call of `next` on.
 
         Each reading comes exactly once, in the order of ids, even if it is stored late. The client
-        uses a live stream; if the service has none or none is free, the client polls. Readings
-        stored up to 2 s before the first call may come, too, and readings received up to `overlap`
-        seconds before it if they are stored after the stream or the first poll began. Imported
-        readings, readings of held entries or dead letters, and damaged readings do not come. Other
-        readings received at about the time of damaged ones may be missing, too, or not in order;
-        the log names the time. If the stream leaves out readings, because they were stored before
-        it opened or because the client is slow, the client reads them in pages. If they are more
-        than one page (10,000), they are not in the order of ids.
+        uses a live stream, or polls if the service has no free one. Readings stored up to 2 s
+        before the first call may come, too. So may readings received up to `overlap` seconds before
+        the call, if they are stored after the stream or the first poll began. Imported readings,
+        readings of held entries or dead letters, and damaged readings do not come. Other readings
+        received at about the time of damaged ones may be missing, too, or not in order; the log
+        names the time. The client reads in pages what the stream leaves out: readings stored before
+        the stream opened, and readings that a slow client missed. If they are more than one page
+        (10,000), they are not in the order of ids.
 
         Args:
             interval: seconds until a lost connection is opened again, and between two polls.

@@ -17,7 +17,7 @@ from .response import Response
 
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _NO_RESPONSE = (OSError, http.client.HTTPException, OverflowError)
-"""Errors without a complete response. OverflowError: of a Content-Length beyond all limits."""
+"""Exceptions if no complete response arrived; OverflowError if a Content-Length is huge."""
 _WRONG_TIME = "renew the certificate, or correct the clock of this machine"
 _UNKNOWN_ISSUER = "name the file of its certificate authority: ca_file, or --ca-file of iot-sensor"
 _CORRECTIONS = {
@@ -158,7 +158,7 @@ class ConnectionPool:
     def open_stream(self, request: Request, timeout: float) -> Stream:
         """Send a request on a new connection, without retries. Return the response.
 
-        With status 200, return it when its headers have arrived, else when it is complete.
+        Return a 200 when its headers have arrived, any other response when it is complete.
 
         Raises:
             NoResponseError: the connection failed before this method could return the response.
@@ -194,8 +194,8 @@ class ConnectionPool:
                 connection.request(request.method, path, request.body, dict(request.headers))
             received = connection.getresponse()
             response = Response(received.status, received.headers, received.read())
-            # http.client closes the connection itself if the response announces the close. The
-            # response need not do so if the request did.
+            # http.client closes the connection if the response announces the close. The response
+            # need not announce the close if the request did.
             keep = self._keep_alive and request.headers.get("Connection") != "close"
             done = keep and connection.sock is not None
             return response

@@ -21,8 +21,8 @@ DAMAGED = "damaged"
 MISSING = "readings received from %s to %s may be missing: %s"
 """Log message for damaged readings, and for other readings that could not be read with them."""
 _ROUNDING_SECONDS = 3
-"""Rounding can make a poll begin up to this much earlier: up to 1 s each by the header `Date`
-(whole seconds), by `_now` and by `ceil`."""
+"""Rounding can make a poll begin this much earlier: 1 s each by the header `Date` (whole seconds),
+by `_now` and by `ceil`."""
 
 _log = logging.getLogger("iot_sensor_client")
 
@@ -68,7 +68,7 @@ class Follower:
             rows: list[dict[str, Any]] = []
             try:
                 for page in self._poll(max(1, ceil((self._now() - since).total_seconds()))):
-                    # This poll may reach back further than the first one, if that one came late.
+                    # A poll may reach back further than the first poll, if the first poll was late.
                     rows += [row for row in page if _received(row) >= self._oldest]
             except RetryableError as error:
                 if not is_temporary(error):
@@ -91,8 +91,8 @@ class Follower:
     def _begin(self) -> None:
         # Readings received before this follower was created are not new if they exist now. The
         # iterator begins at the newest of them, or at the current time. Later polls reach back by
-        # at most two overlaps and `_ROUNDING_SECONDS`. So must this poll: otherwise, a later poll
-        # could return an old reading that would seem new.
+        # at most two overlaps and `_ROUNDING_SECONDS`. If this poll reached back less, a later
+        # poll could return an old reading that would seem new.
         seconds = ceil(2 * self._overlap.total_seconds()) + _ROUNDING_SECONDS
         rows = [row for page in self._poll(seconds) for row in page]
         # Both `Date` and times of receipt leave out the fraction of a second.

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from .client import Client
 
 STREAM_SECONDS = 60.0
-"""Timeout of a stream until its first event: the longest time without a byte. If no reading arrives
-for a certain time, the service sends the event `heartbeat`. The first event names this time, and
-from then on the timeout follows from it."""
+"""Timeout of a stream until its first event: the longest time without a byte. The first event names
+the interval of the service's `heartbeat` events; from then on, the timeout depends on it."""
 _PATH = "/api/iot/live"
 _KNOWN_IDS = 100_000
 """Maximum number of ids of received readings to remember. If the stream left out readings of a
@@ -152,14 +151,14 @@ class LiveFollower:
     def _parts(self, stream: Stream, *, read_back: bool) -> Iterator[Iterable[_Rows]]:
         """Yield the new readings of each event, until the stream ends or the connection is lost.
 
-        This method does not iterate over the parts. So errors of `_left_out`, such as those of the
-        user's token function, are not taken for errors of the stream.
+        The caller iterates over the parts, so errors of `_left_out`, such as those of the user's
+        token function, are not taken for errors of the stream.
         """
         try:
             yield from self._parsed(stream, read_back=read_back)
         except (OSError, http.client.HTTPException) as error:
             if not self._stop.is_set():
-                _log.warning("the live stream connects again: %s", error)
+                _log.warning("follow lost the live stream and connects again: %s", error)
         except (ValueError, KeyError, TypeError):
             raise RetryableError(FOREIGN, stream.response) from None
 
@@ -177,7 +176,7 @@ class LiveFollower:
                     begin = data["time"] - ceil(self._began.seconds() * 1000)
                     yield self._left_out(_utc(begin))
             elif name == "error":
-                _log.warning("the live stream ends: %s", data.get("error"))
+                _log.warning("the service ends the live stream: %s", data.get("error"))
             elif name == "readings":
                 yield [self._new(data["data"])]
             elif name == "summary":
@@ -202,8 +201,8 @@ class LiveFollower:
         """Yield what the stream left out: readings received from `since` on and before `until`.
 
         The pages are in the order of interrogator timestamps. A page that can't be read now is read
-        again later, until `stop` is set. At a damaged page, give up the rest of the range: the
-        stream would leave these readings out again.
+        again later, until `stop` is set. At a damaged page, give up the rest of the range: a new
+        stream would leave out the same readings.
         """
         query = time_range(since, until, "received")
         while not self._stop.is_set():
@@ -234,7 +233,7 @@ class LiveFollower:
         members = error_members(response)
         if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
             self._wait_for_vault()
-        elif members.get("field") == "Last-Event-ID":  # of a vault that was erased since
+        elif members.get("field") == "Last-Event-ID":  # the event of an erased vault
             self._position = ""  # all readings of the new vault are new
         else:
             try:
@@ -259,9 +258,9 @@ class LiveFollower:
     def _wait(self, error: RetryableError) -> None:
         """Wait before the next attempt. Raise `error` if it is not temporary.
 
-        Until a stream has delivered its first event, a poll has succeeded, or the service has
-        answered that no vault has the password, also raise `error` when the retry policy gives up,
-        or immediately if it is a `TrustError`.
+        Before the first success, also raise `error` if it is a `TrustError`, or if the retry policy
+        gives up. Successes are: an event of a stream, a poll, the answer that no vault has the
+        password.
         """
         if not is_temporary(error):
             raise error

@@ -52,7 +52,7 @@ class OutboxStatistics:
     set_aside: int
     """Readings that were set aside since the outbox was opened."""
     set_aside_reason: str | None
-    """Why the last of them were set aside; None if there are none."""
+    """Why the last readings were set aside; None if `set_aside` is 0."""
     last_error: str | None
     """Why the last attempt failed, None after a success."""
 
@@ -145,8 +145,8 @@ class Outbox:
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
         self._first_attempt = (0, 0.0)
-        """Id of the oldest batch, and the time by `time.monotonic` of the first attempt of this
-        process whose result may be unknown."""
+        """Id of the oldest batch, and the time (`time.monotonic`) of this process's first attempt
+        that may have an unknown result."""
         self._thread = threading.Thread(target=self._run, name=f"outbox {path}", daemon=True)
         self._thread.start()
 
@@ -344,7 +344,7 @@ class Outbox:
         if batch.tried is None or self._first_attempt[0] != batch.id:
             self._first_attempt = (batch.id, time.monotonic())
         if self._is_in_doubt(batch) and self._may_be_forgotten(batch):
-            return lambda: self._set_aside(batch, f"{_UNKNOWN}, and its key expired")
+            return lambda: self._set_aside(batch, f"{_UNKNOWN}; its Idempotency-Key has expired")
         try:
             self._client.send_batch(batch.rows, idempotency_key=batch.key, retry=False)
         except RejectedError as error:
@@ -377,8 +377,8 @@ class Outbox:
         ):
             return lambda: self._set_aside(batch, str(error))
         if error.status == _TOO_LARGE and self._is_in_doubt(batch):
-            # Limits of size can change, and attempts can take different ways: this refusal does not
-            # prove that the service refused the earlier attempt, too.
+            # The service may have stored the earlier attempt: limits of size can change, and this
+            # refusal may come from a proxy.
             return lambda: self._set_aside(batch, f"{error}; {_UNKNOWN}")
         if code in _BAD_READINGS or error.status == _TOO_LARGE:
             return lambda: self._file.split(batch)

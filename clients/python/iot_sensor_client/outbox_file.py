@@ -55,8 +55,8 @@ class Batch:
     """Unix time of the first attempt whose result is unknown. If the process was killed before it
     recorded the attempt: the time when the batch was created. None: no result is unknown."""
     taken: float
-    """Unix time at which `take` returned the batch. After the attempt, it would be too late to note
-    the time: the machine may have been suspended since the service stored the batch."""
+    """Unix time at which `take` returned the batch. A time after the attempt would be too late: the
+    machine may be suspended after the service has stored the batch."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PAGE_SIZE = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT = Context(prec=28)
-"""The program may have changed the precision of its own context."""
+"""Replaces the default context, whose precision the program may have lowered."""
 Row = dict[str, Any]
 
 

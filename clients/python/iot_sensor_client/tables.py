@@ -94,7 +94,7 @@ def _members(freeform: str) -> dict[str, Any]:
     """Return the values of the columns for a reading's `freeform`, which is JSON text.
 
     If `freeform` is an object, each member is the value of a column such as `freeform.rssi`. If
-    not, the whole of it is the value of the column `freeform`. An integer with more than
+    not, `freeform` is the value of the column `freeform`. An integer with more than
     `_MAX_DIGITS` digits becomes a string.
     """
     value = json.loads(freeform, parse_int=_integer)

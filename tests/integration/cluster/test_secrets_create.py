@@ -164,8 +164,8 @@ def test_lost_keys_are_not_made_again(kube: KubeApi, run: Run) -> None:
     before = copy.deepcopy(kube.objects)
     said = run(*ALL)
     assert said.code == 1
-    assert said.err.startswith("Secret f-keys in namespace plant does not exist, but f-tokens")
-    assert "restore the keys from their backup" in said.err
+    assert said.err.startswith("Secret f-keys in namespace plant was lost: the Secret f-tokens")
+    assert "Restore the keyring from its backup" in said.err
     assert said.err.count("\n") == 1
     assert kube.objects == before
 

@@ -191,7 +191,7 @@ def test_an_answer_of_the_api_is_imported(
     assert command("import", file, password="answer") == one
     file.write_text(json.dumps({"data": [reading], "cursor": "x"}))
     again = "1 row\n0 imported\n1 was in the service before\n"
-    warning = f"warning: {file} is one page of an answer: readings of further pages are not in it\n"
+    warning = f"warning: {file} is one page of an answer: import its further pages, too\n"
     assert command("import", file, password="answer") == (0, again, warning)
 
     def interrupted(*_: object, **__: object) -> None:

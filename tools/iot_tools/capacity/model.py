@@ -36,8 +36,8 @@ class Demand:
     idempotent: bool = False
     """Whether requests have an Idempotency-Key."""
     sticky: bool = False
-    """Whether all requests of a device reach the same API process. Only this process opens the
-    device's vault."""
+    """Whether all requests of a device reach the same API process, so that no other process opens
+    the device's vault."""
     vault_cache_seconds: int = 3600
     vault_cache_size: int = 50_000
 
@@ -216,7 +216,7 @@ class Capacity:
     def backlog(self) -> float:
         """Bytes of the backlog after Postgres was unavailable for `Demand.outage_seconds`.
 
-        At least the size of one request, and a value that `IOT_BACKLOG_MAX_BYTES` may have.
+        At least the size of one request, and above the minimum of `IOT_BACKLOG_MAX_BYTES`.
         """
         costs, demand = self.costs, self.demand
         request = costs.queued_entry + demand.batch * costs.queued_reading
@@ -310,7 +310,7 @@ class Capacity:
         return min(self.shards, math.ceil(self.writer_cores / self.costs.busy) + SPARE)
 
     def needs(self) -> list[Need]:
-        """Return the rates of the load, then the resources that it needs, grouped by part."""
+        """Return the rates of the load, then the needed resources, grouped by part."""
         demand = self.demand
         return [
             Need("load", "readings", demand.readings, "/s"),
@@ -362,5 +362,5 @@ class Capacity:
 
     @property
     def releases(self) -> int:
-        """Number of releases among which to divide the load, so that none exceeds a hard limit."""
+        """Number of releases that together carry the load without exceeding a hard limit."""
         return max(1, math.ceil(max(limit.used for limit in self.limits() if limit.hard)))

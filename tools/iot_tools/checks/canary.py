@@ -119,7 +119,9 @@ class Canary:
             self._watched.resume(numbers, counted, time.monotonic())
         self._next = high + 1
         watched = len(self._watched)
-        _log.info("starts at reading %d, watches %d earlier readings", self._next, watched)
+        _log.info(
+            "the canary starts at reading %d, watches %d earlier readings", self._next, watched
+        )
         return True
 
     def send(self) -> bool:
@@ -238,7 +240,7 @@ def run(canary: Canary, port: int) -> int:
 
 
 def _address() -> str:
-    """Return the address of /metrics. Raises `SettingsError`."""
+    """Return the checked value of IOT_METRICS_ADDRESS. Raises `SettingsError`."""
     try:
         return parse_metrics_address(settings.load_one("metrics_address"))
     except SettingsError as error:

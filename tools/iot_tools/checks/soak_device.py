@@ -14,9 +14,8 @@ _MAX_PAUSE = 5.0
 _READ_EVERY = 10
 """Number of readings that a device sends between two reads of its last reading."""
 _MAX_LAG_SECONDS = 1.0
-"""Longest delay that a device makes up for. After a slow request, the device sends faster than its
-rate until it has sent the readings of the delay. Of a longer delay, it sends only the readings of
-this many seconds."""
+"""After a slow request, a device sends faster than its rate to make up for the delay, but makes up
+for at most this many seconds."""
 _MAX_FAILURES = 20
 
 

@@ -67,9 +67,9 @@ class WatchedReadings:
     def resume(self, found: Iterable[int], counted: Iterable[int], now: float) -> None:
         """Continue the work of an earlier process.
 
-        Watch all numbers from the smallest to the largest in `found`, which the service has stored.
-        Do not report the numbers `counted` again, which the earlier process reported as lost or
-        doubled.
+        The service has stored the readings with the numbers `found`: watch all numbers from the
+        smallest to the largest of them. The earlier process reported the numbers `counted` as lost
+        or doubled: do not report them again.
         """
         numbers, known = set(found), set(counted)
         for number in range(min(numbers), max(numbers) + 1):

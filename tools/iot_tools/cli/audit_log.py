@@ -109,7 +109,7 @@ def _accept(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
         )
         stores.audit(event)
         stores.audit_head.publish(head)
-        print(f"published {head or 'no head'} instead of {given_up}")
+        print(f"published the head {head or 'none'} instead of {given_up}")
     return 0
 
 

@@ -78,8 +78,7 @@ def _import(parsed: argparse.Namespace) -> int:
         print(line)
     if source.more_pages:
         print(
-            f"warning: {parsed.file} is one page of an answer: readings of further pages are not "
-            "in it",
+            f"warning: {parsed.file} is one page of an answer: import its further pages, too",
             file=sys.stderr,
         )
     if not report.readings:

@@ -135,8 +135,8 @@ class KeyRotation:
         if result.damaged:
             shown = ", ".join(map(str, result.damaged[:_MAX_SHOWN]))
             raise IotError(
-                f"no key of the keyring opens {len(result.damaged)} vault records, which were not "
-                f"rewrapped: {shown}; see `IotDamaged` in docs/runbooks.md"
+                f"{len(result.damaged)} vault records were not rewrapped, because no key of the "
+                f"keyring opens them: {shown}; see the alert `IotDamaged` in docs/runbooks.md"
             )
 
     def retire(self, key_id: KeyId) -> None:
@@ -255,7 +255,7 @@ class KeyRotation:
             now = time.monotonic()
             if now >= began + self._wait_seconds:
                 listed = "\n".join(f"  {problem}" for problem in found[:_MAX_SHOWN])
-                raise IotError(f"{consequence}:\n{listed}")
+                raise IotError(f"{consequence} (waited {self._wait_seconds:g} s):\n{listed}")
             if now >= said:
                 more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
                 print(f"waiting: {found[0]}{more}", flush=True)

@@ -28,7 +28,7 @@ def password_of(parsed: argparse.Namespace) -> str:
     """Return the password of `--password-file`, else of IOT_PASSWORD, else ask for it.
 
     Raises:
-        SettingsError: the file can't be read, IOT_PASSWORD is not UTF-8, or an error of `ask`.
+        SettingsError: the file can't be read, IOT_PASSWORD is not UTF-8, or `ask` raised it.
     """
     if parsed.password_file is not None:
         return read_secret(parsed.password_file, "password", may_be_empty=True)

@@ -92,8 +92,8 @@ def _lock(parsed: argparse.Namespace) -> Iterator[None]:
     """
     if not has_stores():
         print(
-            "IOT_POSTGRES_URL is not set: the audit log does not record this, and another `keys` "
-            "command may change the keyring at the same time"
+            "IOT_POSTGRES_URL is not set: the audit log does not record the new key, and another "
+            "`keys` command may change the keyring at the same time"
         )
         yield
         return

@@ -15,13 +15,13 @@ def add_namespace(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_without(parsed: argparse.Namespace, option: str, *secrets: str) -> None:
-    """Refuse an option for a Secret if none of the options `secrets` names a Secret.
+    """Refuse `option`, which is about a Secret, if no option of `secrets` names a Secret.
 
-    Otherwise, the command would ignore the option and use a file. The options are those of
-    `parsed`, such as `secret_key`.
+    Otherwise, the command would ignore `option` and use a file. Options are named as in `parsed`,
+    for example `secret_key`.
 
     Raises:
-        SettingsError: the option is given, and all of `secrets` are missing.
+        SettingsError: `option` is given, and all of `secrets` are missing.
     """
     given = vars(parsed)
     known = [each for each in secrets if each in given]  # not every command has --writer-secret

@@ -82,8 +82,8 @@ class StoredKeyring:
             if present is not None and not is_for_writers(present):
                 # The file or Secret may hold the keyring itself, which must not be lost.
                 raise SettingsError(
-                    f"{writer_keys.name} is not overwritten: it holds something other than a "
-                    "writer's keys"
+                    f"{writer_keys.name} is not overwritten, because it does not hold writers' "
+                    "keys: name another file or Secret"
                 )
             return writer_keys_text(self.read())
 

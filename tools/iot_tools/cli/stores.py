@@ -1,4 +1,4 @@
-"""Redis and Postgres for a command, which gets `UnavailableError` if one of them can't serve."""
+"""Redis and Postgres for a command. `UnavailableError` says that one of them can't serve."""
 
 import os
 import uuid
@@ -57,7 +57,7 @@ class CommandStores(Stores):
     def require_ownership(self) -> None:
         """Raise unless Redis and the keyring belong to the installation of the database.
 
-        A writer's key file has no mark, so a wrong one is not noticed.
+        Writer keys have no mark, so wrong writer keys are not noticed.
 
         Raises:
             SettingsError: the database has the mark of another keyring, or no id.
@@ -71,8 +71,8 @@ class CommandStores(Stores):
         """Add an event to the audit log.
 
         Raises:
-            SettingsError: the database has the mark of another keyring. A record under this keyring
-                could never be decrypted.
+            SettingsError: the database has the mark of another keyring, so its operators could
+                never decrypt the record.
         """
         self.installation.get_id()
         with self.connect() as connection:

@@ -34,7 +34,7 @@ def add_tokens(parser: argparse.ArgumentParser) -> None:
     for action in (create, listing, revoke):
         where = action.add_mutually_exclusive_group(required=True)
         where.add_argument(
-            "--file", type=Path, help="file with the tokens, which IOT_TOKENS_FILE names"
+            "--file", type=Path, help="the tokens file that IOT_TOKENS_FILE of the API names"
         )
         where.add_argument(
             "--secret", help="Secret of the tokens in the cluster; pods see changes within a minute"

@@ -63,7 +63,7 @@ def _create(parsed: argparse.Namespace) -> int:
     if parsed.writer_keys and bool(parsed.keyring) == bool(parsed.keyring_from):
         raise SettingsError("--writer-keys needs either --keyring or --keyring-from")
     if parsed.keyring_from and not parsed.writer_keys:
-        raise SettingsError("--keyring-from needs --writer-keys, the Secret to derive")
+        raise SettingsError("--keyring-from needs --writer-keys, the Secret for the derived keys")
 
     from .connection import connect  # noqa: PLC0415 -- loads the kubernetes package
     from .secret_creation import SecretCreation, SecretRequest  # noqa: PLC0415

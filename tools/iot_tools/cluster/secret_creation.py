@@ -159,7 +159,6 @@ class SecretCreation:
         return first_secrets.keyring(*(self._request.keyring_from or own))
 
     def _keyring_text(self) -> str:
-        """Read the keyring from its Secret, and return its text."""
         source = self._keyring_source()
         return self._existing(source)[source.keys[0]]
 
@@ -238,17 +237,16 @@ class SecretCreation:
     def _lost_keyring(self, keyring: str) -> str | None:
         """Return an error message if the Secret `keyring` is missing, else None.
 
-        Called only if the Secret with tokens.json exists. The Secret with tokens.json is created
-        last, so the keyring existed and was lost. A new keyring must not be created, because it
-        could not decrypt the stored readings.
+        Called only if the Secret with tokens.json exists. That Secret is created last, so a missing
+        keyring was lost. A new keyring could not decrypt the stored readings.
         """
         if self._content(keyring) is not None:
             return None
         tokens = self._request.tokens
         return (
-            f"{self._where(keyring)} does not exist, but {tokens}, which is created later, exists: "
-            "restore the keys from their backup, because without them no stored reading can be "
-            f"read; to start over with new keys, delete {tokens} too"
+            f"{self._where(keyring)} was lost: the Secret {tokens}, which is created after it, "
+            "exists. Restore the keyring from its backup: without it, no stored reading can be "
+            f"read. To start over with a new keyring, delete the Secret {tokens}"
         )
 
     def _missing_keys(self, name: str, keys: Sequence[str], content: Content | None) -> str | None:

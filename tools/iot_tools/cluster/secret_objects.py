@@ -96,8 +96,8 @@ class SecretObjects:
         """Set keys of a Secret to new values. Its other keys stay unchanged.
 
         Return False if the Secret was changed or deleted after `secret` was read. The caller must
-        read the Secret again, which may already have the new values: if the response to the first
-        request is lost, the retry conflicts with the change that the first request has made.
+        then read the Secret again. The Secret may already have the new values: if the response to a
+        successful request is lost, the retry conflicts with the change of that request.
         """
         secret.raw.data = {**(secret.raw.data or {}), **_encoded(keys)}
         name = secret.name

@@ -119,7 +119,7 @@ class ExportSpool:
         return self._state("last_page") is not None
 
     def reopen(self) -> None:
-        """Delete the last page of a complete spool, and the saved names.
+        """Delete the last page of a complete spool, and the names of `save_renames`.
 
         Readings may have been stored since, so the next fetch begins with the last page again.
         """

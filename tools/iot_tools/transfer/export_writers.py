@@ -19,8 +19,8 @@ from .parquet import pyarrow
 
 _ROW_GROUP = 50_000
 _ROW_GROUP_BYTES = 64 * 2**20
-"""When so many readings, or so many bytes of their `freeform`, are collected in memory, they are
-written as a row group of Parquet."""
+"""A row group of Parquet has `_ROW_GROUP` readings, or fewer if their `freeform` reaches
+`_ROW_GROUP_BYTES`."""
 _LEGACY_TABLE = (
     "CREATE TABLE IOTD(id INTEGER PRIMARY KEY, absolute_timestamp DATETIME DEFAULT"
     " CURRENT_TIMESTAMP, relative_timestamp BIGINT, interrogator_timestamp BIGINT, freeform TEXT)"

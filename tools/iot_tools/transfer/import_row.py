@@ -149,8 +149,8 @@ def make_row(received: object, relative: object, interrogator: object, freeform:
 
 
 def same_password(found: object, password: str) -> bool:
-    """Return whether a value of a file is this password. As in the service, its form in Unicode
-    makes no difference."""
+    """Return whether a value of a file is this password. As in the service, different Unicode
+    forms of a password are equal."""
     return isinstance(found, str) and _normal(found) == _normal(password)
 
 

@@ -228,7 +228,7 @@ def _csv_rows(reader: _Reader) -> Iterator[list[str] | RowError]:
 
 class NdjsonFile(_TextFile):
     """A file with one reading per line, as the API returns it or as a PUT sends it. A page of
-    an answer ends with a line that has its cursor."""
+    an answer ends with a line that has the cursor."""
 
     def rows(self) -> Iterator[ImportRow | RowError]:
         """Yield the rows."""

@@ -7,8 +7,8 @@
 
 If a run is killed, each chunk is stored completely or not at all, so the next run continues with
 the missing chunks. Chunks that were accepted but are not stored yet are sent again with the same
-keys, so the service does not store them twice. This needs the same file: if rows were added to the
-last chunk, it has another key, so the service stores both chunks.
+keys, so the service does not store them twice. This needs an unchanged file: if rows were added,
+the last chunk has another key, and the service stores its readings twice.
 
 The service remembers an Idempotency-Key for a day. If it knows the key of a chunk, it repeats its
 first answer and stores nothing, even if the readings were erased since. So after a repeated answer,
@@ -153,8 +153,7 @@ class Importer:
                 self._refuse_times()
 
     def _refuse_times(self) -> None:
-        """Of the readings that the service lacks, count those whose time of receipt it refuses.
-        Import nothing.
+        """Count absent readings whose time of receipt the service refuses. Import nothing.
 
         To learn the limits of the service, send a made-up reading with a time of receipt that every
         service refuses.
@@ -233,9 +232,8 @@ class Importer:
     def _send_absent(self, round_number: int) -> bool:
         """Send the readings that the last `_compare` did not find in the vault.
 
-        Return True if, for any of the chunks, the service may have stored nothing now (see
-        `_send`). `round_number`, from 1, is a part of each Idempotency-Key, so that each round has
-        other keys.
+        Return True if `_send` returned True for any chunk. `round_number`, from 1, is a part of
+        each Idempotency-Key, so that each round has new keys.
         """
         repeated, count, total = False, 0, self._plan.absent()
         chunks = Chunks(self._absent_rows())
@@ -250,8 +248,10 @@ class Importer:
         return repeated
 
     def _repeat(self, body: bytes, headers: dict[str, str]) -> Response:
-        """Repeat an accepted request. The service knows its key, so it stores nothing, but answers
-        201 when the readings are stored.
+        """Repeat an accepted request.
+
+        The service knows the Idempotency-Key, so it stores nothing. It answers 201 when the
+        readings are stored.
         """
         try:
             response = self._client.request("PUT", f"{_PATH}&ack=stored", body, headers)
@@ -267,7 +267,6 @@ class Importer:
         )
 
     def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
-        """Yield the positions and the rows of the absent readings."""
         absent = self._plan.absent_positions()
         wanted = next(absent, None)
         for position, row in enumerate(self._source.rows()):
@@ -365,8 +364,8 @@ class Importer:
     def _wait_until_stored(self, response: Response, body: bytes, headers: dict[str, str]) -> None:
         """After a 202, repeat the request until it is answered 201.
 
-        Its receipt would tell only of its own readings. The answer to a repeated request also waits
-        for earlier chunks: `_compare` must not miss them, or they would be sent with other keys.
+        The receipt of a 202 tells only of one chunk. A 201 says that earlier chunks are stored,
+        too: `_compare` must not miss them, or they would be sent with other keys.
         """
         until = time.monotonic() + _STORED_SECONDS
         while response.status == HTTPStatus.ACCEPTED:

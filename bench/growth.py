@@ -53,7 +53,7 @@ def side_by_side(
     with ExitStack() as stack:
         found = [grow(stack, *each) for each in zip(sizes, shards, strict=True)]
         for number in range(rounds):
-            turn = found[::-1] if number % 2 else found  # no service is always the first
+            turn = found[::-1] if number % 2 else found  # in alternating order
             for each in turn:
                 each.measure_ingest(batches)
             for each in turn:

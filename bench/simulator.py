@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arrivals", type=Arrivals, default=load.arrivals, choices=Arrivals)
     parser.add_argument("--writers", type=int, default=plant.writers)
     parser.add_argument("--shards", type=int, default=plant.shards)
-    parser.add_argument("--linger", type=float, default=plant.linger, help="seconds")
+    parser.add_argument("--linger", type=float, default=plant.linger, help="linger in s")
     parser.add_argument("--drain", type=float, default=plant.drain, help="fixed seconds of a drain")
     parser.add_argument(
         "--entry", type=float, default=plant.entry, help="seconds per request in a drain"

@@ -87,5 +87,5 @@ def compared_with_recorded(ratio: float) -> str:
     if 2 / 3 <= ratio <= 3 / 2:
         return f"It is about as fast ({ratio:.2f} x)."
     if ratio > 1:
-        return f"It is much FASTER ({ratio:.2f} x): floors against recorded figures are too weak."
-    return f"It is much SLOWER ({ratio:.2f} x): floors against recorded figures are too strict."
+        return f"It is much FASTER ({ratio:.2f} x): floors from recorded figures are too weak."
+    return f"It is much SLOWER ({ratio:.2f} x): floors from recorded figures are too strict."

@@ -37,7 +37,7 @@ def checked_token(token: str) -> str:
 def checked_key(key: str | None, longest: int = 255) -> str:
     """Return `key`, an Idempotency-Key, or a random key if it is None.
 
-    The service removes the spaces around a key, so `key` must have none.
+    `key` must not begin or end with a space, because the service removes such spaces.
 
     Raises:
         TypeError: `key` is not a `str`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DAMAGED = "damaged"
 """Error code of the service: it can't read a part of the stored readings."""
 MISSING = "readings received from %s to %s may be missing: %s"
-"""Log message for damaged readings, and for other readings that could not be read with them."""
+"""Log message when damaged readings make a read fail. Arguments: time range, error."""
 _ROUNDING_SECONDS = 3
 """Rounding can make a poll begin this much earlier: 1 s each by the header `Date` (whole seconds),
 by `_now` and by `ceil`."""

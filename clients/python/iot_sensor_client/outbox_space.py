@@ -46,8 +46,8 @@ class OutboxSpace:
     """Keeps some space on the disk free, which SQLite needs to remove readings. Returns the space
     of removed readings to the disk.
 
-    SQLite itself keeps the pages of deleted rows: an outbox that has filled its disk would stay
-    full after all its readings are acknowledged.
+    SQLite itself keeps the pages of deleted rows. With SQLite alone, an outbox that has filled its
+    disk would stay full after all its readings are acknowledged.
     """
 
     def __init__(self, path: Path, database: sqlite3.Connection) -> None:

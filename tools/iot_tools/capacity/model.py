@@ -362,5 +362,5 @@ class Capacity:
 
     @property
     def releases(self) -> int:
-        """Number of releases that together carry the load without exceeding a hard limit."""
+        """Number of releases that together carry the load and exceed no limit (`Limit.hard`)."""
         return max(1, math.ceil(max(limit.used for limit in self.limits() if limit.hard)))

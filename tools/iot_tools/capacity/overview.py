@@ -55,7 +55,7 @@ def overview() -> list[str]:
 
 
 def limits() -> list[str]:
-    """Return the lines of a table: the hard limits that each example fleet reaches first."""
+    """Return the lines of a table: the limits (`Limit.hard`) that each fleet reaches first."""
     head = ("devices", "each sends", "first limit of one release", "use of it", "next limit, use",
             "releases needed")  # fmt: skip
     rows: list[Sequence[str]] = []

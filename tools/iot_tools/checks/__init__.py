@@ -1,4 +1,1 @@
-"""Checks of a running service from outside: probe, canary and soak.
-
-They use the public HTTP API only, as a device does.
-"""
+"""Probe, canary and soak: checks of a running service, over the public HTTP API only."""

@@ -217,7 +217,7 @@ class Canary:
         return result
 
     def _warn(self, failure: str) -> None:
-        """Log a failure, unless the last warning said the same less than a minute ago."""
+        """Log a failure; at most once a minute while the failure stays the same."""
         now = time.monotonic()
         if failure != self._failure or now - self._warned_at > _REPEAT_WARNING_SECONDS:
             _log.warning("request failed: %s", failure)

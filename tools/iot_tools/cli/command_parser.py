@@ -93,7 +93,7 @@ class _Subcommands(_Base):
 class ShowVersion(argparse.Action):
     """`--version`: print the version and exit.
 
-    The version is read from the package's metadata. This is slow, so only this option does it.
+    Reading the version from the package's metadata is slow, so only this option does it.
     """
 
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:

@@ -135,7 +135,7 @@ def _replay(parsed: argparse.Namespace) -> int:
                 print(f"{letter.letter_id}: not replayed: {REASON}; to replay it, "
                       "pass --even-if-stored")  # fmt: skip
                 continue
-            # With its old time of receipt, the next drain would set a forgotten entry aside again.
+            # With its old time of receipt, an entry too old for the ledger is set aside again.
             received = None if forgotten else letter.received_for_replay(now)
             # If the command is killed before the deletion, the letter can be replayed again: the
             # ledger recognizes the second copy of the entry.

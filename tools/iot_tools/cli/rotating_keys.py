@@ -45,7 +45,7 @@ def status(parsed: argparse.Namespace) -> int:
             for key_id, count in sorted(counts.items()):
                 if key_id in keyring.key_ids:
                     print(f"{kind}: {count} need master key {key_id}")
-            # Planted items without a header count under the id 0, which no key has.
+            # Items without a header count under the id 0, which no key has.
             if lost := sum(counts[key_id] for key_id in counts.keys() - set(keyring.key_ids)):
                 print(f"{kind}: {lost} can't be opened by any key of the keyring")
         reports = read_reports(stores.redis, stores.names)

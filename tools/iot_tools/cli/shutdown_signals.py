@@ -12,7 +12,7 @@ _SHUTDOWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class ShutdownRequested(KeyboardInterrupt):
     """A signal requested the shutdown of this command, which should exit with the status `code`.
 
-    It extends `KeyboardInterrupt`, because psycopg then cancels a running statement.
+    It extends `KeyboardInterrupt`, at which psycopg cancels a running statement.
     """
 
     def __init__(self, number: int) -> None:

@@ -75,7 +75,7 @@ def token_values(name: str, names: Sequence[str]) -> FirstSecret:
 
 
 def probe(name: str, *, token: bool) -> FirstSecret:
-    """Return the Secret of probe and canary. Its token is empty unless `token` is set."""
+    """Return the Secret of probe and canary. Without `token`, its token is empty."""
     return FirstSecret(
         name=name,
         keys=["token", "password"] if token else ["password"],

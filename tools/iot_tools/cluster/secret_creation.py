@@ -187,7 +187,7 @@ class SecretCreation:
         If another client changes the Secret at the same time, try again, up to `_ATTEMPTS` times.
         """
         for _ in range(_ATTEMPTS):
-            # Before the keyring: if a rotation changes both meanwhile, the change below conflicts.
+            # Read before the keyring: if a rotation changes both, the change below conflicts.
             found = self._secrets.read(secret.name)
             derived = secret.make()
             if found is None:

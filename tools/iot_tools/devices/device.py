@@ -16,10 +16,9 @@ _log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 MAX_BATCH = 500
-"""Maximum number of readings in a request, unless the caller sets another."""
+"""Default maximum of the readings in a request."""
 _CAPACITY = 200_000
-"""Maximum number of readings that a device keeps while the service is away, unless the caller sets
-another."""
+"""Default maximum of the readings that a device keeps while the service is away."""
 _MAX_PAUSE_SECONDS = 10.0
 _LATENCIES = 100_000
 

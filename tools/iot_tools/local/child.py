@@ -244,7 +244,7 @@ def wait_until(
     """Wait until a condition is true, for `seconds` at most. Return whether it became true.
 
     `interval` is the pause between two calls of `condition`, in seconds. By default, the pause
-    grows with the time waited: a call may be a request to a service that is starting.
+    grows with the time waited, to spare a service that is starting.
     """
     began = time.monotonic()
     while not condition():

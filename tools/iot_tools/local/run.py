@@ -140,7 +140,7 @@ class LocalRun:
         came_back = first.wait(self._pause, _FIRST_READING_SECONDS)
         client.close()
         if first.refused:
-            self._terminal.say("no reading was read back: the service needs a token in IOT_TOKEN")
+            self._terminal.say("no reading was read back: set IOT_TOKEN to a token of the service")
         elif not came_back:
             self._terminal.say(f"no reading came back yet: see the logs in {self._parts.logs}")
         else:
@@ -188,7 +188,7 @@ class LocalRun:
 
     def _access_line(self) -> str:
         if self._settings.tokens_file:
-            return f"Clients need a token of {self._settings.tokens_file}."
+            return f"Clients need a token that {self._settings.tokens_file} lists."
         return (
             "No tokens are required (IOT_TOKENS_FILE is not set): "
             "every client that can connect may use the service."

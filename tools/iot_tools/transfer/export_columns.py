@@ -47,10 +47,10 @@ class Columns:
     def names(self) -> list[str]:
         """The names of all columns.
 
-        The column of a member has the member's name. If `iot-sensor import` takes this name for
-        another column (`meant_name`), the prefix `freeform.` is added: the member `id` has the
-        column `freeform.id`. The prefix is also added to a name that begins with it, so that all
-        names differ: the member `freeform.id` has the column `freeform.freeform.id`.
+        The column of a member has the member's name. If `iot-sensor import` gives this name
+        another meaning (`meant_name`, `data`), the prefix `freeform.` is added: the member `id` has
+        the column `freeform.id`. The prefix is also added to a name that begins with it, so that
+        all names differ: the member `freeform.id` has the column `freeform.freeform.id`.
         """
         return [*OWN, *(_column_name(name) for name, _ in self.members)]
 

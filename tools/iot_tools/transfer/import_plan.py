@@ -17,7 +17,7 @@ class ImportPlan:
     """
 
     def __init__(self) -> None:
-        # An empty name: SQLite keeps in a temporary file what its cache can't hold, and deletes it.
+        # An empty name: SQLite uses a temporary file for what its cache can't hold.
         self._database = sqlite3.connect("")
         self._database.execute("PRAGMA cache_size = -32768")
         self._database.execute("PRAGMA journal_mode = OFF")

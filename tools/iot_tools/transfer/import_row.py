@@ -159,10 +159,11 @@ def _normal(password: str) -> bytes:
 
 
 def meant_name(name: str) -> str | None:
-    """Return the name of a time, `freeform`, `db_password` or `id` if `name` differs from it only
-    by letter case, or by spaces or a byte order mark around it. Return None for any other name.
+    """Return the known name that `name` stands for, None for any other name.
 
-    `ID` is another name than `id`: many files have such a column of their own.
+    Known names are the names of times, `freeform`, `db_password` and `id`. Letter case does not
+    matter, nor spaces or a byte order mark around `name`. But `ID` does not stand for `id`: many
+    files have a column `ID` of their own.
     """
     plain = name.replace("\ufeff", "").strip()
     if plain.lower() != "id":

@@ -97,9 +97,9 @@ class MemoryWatch:
         return max(rss for _, rss in self.samples)
 
     def growth(self) -> float:
-        """Return how PSS has grown; 1 means that it did not grow.
+        """Return the mean PSS of the last third of the samples, divided by that of the first third.
 
-        This is the mean of the last third of the samples, divided by the mean of the first third.
+        1: PSS did not grow.
         """
         third = max(1, len(self.samples) // 3)
         first = sum(pss for pss, _ in self.samples[:third])

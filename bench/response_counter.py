@@ -1,7 +1,7 @@
 """Counts a word in a response of any length.
 
-A measure of reads receives hundreds of megabytes, and must neither keep them nor spend CPU on them
-that the servers need. `iot_sensor_client` is not used, because it keeps the whole response.
+A measure of reads receives hundreds of megabytes. It must not keep them, and must leave the CPU to
+the servers. `iot_sensor_client` is not used, because it keeps the whole response.
 """
 
 import http.client

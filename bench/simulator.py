@@ -8,7 +8,7 @@ many entries a drain takes, how long they wait, and when the backlog grows witho
 Rules of the service: an append queues a drain of its shard, unless a drain of the shard is queued
 already. An idle writer takes all queued drains, and stores the entries of their shards, up to a
 limit, in one transaction. When the linger since the start of this drain is over, the writer looks
-for queued drains again; if there are none, it is idle. A shard that another writer drains is left
+for queued drains again; if there are none, the writer is idle. A shard that another writer drains is left
 to that writer.
 """
 
@@ -228,9 +228,9 @@ class Simulation:
             self._at(self._now + self._plant.job, "look", self._free.pop())
 
     def _look(self, writer: int) -> None:
-        """Start a drain of all shards for which one is queued, up to the limit of readings.
+        """Start a drain of all shards with a queued drain, up to the limit of readings.
 
-        Shards that another writer drains are left to that writer.
+        Leave out shards that another writer drains.
         """
         numbers = list(self._jobs)
         self._jobs.clear()

@@ -20,8 +20,8 @@ def main() -> int:
 def _open_closed_streams() -> None:
     """Open /dev/null in place of each standard stream that the caller closed.
 
-    Python sets a closed stream to None. The next file that the command opens would get the free
-    descriptor, and child processes would write into this file.
+    Otherwise, the next file that the command opens would get the free descriptor, and child
+    processes would write into this file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -222,7 +222,7 @@ def test_existing_required_secrets_are_accepted(kube: KubeApi, run: Run) -> None
     ("denied", "hint"),
     [
         ("get", "with this name among its resourceNames"),
-        ("create", "without resourceNames, which can't limit it"),
+        ("create", "without resourceNames, which do not apply to create"),
     ],
 )
 def test_a_missing_right_is_named(denied: str, hint: str, kube: KubeApi, run: Run) -> None:

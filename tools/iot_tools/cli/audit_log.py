@@ -92,7 +92,7 @@ def _export(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature
     if unreadable:
         raise IotError(
             f"{unreadable} records can't be decrypted: the records were changed, or an audit key "
-            "is missing; see `iot-sensor audit verify`"
+            "is missing; run `iot-sensor audit verify`"
         )
     return 0
 

@@ -87,7 +87,7 @@ class KeyRotation:
 
         Raises:
             SettingsError: the keyring lacks the key.
-            IotError: a process has not loaded the key, even after the time of `--wait`.
+            IotError: a process has not loaded the key within the time of `--wait`.
         """
         with_primary(self._stored.text(), key_id)
         if self.keyring().primary_id == key_id:
@@ -103,8 +103,8 @@ class KeyRotation:
         """Rewrap all vaults, and encrypt the audit log again, with the primary key.
 
         Raises:
-            IotError: a process does not use the primary key, even after the time of `--wait`, or a
-                vault can't be rewrapped.
+            IotError: a process did not use the primary key within the time of `--wait`, or a vault
+                can't be rewrapped.
         """
         self._wait_for(self._adoption_problems, "nothing was rewrapped")
         rewrap = Rewrap(self.stores.redis, self.stores.names, self.keyring())

@@ -23,8 +23,8 @@ class ShutdownRequested(KeyboardInterrupt):
 class ShutdownSignals:
     """A context that turns SIGINT, SIGTERM and SIGHUP into a request for shutdown.
 
-    For the main thread only. Handlers are set even where the default action would be enough:
-    process 1 of a container receives none of these signals without a handler.
+    For the main thread only. It also works in process 1 of a container, which receives these
+    signals only if they have handlers.
     """
 
     def __init__(self, *, interrupt: bool = False) -> None:

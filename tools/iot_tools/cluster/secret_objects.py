@@ -155,7 +155,7 @@ class SecretObjects:
 
 _ROLE_HINT = {
     "get": ", with this name among its resourceNames",
-    "create": ", without resourceNames, which can't limit it",
+    "create": ", without resourceNames, which do not apply to create",
     "update": ", with this name among its resourceNames",
 }
 

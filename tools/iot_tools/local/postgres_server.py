@@ -108,8 +108,8 @@ class PostgresServer(Server):
     def _password_file(self) -> Path:
         """Return the file with the random password. Create the file if it is missing.
 
-        `url` contains the password, and may be read before the server starts. So the file can't be
-        created at the start of the server.
+        The start of the server would be too late to create the file: `url`, which contains the
+        password, may be read before.
         """
         path = self.directory / "password"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

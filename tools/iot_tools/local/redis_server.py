@@ -19,7 +19,7 @@ from .server import Server
 
 _MIN_VERSION = (6, 2)
 _FILES = "appendonlydir"
-"""The folder of Redis 7 and later, and of Valkey. Redis 6.2 would ignore its data."""
+"""The data folder of Redis 7 and later, and of Valkey. Redis 6.2 would ignore the folder."""
 
 
 @cache

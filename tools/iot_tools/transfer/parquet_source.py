@@ -19,10 +19,9 @@ _BATCH = 500
 
 
 class ParquetFile:
-    """A Parquet file to import.
+    """A Parquet file to import, such as a file of `iot-sensor export`.
 
-    Its columns have the names of the columns of a CSV file (`check_columns`), as in a Parquet file
-    of `iot-sensor export`.
+    Its columns have the same names as those of a CSV file (`check_columns`).
     """
 
     more_pages = False

@@ -42,7 +42,7 @@ class ServicePages:
     def __init__(
         self, client: Client, password: str, path: str = "/api/iot", query: str = ""
     ) -> None:
-        """The default is all readings of the vault.
+        """By default, the pages have all readings of the vault.
 
         The path `/api/iot/0/5`, for example, selects the readings with the relative timestamps 0 to
         5. `query` is empty or begins with `&`, for example `&from=2026-11-01`.

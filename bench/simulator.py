@@ -8,8 +8,8 @@ many entries a drain takes, how long they wait, and when the backlog grows witho
 Rules of the service: an append queues a drain of its shard, unless a drain of the shard is queued
 already. An idle writer takes all queued drains, and stores the entries of their shards, up to a
 limit, in one transaction. When the linger since the start of this drain is over, the writer looks
-for queued drains again; if there are none, the writer is idle. A shard that another writer drains is left
-to that writer.
+for queued drains again; if there are none, the writer is idle. A shard that another writer drains
+is left to that writer.
 """
 
 import argparse

@@ -20,7 +20,7 @@ def test_the_examples(stack: Stack, tmp_path: Path) -> None:
         example.replace(ADDRESS, url)
         for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     )
-    (shown,) = re.findall(r"prints\n\n```\n(.*?)```", text, re.DOTALL)
+    (shown,) = re.findall(r"This prints:\n\n```\n(.*?)```", text, re.DOTALL)
     folder = tmp_path / "examples"
     folder.mkdir()
 

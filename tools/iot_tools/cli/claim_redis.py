@@ -30,7 +30,7 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
             # An API process writes the mark of its keyring again.
             client.set(stores.names.owner, installation)
             client.set(stores.names.owner_keyring, "")
-            print(f"Redis belonged to {owner or 'nobody'}; it belongs to {installation} now")
+            print(f"Redis belonged to {owner or 'nobody'}; it belongs to installation {installation}")
     return 0
 
 

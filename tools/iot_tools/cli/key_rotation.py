@@ -127,8 +127,8 @@ class KeyRotation:
                 audit_records=resealed,
             )
         print(
-            f"{result.postgres} vaults rewrapped, {result.redis} records in Redis, "
-            f"{resealed} audit records"
+            f"rewrapped {result.postgres} vaults in Postgres and {result.redis} vault records in "
+            f"Redis; encrypted {resealed} audit records again"
         )
         if unreadable:
             print(f"{unreadable} audit records can't be decrypted with any key of the keyring")

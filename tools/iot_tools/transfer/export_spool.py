@@ -63,7 +63,7 @@ class ExportSpool:
                 raise
         except (OSError, sqlite3.Error) as error:
             reason = getattr(error, "strerror", None) or error
-            raise IotError(f"the spool {path} can't be opened: {reason}") from None
+            raise IotError(f"the temporary file {path} can't be opened: {reason}") from None
         self._closed = False
 
     def _prepare(self, wanted: str) -> None:

@@ -185,7 +185,7 @@ def row_of_json(data: Mapping[str, object], written: Mapping[str, str]) -> Impor
     for name, value in data.items():
         if name in CSV_NAMES and value is not None:
             if CSV_NAMES[name] in times:
-                raise RowError(f"has the same time twice, the second as {name}")
+                raise RowError(f"has the same time twice; its second name is {name}")
             # The decoded float may lack digits. `_received` expects a number without exponent.
             exact = isinstance(value, float) and name != "absolute_timestamp"
             times[CSV_NAMES[name]] = written.get(name, value) if exact else value

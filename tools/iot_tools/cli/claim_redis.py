@@ -30,7 +30,8 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
             # An API process writes the mark of its keyring again.
             client.set(stores.names.owner, installation)
             client.set(stores.names.owner_keyring, "")
-            print(f"Redis belonged to {owner or 'nobody'}; it belongs to installation {installation}")
+            before = owner or "nobody"
+            print(f"Redis belonged to {before}; it belongs to installation {installation} now")
     return 0
 
 

@@ -11,12 +11,12 @@ _INTRODUCTION = """\
 <!-- `make docs` writes this file (shared/models/iot_models/metrics_reference.py). -->
 
 Prometheus scrapes `/metrics` of the API (port 9100), the writers (9101) and the canary (9102).
-Times are in seconds and sizes in bytes; the OpenMetrics format names the unit.
+Times are in seconds and sizes in bytes.
 [Monitoring](monitoring.md) says how to set up Prometheus, and [the runbooks](runbooks.md) explain
 the alerts.
 
-No label has a value that a client chooses. The labels with the most values are `shard` (at most
-256), and `route`, `method` and `status`, which only take values of the API's own routes.
+No label has a value that a client chooses. `shard` has at most 256 values; `route`, `method` and
+`status` have only values of the API's own routes.
 
 The workers of an API pod count in memory, and add the counts to files ten times a second. A worker
 that is killed loses the counts of the last tenth of a second. `/metrics` returns the sums of the

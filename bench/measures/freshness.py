@@ -96,7 +96,9 @@ def _probe_one(port: int, vault: str, seconds: float) -> list[float]:
             began = time.perf_counter()
             while expected not in connection.request(read, 200):
                 if time.perf_counter() - began > GIVE_UP_SECONDS:
-                    raise RuntimeError(f"no read returned a reading for {GIVE_UP_SECONDS} s")
+                    raise RuntimeError(
+                        f"no read returned reading {number} within {GIVE_UP_SECONDS} s of its 201"
+                    )
                 time.sleep(ASK_PAUSE_SECONDS)
             waits.append(time.perf_counter() - began)
             time.sleep(PROBE_PAUSE_SECONDS)

@@ -170,8 +170,8 @@ class Client:
                 may also have a `db_password`.
             idempotency_key: names these readings. Requests with the same key are stored once, so a
                 caller that keeps readings can send them again after an error or a restart. The
-                service rejects other readings under the same key. At most 255 characters of ASCII.
-                Default: a random key, which protects the retries of this call.
+                service rejects other readings under the same key. At most 255 printable ASCII
+                characters. Default: a random key, which protects the retries of this call.
 
         Raises:
             RejectedError: the service will never accept these readings.

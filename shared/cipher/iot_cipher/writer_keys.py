@@ -230,7 +230,8 @@ def write_writer_keys_file(keyring: Path, path: Path) -> bool:
             return False
         if not is_for_writers(present):
             raise SettingsError(
-                f"{path} is not overwritten: it holds something other than a writer's keys"
+                f"{path} is not overwritten, because it does not hold writers' keys: "
+                "name another file"
             )
     replace_file(path, text)
     return True

@@ -155,7 +155,7 @@ class StoreState:
     def __str__(self) -> str:
         if self.code == _AWAY:
             return f"{self.store} is away: {self.sentence}"
-        return f"{self.store} answers {self.code}, because {self.meaning}: {self.sentence}"
+        return f"{self.store} answers {self.code} ({self.meaning}): {self.sentence}"
 
 
 def state_of(error: BaseException) -> StoreState | None:

@@ -142,6 +142,6 @@ def _store(name: str, what: str, url: Callable[[str], str]) -> FirstSecret:
     return FirstSecret(
         name=name,
         keys=["password", "url"],
-        about=f"The password of iot-sensor's own {what}. Do not change it.",
+        about=f"The password of iot-sensor's own {what}. Do not change it: {what} keeps the first.",
         make=make,
     )

@@ -44,9 +44,7 @@ class PutOpenings:
             self._vaults.catch_up()
             if cache.changes_noted == noted:
                 return vaults
-        raise UnavailableError(
-            "a password of this request is being changed, or its vault erased; try again"
-        )
+        raise UnavailableError("passwords are being changed, or vaults are being erased; try again")
 
     def _open_each(
         self, batches: Sequence[Batch], keys: Sequence[bytes], client: Client

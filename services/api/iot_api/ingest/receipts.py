@@ -53,7 +53,7 @@ class Receipts:
         self._backlog = backlog
 
     def stored(self, entries: Sequence[EntryName]) -> bool:
-        """Return whether all entries, at least one, are in Postgres. Raises `psycopg.Error`."""
+        """Return whether all `entries` (at least one) are in Postgres. Raises `psycopg.Error`."""
         return self._pool.run_idempotent(lambda connection: ledger.are_stored(connection, entries))
 
     def wait(self, entries: Sequence[EntryName], ends: Mapping[int, int], seconds: float) -> bool:

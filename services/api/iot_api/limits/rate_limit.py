@@ -197,7 +197,7 @@ class RateSettler(threading.Thread):
             try:
                 self._rates.settle()
             except Exception as error:  # noqa: BLE001 - the thread must survive any defect
-                report(_log, "this process counts requests for the rate limits alone", error)
+                report(_log, "rate limits do not count requests to other processes", error)
 
     def stop(self) -> None:
         """End the thread, if it runs."""

@@ -25,8 +25,8 @@ from .readings import IdRanges, Overlap, Selection, opener
 _ID_BYTES = 40
 """Approximate memory of a remembered id."""
 _KEPT = 64
-"""A turn remembers the ids of the readings of at least this many segments. Of more segments, it
-forgets those that no later segment can overlap."""
+"""When a turn remembers the ids of this many segments, it first forgets the segments that no later
+segment can overlap."""
 
 
 class SharedReadingError(Exception):

@@ -36,8 +36,8 @@ AWAY_SECONDS = 5.0
 long."""
 GIVEN_UP_SECONDS = 2 * SETTLING_SECONDS
 """If Postgres still has a record this long after the record was hidden in Redis, the change of
-password or the erasure was not made. Longer than `SETTLING_SECONDS`, because some time passes
-between the read of Postgres and the end of this time."""
+password or the erasure was not made. Twice `SETTLING_SECONDS`: Postgres is read before this time is
+checked, and `SETTLING_SECONDS` must have passed before the read."""
 MAX_COMPARED = 1000
 """Maximum number of records under old master keys that one call of
 `VaultRestorer.master_keys_in_use` queues for a comparison with Postgres."""

@@ -293,7 +293,7 @@ class Drain:
             return
         entry_id, reason = waiting.entry_id.decode(), str(error)
         event = audit_event(AuditKind.ENTRY_SET_ASIDE, entry=entry_id, shard=shard, reason=reason)
-        self._audit.record(connection, event)  # first: a record may come twice
+        self._audit.record(connection, event)  # first: better twice than never
         if not self._dead_letters.add(shard, waiting, reason):  # another writer added it
             return
         fields = {"shard": shard, "stream_id": entry_id, **name_of(shard, waiting)}

@@ -2,10 +2,11 @@
 
 import http.client
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from selectors import EVENT_READ, DefaultSelector
@@ -16,8 +17,8 @@ from .errors import NoResponseError, TrustError
 from .response import Response
 
 _DISCONNECTED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-_NO_RESPONSE = (OSError, http.client.HTTPException, OverflowError)
-"""Exceptions if no complete response arrived; OverflowError if a Content-Length is huge."""
+_CERTIFICATE_ALERT = re.compile("ALERT_(.*CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
+"""TLS alerts by which a server refuses the certificate of a client, as OpenSSL names them."""
 _WRONG_TIME = "renew the certificate, or correct the clock of this machine"
 _UNKNOWN_ISSUER = "name the file of its certificate authority: ca_file, or --ca-file of iot-sensor"
 _CORRECTIONS = {
@@ -29,6 +30,16 @@ _CORRECTIONS = {
     21: _UNKNOWN_ISSUER,  # X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
 }
 """What a user can do after a certificate was refused, by the error code of OpenSSL."""
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    """A response after any number of 1xx heads. `http.client` skips only those with 100."""
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < HTTPStatus.OK:
+            self.headers = None  # type: ignore[assignment] # else `begin` does nothing
+            super().begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +151,16 @@ class ConnectionPool:
         """
         try:
             return self._exchange(self._take_idle() or self._connect(), request)
-        except NoResponseError:
-            raise
-        except http.client.InvalidURL as error:
-            raise ValueError(f"path {request.path!r}: {error}") from None
-        except _DISCONNECTED as error:
-            if not repeatable:
-                raise _no_response(error) from error
-        except _NO_RESPONSE as error:
-            raise _no_response(error) from error
+        except NoResponseError as error:
+            disconnected = error.sent and isinstance(error.__cause__, _DISCONNECTED)
+            if not (repeatable and disconnected):
+                raise
         self.close()
         try:
             return self._exchange(self._connect(), request)
-        except _NO_RESPONSE as error:
-            raise _no_response(error) from error
+        except NoResponseError as error:
+            error.sent = True  # the server may have processed the first request
+            raise
 
     def open_stream(self, request: Request, timeout: float) -> Stream:
         """Send a request on a new connection, without retries. Return the response.
@@ -165,12 +172,8 @@ class ConnectionPool:
         """
         connection = self._connect()
         try:
-            path = self._base_path + request.path
-            connection.request(request.method, path, request.body, dict(request.headers))
-            return Stream(connection, timeout)
-        except _NO_RESPONSE as error:
-            connection.close()
-            raise _no_response(error) from error
+            with self._requested(connection, request):
+                return Stream(connection, timeout)
         except BaseException:
             connection.close()
             raise
@@ -187,13 +190,9 @@ class ConnectionPool:
         done = False
         process = os.getpid()
         try:
-            path = self._base_path + request.path
-            # A server may refuse a large body, and close before it has read all of the body. The
-            # response can still be read; without a response, `getresponse` fails.
-            with suppress(BrokenPipeError):
-                connection.request(request.method, path, request.body, dict(request.headers))
-            received = connection.getresponse()
-            response = Response(received.status, received.headers, received.read())
+            with self._requested(connection, request):
+                received = connection.getresponse()
+                response = Response(received.status, received.headers, received.read())
             # http.client closes the connection if the response announces the close. The response
             # need not announce the close if the request did.
             keep = self._keep_alive and request.headers.get("Connection") != "close"
@@ -205,6 +204,32 @@ class ConnectionPool:
             else:
                 connection.close()
 
+    @contextmanager
+    def _requested(
+        self, connection: http.client.HTTPConnection, request: Request
+    ) -> Iterator[None]:
+        """Send a request, then run the `with` block, which receives the response.
+
+        Raises the errors of `send`. Any error in the block becomes a `NoResponseError`.
+        """
+        path = self._base_path + request.path
+        try:
+            # A server may refuse a large body, or the client's certificate, and close before it has
+            # read all of the body. The response, or the TLS alert, can still be read; without
+            # either, the block fails.
+            with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+                connection.request(request.method, path, request.body, dict(request.headers))
+        except http.client.InvalidURL as error:
+            raise ValueError(f"path {request.path!r}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _no_response(error) from error
+        try:
+            yield
+        # http.client also raises ValueError (a negative size of a chunk), OverflowError and
+        # MemoryError (a huge Content-Length).
+        except Exception as error:
+            raise _no_response(error) from error
+
     def _connect(self) -> http.client.HTTPConnection:
         host, port, timeout = self._host, self._port, self._connect_timeout
         connection = (
@@ -212,6 +237,7 @@ class ConnectionPool:
             if self._tls
             else http.client.HTTPConnection(host, port, timeout=timeout)
         )
+        connection.response_class = _FinalResponse
         try:
             connection.connect()
             opened: socket.socket = connection.sock
@@ -262,6 +288,11 @@ def _no_response(error: Exception, *, sent: bool = True) -> NoResponseError:
         correction = _CORRECTIONS.get(error.verify_code)
         problem = error.verify_message.rstrip(".") + (f"; {correction}" if correction else "")
         return TrustError(f"the certificate of the service is refused: {problem}", sent=sent)
+    if isinstance(error, ssl.SSLError) and _CERTIFICATE_ALERT.search(error.reason or ""):
+        # With TLS 1.3, this alert arrives after the client's handshake, but before the server's:
+        # the server has read no request.
+        problem = "the service refuses the client certificate, or needs one"
+        return NoResponseError(f"{problem}: {error.reason}", sent=False)
     return NoResponseError(f"{type(error).__name__}: {error}", sent=sent)
 
 

@@ -66,7 +66,8 @@ class NoResponseError(RetryableError, OSError):
     def __init__(self, message: str, *, sent: bool = True) -> None:
         super().__init__(message)
         self.sent = sent
-        """False if no connection could be opened, so the service has not got the request."""
+        """False if no connection could be opened, or the service refused the client certificate, so
+        the service has not got the request."""
 
 
 class TrustError(NoResponseError):

@@ -4,7 +4,9 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,20 +109,46 @@ def test_a_server_that_does_not_answer() -> None:
         assert time.monotonic() - began < stretched(5)
 
 
-def test_a_response_that_is_cut_off() -> None:
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Answer one request with these bytes, then close. Yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def answer() -> None:
+        def run() -> None:
             with server.accept()[0] as connection:
                 connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+                connection.sendall(answer)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=run)
         thread.start()
-        client = Client(f"http://127.0.0.1:{server.getsockname()[1]}", retry=ONE_ATTEMPT)
-        with pytest.raises(NoResponseError, match="IncompleteRead"):
-            client.request("GET", "/")
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"200 OK\r\nContent-Length: 9\r\n\r\nhalf", "IncompleteRead"),
+        (b"200 OK\r\nContent-Length: %d\r\n\r\n" % 2**62, "OverflowError|MemoryError"),
+        (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n", "ValueError"),
+        (b"103 Early Hints\r\n\r\n", "RemoteDisconnected"),
+        (b"101 Switching Protocols\r\n\r\nhello\r\n", "BadStatusLine"),
+    ],
+)
+def test_a_response_that_is_not_complete(answer: bytes, problem: str) -> None:
+    with answering(b"HTTP/1.1 " + answer) as url:
+        with pytest.raises(NoResponseError, match=problem) as caught:
+            Client(url, retry=ONE_ATTEMPT).request("PUT", "/")
+        assert caught.value.sent
+
+
+def test_a_response_after_early_hints() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    final = b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nbody"
+    with answering(b"HTTP/1.1 100 Continue\r\n\r\n" + hints * 2 + final) as url:
+        with Client(url) as client:
+            response = client.request("PUT", "/")
+    assert (response.status, response.body, response.headers["Link"]) == (201, b"body", None)
 
 
 def test_a_refusal_of_a_body_that_was_not_read_is_a_response() -> None:
@@ -180,8 +208,14 @@ def test_a_client_certificate(server: Server, tmp_path: Path) -> None:
     for key_file in (None, two):
         with Client(url, ca_file=certificate, cert_file=one, key_file=key_file) as client:
             assert client.request("GET", "/").status == 200
-    with pytest.raises(NoResponseError):
-        Client(url, ca_file=certificate, retry=ONE_ATTEMPT).request("GET", "/")
+    other, _ = _files(Authority().issue("a"), tmp_path / "other")
+    for cert_file in (None, other):
+        refused = Client(url, ca_file=certificate, cert_file=cert_file)
+        # The server closes during the handshake. It has read none of the large body.
+        for body in (b"", bytes(20_000_000)):
+            with pytest.raises(NoResponseError, match="refuses the client certificate") as caught:
+                refused.request("PUT", "/", body)
+            assert not caught.value.sent
     with pytest.raises(FileNotFoundError):
         Client(url, cert_file=tmp_path / "missing.pem")
     with pytest.raises(OSError, match="KEY_VALUES_MISMATCH"):
@@ -194,6 +228,7 @@ def test_a_client_certificate(server: Server, tmp_path: Path) -> None:
 
 def _files(pair: Pair, folder: Path) -> tuple[Path, Path]:
     """Write a certificate with its key, and the key alone."""
+    folder.mkdir(exist_ok=True)
     both, key = folder / "both.pem", folder / "key-of-client.pem"
     both.write_bytes(pair.certificate + pair.key)
     key.write_bytes(pair.key)

@@ -100,6 +100,11 @@ def batch_body(rows: Sequence[str], password: str | None) -> bytes:
     return f"[{','.join(_with_password(row, first) for row in rows)}]".encode()
 
 
+def created_text(count: int) -> str:
+    """Return the member `success` of the answer to a PUT of `count` readings."""
+    return f"{count} object(s) created"
+
+
 def _with_password(row: str, member: str) -> str:
     # Of two members with one name, the service takes the last: the reading's own.
     joint = "," if member and row != "{}" else ""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from .arguments import checked_key, checked_retry, checked_stop, checked_text, checked_token
-from .batches import MAX_READINGS, batch_body, compressed, encode_readings, in_batches
+from .batches import MAX_READINGS, batch_body, compressed, created_text, encode_readings, in_batches
 from .connections import ConnectionPool, Request, Stream, make_tls_context
 from .errors import FOREIGN, ClientError, NoResponseError, RetryableError, TrustError, answer_of
 from .following import Follower
@@ -179,8 +179,7 @@ class Client:
                 Also raised if another server, such as a proxy, answered with a 2xx status.
             ValueError: the key or a member's name is invalid, or JSON can't represent a value.
         """
-        body = batch_body(list(encode_readings(readings)), self._password)
-        return self._put(body, {"Idempotency-Key": checked_key(idempotency_key)})
+        return self._put(list(encode_readings(readings)), checked_key(idempotency_key))
 
     def send(
         self,
@@ -227,17 +226,18 @@ class Client:
 
         Raises the errors of `put_readings`.
         """
-        headers = {"Idempotency-Key": idempotency_key}
+        return self._put(rows, idempotency_key, compress=True, retry=retry)
+
+    def _put(
+        self, rows: Sequence[str], key: str, *, compress: bool = False, retry: bool = True
+    ) -> Response:
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         body = batch_body(rows, self._password)
-        if len(body) >= _MIN_GZIP_BYTES:
+        if compress and len(body) >= _MIN_GZIP_BYTES:
             body = compressed(body)
             headers["Content-Encoding"] = "gzip"
-        return self._put(body, headers, retry=retry)
-
-    def _put(self, body: bytes, headers: dict[str, str], *, retry: bool = True) -> Response:
-        headers["Content-Type"] = "application/json"
         response = self.request("PUT", "/api/iot", body, headers, repeatable=retry)
-        answer_of(response, "success")
+        answer_of(response, "success", created_text(len(rows)))
         return response
 
     def read(
@@ -357,7 +357,7 @@ class Client:
         new = checked_text("new_password", new_password)
         body = {"data": {"db_password": self._password or "", "new_password": new}}
         response = self.request("POST", "/api/vault/password", json=body, repeatable=False)
-        answer_of(response, "changed", rejected=_PASSWORD_REFUSED)
+        answer_of(response, "changed", True, rejected=_PASSWORD_REFUSED)
         self._password = new_password
 
     def erase_vault(self) -> None:
@@ -369,7 +369,7 @@ class Client:
             RejectedError: the password is unknown.
             RetryableError: the vault was not erased, or it is not known whether it was.
         """
-        self._erase("/api/vault", repeatable=False)
+        self._erase("/api/vault", True, repeatable=False)
 
     def erase_readings(self, start: int, end: int) -> int:
         """Erase the readings with a relative timestamp from `start` to `end`, both included.
@@ -385,18 +385,18 @@ class Client:
             RejectedError: the password is unknown.
             RetryableError: some of the readings may be erased; repeat the call.
         """
-        return int(self._erase(f"/api/iot/{start}/{end}", repeatable=True))
+        return int(self._erase(f"/api/iot/{start}/{end}", int, repeatable=True))
 
-    def _erase(self, path: str, *, repeatable: bool) -> Any:
+    def _erase(self, path: str, expected: object, *, repeatable: bool) -> Any:
         body = {"data": {"db_password": self._password or ""}}
         response = self.request("DELETE", path, json=body, repeatable=repeatable)
-        return answer_of(response, "erased", rejected=_PASSWORD_REFUSED)
+        return answer_of(response, "erased", expected, rejected=_PASSWORD_REFUSED)
 
     def is_ready(self) -> bool:
         """Return whether the service accepts readings now; False if it does not answer."""
         request = self._request("GET", "/readyz", None, {"Connection": "close"}, None)
         try:
-            return bool(answer_of(self._attempt(request, repeatable=True), "status"))
+            return bool(answer_of(self._attempt(request, repeatable=True), "status", str))
         except ClientError:
             return False
 
@@ -407,7 +407,7 @@ class Client:
 
     def _data(self, path: str) -> list[dict[str, Any]]:
         response = self.request("POST", path, json={"data": self.credentials})
-        data: list[dict[str, Any]] = answer_of(response, "data")
+        data: list[dict[str, Any]] = answer_of(response, "data", list)
         return data
 
     def _request(

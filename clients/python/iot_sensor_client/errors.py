@@ -34,12 +34,12 @@ class ClientError(Exception):
     @property
     def reason(self) -> str:
         """Why the request failed, in the words of the service if it gave any."""
-        return str(error_members(self.response).get("error", self))
+        return str(json_members(self.response).get("error", self))
 
     @property
     def code(self) -> str:
         """The error code of the service, such as `damaged`; "" if the service gave none."""
-        code = error_members(self.response).get("code")
+        code = json_members(self.response).get("code")
         return code if isinstance(code, str) else ""
 
     @property
@@ -92,7 +92,7 @@ class OutboxFullError(OutboxError):
     """
 
 
-def error_members(response: Response | None) -> dict[str, Any]:
+def json_members(response: Response | None) -> dict[str, Any]:
     """Return the JSON object in a response; an empty object if the response has no object."""
     try:
         members = {} if response is None else response.json()
@@ -112,7 +112,7 @@ def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = fr
     """
     if response.ok:
         return
-    members = error_members(response)
+    members = json_members(response)
     is_foreign = not isinstance(members.get("error"), str) or "code" not in members
     quoted = response.text(_QUOTED_BYTES).strip() if is_foreign else members["error"]
     message = f"{response.status} {quoted}"
@@ -122,15 +122,21 @@ def raise_for_status(response: Response, *, rejected: frozenset[HTTPStatus] = fr
 
 
 def answer_of(
-    response: Response, member: str, *, rejected: frozenset[HTTPStatus] = frozenset()
+    response: Response,
+    member: str,
+    expected: object,
+    *,
+    rejected: frozenset[HTTPStatus] = frozenset(),
 ) -> Any:
     """Return the value of `member` in the JSON body of a successful response.
 
-    Raises the errors of `raise_for_status`. Raises `RetryableError` if the body lacks the member:
-    the response comes from a proxy, a login page or another server.
+    `expected` is the type of the value, or the value itself.
+
+    Raises the errors of `raise_for_status`. Raises `RetryableError` if the body lacks the member,
+    or has another value: the response comes from a proxy, a login page or another server.
     """
     raise_for_status(response, rejected=rejected)
-    try:
-        return response.json()[member]
-    except (ValueError, KeyError, TypeError):
-        raise RetryableError(FOREIGN, response) from None
+    value = json_members(response).get(member)
+    if not (isinstance(value, expected) if isinstance(expected, type) else value == expected):
+        raise RetryableError(FOREIGN, response)
+    return value

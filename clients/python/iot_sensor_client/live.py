@@ -18,7 +18,7 @@ from .errors import (
     NoResponseError,
     RetryableError,
     TrustError,
-    error_members,
+    json_members,
     raise_for_status,
 )
 from .following import DAMAGED, MISSING, Follower, is_temporary
@@ -223,14 +223,14 @@ class LiveFollower:
         """Return whether the service has no live streams, or no free one for a new follower."""
         if self._connected:
             return False
-        members = error_members(response)
+        members = json_members(response)
         if response.status in _UNSUPPORTED:
             return "field" not in members  # else no vault has the password yet
         # An old service takes the path for a read from the relative timestamp "live" on.
         return members.get("field") == "start" or members.get("reason") == "live_streams"
 
     def _use_refusal(self, response: Response) -> None:
-        members = error_members(response)
+        members = json_members(response)
         if response.status == HTTPStatus.NOT_FOUND and members.get("field") == "db_password":
             self._wait_for_vault()
         elif members.get("field") == "Last-Event-ID":  # the event of an erased vault

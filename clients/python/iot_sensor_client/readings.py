@@ -81,7 +81,7 @@ def read_page(client: "Client", path: str) -> tuple[list[Row], str | None, str |
     The cursor is None on the last page. `Date` is None if the response does not have it.
     """
     response = client.request("POST", path, json={"data": client.credentials})
-    rows: list[Row] = answer_of(response, "data")
+    rows: list[Row] = answer_of(response, "data", list)
     cursor: str | None = response.json().get("cursor")
     return rows, cursor, response.headers.get("Date")
 

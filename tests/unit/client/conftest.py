@@ -37,7 +37,8 @@ class Server:
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, dict[str, str]]] = []
-        self.body = b'{"success": "1 object(s) created", "status": "ready"}'
+        self.body: bytes | None = None
+        """Body of answers; None: as the service answers a PUT or `/readyz`."""
         self.refusal: bytes | None = None
         """Body of answers with 400 and more, if it is not `body`."""
         self.status_of: Callable[[Received], int] | None = None
@@ -70,6 +71,10 @@ class Server:
                     self.close_connection = True
                     return
                 content = server.refusal if server.refusal and status >= 400 else server.body
+                if content is None:
+                    put = (received.method, received.path) == ("PUT", "/api/iot")
+                    created = len(rows(received)) if put else 0
+                    content = b'{"success":"%d object(s) created","status":"ready"}' % created
                 self.answer(status, content, extra)
                 self.close_connection |= server.closes
 

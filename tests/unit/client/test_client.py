@@ -142,7 +142,16 @@ def test_a_request_that_may_succeed_later(
     ],
 )
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"[]", b"{}", b"1", pytest.param(b"[" * 100_000, id="deep")]
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b"1",
+        b'{"success": false, "data": false, "changed": false, "erased": null, "status": 0}',
+        b'{"success": "0 object(s) created"}',
+        pytest.param(b"[" * 100_000, id="deep"),
+    ],
 )
 def test_a_response_of_another_server(
     server: Server, body: bytes, call: Callable[[Client], Any]

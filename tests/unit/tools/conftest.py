@@ -63,7 +63,7 @@ class FakeService:
                 if status == 0:
                     self.close_connection = True
                     return
-                self.answer(status, b'{"success": "stored"}', headers)
+                self.answer(status, b'{"success": "%d object(s) created"}' % len(rows), headers)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"

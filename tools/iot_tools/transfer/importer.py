@@ -27,6 +27,7 @@ from http import HTTPStatus
 from iot_models.errors import IotError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
+from iot_sensor_client.batches import created_text
 from iot_sensor_client.errors import FOREIGN, answer_of, raise_for_status
 
 from .import_chunks import Chunk, Chunks
@@ -255,7 +256,7 @@ class Importer:
         """
         try:
             response = self._client.request("PUT", f"{_PATH}&ack=stored", body, headers)
-            answer_of(response, "success")
+            answer_of(response, "success", created_text(body.count(b"\n") + 1))
         except ClientError as error:
             raise self._failed(error) from None
         return response
@@ -299,7 +300,7 @@ class Importer:
             }
             try:
                 response = self._client.request("PUT", path, body, headers)
-                answer_of(response, "success")
+                answer_of(response, "success", created_text(len(rows)))
             except RejectedError as error:
                 if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(rows) > 1:
                     half = len(rows) // 2

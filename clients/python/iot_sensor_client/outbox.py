@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 from .arguments import checked_choice, checked_count, checked_duration, checked_retry
 from .batches import MAX_READINGS, added_bytes, encode_reading, encode_readings
 from .client import Client
-from .errors import NoResponseError, OutboxError, RejectedError
+from .errors import NoResponseError, OutboxError, RejectedError, json_members
 from .outbox_file import Batch, OutboxFile
 from .retry import RetryPolicy
 
@@ -368,10 +368,12 @@ class Outbox:
     def _refused(self, batch: Batch, error: RejectedError) -> Callable[[], None]:
         """Return a function that sets a refused batch aside, or splits it to find bad readings.
 
-        Raise `error` if the readings are not the cause, for example if the URL redirects, or if a
-        proxy refused the request. The batch is then sent again.
+        Raise `error` if the readings are not the cause, for example if the URL redirects, if a
+        proxy refused the request, or if the password is invalid. The batch is then sent again.
         """
         code = error.code
+        if json_members(error.response).get("field") == "db_password":
+            raise error  # the client's password: no reading of an outbox has its own
         if code == "idempotency_key_reused" or (
             len(batch.rows) == 1 and (code in _BAD_READINGS or error.status == _TOO_LARGE)
         ):

@@ -199,6 +199,23 @@ def test_bad_readings_are_set_aside_and_the_others_sent(
     assert times(server.received[-1]) == [4, 9]
 
 
+def test_a_password_that_the_service_refuses_is_no_fault_of_the_readings(
+    server: Server, client: Client, path: Path
+) -> None:
+    problem = {"error": "row 0, db_password: is longer than 1024 bytes", "field": "db_password"}
+    server.refusal = json.dumps({**problem, "code": "invalid_request"}).encode()
+    server.status_of = lambda _: 400
+    with Outbox(client, path, retry=QUICK) as box:
+        box.send([reading(1), reading(2)])
+        wait_until(lambda: len(server.received) > 1, what="the second attempt")
+        assert "longer than 1024" in str(box.statistics().last_error)
+        assert box.statistics().waiting == 2
+        server.status_of = None
+        assert box.flush(20)
+        assert box.statistics().acknowledged == 2
+    assert {tuple(times(each)) for each in server.received} == {(1, 2)}
+
+
 def test_a_batch_whose_key_has_other_readings_is_set_aside_whole(
     server: Server, client: Client, path: Path
 ) -> None:

@@ -145,9 +145,9 @@ def test_a_response_that_is_not_complete(answer: bytes, problem: str) -> None:
 def test_a_response_after_early_hints() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     final = b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nbody"
-    with answering(b"HTTP/1.1 100 Continue\r\n\r\n" + hints * 2 + final) as url:
-        with Client(url) as client:
-            response = client.request("PUT", "/")
+    answer = b"HTTP/1.1 100 Continue\r\n\r\n" + hints * 2 + final
+    with answering(answer) as url, Client(url) as client:
+        response = client.request("PUT", "/")
     assert (response.status, response.body, response.headers["Link"]) == (201, b"body", None)
 
 

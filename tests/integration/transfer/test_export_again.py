@@ -66,6 +66,7 @@ def test_an_export_that_is_killed_between_renames_continues(
 def test_an_export_that_is_killed_after_its_renames_serves_only_its_own_password(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("iot_tools.transfer.service_pages._FIRST_LIMIT", 10)  # one page, no cursor
     stored(command, tmp_path / "in.db", "killed", [(n, n) for n in range(3)])
     stored(command, tmp_path / "other.db", "other", [(1, "other")])
     file = tmp_path / "out.csv"

@@ -12,9 +12,15 @@ from iot_sensor_client.errors import FOREIGN, raise_for_status
 RETRY = RetryPolicy(max_attempts=60, max_seconds=600.0)
 """With these retries, an import or export of hours survives a restart of the service."""
 TIMEOUT = 60.0
-_FIRST_LIMIT, _MAX_LIMIT = 1_000, 10_000
+_FIRST_LIMIT, _MAX_LIMIT = 1, 10_000
+_MAX_GROWTH = 8
 _PAGE_BYTES = 4 * 2**20
-"""Approximate size of the response with a page, in bytes. It bounds the memory of the command."""
+"""Approximate size of the response with a page, in bytes. It bounds the memory of the command if
+the sizes of readings change slowly. It does not bound a page in which large readings follow small
+ones.
+
+The sizes of the first readings are unknown, so the number of readings starts at `_FIRST_LIMIT`. It
+grows at most by the factor `_MAX_GROWTH` from page to page."""
 
 
 class ServiceError(IotError):
@@ -74,7 +80,8 @@ class ServicePages:
             yield page
             if cursor is None:
                 return
-            limit = max(1, min(_MAX_LIMIT, limit * _PAGE_BYTES // max(1, len(response.body))))
+            fitting = limit * _PAGE_BYTES // max(1, len(response.body))
+            limit = max(1, min(_MAX_LIMIT, _MAX_GROWTH * limit, fitting))
 
 
 def checked(client: Client, method: str, path: str, *, json: object = None) -> Response:

@@ -108,7 +108,8 @@ class Exporter:
         except CursorError as error:
             raise IotError(
                 f"{self._spool.path} can't be continued: {error}; use the password of the "
-                "interrupted export, or delete the file"
+                "interrupted export, or the new one if the password was changed since; if the "
+                "vault was erased, delete the file"
             ) from None
         return len(self._spool)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import TextIOWrapper
 from typing import NoReturn, cast
 
 from iot_cipher.secrets import disable_core_dumps
@@ -36,6 +37,9 @@ def main(
     shell. If the output is a pipe whose reader has exited, such as `head`, the exit status is 141,
     as after SIGPIPE. `imported` is called after the imports and before the subcommand runs.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # The encoding of a terminal may lack characters, for example of a file name.
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _output_errors():
         return _run_command(arguments, imported)
 
@@ -219,7 +223,7 @@ _COMMANDS: dict[str, tuple[str, AddArguments]] = {
     "settings": ("list all settings (environment variables)", _add_settings),
     "migrate": ("bring the database schema up to date", _add_migrate),
     "keys": (
-        "create keyrings, derive writer keys, rotate keys",
+        "create keyrings, derive the writers' keys, rotate keys",
         _imported("iot_tools.cli.keys", "add_keys"),
     ),
     "audit": (

@@ -204,6 +204,18 @@ def test_a_keyring_is_created_once(tmp_path: Path, capsys: pytest.CaptureFixture
     assert said == [f"{path}: created", f"{path}: exists, not changed"]
 
 
+def test_a_character_that_the_terminal_lacks_is_escaped(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_tools", "keys", "create", str(tmp_path / "ü")],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{tmp_path}/\\xfc: created\n"
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -3,6 +3,7 @@
 The values of some thousands of readings are collected, and then added to their windows together.
 """
 
+import sys
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,12 @@ from .window_aggregates import NUMERIC, PLACED, Window, new_window
 MAX_VALUES = 500_000
 """Maximum number of values in an answer: windows times fields."""
 MAX_TEXT_BYTES = 16 * 2**20
-"""Limit of all texts that the windows of a request hold, in characters: values of the group fields,
-and texts that are the first or last value of a window."""
+"""Limit of the memory of all texts that the windows of a request hold: values of the group fields,
+and texts that are the first or last value of a window. A text of ASCII takes a byte a character,
+another text takes up to four."""
 MAX_READINGS = 50_000_000
 """Limit of the readings of one request: about a minute of work."""
+_EMPTY_BYTES = sys.getsizeof("")
 _WINDOW_BYTES = 400
 """Approximate memory of a window of one field, with its key."""
 _PENDING = 32_768
@@ -200,7 +203,7 @@ class SeriesWindows:
     def _add_text_bytes(self, count: int) -> None:
         self._text_bytes += count
         if self._text_bytes > MAX_TEXT_BYTES:
-            problem = f"the texts of groups and values have more than {MAX_TEXT_BYTES} characters"
+            problem = f"the texts of groups and values take more than {MAX_TEXT_BYTES} bytes"
             raise too_large(problem, "group")
 
 
@@ -270,7 +273,7 @@ def _order(key: Key) -> tuple[Any, ...]:
 
 
 def _text_bytes(value: Value) -> int:
-    return len(value) if isinstance(value, str) else 0
+    return sys.getsizeof(value) - _EMPTY_BYTES if isinstance(value, str) else 0
 
 
 def _values_of(group: Group) -> tuple[Any, ...]:

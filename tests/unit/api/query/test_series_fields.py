@@ -12,6 +12,7 @@ from iot_api.query.large_freeform import SMALL_BYTES
 from iot_api.query.series_fields import FieldReader
 from iot_api.query.series_query import parse_series_query
 from iot_api.query.timed_rows import TimedColumns
+from iot_models.errors import InvalidRequestError
 from iot_models.reading import SEPARATOR
 from iot_models.segment import SegmentColumns
 
@@ -139,3 +140,21 @@ def test_texts_that_wait_for_their_windows_take_bounded_memory(
     ((_, last),) = windows.rows()
     assert last == content[5:-1].decode()
     assert peak < 12 * each
+
+
+@pytest.mark.parametrize(("text", "fits"), [("a" * 1000, True), ("a" * 999 + "🙂", False)])
+def test_the_texts_of_windows_are_limited_by_their_memory(
+    text: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One character outside ASCII makes each character take up to four bytes."""
+    monkeypatch.setattr(series_windows, "MAX_TEXT_BYTES", 1000)
+    query = parse_series_query(MultiDict({"fields": "v", "agg": "last", "step": "1d"}))
+    windows = series_windows.SeriesWindows(query, 86_400_000)
+    content = json.dumps({"v": text})
+    one = SegmentColumns([1], [1], [0], [1], [content])
+    windows.add(TimedColumns(one, slice(0, 1), content.encode()))
+    if fits:
+        assert [last for _, last in windows.rows()] == [text]
+    else:
+        with pytest.raises(InvalidRequestError, match="more than 1000 bytes"):
+            list(windows.rows())

@@ -13,6 +13,8 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+from iot_models.errors import SettingsError
+
 from .encryption import KEY_BYTES, derive
 from .secrets import SecretHolder
 
@@ -51,11 +53,14 @@ def parse_retired(content: Mapping[str, Mapping[str, Any]]) -> dict[int, Retired
     """Parse the section `retired` of a keyring.
 
     Raises:
+        SettingsError: the section is invalid. The message contains no key.
         ValueError, KeyError, TypeError, AttributeError: the section is invalid. The error may
             contain a key, so callers must catch it and must not log it.
     """
     if any(str(int(key_id)) != key_id for key_id in content):
-        raise ValueError("the id of a retired key must be a number without leading zeros")
+        raise SettingsError(
+            "the keyring's ids under `retired` must be numbers without leading zeros"
+        )
     return {int(key_id): _retired(entry) for key_id, entry in content.items()}
 
 
@@ -63,10 +68,13 @@ def _retired(entry: Mapping[str, Any]) -> RetiredKey:
     chain_key = base64.b64decode(entry["chain"], validate=True)
     sequence, link = entry["sequence"], bytes.fromhex(entry["link"])
     if len(chain_key) != KEY_BYTES or len(link) != LINK_BYTES:
-        raise ValueError(
-            f"an entry under `retired` must have a `chain` of {KEY_BYTES} bytes and a `link` of "
-            f"{LINK_BYTES} bytes"
+        raise SettingsError(
+            "the keyring's entries under `retired` must each have a `chain` of "
+            f"{KEY_BYTES} bytes and a `link` of {LINK_BYTES} bytes"
         )
     if type(sequence) is not int or sequence < 0:
-        raise ValueError("the `sequence` of an entry under retired is not an integer of at least 0")
+        raise SettingsError(
+            "the keyring's entries under `retired` must each have an integer of at least 0 as "
+            "`sequence`"
+        )
     return RetiredKey(chain_key, sequence, link)

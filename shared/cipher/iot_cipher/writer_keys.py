@@ -195,10 +195,12 @@ def _parsed(text: str) -> tuple[int, KeyId, dict[KeyId, tuple[bytes, bytes]]] | 
 
 def _pair(keys: Mapping[str, str]) -> tuple[bytes, bytes]:
     if set(keys) != {"transit", "audit"}:
-        raise ValueError("each of a writer's keys must have exactly the members transit and audit")
+        raise SettingsError(
+            "each of the writer's keys must have exactly the members transit and audit"
+        )
     pair = tuple(base64.b64decode(keys[name], validate=True) for name in ("transit", "audit"))
     if any(len(key) != KEY_BYTES for key in pair):
-        raise ValueError(f"a writer's transit or audit key is not {KEY_BYTES} bytes long")
+        raise SettingsError(f"one of the writer's keys is not {KEY_BYTES} bytes long")
     return pair[0], pair[1]
 
 

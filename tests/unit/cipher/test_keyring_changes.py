@@ -67,21 +67,28 @@ def test_the_id_of_a_retired_key_is_not_used_again(keyring_text: MakeText) -> No
     assert with_new_key(after)[1] == 3
 
 
+FORM = "the keyring is not JSON of the form"
+CHAIN = base64.b64encode(b"c" * 32).decode()
+
+
 @pytest.mark.parametrize(
-    "retired",
+    ("retired", "fault"),
     [
-        [],
-        {"01": {}},
-        {"1": {}},
-        {"1": {"chain": "c2hvcnQ=", "sequence": 1, "link": LINK.hex()}},
-        {"1": {"chain": base64.b64encode(b"c" * 32).decode(), "sequence": -1, "link": LINK.hex()}},
-        {"1": {"chain": base64.b64encode(b"c" * 32).decode(), "sequence": 1, "link": "00"}},
+        ([], FORM),
+        ({"01": {}}, "leading zeros"),
+        ({"1": {}}, FORM),
+        ({"1": {"chain": "c2hvcnQ=", "sequence": 1, "link": LINK.hex()}}, "`chain` of 32 bytes"),
+        ({"1": {"chain": CHAIN, "sequence": -1, "link": LINK.hex()}}, "as `sequence`"),
+        ({"1": {"chain": CHAIN, "sequence": 1, "link": "00"}}, "`link` of 37 bytes"),
     ],
 )
-def test_an_invalid_retired_key_is_refused(keyring_text: MakeText, retired: object) -> None:
+def test_an_invalid_retired_key_is_refused(
+    keyring_text: MakeText, retired: object, fault: str
+) -> None:
     content = json.loads(keyring_text(primary=2, keys=(2,))) | {"retired": retired}
-    with pytest.raises(SettingsError, match="the keyring is not JSON of the form"):
+    with pytest.raises(SettingsError, match=fault) as caught:
         parse_keyring(json.dumps(content))
+    assert caught.value.__context__ is None
 
 
 def test_a_restored_key_is_not_retired_as_well(keyring_text: MakeText) -> None:

@@ -100,7 +100,8 @@ def _log_uncaught(
     if issubclass(kind, KeyboardInterrupt) or error is None:
         sys.__excepthook__(kind, error or kind(), traceback)
         return
-    logging.getLogger("python").critical("an error was not caught", exc_info=error)
+    name = threading.current_thread().name
+    logging.getLogger("python").critical("uncaught error in the thread %s", name, exc_info=error)
 
 
 def last_line(program: str, error: object, form: str) -> None:

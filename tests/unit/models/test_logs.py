@@ -95,8 +95,10 @@ def test_errors_that_nothing_catches_are_events() -> None:
     )
     assert done.returncode == 1
     thread, warning, end = map(json.loads, done.stderr.splitlines())
+    assert thread["message"].startswith("uncaught error in the thread Thread-1")
     assert "ValueError: in a thread" in thread["traceback"]
     assert "a warning" in warning["message"]
+    assert end["message"] == "uncaught error in the thread MainThread"
     assert "KeyError: 'at the end'" in end["traceback"]
 
 

@@ -27,6 +27,7 @@ shards."""
 AWAY_SECONDS = 1.0
 """Time until the next poll after an error of Redis."""
 _CONSEQUENCE = "live streams get no readings"
+_CONSEQUENCE_POSTGRES = "live streams that the hot window can't serve get no readings"
 
 _log = logging.getLogger(__name__)
 
@@ -181,9 +182,10 @@ class LivePoller:
                 if feed.moved(drained):
                     self._read_postgres(feed, drained)
             except (RedisError, *POSTGRES_UNAVAILABLE) as error:
-                report(_log, _CONSEQUENCE, error)
+                report(_log, _CONSEQUENCE_POSTGRES, error)
             except Exception:  # noqa: BLE001 - the thread must survive any defect
-                _log.exception(_CONSEQUENCE)
+                vault_id = feed.vault.vault_id
+                _log.exception("the live streams of vault %s get no readings", vault_id)
             finally:
                 feed.busy = False
                 self._look_at = 0.0

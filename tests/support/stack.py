@@ -81,7 +81,7 @@ class Stack:
             self.api.spawn()
 
     def start_writer(self) -> Child:
-        """Start one more writer, with the writer keys only."""
+        """Start one more writer, with the writers' keys only."""
         keys = self._logs / "writer-keys"
         write_writer_keys_file(Path(self._environment["IOT_KEYRING_FILE"]), keys)
         variables = {"IOT_KEYRING_FILE": str(keys), **self.writer_environment}

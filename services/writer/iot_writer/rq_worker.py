@@ -177,7 +177,7 @@ def work(writer: Writer) -> None:
     if writer.keys.current().from_keyring:
         _log.warning(
             "IOT_KEYRING_FILE holds the whole keyring, which is more than a writer needs: create a "
-            "file with the writer keys only (`iot-sensor keys writer`)"
+            "file with the writers' keys only (`iot-sensor keys writer`)"
         )
     ticker = Ticker(writer)
     ticker.start()

@@ -64,7 +64,7 @@ def check_consistent(kube: KubeApi) -> None:
 
 
 def check_writer_keys(kube: KubeApi) -> None:
-    """Check that the writer keys are derived from the keyring and hold nothing else."""
+    """Check that the writers' keys are derived from the keyring and hold nothing else."""
     keyring = parse_keyring(kube.content("f-keys")["keyring.json"])
     assert kube.content("f-writer-keys") == {"writer-keys.json": writer_keys_text(keyring)}
 

@@ -57,7 +57,7 @@ class CommandStores(Stores):
     def require_ownership(self) -> None:
         """Raise unless Redis and the keyring belong to the installation of the database.
 
-        Writer keys have no mark, so wrong writer keys are not noticed.
+        The writers' keys have no mark, so wrong keys are not noticed.
 
         Raises:
             SettingsError: the database has the mark of another keyring, or no id.

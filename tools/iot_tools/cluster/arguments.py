@@ -19,7 +19,7 @@ def add_secrets(parser: argparse.ArgumentParser) -> None:
                         help="time to wait for the Kubernetes API server (default 60)")  # fmt: skip
     for option, meaning in (
         ("--keyring", "Secret for the master keys and the pepper"),
-        ("--writer-keys", "Secret for the writer keys; derived again if the keyring has changed"),
+        ("--writer-keys", "Secret for the writers' keys; derived again if the keyring has changed"),
         ("--tokens", "Secret for names, scopes and hashes of the tokens"),
         ("--token-values", "Secret for the first tokens themselves"),
         ("--probe", "Secret for the token and password of `helm test` and the canary"),
@@ -36,7 +36,7 @@ def add_secrets(parser: argparse.ArgumentParser) -> None:
         help="host in the URL that the Secret of --postgres holds",
     )
     create.add_argument("--keyring-from", metavar="SECRET:KEY", type=_pair(":", "SECRET:KEY"),
-                        help="existing keyring from which to derive the writer keys")  # fmt: skip
+                        help="existing keyring from which to derive the writers' keys")  # fmt: skip
     lists = (
         ("--label", "K=V", "=", "label for the new Secrets"),
         ("--token", "NAME=SCOPE[,SCOPE]", "=", "name and scopes of a first token"),

@@ -50,7 +50,7 @@ def keyring(name: str, key: str = KEYRING) -> FirstSecret:
 
 
 def writer_keys(name: str, keyring_text: Callable[[], str]) -> FirstSecret:
-    """Return the Secret of the writer keys, which are derived from the keyring."""
+    """Return the Secret of the writers' keys, which are derived from the keyring."""
     return FirstSecret(
         name=name,
         keys=[WRITER_KEYS],

@@ -1,7 +1,7 @@
 """`iot-sensor secrets create`: create missing Secrets.
 
-Existing Secrets are not changed, with one exception: the Secret of the writer keys is updated if
-the writer keys do not match the keyring from which they are derived.
+Existing Secrets are not changed, with one exception: the Secret of the writers' keys is updated if
+the writers' keys do not match the keyring from which they are derived.
 
 The other existing Secrets are checked first, and nothing is created if one of them is invalid. If
 the command is interrupted, its next run creates what is missing. Two concurrent runs do no harm: if
@@ -40,8 +40,8 @@ class SecretRequest:
     keyring: str | None = None
     writer_keys: str | None = None
     keyring_from: tuple[str, str] | None = None
-    """An existing Secret, and the field of this Secret that holds the keyring. The writer keys are
-    derived from this keyring. None: they are derived from the keyring in the Secret `keyring`."""
+    """An existing Secret, and the field of this Secret that holds the keyring. The writers' keys
+    are derived from this keyring. None: from the keyring in the Secret `keyring`."""
     tokens: str | None = None
     """The Secret with tokens.json, which has only hashes of the tokens."""
     token_values: str | None = None
@@ -154,7 +154,7 @@ class SecretCreation:
         return {first_secrets.TOKENS: text}
 
     def _keyring_source(self) -> FirstSecret:
-        """Return the Secret with the keyring from which the writer keys are derived."""
+        """Return the Secret with the keyring from which the writers' keys are derived."""
         own = (self._request.keyring or "", first_secrets.KEYRING)
         return first_secrets.keyring(*(self._request.keyring_from or own))
 
@@ -182,7 +182,7 @@ class SecretCreation:
         return created
 
     def _derive(self, secret: FirstSecret) -> None:
-        """Create the Secret of the writer keys, or update it if the keyring has changed.
+        """Create the Secret of the writers' keys, or update it if the keyring has changed.
 
         If another client changes the Secret at the same time, try again, up to `_ATTEMPTS` times.
         """

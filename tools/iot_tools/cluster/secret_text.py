@@ -68,7 +68,7 @@ def keyring_in_secret(secret: str, key: str | None, namespace: str | None) -> Te
 
 
 def writer_keys_in_secret(secret: str, key: str | None, namespace: str | None) -> TextInSecret:
-    """Return an object that reads and changes the writer keys under a key of a Secret."""
+    """Return an object that reads and changes the writers' keys under a key of a Secret."""
     key = key or WRITER_KEYS
     return TextInSecret(_open(namespace), secret, key, writer_keys(secret, str).about)
 

@@ -57,7 +57,7 @@ class Parts:
 
     @property
     def writer_keys(self) -> Path:
-        """The file with the writer keys, derived from the keyring at every start."""
+        """The file with the writers' keys, derived from the keyring at every start."""
         return self.options.data_dir / "writer-keys"
 
     def environment(self) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Parts:
         return self._launcher().api("--graceful-timeout", "5", ready=ready)
 
     def writer(self) -> Child:
-        """Return a writer, which gets the writer keys instead of the keyring."""
+        """Return a writer, which gets the writers' keys instead of the keyring."""
         return self._launcher().writer(variables={"IOT_KEYRING_FILE": str(self.writer_keys)})
 
     def simulator(self, url: str) -> Child:

@@ -18,7 +18,7 @@ from .recorded import Recorded, recorded
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md", "docs/architecture.md", "docs/limits.md", "docs/scaling.md",
-    "docs/sizing.md",
+    "docs/security.md", "docs/sizing.md",
     "docs/adr/0017-vault-cryptography.md", "docs/adr/0018-columnar-segments.md",
     "bench/README.md",
 )  # fmt: skip

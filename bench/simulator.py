@@ -306,10 +306,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="compare with the real service")
     parser.add_argument("--rate", type=float, default=500.0, help="requests/s")
     parser.add_argument("--batch", type=int, default=load.batch, help="readings per request")
-    parser.add_argument("--seconds", type=float, default=load.seconds)
-    parser.add_argument("--arrivals", type=Arrivals, default=load.arrivals, choices=Arrivals)
-    parser.add_argument("--writers", type=int, default=plant.writers)
-    parser.add_argument("--shards", type=int, default=plant.shards)
+    parser.add_argument(
+        "--seconds", type=float, default=load.seconds, help="duration of the load in s"
+    )
+    parser.add_argument(
+        "--arrivals",
+        type=Arrivals,
+        default=load.arrivals,
+        choices=Arrivals,
+        help="how requests are spread over time",
+    )
+    parser.add_argument("--writers", type=int, default=plant.writers, help="writer processes")
+    parser.add_argument("--shards", type=int, default=plant.shards, help="shards of the backlog")
     parser.add_argument("--linger", type=float, default=plant.linger, help="linger in s")
     parser.add_argument("--drain", type=float, default=plant.drain, help="fixed seconds of a drain")
     parser.add_argument(

@@ -124,8 +124,8 @@ METRICS = (
     Metric("iot_damaged_total", "counter", "api",
            "How often damaged data was found, by kind: segment (it can't be opened), vault (its "
            "record in Postgres can't be opened), vault_cache (its record in Redis can't be "
-           "opened), overlap (two segments have ids in common), guesses (a guess counter in Redis "
-           "is not a number).",
+           "opened), overlap (two segments have ids in common), guesses (a counter of the guess "
+           "limit in Redis is not a number, or would live for longer than a minute).",
            ("what",), initial_labels=("segment", "vault", "vault_cache", "overlap", "guesses")),
     Metric("iot_backlog_bytes", "gauge", "api",
            "Size of the backlog, in sealed bytes."),

@@ -32,7 +32,7 @@ class Refusal(StrEnum):
     OPENINGS = "openings"
     """The request has too many passwords whose vaults are not open."""
     OPENING_QUEUE = "opening_queue"
-    """Too many passwords wait for a scrypt."""
+    """Too many passwords wait to be hashed (scrypt)."""
     LARGE_REQUESTS = "large_requests"
     """Too many large bodies wait to be parsed, or they take too much memory."""
     REMEMBERED_REQUESTS = "remembered_requests"

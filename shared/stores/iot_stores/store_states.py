@@ -29,7 +29,7 @@ REDIS_STATES: Mapping[str, str] = {
     "READONLY": "the server is a replica",
     "UNBLOCKED": "the server became a replica",
     "MASTERDOWN": "the server is a replica that has no connection to its master",
-    "NOREPLICAS": "fewer replicas are in step than min-replicas-to-write requires",
+    "NOREPLICAS": "fewer replicas are up to date than min-replicas-to-write requires",
     "MISCONF": "it can't write to its disk",
     "LOADING": "it loads its data",
     "BUSY": "a script blocks it",

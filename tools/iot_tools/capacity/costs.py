@@ -87,7 +87,7 @@ class Costs:
                                   "Postgres: a segment's row and index entries", _DISK)  # fmt: skip
     stored_vault: float = _cost(350.0, "bytes", "Postgres: a vault",
                                 "pg_total_relation_size of vaults")  # fmt: skip
-    wal_factor: float = _cost(MEASURED["wal_factor"], "",
+    wal_factor: float = _cost(MEASURED["wal_factor"], "bytes",
                               "Postgres: WAL for a stored byte, page images included",
                               "pg_current_wal_lsn over the loads")  # fmt: skip
     open_vault: float = _cost(1000.0, "bytes", "API process: an open vault",

@@ -123,7 +123,7 @@ class ParquetWriter:
     def write(self, reading: Reading) -> None:
         """Add a reading."""
         self._rows.append(self._columns.cells(reading))
-        self._bytes += len(reading.freeform)
+        self._bytes += len(reading.freeform)  # the service returns ASCII
         if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
 

@@ -110,7 +110,9 @@ class MemoryBudget:
         now = time.monotonic()
         own = self._accounts.get(holder)
         if count + (own.bytes if own is not None else 0) > self._limit:
-            raise OverBudgetError("the request needs more memory than this server has")
+            raise OverBudgetError(
+                "the request needs more memory than this server has: send or read less at a time"
+            )
         own_weight = own.weight(now) if own is not None and own.is_slow(now) else 0.0
         while self.used + count > self._limit:
             slow = [

@@ -115,7 +115,7 @@ class RateLimit:
         ]
         if is_over:
             raise TooManyRequestsError(
-                "too many requests; nothing was stored",
+                "too many requests in this minute; this request was not processed",
                 retry_after=self._seconds_left(now),
                 reason=Refusal.RATE,
             )

@@ -33,7 +33,7 @@ During the rest, the pod starts no other scrypt for a suspect. A scrypt fills th
 cores with its 128 MiB, and so delays other requests."""
 MAX_KNOWN = 50_000
 """Maximum number of passwords that are remembered as known, with a cache key of 32 bytes each."""
-_BUSY = "too many passwords wait to be opened; try again"
+_BUSY = "too many passwords wait to be hashed; try again"
 
 
 class ScryptQueue:

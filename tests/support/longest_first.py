@@ -30,7 +30,7 @@ LONGEST = (
     "tests/integration/writer/test_hot_window_coverage.py",
     "tests/integration/api/",
     "tests/integration/",
-    "tests/unit/api/http/test_json_dialect.py",
+    "tests/unit/models/test_json_dialect.py",
     "tests/chart/test_rendering.py",
 )
 """Files and folders in the order of the time that a file takes, the longest first."""

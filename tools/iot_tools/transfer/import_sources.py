@@ -8,13 +8,14 @@ import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import msgspec
 
+from iot_models.json_dialect import decode
 from iot_models.text_files import is_unicode
 
 from .import_format import READ_ERRORS, ImportFileError, check_columns, format_of, opened
@@ -263,22 +264,21 @@ class JsonFile(_TextFile):
                 content = file.read().removeprefix(codecs.BOM_UTF8)
             try:
                 items, self.more_pages = _written_items(content)
-            except (msgspec.DecodeError, KeyError):
-                found = json.loads(content.decode())
-            else:
-                return items
+            except msgspec.DecodeError:
+                # Only now: `decode` refuses the whole file for one row that is not UTF-8.
+                decoded = decode(_written_items, content)
+                items, self.more_pages = decoded.content
+                items = list(map(decoded.restored, items))
         except READ_ERRORS as error:
             raise ImportFileError(f"{self._path}: {error}") from None
+        except (msgspec.ValidationError, KeyError):
+            problem = 'is neither a JSON list nor {"data": [...]}'
+            raise ImportFileError(f"{self._path} {problem}") from None
         except (ValueError, RecursionError) as error:
             raise ImportFileError(
                 f"{self._path} is not JSON: {error}; use --format ndjson for an object per line"
             ) from None
-        if isinstance(found, dict):
-            self.more_pages = found.get("cursor") is not None
-            found = found.get("data")
-        if not isinstance(found, list):
-            raise ImportFileError(f'{self._path} is neither a JSON list nor {{"data": [...]}}')
-        return [json.dumps(item).encode() for item in found]
+        return items
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -290,7 +290,8 @@ def _written_items(content: bytes) -> tuple[list[bytes], bool]:
     whether the object has a cursor.
 
     Raises:
-        msgspec.DecodeError: `content` is not JSON, or has NaN, which is not in the JSON standard.
+        msgspec.DecodeError: `content` is not in the JSON standard, for example because of NaN.
+        msgspec.ValidationError: it has no list.
         KeyError: the object has no member `data`.
     """
     more = False
@@ -329,11 +330,16 @@ def _checked_row(text: bytes, password: str) -> ImportRow:
 
 
 def _written(row: bytes) -> dict[str, str]:
-    """Return the JSON text of each member of a row. Return no texts if the row has a value that is
-    not in the JSON standard, such as NaN."""
-    with suppress(msgspec.DecodeError):
-        members = _members.decode(row.removeprefix(codecs.BOM_UTF8))
-        if "data" in members:
-            members = _members.decode(members["data"])
-        return {name: bytes(text).decode() for name, text in members.items()}
-    return {}
+    """Return the JSON text of each member of a row, exactly as the file has it."""
+    decoded = decode(_row_members, row)
+    members = decoded.content
+    texts = [decoded.restored(text).decode() for text in members.values()]
+    if decoded.stand_ins is None:
+        return dict(zip(members, texts, strict=True))
+    names = decoded.stand_ins.strings(json.dumps(name).encode() for name in members)
+    return dict(zip(names, texts, strict=True))
+
+
+def _row_members(row: bytes) -> dict[str, msgspec.Raw]:
+    members = _members.decode(row)
+    return _members.decode(members["data"]) if "data" in members else members

@@ -23,11 +23,11 @@ from iot_models.errors import (
     TooLargeError,
     UnsupportedMediaTypeError,
 )
+from iot_models.json_dialect import NotJsonError, decode
 from iot_models.settings import Settings
 
 from .cors import Cors
 from .decompression import check_coding, decompress_body
-from .json_dialect import NotJsonError, decode
 from .paths import single_slashes
 from .request_metrics import RequestMetrics
 from .responses import Headers, StartResponse, Wsgi

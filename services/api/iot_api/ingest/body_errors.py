@@ -10,9 +10,9 @@ from typing import NoReturn
 
 import msgspec
 
-from iot_api.http.json_dialect import NotJsonError
 from iot_api.http.request import refuse_row
 from iot_models.errors import InvalidRequestError
+from iot_models.json_dialect import NotJsonError
 
 from .put_rows import Row
 

@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from iot_api.http.json_dialect import Decoded, NotJsonError, StandIns, decode
 from iot_api.http.request import password_bytes, refuse_row
 from iot_models.errors import InvalidRequestError, TooLargeError
+from iot_models.json_dialect import Decoded, NotJsonError, StandIns, decode
 from iot_models.reading import SEPARATOR, ReadingColumns
 from iot_models.settings import Settings
 from iot_models.times import parse_time, parse_time_or_date

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iot_api.http import json_dialect
-from iot_api.http.json_dialect import StandIns
 from iot_api.ingest.parser import Batch, parse_put
+from iot_models import json_dialect
 from iot_models.errors import InvalidRequestError, IotError
+from iot_models.json_dialect import StandIns
 from support.counting import function_calls
 
 MIB = 2**20

@@ -223,6 +223,10 @@ class Decoded(Generic[Content]):
     stand_ins: StandIns | None = None
     """The stand-ins in `content` and `strict`, if any."""
 
+    def restored(self, part: bytes) -> bytes:
+        """Return a part of `strict` as the sender wrote it."""
+        return self.stand_ins.restore(bytes(part)) if self.stand_ins else bytes(part)
+
 
 def decode(decoder: Callable[[bytes], Content], body: bytes) -> Decoded[Content]:
     """Decode a body that may be in the JSON dialect of old clients.

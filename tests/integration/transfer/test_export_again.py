@@ -124,7 +124,7 @@ def test_what_is_exported_is_imported_unchanged(
         '{"data": 5}', '{"data": [1, 2]}', '{"db_password": "secret"}', '{"relativetime": 5}',
         '{"interrogatortime": 5, "id": 1, "freeform": 2}', r'"\ud800"', "1e400", "null",
         '{"relative_time": 1, "Interrogator_Time": 2, " db_password": 3, "ID": 4}',
-        r'{"nul": "a\u0000b", "nul\u0000": 1}',
+        r'{"nul": "a\u0000b", "nul\u0000": 1}', r'"\u00DF \\u00df \\\u00df \u007f \ud83d"',
     ]  # fmt: skip
     lines = [
         {"absolute_timestamp": "2020-01-01 00:00:00", "interrogator_timestamp": number,

@@ -348,7 +348,7 @@ def test_times_of_receipt_of_other_stores(tmp_path: Path) -> None:
     rows = [{"absolute_timestamp": at, "relative_timestamp": 1} for at in forms]
     file.write_text("\n".join(map(json.dumps, rows)))
     received = [row.received for row in NdjsonFile(file, "").rows()]  # type: ignore[union-attr]
-    assert received == ["2014-03-18 10:59:19"] * 3
+    assert received == [f"2014-03-18 10:59:19{fraction}" for fraction in ("", ".250", "")]
 
 
 def test_files_that_are_no_files_of_readings(command: Command, tmp_path: Path) -> None:

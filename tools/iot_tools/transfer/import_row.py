@@ -19,8 +19,16 @@ from iot_models.times import parse_time, parse_time_or_date
 
 _NUMBER = re.compile(r"\d{1,12}(\.\d*)?")
 _DIGEST_BYTES = 16
+_SECONDS = len("2026-11-23 06:17:23")
 _Cell = TypeVar("_Cell")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_ESCAPES = re.compile(
+    r"((?:\\u(?!00[0-6]|007[^f]|d[89a-f])[0-9a-f]{4}|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})+)"
+    r"|\\."
+)
+"""Group 1: escapes of characters above 0x7e, in the form in which the service writes them. Escapes
+in capitals are from the sender, and stay as they are. The other alternative skips escaped
+backslashes, so that a `u00e9` after one is no escape."""
 MAX_DIGITS = 4_300
 """Maximum number of digits of a text that is converted to an integer. CPython has the same limit by
 default (`sys.set_int_max_str_digits`), because the time of the conversion grows with the square of
@@ -51,7 +59,7 @@ class ImportRow:
     """A reading of a file."""
 
     received: str
-    """Time of receipt: `YYYY-MM-DD HH:MM:SS`, UTC."""
+    """Time of receipt: `YYYY-MM-DD HH:MM:SS`, UTC, with milliseconds if they are not zero."""
     relative: int
     interrogator: int
     freeform: str
@@ -60,7 +68,11 @@ class ImportRow:
     """`freeform` in the form of `canonical_json`."""
 
     def body(self, password: str) -> bytes:
-        """Return the reading as one line of the NDJSON body of a PUT."""
+        """Return the reading as one line of the NDJSON body of a PUT.
+
+        The body is in UTF-8, because escapes can take three times the bytes: a reading that the
+        service once accepted could be too large. The service stores the escapes of `freeform`.
+        """
         return msgspec.json.encode(
             {
                 "data": {
@@ -68,17 +80,22 @@ class ImportRow:
                     "relative_time": self.relative,
                     "interrogator_time": self.interrogator,
                     "absolute_timestamp": self.received,
-                    "freeform": msgspec.Raw(self.freeform.encode()),
+                    "freeform": msgspec.Raw(_ESCAPES.sub(_unescaped, self.freeform).encode()),
                 }
             }
         )
+
+    @property
+    def received_second(self) -> str:
+        """Time of receipt without milliseconds, as the service returns it."""
+        return self.received[:_SECONDS]
 
     def digest(self) -> bytes:
         """Return the digest of the reading.
 
         For an equal reading that the service returned, `reading_digest` returns the same digest.
         """
-        return _digest(self.received, self.relative, self.interrogator, self.canonical)
+        return _digest(self.received_second, self.relative, self.interrogator, self.canonical)
 
 
 def reading_digest(reading: Reading) -> bytes:
@@ -123,6 +140,10 @@ def _one_line(freeform: str) -> str:
     """
     escaped = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], freeform)
     return escaped.replace("\n", " ").replace("\r", " ")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return json.loads(f'"{found[0]}"') if found[1] else found[0]
 
 
 def _digest(received: str, relative: int, interrogator: int, canonical: str) -> bytes:
@@ -274,17 +295,20 @@ def _member(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _received(text: str) -> str:
-    """Convert a time of receipt to `YYYY-MM-DD HH:MM:SS`, UTC.
+    """Convert a time of receipt to the form of `ImportRow.received`.
 
     `text` can have any of the forms that the databases of the old program use. Raises `RowError` if
     it has none of these forms.
     """
     try:
         if _NUMBER.fullmatch(text):  # TinyMongo: Unix seconds
-            return absolute_timestamp(int(float(text)))
-        if text[4:5] == text[7:8] == "-":
-            return absolute_timestamp(parse_time_or_date(text) // 1_000_000)
-        return absolute_timestamp(int(_http_date(text).timestamp()))
+            milliseconds = int(Decimal(f"{text}e3"))
+        elif text[4:5] == text[7:8] == "-":
+            milliseconds = parse_time_or_date(text) // 1000
+        else:
+            milliseconds = int(_http_date(text).timestamp()) * 1000
+        seconds, fraction = divmod(milliseconds, 1000)
+        return absolute_timestamp(seconds) + (f".{fraction:03}" if fraction else "")
     except (ValueError, OverflowError):
         raise RowError(
             f"absolute_timestamp is not a date such as 2026-11-23 06:17:23: {text[:40]!r}"

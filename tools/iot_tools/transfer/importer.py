@@ -93,7 +93,7 @@ class _Limits:
     latest: str = "9999"
 
     def allow(self, row: ImportRow) -> bool:
-        return self.oldest <= row.received <= self.latest
+        return self.oldest <= row.received_second <= self.latest
 
 
 def _limits_in(response: Response | None) -> _Limits | None:

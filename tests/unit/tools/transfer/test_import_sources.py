@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from iot_api.ingest.ascii_json import escape_json
 from iot_tools.transfer.import_format import ImportFileError
 from iot_tools.transfer.import_row import ImportRow, OtherPasswordError, RowError, make_row
 from iot_tools.transfer.import_sources import open_source
@@ -307,7 +308,10 @@ def test_a_reading_of_a_put_keeps_its_digits(tmp_path: Path, text: str, other: s
         ("1999-01-01", None),
         ("1711677599000", None),
         ("123e-5", None),
-        ("1711677599.9", "2024-03-29 01:59:59"),
+        ("1711677599.9", "2024-03-29 01:59:59.900"),
+        ("1711677599.0004", "2024-03-29 01:59:59"),
+        ("2026-03-29 14:30:00.7509", "2026-03-29 14:30:00.750"),
+        ("1969-12-31T23:59:59.999Z", "1969-12-31 23:59:59.999"),
     ],
 )
 def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: str | None) -> None:
@@ -319,6 +323,22 @@ def test_a_time_zone_is_applied_or_refused(tmp_path: Path, date: str, received: 
     else:
         assert isinstance(row, ImportRow)
         assert row.received == received
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        (r'"\u00e9\ud83d\ude00\u2028\u007f"', '"\u00e9\U0001f600\u2028\x7f"'),
+        ('"\u00e9\U0001f600"', '"\u00e9\U0001f600"'),
+        (r'"\\u00e9\\\u00e9"', '"\\\\u00e9\\\\\u00e9"'),
+        (r'"\u00E9\u0041\ud800\ud83d\uDE00"', r'"\u00E9\u0041\ud800\ud83d\uDE00"'),
+    ],
+)
+def test_a_reading_is_sent_in_utf_8(text: str, sent: str) -> None:
+    """The service escapes what it stores. An export of a large reading must fit into a request."""
+    row = make_row(AT, 1, 1, text)
+    assert row.body("p").endswith(b'"freeform":%b}}' % sent.encode())
+    assert escape_json(sent.encode(), limit=100).decode() == row.freeform
 
 
 @pytest.mark.parametrize("form", ["csv", "ndjson", "json"])

@@ -1,8 +1,8 @@
 """Give a driver of the old program an outbox: replace the thread that sends its readings.
 
-The old drivers send from the method `communication_consumer`, whose thread ends at the first
-connection error: every reading after that is lost. Put `OutboxConsumer` in front of the driver's
-class, and change nothing else:
+Most old drivers send from the method `communication_consumer`, whose thread ends at the first
+connection error: every reading after that is lost. (`ImpinjXArray` has no such method.) Put
+`OutboxConsumer` in front of the driver's class, and change nothing else:
 
     class SafeImpinjR420(OutboxConsumer, ImpinjR420):
         pass
@@ -25,7 +25,9 @@ _FULL_SECONDS = 1.0
 class OutboxConsumer:
     """Sends the readings that an old driver queues.
 
-    The driver must set the attributes that this class declares without a value.
+    The driver must set the attributes that this class declares without a value. A driver without
+    `communication_consumer` sends in another way. Deriving a class from it raises TypeError,
+    because this class would do nothing.
     """
 
     outbox_path = "readings.outbox"
@@ -36,6 +38,14 @@ class OutboxConsumer:
     cert_path: str
     exiting: bool
     tag_dicts_queue: "queue.Queue[dict[str, Any]]"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not hasattr(super(), "communication_consumer"):
+            raise TypeError(
+                f"{cls.__name__}: no class after OutboxConsumer has a method communication_consumer"
+                " to replace"
+            )
 
     def communication_consumer(self) -> None:
         """Move readings from the queue to the outbox until the driver exits and the queue is empty.

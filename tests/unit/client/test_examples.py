@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from support.waiting import wait_until
 from unit.client.conftest import CLOSE, Server
 
@@ -43,6 +45,9 @@ def test_an_old_driver_keeps_its_readings_while_the_service_is_away(
             times = {"relative_time": number, "interrogator_time": number}
             self.tag_dicts_queue.put({"data": data | times})
 
+        def communication_consumer(self) -> None:
+            """Replaced."""
+
     class SafeDriver(load().OutboxConsumer, Driver):  # type: ignore[misc]
         outbox_path = Driver.outbox_path
 
@@ -60,3 +65,14 @@ def test_an_old_driver_keeps_its_readings_while_the_service_is_away(
     rows = [json.loads(each.body) for each in server.received[2:]]
     assert [row["data"]["relative_time"] for each in rows for row in each] == [1, 2, 3, 4, 5]
     assert {row["data"]["db_password"] for each in rows for row in each} == {"secret"}
+
+
+def test_a_driver_without_a_sender_thread_is_refused() -> None:
+    class Driver:
+        def communication_consumer(self) -> None:
+            """Send readings."""
+
+    consumer = load().OutboxConsumer
+    for bases in ((consumer, threading.Thread), (Driver, consumer)):
+        with pytest.raises(TypeError, match="no class after OutboxConsumer has a method"):
+            type("Safe", bases, {})

@@ -85,6 +85,10 @@ class OutboxError(Exception):
     """
 
 
+class OutboxInUseError(OutboxError):
+    """An outbox whose file is open in another outbox, in this process or in another one."""
+
+
 class OutboxFullError(OutboxError):
     """An outbox without room: `max_bytes` is reached, or its disk is full.
 

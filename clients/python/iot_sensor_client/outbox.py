@@ -122,7 +122,8 @@ class Outbox:
                 have forgotten the batch's Idempotency-Key, or refuses the batch as too large.
 
         Raises:
-            OutboxError: the file can't be opened, is not an outbox, or is in use.
+            OutboxInUseError: the file is still in use after a second.
+            OutboxError: the file can't be opened, or is not an outbox.
             TypeError, ValueError: an option is invalid.
         """
         self._client = client

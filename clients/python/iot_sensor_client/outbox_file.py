@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .batches import MAX_BYTES as MAX_BATCH_BYTES
-from .errors import OutboxError, OutboxFullError
+from .errors import OutboxError, OutboxFullError, OutboxInUseError
 from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 
 ROW_BYTES = 32
@@ -386,7 +386,7 @@ class OutboxFile:
             if code == sqlite3.SQLITE_FULL:
                 raise OutboxFullError(disk_full(self._path)) from error
             if code == sqlite3.SQLITE_BUSY:
-                raise OutboxError(
+                raise OutboxInUseError(
                     f"{self._path} is in use by another outbox, or was in use when this process was"
                     " forked"
                 ) from error

@@ -11,11 +11,15 @@ from typing import Any
 
 from iot_models.errors import IotError, SettingsError
 from iot_models.text_files import is_unicode
-from iot_sensor_client import Client, ClientError, Outbox, OutboxError
+from iot_sensor_client import Client, ClientError, Outbox, OutboxError, OutboxInUseError
 
 BATCH_READINGS = 1000
 _GATHER_SECONDS = 0.5
 _ATTEMPT_SECONDS = 5.0
+_LAST_REQUEST_SECONDS = 20.0
+"""How long the last request of another run may take: by default, a `Client` waits up to 10 s for a
+connection, and then up to 10 s for an answer."""
+_IN_USE_PAUSE_SECONDS = 0.1
 _NEXT = "next"
 _KEPT = "stored in the outbox"
 _MEMBERS = {"freeform", "relative_time", "interrogator_time"}
@@ -52,7 +56,8 @@ def send_through(
 
     Return a text that says how many were acknowledged, or how many wait. Readings that are not
     acknowledged within `wait_seconds` stay in the file, and the next call sends them. If
-    `wait_seconds` is 0, the call waits for one attempt, for up to 5 s.
+    `wait_seconds` is 0, the call waits for one attempt, for up to 5 s. Before that, if another run
+    uses the file, the call waits as long as a run with the same `wait_seconds` may take.
 
     Raises:
         IotError: the outbox can't store the readings, or it has set readings aside during this call
@@ -62,12 +67,13 @@ def send_through(
             stored before the error.
     """
     stored = 0
+    seconds = wait_seconds or _ATTEMPT_SECONDS
     try:
-        with Outbox(client, path, linger=0.0) as outbox:
+        with _open_outbox(path, client, seconds + _LAST_REQUEST_SECONDS) as outbox:
             for batch in batches(readings):
                 outbox.send(batch)
                 stored += len(batch)
-            outbox.flush(timeout=wait_seconds or _ATTEMPT_SECONDS)
+            outbox.flush(timeout=seconds)
             outbox.close(timeout=0)  # which completes a request under way
             counts = outbox.statistics()
     except OutboxError as error:  # which names the file
@@ -85,6 +91,17 @@ def send_through(
         reason = f" ({counts.last_error})" if counts.last_error else ""
         return f"{counted(counts.waiting)} not sent yet, kept in {path}{reason}"
     return f"{counted(counts.acknowledged)} acknowledged"
+
+
+def _open_outbox(path: Path, client: Client, seconds: float) -> Outbox:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return Outbox(client, path, linger=0.0)
+        except OutboxInUseError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_IN_USE_PAUSE_SECONDS)
 
 
 def counted(readings: int) -> str:

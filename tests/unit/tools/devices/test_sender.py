@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from iot_sensor_client import Outbox, outbox
+from iot_sensor_client import Client, Outbox, OutboxInUseError, outbox
 from iot_tools.cli.main import main
 from iot_tools.devices import sender
 from support.waiting import wait_until
@@ -186,6 +186,23 @@ def test_an_outbox_keeps_readings_until_the_service_is_back(
     said = capsys.readouterr().out
     assert said.startswith(f"{service.url}: ")
     assert said.endswith("2 readings acknowledged\n")
+
+
+def test_an_outbox_waits_until_another_run_has_closed_the_file(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*arguments: Any, **options: Any) -> Outbox:
+        try:
+            return Outbox(*arguments, **options)
+        except OutboxInUseError:
+            other.close()
+            raise
+
+    monkeypatch.setattr(sender, "Outbox", opened)
+    with Client(service.url, "p") as client, Outbox(client, tmp_path / "outbox") as other:
+        words = ["--outbox", str(tmp_path / "outbox"), "x=1"]
+        assert main(["send", "--url", service.url, *words]) == 0
+    assert [reading["freeform"] for reading in service.readings] == [{"x": 1}]
 
 
 def test_an_outbox_waits_as_long_as_the_command_says(service: Service, tmp_path: Path) -> None:

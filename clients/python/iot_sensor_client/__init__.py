@@ -16,7 +16,8 @@ from .errors import (
     RetryableError,
     TrustError,
 )
-from .outbox import Outbox, OutboxStatistics, RejectedReading
+from .outbox import Outbox, OutboxStatistics
+from .outbox_rejected import RejectedReading
 from .readings import Readings
 from .response import Response
 from .retry import RetryPolicy

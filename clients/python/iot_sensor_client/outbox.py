@@ -1,6 +1,5 @@
 """The outbox: readings wait on the disk until the service has acknowledged them."""
 
-import json
 import logging
 import os
 import threading
@@ -8,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +17,7 @@ from .batches import MAX_READINGS, added_bytes, encode_reading, encode_readings
 from .client import Client
 from .errors import NoResponseError, OutboxError, RejectedError, json_members
 from .outbox_file import Batch, OutboxFile
+from .outbox_rejected import RejectedReading
 from .retry import RetryPolicy
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -45,7 +44,8 @@ class OutboxStatistics:
     rejected: int
     """Readings that were set aside."""
     bytes: int
-    """Bytes of the waiting and the rejected readings. At `max_bytes` the outbox is full."""
+    """Bytes of the waiting and the rejected readings, and of the reasons. At `max_bytes` the outbox
+    is full."""
     max_bytes: int
     acknowledged: int
     """Readings that were acknowledged since the outbox was opened."""
@@ -55,16 +55,6 @@ class OutboxStatistics:
     """Why the last readings were set aside; None if `set_aside` is 0."""
     last_error: str | None
     """Why the last attempt failed, None after a success."""
-
-
-@dataclass(frozen=True, slots=True)
-class RejectedReading:
-    """A reading that was set aside: the outbox does not send it again by itself."""
-
-    id: int
-    reading: dict[str, Any]
-    reason: str
-    at: datetime
 
 
 class Outbox:
@@ -113,8 +103,8 @@ class Outbox:
         Args:
             client: sends the readings, under its password. It stays open when the outbox is closed.
             path: the path of the file, on a local disk. SQLite adds a file `<path>-wal`.
-            max_bytes: limit for all readings in the file: the bytes of their texts, and 32 bytes
-                for each reading. The file may be some MiB larger.
+            max_bytes: limit for all readings in the file: the bytes of their texts, 32 bytes for
+                each reading, and the reasons of rejected readings. The file may be some MiB larger.
             batch_size: readings of a request.
             linger: seconds that a new reading waits, so that later ones can join its batch.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
@@ -247,30 +237,30 @@ class Outbox:
     def rejected(self) -> list[RejectedReading]:
         """Return the readings that were set aside, oldest first."""
         with self._opened():
-            return [
-                RejectedReading(each, json.loads(body), reason, datetime.fromtimestamp(at, UTC))
-                for each, body, reason, at in self._file.rejected()
-            ]
+            return self._file.rejected()
 
     def resend_rejected(self, rejected: Iterable[RejectedReading]) -> int:
         """Send rejected readings again, under a new Idempotency-Key. Return their number.
 
-        Readings that were resent or discarded before are neither sent nor counted.
+        Readings that were resent or discarded before are neither sent nor counted. After an error,
+        such as `OutboxFullError`, some readings may be resent: call this again with all of them.
         """
         return self._take_back(rejected, send=True)
 
     def discard_rejected(self, rejected: Iterable[RejectedReading]) -> int:
         """Delete rejected readings. Return their number.
 
-        Readings that were resent or discarded before are not counted.
+        Readings that were resent or discarded before are not counted. After an error, some readings
+        may be deleted: call this again with all of them.
         """
         return self._take_back(rejected, send=False)
 
     def _take_back(self, rejected: Iterable[RejectedReading], *, send: bool) -> int:
         with self._opened():
-            count = self._file.take_back([each.id for each in rejected], send=send)
-            self._changed.notify_all()
-            return count
+            try:
+                return self._file.take_back([each.id for each in rejected], send=send)
+            finally:
+                self._changed.notify_all()  # an interrupted call may have resent some
 
     @contextmanager
     def _opened(self) -> Iterator[None]:

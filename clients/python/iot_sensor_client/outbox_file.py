@@ -14,12 +14,20 @@ from pathlib import Path
 
 from .batches import MAX_BYTES as MAX_BATCH_BYTES
 from .errors import OutboxError, OutboxFullError, OutboxInUseError
+from .outbox_rejected import (
+    REJECTED,
+    ROW_BYTES,
+    TABLES,
+    VERSION,
+    WAITING,
+    RejectedReading,
+    RejectedRows,
+)
 from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 
-ROW_BYTES = 32
-"""Bytes that a reading takes in the file in addition to its text."""
+_TAKEN_BACK = 100
+"""Rejected readings of a transaction: a full disk has little room for the WAL."""
 _APPLICATION_ID = 0x696F7478
-_VERSION = 1
 _TABLES = f"""
 BEGIN EXCLUSIVE;
 CREATE TABLE batches (
@@ -28,13 +36,10 @@ CREATE TABLE batches (
 CREATE TABLE readings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, body TEXT NOT NULL
 );
-CREATE TABLE rejected (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
-);
 CREATE TABLE state (clean INTEGER NOT NULL);
 INSERT INTO state VALUES (1);
 PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_VERSION};
+PRAGMA user_version = 1;
 COMMIT;
 """  # noqa: S608 -- constants
 
@@ -105,6 +110,7 @@ class OutboxFile:
             # its own functions refers to it.
             self._db.create_function("kept_open", 0, self._db.cursor)
             self._space = OutboxSpace(self._path, self._db)
+            self._rejected = RejectedRows(self._db)
             try:
                 self._prepare()
             except BaseException:
@@ -117,8 +123,9 @@ class OutboxFile:
         run = self._db.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         (empty,) = run("SELECT count(*) = 0 FROM sqlite_master").fetchone()
-        found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
-        if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
+        (application,) = run("PRAGMA application_id").fetchone()
+        (version,) = run("PRAGMA user_version").fetchone()
+        if not empty and (application != _APPLICATION_ID or version not in (1, VERSION)):
             raise OutboxError(f"{self._path} is not an outbox of this version of the client")
         for each in (self._path, Path(f"{self._path}-wal")):  # files that were there before
             with suppress(FileNotFoundError, PermissionError):  # of another user
@@ -134,6 +141,8 @@ class OutboxFile:
         run(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
+        if empty or version == 1:
+            self._db.executescript(TABLES)
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
@@ -148,8 +157,8 @@ class OutboxFile:
             return
         with self._transaction():
             self._db.execute(
-                "UPDATE batches SET tried = created WHERE tried IS NULL"
-                " AND id = (SELECT batch FROM readings ORDER BY id LIMIT 1)"
+                "UPDATE batches SET tried = created WHERE tried IS NULL"  # noqa: S608 -- constants
+                f" AND id = (SELECT batch FROM {WAITING} ORDER BY id LIMIT 1)"
                 " AND NOT (SELECT clean FROM state)"
             )
             self._db.execute("UPDATE state SET clean = 0")
@@ -164,16 +173,19 @@ class OutboxFile:
 
     def _count(self) -> Counts:
         size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
-        (waiting, waiting_bytes), (rejected, rejected_bytes) = (
-            self._db.execute(f"SELECT {size} FROM {table}").fetchone()  # noqa: S608 -- constants
-            for table in ("readings", "rejected")
-        )
-        return Counts(waiting, rejected, waiting_bytes + rejected_bytes)
+        sizes = [
+            self._db.execute(f"SELECT {size} FROM {rows}").fetchone()  # noqa: S608 -- constants
+            for rows in (WAITING, REJECTED, "rejected")
+        ]
+        (waiting, _), (rejected, _), (of_version_1, _) = sizes
+        held = sum(each for _, each in sizes) + self._rejected.reason_bytes()
+        return Counts(waiting, rejected + of_version_1, held)
 
     def last_id(self) -> int:
         """Return the id of the newest waiting reading; 0 if no reading waits."""
         with self._lock, self._reported():
-            (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM readings").fetchone()
+            query = f"SELECT coalesce(max(id), 0) FROM {WAITING}"  # noqa: S608 -- constants
+            (newest,) = self._db.execute(query).fetchone()
         return int(newest)
 
     def append(self, rows: Sequence[str]) -> None:
@@ -220,7 +232,7 @@ class OutboxFile:
             self._before_first_attempt()
             rows: list[str] = []
             first = last = number = 0
-            query = "SELECT id, batch, body FROM readings ORDER BY id"
+            query = f"SELECT id, batch, body FROM {WAITING} ORDER BY id"  # noqa: S608 -- constants
             with closing(self._db.execute(query)) as found:
                 for reading, batch, body in found:
                     if rows and batch != number:
@@ -268,7 +280,9 @@ class OutboxFile:
             if batch.tried is None and not noted:
                 self._unrecorded = (batch.id, batch.taken)
             with self._transaction() as counts:
-                if self._delete(batch):
+                if self._end(batch):
+                    delete = "DELETE FROM readings WHERE id BETWEEN ? AND ?"
+                    self._db.execute(delete, (batch.first, batch.last))
                     counts.waiting -= len(batch.rows)
                     counts.bytes -= _size(batch.rows)
             self._unrecorded = None
@@ -289,55 +303,53 @@ class OutboxFile:
             self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
 
     def set_aside(self, batch: Batch, reason: str) -> None:
-        """Move a batch to the rejected readings."""
-        with self._lock, self._reported():
-            with self._transaction() as counts:
-                # Deleted first, so that the disk needs no room for a second copy.
-                if self._delete(batch):
-                    self._db.executemany(
-                        "INSERT INTO rejected (body, reason, at) VALUES (?, ?, ?)",
-                        [(row, reason, time.time()) for row in batch.rows],
-                    )
-                    counts.waiting -= len(batch.rows)
-                    counts.rejected += len(batch.rows)
-            self._space.shrink()
+        """Reject the readings of a batch. They stay where they are: the disk may be full."""
+        with self._lock, self._reported(), self._transaction() as counts:
+            if self._end(batch):
+                counts.bytes -= self._rejected.reason_bytes()
+                self._rejected.add(batch.first, batch.last, reason)
+                counts.bytes += self._rejected.reason_bytes()
+                counts.waiting -= len(batch.rows)
+                counts.rejected += len(batch.rows)
 
-    def _delete(self, batch: Batch) -> bool:
-        """Delete a batch. Return False if it was deleted before.
+    def _end(self, batch: Batch) -> bool:
+        """Delete the entry of a batch. Return False if it was deleted before.
 
         If `remove` or `set_aside` raises an error, the outbox calls it again. The call with the
-        error may have deleted the batch nevertheless.
+        error may have changed the file nevertheless.
         """
-        self._db.execute("DELETE FROM readings WHERE id BETWEEN ? AND ?", (batch.first, batch.last))
-        deleted = self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,))
-        return deleted.rowcount > 0
+        return self._db.execute("DELETE FROM batches WHERE id = ?", (batch.id,)).rowcount > 0
 
-    def rejected(self) -> list[tuple[int, str, str, float]]:
-        """Return id, text, reason and Unix time of each rejected reading, oldest first."""
+    def rejected(self) -> list[RejectedReading]:
+        """Return the rejected readings, oldest first."""
         with self._lock, self._reported():
-            query = "SELECT id, body, reason, at FROM rejected ORDER BY id"
-            return self._db.execute(query).fetchall()
+            return self._rejected.readings()
 
     def take_back(self, ids: Sequence[int], *, send: bool) -> int:
         """Remove rejected readings. With `send`, append them to the waiting readings.
 
+        This takes several transactions. After an error, call it again with the same ids.
+
         Returns:
             How many of `ids` were ids of rejected readings.
         """
+        parts = (ids[first : first + _TAKEN_BACK] for first in range(0, len(ids), _TAKEN_BACK))
         with self._lock, self._reported():
-            with self._transaction() as counts:
-                rows: list[str] = []
-                for each in ids:
-                    query = "SELECT body FROM rejected WHERE id = ?"
-                    rows += [body for (body,) in self._db.execute(query, (each,)).fetchall()]
-                    self._db.execute("DELETE FROM rejected WHERE id = ?", (each,))
-                if send and rows:
-                    self._insert(rows)
-                counts.rejected -= len(rows)
-                counts.waiting += len(rows) if send else 0
-                counts.bytes -= 0 if send else _size(rows)
+            count = sum(self._take_back(part, send=send) for part in parts)
             self._space.shrink()
-            return len(rows)
+            return count
+
+    def _take_back(self, ids: Sequence[int], *, send: bool) -> int:
+        with self._transaction() as counts:
+            counts.bytes -= self._rejected.reason_bytes()
+            rows = [row for each in ids for row in self._rejected.delete(each)]
+            self._rejected.delete_unused()
+            if send and rows:
+                self._insert(rows)
+            counts.rejected -= len(rows)
+            counts.waiting += len(rows) if send else 0
+            counts.bytes += self._rejected.reason_bytes() - (0 if send else _size(rows))
+        return len(rows)
 
     def close(self) -> None:
         """Close the file, and record in it that no attempt is under way.

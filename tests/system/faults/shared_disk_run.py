@@ -1,5 +1,7 @@
 """Several outboxes fill a small disk together, and are emptied: none may be stuck.
 
+In one round, all readings are set aside before they are removed.
+
 `python -m system.faults.shared_disk_run` prints what was wrong, and returns 0 for nothing.
 """
 
@@ -30,12 +32,13 @@ def run(folder: Path, size: int, count: int) -> list[str]:
     files = [OutboxFile(folder / str(each), _MAX_BYTES, _BATCH_SIZE) for each in range(_OUTBOXES)]
     problems = []
     accepted = []
-    for _ in range(_ROUNDS):
+    for number in range(_ROUNDS):
         with ThreadPoolExecutor(_OUTBOXES) as threads:
             list(threads.map(lambda each: _fill(each, rows), files))
         accepted.append(sum(each.counts().waiting for each in files))
         with ThreadPoolExecutor(_OUTBOXES) as threads:
-            problems += [each for each in threads.map(_empty, files) if each]
+            emptied = threads.map(lambda each: _empty(each, reject=number == 1), files)  # noqa: B023 -- called here
+            problems += [each for each in emptied if each]
     for each in files:
         each.close()
     print(f"calls with {count:,} readings of {size:,} bytes: accepted {accepted}")
@@ -53,19 +56,25 @@ def _fill(file: OutboxFile, rows: list[str]) -> None:
             refusals += 1
 
 
-def _empty(file: OutboxFile) -> str | None:
-    """Remove all readings. Return why a batch could not be removed in several attempts."""
+def _empty(file: OutboxFile, *, reject: bool) -> str | None:
+    """Remove all readings. Return why a batch could not be removed in several attempts.
+
+    With `reject`, set all readings aside, and then discard them.
+    """
     attempts = 0
     while file.counts().waiting:
         try:
             batch = file.take()
-            if batch is not None:
+            if batch is not None and reject:
+                file.set_aside(batch, f"refused for reason {batch.id % 2}")
+            elif batch is not None:
                 file.remove(batch)
             attempts = 0
         except OutboxError as error:
             attempts += 1
             if attempts == _ATTEMPTS:
                 return f"{file.counts()}: {error}"
+    file.take_back([each.id for each in file.rejected()], send=False)
     return None
 
 

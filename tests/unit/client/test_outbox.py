@@ -216,6 +216,20 @@ def test_a_password_that_the_service_refuses_is_no_fault_of_the_readings(
     assert {tuple(times(each)) for each in server.received} == {(1, 2)}
 
 
+def test_a_deeply_nested_reading_does_not_hide_the_others(client: Client, path: Path) -> None:
+    file = OutboxFile(path, 10**6, 10)
+    file.append(['{"freeform":' + "[" * 100_000 + "]" * 100_000 + "}", json.dumps(reading(1))])
+    batch = file.take()
+    assert batch is not None
+    file.set_aside(batch, "refused")
+    file.close()
+    with Outbox(client, path) as box:
+        nested, other = box.rejected()
+        assert nested.text.startswith('{"freeform":[[')
+        assert other.reading == reading(1)
+        assert box.discard_rejected([nested]) == 1
+
+
 def test_a_batch_whose_key_has_other_readings_is_set_aside_whole(
     server: Server, client: Client, path: Path
 ) -> None:

@@ -1,0 +1,112 @@
+"""The readings in the file of an outbox that were set aside.
+
+They stay in the table `readings`, because a full disk has no room for a second copy of them. Only
+the oldest batch is set aside, so all readings that were set aside come before those that wait.
+"""
+
+import json
+import sqlite3
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+ROW_BYTES = 32
+"""Bytes that a reading takes in the file in addition to its text, even if it is set aside."""
+_JOINED_SECONDS = 60
+"""Batches that are set aside for the same reason within this time share a row of `rejections`."""
+VERSION = 2
+"""Version 1 of the file moved the readings that were set aside to the table `rejected`."""
+TABLES = f"""
+BEGIN EXCLUSIVE;
+CREATE TABLE IF NOT EXISTS rejected (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE reasons (id INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE rejections (
+    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, reason INTEGER NOT NULL, at INTEGER NOT NULL
+);
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+_LAST = "(SELECT coalesce(max(last), 0) FROM rejections)"
+WAITING = f"readings WHERE id > {_LAST}"
+REJECTED = f"readings WHERE id <= {_LAST}"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedReading:
+    """A reading that was set aside: the outbox does not send it again by itself."""
+
+    id: int
+    text: str
+    """The reading as JSON."""
+    reason: str
+    at: datetime
+    """When the reading was set aside, or up to a minute earlier."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Return the reading. Raises `RecursionError` if it is nested too deeply for the caller's
+        stack.
+        """
+        return cast("dict[str, Any]", json.loads(self.text))
+
+
+class RejectedRows:
+    """The tables `reasons` and `rejections`. The caller runs the transactions."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._run = database.execute
+
+    def add(self, first: int, last: int, reason: str) -> None:
+        """Set the readings of the oldest batch aside, without writing them again."""
+        now = int(time.time())
+        found = self._run("SELECT id FROM reasons WHERE reason = ?", (reason,)).fetchone()
+        if found is None:
+            added = self._run("INSERT INTO reasons (reason) VALUES (?)", (reason,))
+            found = (added.lastrowid,)
+        joined = self._run(
+            "UPDATE rejections SET last = ? WHERE last = (SELECT max(last) FROM rejections)"
+            " AND reason = ? AND at BETWEEN ? AND ?",
+            (last, *found, now - _JOINED_SECONDS, now),
+        )
+        if not joined.rowcount:
+            self._run("INSERT INTO rejections VALUES (?, ?, ?, ?)", (last, first, *found, now))
+
+    def readings(self) -> list[RejectedReading]:
+        """Return the readings, oldest first. Readings in the table `rejected` get negative ids."""
+        of_version_1 = "SELECT -id, body, reason, at FROM rejected ORDER BY id"
+        others = (
+            "SELECT readings.id, body, reasons.reason, at FROM rejections"
+            " CROSS JOIN readings ON readings.id BETWEEN first AND last"  # fixes the order of loops
+            " CROSS JOIN reasons ON reasons.id = rejections.reason ORDER BY last, readings.id"
+        )
+        return [
+            RejectedReading(number, text, reason, datetime.fromtimestamp(at, UTC))
+            for query in (of_version_1, others)
+            for number, text, reason, at in self._run(query)
+        ]
+
+    def delete(self, reading: int) -> list[str]:
+        """Delete a reading. Return its text in a list, which is empty if there is no such reading.
+
+        Call `delete_unused` after the last reading.
+        """
+        rows = f"{REJECTED} AND id = ?" if reading > 0 else "rejected WHERE id = -?"
+        found = self._run(f"SELECT body FROM {rows}", (reading,)).fetchall()  # noqa: S608 -- constants
+        self._run(f"DELETE FROM {rows}", (reading,))  # noqa: S608 -- constants
+        return [body for (body,) in found]
+
+    def delete_unused(self) -> None:
+        """Delete reasons and ranges without readings."""
+        self._run(
+            "DELETE FROM rejections WHERE NOT EXISTS"
+            " (SELECT * FROM readings WHERE id BETWEEN first AND last)"
+        )
+        self._run("DELETE FROM reasons WHERE id NOT IN (SELECT reason FROM rejections)")
+
+    def reason_bytes(self) -> int:
+        """Return the bytes that the reasons take in the file."""
+        size = f"coalesce(sum(length(reason) + {ROW_BYTES}), 0)"
+        return int(self._run(f"SELECT {size} FROM reasons").fetchone()[0])  # noqa: S608 -- constants

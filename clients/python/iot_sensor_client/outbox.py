@@ -87,7 +87,7 @@ class Outbox:
     `OutboxError`, except `close`, which does nothing; the parent's outbox is not affected.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- options, all by name
         self,
         client: Client,
         path: str | os.PathLike[str],
@@ -95,6 +95,7 @@ class Outbox:
         max_bytes: int = MAX_BYTES,
         batch_size: int = MAX_READINGS,
         linger: float = 0.1,
+        interval: float = 2.0,
         retry: RetryPolicy = _RETRY,
         in_doubt: Literal["set_aside", "send"] = "set_aside",
     ) -> None:
@@ -107,6 +108,9 @@ class Outbox:
                 each reading, and the reasons of rejected readings. The file may be some MiB larger.
             batch_size: readings of a request.
             linger: seconds that a new reading waits, so that later ones can join its batch.
+            interval: while the newest batch is not full, a request with it starts at least this
+                many seconds after the start of the last request. `flush` and `close` do not wait.
+                The service remembers each request for 24 hours, by default 50,000 of a client.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
             in_doubt: what to do with a batch that the service may have stored, if the service may
                 have forgotten the batch's Idempotency-Key, or refuses the batch as too large.
@@ -119,6 +123,7 @@ class Outbox:
         self._client = client
         self._max_bytes = checked_count("max_bytes", max_bytes)
         self._linger = checked_duration("linger", linger)
+        self._interval = checked_duration("interval", interval)
         self._retry = checked_retry(retry)
         self._in_doubt = checked_choice("in_doubt", in_doubt, ("set_aside", "send"))
         self._path = Path(path)
@@ -135,6 +140,8 @@ class Outbox:
         self._last_error: str | None = None
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
+        self._next_request = 0.0
+        """Earliest time (`time.monotonic`) of a request with a batch that is not full."""
         self._first_attempt = (0, 0.0)
         """Id of the oldest batch, and the time (`time.monotonic`) of this process's first attempt
         that may have an unknown result."""
@@ -310,13 +317,19 @@ class Outbox:
     def _next_batch(self) -> Batch | None:
         """Return the oldest batch; None when the outbox is closed.
 
-        If no reading waits, wait for one, and then for `linger` seconds.
+        If no reading waits, wait for one, and then for `linger` seconds. If later readings may join
+        the batch, wait until `interval` seconds after the start of the last request.
         """
         with self._changed:
             while not self._closing:
                 if self._file.counts().waiting:
+                    pause = self._next_request - time.monotonic()
+                    if pause > 0 and self._file.grows() and not self._flushing:
+                        self._changed.wait(pause)
+                        continue
                     batch = self._file.take()
                     if batch is not None:
+                        self._next_request = time.monotonic() + self._interval
                         self._state = "sending"
                         return batch
                 self._changed.wait()

@@ -181,6 +181,12 @@ class OutboxFile:
         held = sum(each for _, each in sizes) + self._rejected.reason_bytes()
         return Counts(waiting, rejected + of_version_1, held)
 
+    def grows(self) -> bool:
+        """Return whether `append` may add readings to the batch that `take` would return."""
+        with self._lock:
+            count = self._open[1] if self._open else 0
+            return 0 < count < self._batch_size and count == self.counts().waiting
+
     def last_id(self) -> int:
         """Return the id of the newest waiting reading; 0 if no reading waits."""
         with self._lock, self._reported():

@@ -70,7 +70,12 @@ class OutboxDevice:
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         client = Client(f"http://127.0.0.1:{port}", password(number), timeout=3.0)
         self._outbox = Outbox(
-            client, path, batch_size=200, linger=0.02, retry=RetryPolicy(max_pause_seconds=1.0)
+            client,
+            path,
+            batch_size=200,
+            linger=0.02,
+            interval=0.0,
+            retry=RetryPolicy(max_pause_seconds=1.0),
         )
 
     def run(self) -> int:

@@ -158,6 +158,7 @@ def test_a_member_that_the_service_would_ignore(server: Server, tmp_path: Path) 
         ({"in_doubt": "Send"}, ValueError, "in_doubt must be 'set_aside' or 'send', not 'Send'"),
         ({"linger": "x"}, TypeError, "linger must be a number, not str"),
         ({"linger": -1}, ValueError, "linger must be a number of seconds from 0 to "),
+        ({"interval": -1}, ValueError, "interval must be a number of seconds from 0 to "),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, not 0"),
         ({"max_bytes": -1}, ValueError, "max_bytes must be at least 1, not -1"),
         ({"max_bytes": "1 MiB"}, TypeError, "max_bytes must be an int, not str"),

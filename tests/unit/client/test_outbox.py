@@ -54,12 +54,27 @@ def test_readings_are_sent_in_order_in_compressed_batches(
 
 def test_an_outbox_without_waiting_readings_is_idle(client: Client, path: Path) -> None:
     """Also at the moment at which the last reading is acknowledged."""
-    with Outbox(client, path, linger=0) as box:
+    with Outbox(client, path, linger=0, interval=0) as box:
         for number in range(1, 21):
             box.send(reading(number))
             while (state := box.statistics()).acknowledged < number:
                 continue
             assert state.state == "idle"
+
+
+def test_a_batch_that_is_not_full_waits_for_later_readings(
+    server: Server, client: Client, path: Path
+) -> None:
+    """With a request for each reading, a device would exceed its share of remembered requests."""
+    with Outbox(client, path, batch_size=4, linger=0, interval=3600) as box:
+        box.send(reading(1))
+        wait_until(lambda: box.statistics().acknowledged == 1, what="the first request")
+        for number in (2, 3, 4, 5):
+            box.send(reading(number))
+        wait_until(lambda: box.statistics().acknowledged == 5, what="the full batch")
+        box.send(reading(6))
+        assert box.flush(20)
+    assert [times(each) for each in server.received] == [[1], [2, 3, 4, 5], [6]]
 
 
 def test_readings_wait_in_a_private_file_without_the_password(

@@ -1,6 +1,7 @@
 """Processes that use a vault while its password is changed, or that hang meanwhile."""
 
 import dataclasses
+import math
 import threading
 import time
 from contextlib import closing
@@ -19,6 +20,7 @@ from integration.api.test_vault_erasure import BLOCKED
 from integration.api.test_vault_erasure_requests import note_steps
 from iot_api.vaults import change_follower
 from iot_api.vaults.cache import UNSETTLED_SECONDS
+from iot_api.vaults.change_follower import ChangeFollower
 from iot_models.settings import Settings
 from iot_stores.password_changes import SETTLING_SECONDS, PasswordChanges
 from iot_stores.vault_records import VaultRecords
@@ -156,6 +158,19 @@ def test_a_process_that_could_not_reach_redis_at_first_ignores_no_change(
         redis.xadd(KEYS.password_changes, announced, id=f"{settled * 1000}-0")
     api.service.change_follower.check()
     assert api.service.vaults.cache.changes_noted == 1
+
+
+def test_the_first_use_of_a_vault_reads_the_announced_changes(make_api: MakeApi) -> None:
+    """Before, a vault may have been opened from a record that is older than a change."""
+    api = make_api()
+    api.put(row(OLD, freeform=1))
+    cache = api.service.vaults.cache
+    key = cache.key(OLD.encode())
+    assert math.isfinite(cache.followed_until)  # the PUT has read the changes
+    new = ChangeFollower(api.service.change_follower._changes, api.service.vault_restorer)  # noqa: SLF001
+    assert cache.writable(key) is None
+    new.check()
+    assert cache.writable(key) is not None
 
 
 def test_open_vaults_are_read_without_redis(

@@ -1,6 +1,7 @@
 """Follow the changes of passwords and the erasures that other API processes make."""
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -61,6 +62,7 @@ class ChangeFollower(threading.Thread):
         self._changes = changes
         self.restorer = restorer
         self._cache = restorer.cache
+        self._cache.followed_until = -math.inf  # the first use of a vault reads the changes
         self._last: str | None = None
         self.has_failed = False
         """Whether the last check failed."""

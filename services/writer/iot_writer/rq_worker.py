@@ -107,8 +107,8 @@ class DrainWorker(SimpleWorker):
     def clean_registries(self) -> None:
         """Remove dead workers and their executions from Redis. The sweep queues their jobs again.
 
-        RQ's own cleanup would also queue dependent jobs, and load them with `rq.job.Job`, which
-        trusts the content of their hashes. `KnownJob` reads only the status.
+        RQ's own cleanup would load the jobs with `rq.job.Job`, which trusts what Redis holds for a
+        job, and would also queue dependent jobs.
         """
         for queue in self.queues:
             self._remove_workers(queue)

@@ -40,7 +40,7 @@ def _parse(address: str) -> tuple[str, int] | None:
 
 
 def is_host(text: str) -> bool:
-    """Return whether Python's resolver can look up a host name or an address."""
+    """Return whether `text` can be a host name or an address for Python's resolver."""
     try:
         text.encode("idna")  # as the resolver does
     except UnicodeError:

@@ -240,7 +240,7 @@ class Texts(Sequence[str]):
     ) -> Iterator[tuple[slice, memoryview]]:
         """Yield (indices, texts joined by `SEPARATOR`) for the same runs as `split`.
 
-        `descending`: the last run first; within a run, the texts are in order.
+        `descending`: yield the last run first. The texts within a run stay in ascending order.
         """
         runs = self._runs(begin, end)
         for indices, run, part in reversed(runs) if descending else runs:

@@ -214,7 +214,8 @@ def _one_line(text: str) -> str:
 
 
 _reported: dict[tuple[str, str, str], tuple[float, int]] = {}
-"""By logger, consequence and state: time of the last log line, and number of lines left out."""
+"""By the name of the logger, and the consequence and the state that the log line names: time of the
+last such line, and number of lines left out since."""
 
 
 def report(logger: logging.Logger, consequence: str, error: Exception) -> None:

@@ -150,7 +150,7 @@ class Canary:
     def _put(self, reading: dict[str, Any], key: str) -> bool:
         """Send a reading. Return True, so that `_try` returns True after a success.
 
-        The status 422 is a success: the service already has a reading with this number.
+        The status 422 is a success: the service has another reading under `key`.
 
         Raises:
             ClientError: the request failed.

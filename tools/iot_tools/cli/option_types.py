@@ -58,7 +58,7 @@ def moment(text: str) -> str:
             parse_time_or_date(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"must be now, RFC 3339 or Unix microseconds, not {text!r}: {error}"
+            f"must be the word now, RFC 3339 or Unix microseconds, not {text!r}: {error}"
         ) from None
     return text
 

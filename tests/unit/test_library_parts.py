@@ -59,6 +59,7 @@ OVERRIDDEN = {
     "iot_stores.redis_connections._RenewingPool": {"make_connection"},
     "iot_stores.sentinels._Connection": {"read_response"},
     "iot_stores.sentinels._Master": {"close"},
+    "iot_stores.sentinels._Sentinels": {"discover_master"},
     "iot_writer.jobs.KnownJob": {"fetch", "fetch_many", "func", "refresh", "restore"},
     "iot_writer.rq_worker.DrainWorker": {
         "_install_signal_handlers",

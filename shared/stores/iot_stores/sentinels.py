@@ -7,7 +7,13 @@ from urllib.parse import unquote
 
 from redis import Redis
 from redis.connection import parse_url
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,  # noqa: A004 - redis-py's own, wider than the builtin
+    TimeoutError,  # noqa: A004
+)
 from redis.sentinel import (
+    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
@@ -58,7 +64,7 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
     }  # fmt: skip
     # `RefusalParser` is for renewing pools. The clients of the Sentinels have other pools.
     sentinel_options.pop("parser_class", None)
-    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+    sentinels = _Sentinels(  # type: ignore[no-untyped-call]
         [_address(host, variable) for host in found["hosts"].split(",")],
         sentinel_kwargs=sentinel_options,
         db=int(found["db"] or 0),
@@ -73,6 +79,44 @@ def connect_through_sentinels(url: str, options: dict[str, Any], variable: str) 
         connection_class=_TlsConnection if tls else _Connection,
     )
     return client
+
+
+class _Sentinels(Sentinel):
+    """Sentinels whose error gives the address of each Sentinel and the reason why it is no help.
+
+    redis-py's error has the `repr` of each client and of its error, without the reason.
+    """
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return the address of the master, from the first Sentinel that knows it.
+
+        Raises:
+            AuthenticationError: no Sentinel knows the master, and one refuses the credentials.
+            MasterNotFoundError: no Sentinel knows the master.
+        """
+        addresses: dict[str, list[str]] = {}  # by reason
+        refusal = None
+        for index, sentinel in enumerate(self.sentinels):
+            address = "{host}:{port}".format_map(sentinel.get_connection_kwargs())
+            try:
+                masters = cast("dict[str, dict[str, Any]]", sentinel.sentinel_masters())
+            except (ConnectionError, TimeoutError) as error:
+                if isinstance(error, AuthenticationError):
+                    refusal = error
+                reason = str(error).replace(f" connecting to {address}.", ":")
+            else:
+                master = masters.get(service_name)
+                if master and self.check_master_state(master, service_name):  # type: ignore[no-untyped-call]
+                    # The next search begins with this Sentinel.
+                    self.sentinels[0], self.sentinels[index] = sentinel, self.sentinels[0]
+                    return master["ip"], master["port"]
+                reason = "the master is down" if master else "it does not know this name"
+            addresses.setdefault(reason.rstrip("."), []).append(address)
+        reasons = "; ".join(f"Sentinel {', '.join(at)}: {why}" for why, at in addresses.items())
+        message = f"No master found for {service_name!r}; {reasons}"
+        if refusal is not None:
+            raise AuthenticationError(message, status_code=refusal.status_code)
+        raise MasterNotFoundError(message)
 
 
 class _Connection(SentinelManagedConnection):

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from iot_models.settings import Settings
 from iot_stores.redis_client import connect_redis
+from iot_stores.store_states import state_of
 from support.stack import MakeStack
 from support.waiting import wait_until
 from system.reliability.redis_group import NAME, PASSWORD, Group
@@ -31,12 +32,16 @@ def test_a_failover_with_passwords_of_sentinels_continues(
     secrets = {"sentinel_username": user, "sentinel_password": SENTINEL_PASSWORD}
     query = "&".join(f"{name}={quote(value, safe='')}" for name, value in secrets.items() if value)
     try:
-        for url in (group.url, f"{group.url}?sentinel_password=wrong"):
+        for refused, code in (("", "NOAUTH"), ("?sentinel_password=wrong", "WRONGPASS")):
+            url = f"{group.url}{refused}"
             with (
                 connect_redis(dataclasses.replace(settings, redis_url=url)) as client,
-                pytest.raises(RedisError, match=f"No master found for '{NAME}'"),
+                pytest.raises(RedisError, match=f"No master found for '{NAME}'") as caught,
             ):
                 client.ping()
+            state = state_of(caught.value)
+            assert state is not None
+            assert (state.code, state.sentence.count("127.0.0.1:")) == (code, 3)
         stack = make_stack({"IOT_REDIS_URL": f"{group.url}?{query}"})
         body = [{"data": {"db_password": "p", "interrogator_time": 1}}]
         assert stack.put(body).status == 201

@@ -1,12 +1,17 @@
-"""URLs of a Redis behind Sentinels are parsed, and errors name the variable."""
+"""URLs of a Redis behind Sentinels are parsed, and errors name the variable or the Sentinel."""
+
+import errno
+import socket
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 from redis.sentinel import SentinelConnectionPool
 
 from iot_models.errors import SettingsError
 from iot_models.settings import Settings
 from iot_stores.redis_client import CONNECT_SECONDS, RESPONSE_SECONDS, connect_redis
+from iot_stores.store_states import state_of
 
 
 def settings(url: str) -> Settings:
@@ -115,3 +120,18 @@ def test_a_sentinel_password_needs_a_sentinel_url() -> None:
     with pytest.raises(SettingsError) as caught:
         connect_redis(settings("redis://a/0?sentinel_password=hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_error_has_the_reason_of_each_sentinel() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # without `listen`, it refuses connections
+        addresses = [f"{host}:{closed.getsockname()[1]}" for host in ("127.0.0.1", "localhost")]
+        with (
+            connect_redis(settings(f"redis+sentinel://{','.join(addresses)}/mine")) as client,
+            pytest.raises(RedisError) as caught,
+        ):
+            client.ping()
+    assert str(state_of(caught.value)) == (
+        f"Redis is away: No master found for 'mine'; Sentinel {', '.join(addresses)}: "
+        f"Error {errno.ECONNREFUSED}: Connection refused"
+    )

@@ -45,6 +45,16 @@ def test_verify_names_the_first_bad_row(writer: Writer, capsys: pytest.CaptureFi
     assert told.err.startswith("record 2 (link 2) does not match its link")
 
 
+def test_verify_refuses_the_keyring_of_another_installation(
+    writer: Writer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(writer, 1)
+    chain(writer)
+    writer.postgres().execute("UPDATE installation SET keyring = 'of another'")
+    assert main(["audit", "verify"]) == 2
+    assert "another pepper" in capsys.readouterr().err
+
+
 def test_verify_compares_with_the_published_head(
     writer: Writer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def _head(text: str) -> AuditHead:
 
 def _verify(parsed: argparse.Namespace) -> int:
     with open_stores("audit") as stores:
+        stores.installation.get_id()  # with another keyring, every record would look changed
         published = parsed.head or _published(stores)
         with stores.connect() as connection:
             checked = check_audit(connection, stores.audit_keys(), published)

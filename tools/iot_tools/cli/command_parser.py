@@ -65,6 +65,17 @@ class CommandParser(argparse.ArgumentParser):
             self.epilog = f"example:\n  {PROGRAM} {example}"
             self.formatter_class = argparse.RawDescriptionHelpFormatter
 
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse arguments. An unknown argument is an error of the subcommand that received it.
+
+        argparse would leave it to the main parser, whose help does not show the subcommand's
+        options.
+        """
+        parsed, unknown = super().parse_known_args(*arguments, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
     def error(self, message: str) -> Never:
         """Print the error and exit with 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -29,6 +29,21 @@ def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_an_unknown_option_points_to_the_help_of_its_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, words in (
+        ("iot-sensor keys list", ["keys", "list", "--all", "1"]),
+        ("iot-sensor", ["--quiet", "keys", "list"]),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        unknown = " ".join(word for word in words if word not in {"keys", "list"})
+        assert capsys.readouterr().err == (
+            f"{command}: unrecognized arguments: {unknown}; see {command} --help\n"
+        )
+
+
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_each_command_has_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):

@@ -53,10 +53,22 @@ def test_a_missing_secret_is_made_by_create(kube: KubeApi, run: Run) -> None:
         1,
         "Secret f-tokens in namespace other does not exist; create a token first\n",
     )
-    assert run(*CREATE, "devices").code == 0
+    said = run(*CREATE, "devices")
+    assert (said.code, said.err) == (0, "Secret f-tokens in namespace plant: created\n")
     assert names(kube) == ["devices"]
     labels = kube.objects["plant", "f-tokens"]["metadata"]["labels"]
     assert labels == {"app.kubernetes.io/managed-by": "iot-sensor"}
+
+
+def test_a_secret_without_tokens_is_named(kube: KubeApi, run: Run) -> None:
+    kube.put("f-tokens", {"url": "redis://r"})
+    said = run("tokens", "list", "--secret", "f-tokens")
+    assert said.code == 1
+    assert "f-tokens in namespace plant has no value for the key tokens.json; create" in said.err
+    said = run(*CREATE, "devices")
+    assert said.err == "Secret f-tokens in namespace plant: added the key tokens.json\n"
+    assert said.out.startswith("iot_")
+    assert kube.content("f-tokens")["url"] == "redis://r"
 
 
 def test_a_concurrent_change_is_kept(kube: KubeApi, run: Run) -> None:

@@ -15,6 +15,8 @@ class StoredText(Protocol):
     """A text in a file or in a Secret. Messages to the user contain its `name`."""
 
     name: str
+    absence: str
+    """Why the last `read` returned None, as a predicate: "does not exist"."""
 
     def read(self) -> str | None:
         """Return the text; None if the file, the Secret or the key in the Secret does not exist.
@@ -36,6 +38,8 @@ class StoredText(Protocol):
 
 class FileOnDisk:
     """A text in a file. A change replaces the whole file and keeps its mode and owner."""
+
+    absence = "does not exist"
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -106,7 +106,8 @@ class StoredKeyring:
     def _required(self, text: str | None) -> str:
         if text is None:
             raise SettingsError(
-                f"{self.name} does not exist: create it with `iot-sensor keys create`"
+                f"{self.name} {self._source.absence}: name another keyring, or create one with "
+                "`iot-sensor keys create`"
             )
         return text
 

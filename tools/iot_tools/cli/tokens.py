@@ -111,5 +111,5 @@ def _listed(scopes: Iterable[str]) -> str:
 
 def _existing(storage: StoredText, text: str | None) -> str:
     if text is None:
-        raise IotError(f"{storage.name} does not exist; create a token first")
+        raise IotError(f"{storage.name} {storage.absence}; create a token first")
     return text

@@ -18,17 +18,20 @@ class TextInSecret:
     def __init__(self, secrets: SecretObjects, secret: str, key: str, about: str) -> None:
         """`about` is the description that the Secret gets if `change` has to create it."""
         self.name = f"Secret {secret} in namespace {secrets.namespace}"
+        self.absence = ""
         self._secrets = secrets
         self._secret = secret
         self._key = key
         self._about = about
 
     def read(self) -> str | None:
-        """Return the text, or None if the Secret or its key does not exist."""
+        """Return the text, or None if the Secret or its key does not exist (see `absence`)."""
         return self._text(self._secrets.read(self._secret))
 
     def change(self, change: Callable[[str | None], str]) -> None:
-        """Replace the text by `change(text)`. Create the Secret if necessary.
+        """Replace the text by `change(text)`. Create the Secret or its key if necessary.
+
+        Print a line if the Secret or the key was created: its name may be a mistake.
 
         `text` is None if the Secret has no text yet. If another client has changed the Secret
         meanwhile, `change` is called again with the new text.
@@ -41,6 +44,9 @@ class TextInSecret:
                 return  # the last attempt succeeded, and only its response was lost
             written = change(text)
             if self._write(found, written):
+                if text is None:
+                    what = "created" if found is None else f"added the key {self._key}"
+                    print(f"{self.name}: {what}", file=sys.stderr)  # a new token goes to stdout
                 return
         raise ClusterError(f"other clients keep changing {self.name}; try again")
 
@@ -53,7 +59,11 @@ class TextInSecret:
         )
 
     def _text(self, found: SecretObject | None) -> str | None:
-        return None if found is None else found.content.get(self._key)
+        if found is None:
+            self.absence = "does not exist"
+            return None
+        self.absence = f"has no value for the key {self._key}"
+        return found.content.get(self._key)
 
 
 def tokens_in_secret(secret: str, namespace: str | None) -> TextInSecret:

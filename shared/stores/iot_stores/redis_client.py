@@ -25,6 +25,7 @@ CONNECT_SECONDS = 2.0
 RESPONSE_SECONDS = 3.0
 MAX_CONNECTIONS = 128
 """Maximum number of connections of one client: far more than are in use while Redis answers."""
+_SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
 
 
 def connect_redis(settings: Settings) -> "Redis":
@@ -74,6 +75,9 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
         "retry_on_error": [BusyLoadingError],
         "parser_class": RefusalParser,
     }
+    # redis-py's list lacks the schemes of Sentinels, and it checks the scheme last.
+    if not url.startswith(_SCHEMES):
+        raise SettingsError(f"{variable}: the URL must begin with one of {', '.join(_SCHEMES)}")
     if "+sentinel://" not in url and (problem := _problem_of(url)):
         raise SettingsError(
             f"{variable}: {problem}; if the password contains special characters, write them as "

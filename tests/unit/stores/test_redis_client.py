@@ -1,5 +1,7 @@
 """The Redis clients of the backlog and of the hot window."""
 
+from dataclasses import replace
+
 import pytest
 
 from iot_models.errors import SettingsError
@@ -33,6 +35,27 @@ def test_a_separate_hot_window_has_a_separate_client(url: str, host: str) -> Non
     assert (options["host"], options["socket_timeout"]) == (host, 0.5)
     assert options["socket_connect_timeout"] == 0.5
     assert shared.connection_pool.connection_kwargs["socket_timeout"] > 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis",
+        ":secret@hot:6379",
+        "http://hot:6379/0",
+        "sentinel://a:1,b:2/mine",
+        "redis-sentinel://a:1,b:2/mine",
+        "http+sentinel://a/mine",
+    ],
+)
+def test_the_error_of_a_wrong_scheme_lists_the_schemes(url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        connect_redis(replace(load(REQUIRED), redis_url=url))
+    assert str(raised.value) == (
+        "IOT_REDIS_URL: the URL must begin with one of redis://, rediss://, redis+sentinel://, "
+        "rediss+sentinel://, unix://"
+    )
 
 
 @pytest.mark.parametrize(

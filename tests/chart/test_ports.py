@@ -68,7 +68,8 @@ def test_urls_are_not_compared_where_all_ports_may_be_open() -> None:
     assert opened({"networkPolicy": {"enabled": False}}) == {}
     everything: Object = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
     assert opened({"networkPolicy": {"extraEgress": [everything]}}) == {}
-    one: Object = {"ports": [{"port": 16379, "protocol": "TCP"}]}
+    udp: Object = {"port": 51820, "protocol": "UDP"}
+    one: Object = {"ports": [{"port": 16379, "protocol": "TCP"}, udp]}
     more = opened({"networkPolicy": {"extraEgress": [one]}})
     assert more == {"my-redis:url": {*REDIS, 16379}, "my-pg:url": {*POSTGRES, 16379}}
 

@@ -101,7 +101,8 @@ Argument: context, component, store (redis, hotWindow, postgres). */}}
 {{- range $policy.extraEgress -}}
 {{- if not .ports }}{{ $known = false }}{{ end -}}
 {{- range .ports -}}
-{{- if or .endPort (not .port) (kindIs "string" .port) }}{{ $known = false }}{{ else }}{{ $ports = append $ports .port }}{{ end -}}
+{{- if ne (.protocol | default "TCP") "TCP" -}}
+{{- else if or .endPort (not .port) (kindIs "string" .port) }}{{ $known = false }}{{ else }}{{ $ports = append $ports .port }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- if $known -}}

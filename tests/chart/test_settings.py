@@ -87,6 +87,20 @@ def test_traces_are_on_where_the_values_name_a_collector(release: Release) -> No
             assert not tracing.is_requested(given)
 
 
+@pytest.mark.parametrize(
+    ("name", "log_format"), [("demo", "text"), ("key-rotation", "json"), ("canary", "json")]
+)
+def test_every_process_logs_in_the_format_of_the_values(name: str, log_format: str) -> None:
+    """`helm test` does not log."""
+    release = rendered(name, NEWEST)
+    formats = {
+        container["name"]: environment(release, container).get("IOT_LOG_FORMAT")
+        for _, container in ours(release)
+    }
+    del formats["test"]
+    assert set(formats.values()) == {log_format}, formats
+
+
 def with_tokens(release: Release) -> bool:
     """Return whether the values enable tokens."""
     on: bool = release.values.get("auth", {}).get("enabled", True)

@@ -8,6 +8,8 @@
   command: ["iot-sensor"]
   args: ["migrate", "--wait", {{ include "iot-sensor.text" $values.migrations.waitSeconds }}{{ if $values.migrations.grant }}, "--grant"{{ end }}]
   env:
+    - name: IOT_LOG_FORMAT
+      value: {{ $values.logs.format | quote }}
     {{- with include "iot-sensor.secretEnv" $files | trim }}
     {{- . | nindent 4 }}
     {{- end }}

@@ -268,6 +268,21 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         },
         "and set tracing.variables.OTEL_RESOURCE_ATTRIBUTES.",
     ),
+    "a variable that replaces a value of tracing": (
+        {"tracing": {"variables": {"OTEL_TRACES_SAMPLER": "always_on"}}},
+        "tracing.variables sets OTEL_TRACES_SAMPLER, which would replace tracing.sampler: remove",
+    ),
+    "a variable that replaces the endpoint": (
+        {"tracing": {"variables": {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:1"}}},
+        "remove it there, and set tracing.endpoint.",
+    ),
+    "a variable of config in a Job": (
+        {
+            "config": {"IOT_REDIS_KEY_PREFIX": "a:"},
+            "jobs": {"extraEnv": [{"name": "IOT_REDIS_KEY_PREFIX", "value": "b:"}]},
+        },
+        "remove it there, and set config.IOT_REDIS_KEY_PREFIX.",
+    ),
     "a variable of config": (
         {
             "config": {"IOT_LOG_LEVEL": "INFO"},

@@ -48,7 +48,6 @@ TRACING: dict[str, Any] = {
         "variables": {
             "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a",
             "OTEL_BSP_SCHEDULE_DELAY": 1000,
-            "OTEL_TRACES_SAMPLER": "always_on",
         },
     },
     "networkPolicy": {

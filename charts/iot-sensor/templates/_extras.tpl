@@ -13,9 +13,7 @@
 {{- $_ := set $names (trimSuffix "_FILE" .name | printf "%s_FILE") true -}}
 {{- end -}}
 {{- end -}}
-{{- if ne $component "jobs" -}}
 {{- range $name, $_ := $config }}{{ $_ := set $names $name true }}{{ end -}}
-{{- end -}}
 {{- end -}}
 
 {{- range $component, $names := $own -}}
@@ -28,6 +26,13 @@
 {{- fail (printf "\n\n%s.extraEnv sets %s twice: remove one of them." $component .name) -}}
 {{- end -}}
 {{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $name, $_ := $values.tracing.variables -}}
+{{- $value := include "iot-sensor.valueOf" (dict "name" $name "component" "api") -}}
+{{- if ne $value (printf "tracing.variables.%s" $name) -}}
+{{- fail (printf "\n\ntracing.variables sets %s, which would replace %s: remove it there, and set %s." $name $value $value) -}}
 {{- end -}}
 {{- end -}}
 
@@ -97,6 +102,7 @@
   "IOT_HOT_WINDOW_REDIS_URL" "redis.hotWindow.url or redis.hotWindow.existingSecret"
   "IOT_POSTGRES_URL" "postgres.url or postgres.existingSecret"
   "OTEL_EXPORTER_OTLP_ENDPOINT" "tracing.endpoint"
+  "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" "tracing.endpoint"
   "OTEL_TRACES_SAMPLER" "tracing.sampler"
   "OTEL_TRACES_SAMPLER_ARG" "tracing.ratio"
 -}}

@@ -74,6 +74,29 @@ class KeyRotation:
                 raise IotError("another `iot-sensor keys` command runs: wait until it has ended")
             time.sleep(_POLL_SECONDS)
 
+    def require_newest_keyring(self) -> None:
+        """Refuse a keyring that is older than the stored data, such as one from a backup.
+
+        A rotation with such a keyring would make another key under an id that data already uses.
+        Then no keyring would open all data.
+
+        Raises:
+            IotError: stored items need master keys with greater ids than any key of the keyring.
+        """
+        keyring = self.keyring()
+        newest = max([*keyring.key_ids, *keyring.retired])
+        if lacking := [
+            f"  {count} {kind} need master key {key_id}"
+            for kind, uses in count_uses(self.stores, self.connection).items()
+            for key_id, count in sorted(uses.items())
+            if key_id > newest
+        ]:
+            listed = "\n".join(lacking[:_MAX_SHOWN])
+            raise IotError(
+                f"{self._stored.name} is older than the stored data: its newest master key is "
+                f"{newest}. Restore the newest keyring (docs/backup.md, *Lost keys*):\n{listed}"
+            )
+
     def add(self) -> KeyId:
         """Add a master key. Return its id."""
         added = self._stored.add_key()

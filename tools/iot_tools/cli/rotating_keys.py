@@ -66,11 +66,15 @@ def status(parsed: argparse.Namespace) -> int:
 def _locked(
     step: Callable[[KeyRotation, argparse.Namespace], object],
 ) -> Callable[[argparse.Namespace], int]:
-    """Return a command that runs a step of a rotation while it holds `KeyRotation.lock`."""
+    """Return a command that runs a step of a rotation while it holds `KeyRotation.lock`.
+
+    The command refuses a keyring that is older than the stored data.
+    """
 
     def run(parsed: argparse.Namespace) -> int:
         with _rotation(parsed) as rotation:
             rotation.lock()
+            rotation.require_newest_keyring()
             step(rotation, parsed)
         return 0
 
@@ -87,18 +91,20 @@ rotate = _locked(lambda rotation, _: rotation.rotate())
 def _lock(parsed: argparse.Namespace) -> Iterator[None]:
     """Hold `KeyRotation.lock` during the block, so that no other command changes keys.
 
-    The lock is in Postgres. If the environment names no Postgres, print a warning and run the block
-    without the lock.
+    Refuse a keyring that is older than the stored data. The lock is in Postgres. If the environment
+    names no Postgres, print a warning and run the block without the lock and without this check.
     """
     if not has_stores():
         print(
-            "IOT_POSTGRES_URL is not set: the audit log does not record the new key, and another "
-            "`keys` command may change the keyring at the same time"
+            "IOT_POSTGRES_URL is not set: the audit log does not record the new key, another "
+            "`keys` command may change the keyring at the same time, and nothing checks that the "
+            "keyring is the newest one"
         )
         yield
         return
     with _rotation(parsed) as rotation:
         rotation.lock()
+        rotation.require_newest_keyring()
         yield
 
 

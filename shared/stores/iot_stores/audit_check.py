@@ -130,6 +130,8 @@ class _Check:
         where = f"record {record_id} (link {sequence})"
         if at is None or sealed is None:
             raise AuditFaultError(f"{where} was deleted")
+        # First: without the record's key, the link can't match either, although nobody changed it.
+        self._open(where, sealed)
         content = linked_content(self._keys, link, sealed)
         record = ChainedRecord(sequence, record_id, at, content)
         try:
@@ -140,7 +142,6 @@ class _Check:
             raise AuditFaultError(
                 f"{where} does not match its link: the record or the link was changed or moved"
             )
-        self._open(where, sealed)
         self._check_retired(where, sequence, link)
         self._head = AuditHead(sequence, link)
         if self._published and self._published.sequence == sequence:

@@ -89,6 +89,8 @@ def test_the_old_keyring_opens_no_record(log: Log) -> None:
     assert log.lines(log.old) == LINES
     reseal_audit(log.postgres, log.both)
     assert log.lines(log.old) == [UNREADABLE] * len(LINES)
+    with pytest.raises(AuditFaultError, match=r"record 1 .* can't be decrypted: .* master key 2$"):
+        log.verify(log.old)  # not "was changed or moved": nobody changed the record
 
 
 def test_the_log_is_whole_at_each_step_of_a_reseal_that_is_killed(log: Log) -> None:

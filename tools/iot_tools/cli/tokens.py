@@ -57,7 +57,8 @@ def _create(parsed: argparse.Namespace) -> int:
 
     def add(text: str | None) -> str:
         nonlocal token
-        changed, token = with_token(text or new_tokens_text(), parsed.name, scopes)
+        existing = new_tokens_text() if text is None else text
+        changed, token = with_token(existing, parsed.name, scopes)
         return changed
 
     storage = _storage(parsed)

@@ -99,6 +99,13 @@ def test_a_refused_change_leaves_the_file_as_it_was(
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
+def test_an_emptied_file_is_not_replaced(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text("")
+    assert create(path, "devices") == 2
+    assert "is not JSON of the form" in capsys.readouterr().err
+    assert path.read_text() == ""
+
+
 def test_a_missing_file_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["list"], ["revoke", "--name", "devices"]):
         action, *more = arguments

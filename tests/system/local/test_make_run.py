@@ -235,6 +235,15 @@ def test_a_used_port_is_named(start_run: StartRun, tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "postgres").exists()
 
 
+def test_data_without_its_keyring_gets_no_new_keys(start_run: StartRun, tmp_path: Path) -> None:
+    (tmp_path / "data" / "postgres" / "data").mkdir(parents=True)
+    run = start_run()
+    assert run.wait() == 2
+    keyring = tmp_path / "data" / "keyring"
+    assert f"{keyring} is missing, and without it nobody can read the stored data" in run.output
+    assert not keyring.exists()
+
+
 @pytest.mark.parametrize("variable", ["PORT", "DEVICES", "TLS"])
 def test_an_invalid_value_is_named(start_run: StartRun, variable: str) -> None:
     run = start_run(**{variable: "many"})

@@ -9,7 +9,7 @@ from iot_cipher.keyring import create_keyring_file
 from iot_cipher.writer_keys import write_writer_keys_file
 from iot_models.addresses import parse_bind
 from iot_models.errors import SettingsError
-from iot_sensor_client import Client, RetryPolicy
+from iot_sensor_client import Client, ClientError, RetryPolicy
 from iot_tools.cli.shutdown_signals import ShutdownRequested, ShutdownSignals
 
 from . import first_reading, orphans
@@ -79,8 +79,9 @@ class LocalRun:
         self._check_port()
         try:
             with suppress(ShutdownRequested):
+                self._ensure_keyring()
                 self._start_stores()
-                self._prepare_stores()
+                self._migrate()
                 self._start_service()
                 self._greet()
                 self._watch()
@@ -99,6 +100,18 @@ class LocalRun:
                 f"choose another port, for example: make run PORT={free_port()}"
             )
 
+    def _ensure_keyring(self) -> None:
+        """Create the keyring before the first data, so that data without a keyring has lost it."""
+        keyring, postgres = Path(self._settings.keyring_file), self._parts.postgres
+        if postgres is not None and postgres.data.exists() and not keyring.exists():
+            raise LaunchError(
+                f"{keyring} is missing, and without it nobody can read the stored data: restore "
+                f"it, or remove {self._parts.options.data_dir} to start without the data"
+            )
+        if create_keyring_file(keyring):
+            self._terminal.say(f"created the encryption keys: {keyring}")
+        write_writer_keys_file(keyring, self._parts.writer_keys)
+
     def _start_stores(self) -> None:
         redis, postgres = self._parts.redis, self._parts.postgres
         self._supervisor.start([part for part in (postgres, redis) if part is not None])
@@ -106,10 +119,7 @@ class LocalRun:
         own_postgres = "PostgreSQL" if postgres else "PostgreSQL at IOT_POSTGRES_URL"
         self._terminal.say(f"{own_redis} and {own_postgres} are up")
 
-    def _prepare_stores(self) -> None:
-        if create_keyring_file(Path(self._settings.keyring_file)):
-            self._terminal.say(f"created the encryption keys: {self._settings.keyring_file}")
-        write_writer_keys_file(Path(self._settings.keyring_file), self._parts.writer_keys)
+    def _migrate(self) -> None:
         migration = self._parts.migration()
         try:
             migration.spawn()
@@ -126,7 +136,13 @@ class LocalRun:
         probe = self._client(timeout=2)
         devices = self._parts.options.devices
         service = [self._parts.writer(), self._parts.api(probe.is_ready)]
-        self._supervisor.start(service)
+        try:
+            self._supervisor.start(service)
+        except LaunchError as error:
+            with suppress(ClientError):
+                state = probe.request("GET", "/readyz").text()
+                raise LaunchError(f"{error}\nThe API's /readyz answers: {state}") from None
+            raise
         self._terminal.say("writer and API are up")
         if devices:
             self._supervisor.start([self._parts.simulator(self._url)])

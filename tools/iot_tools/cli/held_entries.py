@@ -35,7 +35,8 @@ def _list(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature o
             print(
                 "The API restores a missing row when a device of the vault sends, or from the "
                 "vault's record in Redis.\n"
-                "Otherwise restore the row of `vaults` from a backup. A writer then stores the "
+                "Otherwise restore the row of `vaults` from a backup, unless another vault has its "
+                "password by now (see the runbook of IotEntriesHeld). A writer then stores the "
                 "entries within seconds."
             )
     return 0

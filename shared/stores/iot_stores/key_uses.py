@@ -40,7 +40,7 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
     letter_orders = cast("dict[bytes, bytes]", client.hgetall(names.dead_letter_orders))
     cached = (record.master_key_id for record in scan_records(client, names))
     return {
-        "vault records in Postgres": _grouped(connection, _VAULTS),
+        "vault records in Postgres": count_vaults(connection),
         "vault records in Redis": Counter(cached),
         "queued entries": waiting,
         "held entries": held,
@@ -49,6 +49,11 @@ def count_uses(stores: Stores, connection: Connection) -> KeyUses:
         "dead letter orders": Counter(map(key_id_of, letter_orders.values())),
         "audit records": _grouped(connection, _AUDIT),
     }
+
+
+def count_vaults(connection: Connection) -> Counter[KeyId]:
+    """Return how many vault records in Postgres need each master key. Raises `psycopg.Error`."""
+    return _grouped(connection, _VAULTS)
 
 
 def _held(stores: Stores) -> Counter[KeyId]:

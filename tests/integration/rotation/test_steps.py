@@ -117,8 +117,7 @@ def test_a_keyring_that_is_older_than_the_data_is_refused(running: Running) -> N
     for command in (["add"], ["rotate", "--stopped"], ["promote", "1", "--stopped"], ["rewrap"]):
         status, output = running.keys(*command)
         assert (status, "its newest master key is 1" in output) == (1, True), command
-        assert "  1 vault records in Postgres need master key 2" in output
-        assert re.search(r"^  \d+ audit records need master key 2$", output, re.MULTILINE)
+        assert "1 vault records in Postgres need master key 2" in output
         assert path.read_text() == saved
     path.write_text(newest)
     assert running.keys("add")[0] == 0
@@ -280,7 +279,7 @@ def test_a_record_that_no_key_opens_stays_if_it_is_the_only_copy(
     running.put()
     (record,) = running.service.vaults.cache.records()
     wrapped = record.wrapped_key
-    other = replace(record, wrapped_key=wrapped[:1] + b"\0\0\0\0" + wrapped[5:])
+    other = replace(record, wrapped_key=wrapped[:1] + b"\0\0\0\x09" + wrapped[5:])
     redis.set(KEYS.vault_record(record.lookup), encode_record(other))
     running.service.vaults.cache._vaults.clear()  # noqa: SLF001 - no process restores it
     if not postgres_has_the_vault:
@@ -289,7 +288,7 @@ def test_a_record_that_no_key_opens_stays_if_it_is_the_only_copy(
     running.wait_for("promote", "2")
     running.wait_for("rewrap", "--wait", "0")
     found = [each.master_key_id for each in scan_records(redis, KEYS)]
-    assert found == ([2] if postgres_has_the_vault else [0])
+    assert found == ([2] if postgres_has_the_vault else [9])
 
 
 def test_the_record_of_an_erased_vault_is_removed_from_redis(

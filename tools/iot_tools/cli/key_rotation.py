@@ -17,7 +17,7 @@ from iot_models.errors import IotError
 from iot_stores.audit import AuditLog
 from iot_stores.audit_chain import current_head
 from iot_stores.audit_reseal import count_readable, renew_links, reseal_audit
-from iot_stores.key_uses import count_uses
+from iot_stores.key_uses import count_uses, count_vaults
 from iot_stores.loaded_keys import LoadedKeys, read_reports, silent_writers
 from iot_stores.postgres import Connection
 from iot_stores.rewrap import Rewrap, try_lock
@@ -78,23 +78,20 @@ class KeyRotation:
         """Refuse a keyring that is older than the stored data, such as one from a backup.
 
         A rotation with such a keyring would make another key under an id that data already uses.
-        Then no keyring would open all data.
+        Then no keyring would open all data. Only vault records in Postgres count: a writer that was
+        taken over can write everything else, and must not prevent a rotation.
 
         Raises:
-            IotError: stored items need master keys with greater ids than any key of the keyring.
+            IotError: vault records need a master key with a greater id than any key of the keyring.
         """
         keyring = self.keyring()
-        newest = max([*keyring.key_ids, *keyring.retired])
-        if lacking := [
-            f"  {count} {kind} need master key {key_id}"
-            for kind, uses in count_uses(self.stores, self.connection).items()
-            for key_id, count in sorted(uses.items())
-            if key_id > newest
-        ]:
-            listed = "\n".join(lacking[:_MAX_SHOWN])
+        uses = count_vaults(self.connection)
+        needed, newest = max(uses, default=0), max([*keyring.key_ids, *keyring.retired])
+        if needed > newest:
             raise IotError(
                 f"{self._stored.name} is older than the stored data: its newest master key is "
-                f"{newest}. Restore the newest keyring (docs/backup.md, *Lost keys*):\n{listed}"
+                f"{newest}, but {uses[needed]} vault records in Postgres need master key {needed}. "
+                "Restore the newest keyring (docs/backup.md, *Lost keys*)"
             )
 
     def add(self) -> KeyId:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,6 @@ from .errors import OutboxError, OutboxFullError, OutboxInUseError
 from .outbox_rejected import (
     REJECTED,
     ROW_BYTES,
-    TABLES,
     VERSION,
     WAITING,
     RejectedReading,
@@ -25,8 +25,8 @@ from .outbox_rejected import (
 )
 from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 
-_TAKEN_BACK = 100
-"""Rejected readings of a transaction: a full disk has little room for the WAL."""
+_PAGE_BYTES = 4096
+"""Bytes of the WAL that removing one small reading takes, if its neighbours stay."""
 _APPLICATION_ID = 0x696F7478
 _TABLES = f"""
 BEGIN EXCLUSIVE;
@@ -35,6 +35,9 @@ CREATE TABLE batches (
 );
 CREATE TABLE readings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, body TEXT NOT NULL
+);
+CREATE TABLE rejected (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE state (clean INTEGER NOT NULL);
 INSERT INTO state VALUES (1);
@@ -110,7 +113,6 @@ class OutboxFile:
             # its own functions refers to it.
             self._db.create_function("kept_open", 0, self._db.cursor)
             self._space = OutboxSpace(self._path, self._db)
-            self._rejected = RejectedRows(self._db)
             try:
                 self._prepare()
             except BaseException:
@@ -141,8 +143,7 @@ class OutboxFile:
         run(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
-        if empty or version == 1:
-            self._db.executescript(TABLES)
+        self._rejected = RejectedRows(self._db)
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
@@ -151,11 +152,12 @@ class OutboxFile:
         `close` removes this record. If the file has the record already, the last process ended
         without `close`. It may have sent the oldest batch: record an attempt for this batch, too.
 
-        Opening the file does not write the record, because the disk may be full.
+        Opening a file does not write to it, because the disk may be full.
         """
         if self._attempts:
             return
         with self._transaction():
+            self._rejected.upgrade()
             self._db.execute(
                 "UPDATE batches SET tried = created WHERE tried IS NULL"  # noqa: S608 -- constants
                 f" AND id = (SELECT batch FROM {WAITING} ORDER BY id LIMIT 1)"
@@ -184,8 +186,9 @@ class OutboxFile:
     def grows(self) -> bool:
         """Return whether `append` may add readings to the batch that `take` would return."""
         with self._lock:
-            count = self._open[1] if self._open else 0
-            return 0 < count < self._batch_size and count == self.counts().waiting
+            _, count, size = self._open or (0, 0, 0)
+            room = count < self._batch_size and size + self._added_bytes < MAX_BATCH_BYTES
+            return room and 0 < count == self.counts().waiting
 
     def last_id(self) -> int:
         """Return the id of the newest waiting reading; 0 if no reading waits."""
@@ -339,22 +342,32 @@ class OutboxFile:
         Returns:
             How many of `ids` were ids of rejected readings.
         """
-        parts = (ids[first : first + _TAKEN_BACK] for first in range(0, len(ids), _TAKEN_BACK))
+        left = deque(ids)
+        count = 0
         with self._lock, self._reported():
-            count = sum(self._take_back(part, send=send) for part in parts)
+            while left:
+                count += self._take_back(left, send=send)
+            with self._transaction() as counts:
+                counts.bytes -= self._rejected.reason_bytes()
+                self._rejected.delete_unused()
+                counts.bytes += self._rejected.reason_bytes()
             self._space.shrink()
             return count
 
-    def _take_back(self, ids: Sequence[int], *, send: bool) -> int:
+    def _take_back(self, left: deque[int], *, send: bool) -> int:
+        """Take back as many readings as the disk has room for in the WAL, at least one."""
+        room = self._space.wal_room()
+        rows: list[str] = []
         with self._transaction() as counts:
-            counts.bytes -= self._rejected.reason_bytes()
-            rows = [row for each in ids for row in self._rejected.delete(each)]
-            self._rejected.delete_unused()
+            while left and room > 0:
+                for row in self._rejected.delete(left.popleft()):
+                    rows.append(row)
+                    room -= _PAGE_BYTES + len(row)
             if send and rows:
                 self._insert(rows)
             counts.rejected -= len(rows)
             counts.waiting += len(rows) if send else 0
-            counts.bytes += self._rejected.reason_bytes() - (0 if send else _size(rows))
+            counts.bytes -= 0 if send else _size(rows)
         return len(rows)
 
     def close(self) -> None:

@@ -16,19 +16,13 @@ ROW_BYTES = 32
 _JOINED_SECONDS = 60
 """Batches that are set aside for the same reason within this time share a row of `rejections`."""
 VERSION = 2
-"""Version 1 of the file moved the readings that were set aside to the table `rejected`."""
-TABLES = f"""
-BEGIN EXCLUSIVE;
-CREATE TABLE IF NOT EXISTS rejected (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
-);
-CREATE TABLE reasons (id INTEGER PRIMARY KEY, reason TEXT NOT NULL);
-CREATE TABLE rejections (
-    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, reason INTEGER NOT NULL, at INTEGER NOT NULL
-);
-PRAGMA user_version = {VERSION};
-COMMIT;
-"""
+"""A file gets this version, and the tables of `RejectedRows`, at the first attempt to send. Older
+clients moved the readings that were set aside to the table `rejected` of version 1."""
+_TABLES = {
+    "reasons": "id INTEGER PRIMARY KEY, reason TEXT NOT NULL",
+    "rejections": "last INTEGER PRIMARY KEY, first INTEGER NOT NULL, reason INTEGER NOT NULL,"
+    " at INTEGER NOT NULL",
+}
 _LAST = "(SELECT coalesce(max(last), 0) FROM rejections)"
 WAITING = f"readings WHERE id > {_LAST}"
 REJECTED = f"readings WHERE id <= {_LAST}"
@@ -58,6 +52,21 @@ class RejectedRows:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._run = database.execute
+        if self._version() < VERSION:
+            # Empty tables in memory: the disk may be full.
+            for name, columns in _TABLES.items():
+                self._run(f"CREATE TEMP TABLE {name} ({columns})")
+
+    def _version(self) -> int:
+        return int(self._run("PRAGMA user_version").fetchone()[0])
+
+    def upgrade(self) -> None:
+        """Move the tables from memory to a file of version 1. They are empty until then."""
+        if self._version() < VERSION:
+            for name, columns in _TABLES.items():
+                self._run(f"DROP TABLE temp.{name}")
+                self._run(f"CREATE TABLE {name} ({columns})")
+            self._run(f"PRAGMA user_version = {VERSION}")
 
     def add(self, first: int, last: int, reason: str) -> None:
         """Set the readings of the oldest batch aside, without writing them again."""
@@ -96,14 +105,15 @@ class RejectedRows:
         rows = f"{REJECTED} AND id = ?" if reading > 0 else "rejected WHERE id = -?"
         found = self._run(f"SELECT body FROM {rows}", (reading,)).fetchall()  # noqa: S608 -- constants
         self._run(f"DELETE FROM {rows}", (reading,))  # noqa: S608 -- constants
+        self._run(
+            "DELETE FROM rejections WHERE last = (SELECT min(last) FROM rejections WHERE last >= ?)"
+            " AND NOT EXISTS (SELECT * FROM readings WHERE id BETWEEN first AND last)",
+            (reading,),
+        )
         return [body for (body,) in found]
 
     def delete_unused(self) -> None:
-        """Delete reasons and ranges without readings."""
-        self._run(
-            "DELETE FROM rejections WHERE NOT EXISTS"
-            " (SELECT * FROM readings WHERE id BETWEEN first AND last)"
-        )
+        """Delete reasons without readings. This reads all ranges."""
         self._run("DELETE FROM reasons WHERE id NOT IN (SELECT reason FROM rejections)")
 
     def reason_bytes(self) -> int:

@@ -54,6 +54,10 @@ class OutboxSpace:
         self._path = path
         self._database = database
 
+    def wal_room(self) -> int:
+        """Return how many bytes a transaction that does not use `room_for` may add to the WAL."""
+        return max(WAL_BYTES, self._disk_free() - _PLENTY * RESERVE_BYTES)
+
     @contextmanager
     def room_for(self, added: int) -> Iterator[None]:
         """Make room on the disk for the enclosed transaction, which adds `added` bytes.

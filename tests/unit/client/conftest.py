@@ -1,18 +1,21 @@
-"""A small HTTP server that answers as the test tells it, and readings that clients send to it."""
+"""A small HTTP server that answers as the test tells it, readings that clients send to it, and a
+small disk."""
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from iot_sensor_client import Client, RetryPolicy
 from support.serving import QuietHandler, serving
 
+DISK_BYTES = 12 * 2**20
 CLOSE = 0
 """Instead of a status: close the connection without a response."""
 NOWHERE = "http://127.0.0.1:1"
@@ -115,3 +118,23 @@ def path(tmp_path: Path) -> Path:
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url, "secret") as made:
         yield made
+
+
+class Usage(NamedTuple):
+    """As `shutil.disk_usage` returns it."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that counts as a whole disk of `DISK_BYTES`."""
+
+    def usage(_: Path) -> Usage:
+        used = sum(each.stat().st_size for each in tmp_path.iterdir())
+        return Usage(DISK_BYTES, used, max(0, DISK_BYTES - used))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    return tmp_path

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -20,32 +20,12 @@ from iot_sensor_client import (
     outbox_rejected,
     outbox_space,
 )
+from iot_sensor_client.batches import MAX_BYTES as MAX_BATCH_BYTES
 from iot_sensor_client.outbox_file import Batch, OutboxFile
 
 MAX_BYTES = 2**28
-DISK_BYTES = 12 * 2**20
 TRACED = {each.__file__ for each in (outbox_file, outbox_rejected, outbox_space)}
 ROWS = ['{"freeform":"' + "x" * 200 + '"}'] * 100
-
-
-class Usage(NamedTuple):
-    """As `shutil.disk_usage` returns it."""
-
-    total: int
-    used: int
-    free: int
-
-
-@pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that counts as a whole disk of `DISK_BYTES`."""
-
-    def usage(_: Path) -> Usage:
-        used = sum(each.stat().st_size for each in tmp_path.iterdir())
-        return Usage(DISK_BYTES, used, max(0, DISK_BYTES - used))
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    return tmp_path
 
 
 @pytest.fixture
@@ -174,59 +154,13 @@ def test_outboxes_of_a_folder_leave_the_reserve_to_each_other(disk: Path) -> Non
         each.close()
 
 
-def test_setting_readings_aside_needs_little_space(path: Path) -> None:
-    """A full disk has no room for a second copy of a reading, or for a reason of each reading."""
-    file = opened(path, 1)
-    file.append(["x" * 3_000_000, *ROWS * 10])
-    database(file).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    before, held = path.stat().st_size, file.counts().bytes
-    reasons = ["relative_time is not an integer" * 5, "freeform is too long" * 5]
-    while file.counts().waiting:
-        file.set_aside(taken(file), reasons[file.counts().waiting % 2])
-    assert Path(f"{path}-wal").stat().st_size < outbox_space.WAL_BYTES
-    counts = file.counts()
-    assert counts.bytes == held + sum(len(each) + 32 for each in reasons)
-    assert [each.reason for each in file.rejected()[1:3]] == reasons
-    file.close()
-    assert path.stat().st_size < before + 2**16
-    file = opened(path)
-    assert file.counts() == counts
-    file.close()
-
-
-def test_readings_set_aside_for_one_reason_share_an_entry(path: Path) -> None:
-    file = opened(path, 2)
-    file.append(ROWS[:6])
-    file.set_aside(taken(file), "refused")
+def test_a_batch_without_room_for_a_reading_does_not_grow(path: Path) -> None:
+    file = OutboxFile(path, MAX_BYTES, 10, added_bytes=100)
+    file.append(["x" * (MAX_BATCH_BYTES - 200)])
+    assert not file.grows()
     file.remove(taken(file))
-    file.set_aside(taken(file), "refused")
-    assert len(database(file).execute("SELECT * FROM rejections").fetchall()) == 1
-    assert [each.id for each in file.rejected()] == [1, 2, 5, 6]
     file.append(ROWS[:1])
-    assert file.take_back([1, 2, 3, 5, 7], send=False) == 3
-    assert file.take_back([6], send=True) == 1
-    drain(file)
-    assert file.counts().bytes == 0
-    file.close()
-
-
-def test_a_file_of_version_1_keeps_its_rejected_readings(path: Path) -> None:
-    file = opened(path, 1)
-    file.append(ROWS[:2])
-    database(file).executescript(
-        "DROP TABLE reasons; DROP TABLE rejections; PRAGMA user_version = 1;"
-        "INSERT INTO rejected VALUES (1, '{\"relative_time\": 1}', 'refused', 1.5);"
-    )
-    file.close()
-    file = opened(path, 1)
-    file.set_aside(taken(file), "too large")
-    assert (file.counts().waiting, file.counts().rejected) == (1, 2)
-    rejected = file.rejected()
-    assert [each.reason for each in rejected] == ["refused", "too large"]
-    assert rejected[0].reading == {"relative_time": 1}
-    assert file.take_back([each.id for each in rejected], send=True) == 2
-    drain(file)
-    assert file.counts().bytes == 0
+    assert file.grows()
     file.close()
 
 

@@ -116,7 +116,8 @@ class StandIns:
                 piece = piece.replace(original, stand_in)
             pieces.append(piece.translate(_TO_BACKSLASH) if self.skips_pairs else piece)
             start = end
-            time.sleep(0)  # other greenlets run
+            if start < len(body):
+                time.sleep(0)  # other greenlets run
         return b"".join(pieces)
 
     def restore(self, text: bytes) -> bytes:
@@ -139,7 +140,8 @@ class StandIns:
                 piece = piece.replace(stand_in, original)
             pieces.append(piece)
             start = end
-            time.sleep(0)
+            if start < len(text):
+                time.sleep(0)
         return b"".join(pieces)
 
     def holds(self, string: str) -> bool:
@@ -183,7 +185,9 @@ def _sample(body: bytes) -> bytes:
 
     The parts are random, so that a sender can't keep frequent originals out of them.
     """
-    last = max(1, len(body) - _SAMPLE)
+    if len(body) <= _SAMPLES * _SAMPLE:
+        return body
+    last = len(body) - _SAMPLE
     begins = [random.randrange(last) for _ in range(_SAMPLES)]  # noqa: S311 - nothing is secret
     return b"".join([body[begin : begin + _SAMPLE] for begin in begins])
 
@@ -295,7 +299,8 @@ def _to_utf8(body: bytes) -> bytes:
     decoder = codecs.getincrementaldecoder(encoding)()
     pieces = []
     for start in range(0, len(body), _SLICE):
-        time.sleep(0)
+        if start:
+            time.sleep(0)
         pieces.append(decoder.decode(body[start : start + _SLICE]).encode())
     decoder.decode(b"", final=True)
     return b"".join(pieces)

@@ -26,8 +26,8 @@ class OutboxConsumer:
     """Sends the readings that an old driver queues.
 
     The driver must set the attributes that this class declares without a value. A driver without
-    `communication_consumer` sends in another way. Deriving a class from it raises TypeError,
-    because this class would do nothing.
+    `communication_consumer` sends in another way. Deriving a class from this class and the driver
+    raises TypeError, because this class would do nothing.
     """
 
     outbox_path = "readings.outbox"
@@ -41,7 +41,8 @@ class OutboxConsumer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if not hasattr(super(), "communication_consumer"):
+        # A class with one base only changes attributes, for example for all drivers of a site.
+        if len(cls.__bases__) > 1 and not hasattr(super(), "communication_consumer"):
             raise TypeError(
                 f"{cls.__name__}: no class after OutboxConsumer has a method communication_consumer"
                 " to replace"

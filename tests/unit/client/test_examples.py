@@ -76,3 +76,7 @@ def test_a_driver_without_a_sender_thread_is_refused() -> None:
     for bases in ((consumer, threading.Thread), (Driver, consumer)):
         with pytest.raises(TypeError, match="no class after OutboxConsumer has a method"):
             type("Safe", bases, {})
+    site = type("Site", (consumer,), {"outbox_path": "/var/readings.outbox"})
+    type("Safe", (site, Driver), {})
+    with pytest.raises(TypeError, match="no class after OutboxConsumer has a method"):
+        type("Safe", (site, threading.Thread), {})

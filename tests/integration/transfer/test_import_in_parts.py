@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from iot_sensor_client import Response
+from iot_sensor_client import Client, Response
 from iot_tools.transfer.import_sources import LegacySqlite
 from iot_tools.transfer.importer import Importer
+from iot_tools.transfer.service_pages import ServiceError
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -86,3 +87,21 @@ def test_an_import_in_parts_that_is_killed_repeats_the_same_part(
         client.dies_at = 0
         Importer(client, source, password, lambda *_: None).run()
     assert [each["freeform"] for each in service.read(password)] == [str(n) for n in range(30)]
+
+
+def test_an_import_with_other_times_does_not_double_readings_that_wait(
+    service: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier import had whole seconds."""
+    sources = [
+        LegacySqlite(legacy_file(tmp_path / f"{time}.db", [("other", time, 1, 1)]), "other")
+        for time in ("2020-01-01 00:00:00", "2020-01-01 00:00:00.250")
+    ]
+    with Client(service.url) as client:
+        Importer(client, sources[0], "other", lambda *_: None).run()
+        with monkeypatch.context() as waiting:
+            waiting.setattr(Importer, "_stored_digests", lambda _: [])
+            with pytest.raises(ServiceError, match="wait until the service has stored them"):
+                Importer(client, sources[1], "other", lambda *_: None).run()
+        assert Importer(client, sources[1], "other", lambda *_: None).run().present == 1
+    assert len(service.read("other")) == 1

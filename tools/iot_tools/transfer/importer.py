@@ -24,7 +24,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from iot_models.errors import IotError
+from iot_models.errors import ErrorCode, IotError
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
 from iot_sensor_client.batches import created_text
@@ -45,6 +45,11 @@ _STORED_SECONDS = 600.0
 _MAX_EXAMPLES = 5
 _REFUSED_TIME = "0001-01-01 00:00:00"
 """A time of receipt that every service refuses."""
+_OTHER_FORM = (
+    "an earlier import has sent these readings in another form, such as with other fractions of a "
+    "second in the times of receipt, and they are not in the vault: wait until the service has "
+    "stored them (if they were erased: for a day), then run the import again"
+)
 
 Progress = Callable[[str, int, int | None], None]
 """Reports the current step, how many rows or readings are done, and the total if it is known."""
@@ -302,6 +307,8 @@ class Importer:
                 response = self._client.request("PUT", path, body, headers)
                 answer_of(response, "success", created_text(len(rows)))
             except RejectedError as error:
+                if error.code == ErrorCode.IDEMPOTENCY_KEY_REUSED:
+                    raise ServiceError(_OTHER_FORM) from None
                 if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(rows) > 1:
                     half = len(rows) // 2
                     chunks.put_back(rows[half:])

@@ -37,8 +37,9 @@ def main(
     shell. If the output is a pipe whose reader has exited, such as `head`, the exit status is 141,
     as after SIGPIPE. `imported` is called after the imports and before the subcommand runs.
     """
-    if isinstance(sys.stdout, TextIOWrapper):
-        # The encoding of a terminal may lack characters, for example of a file name.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # The encoding of a terminal may lack characters, for example of a file name. In the locale
+        # C, Python sets surrogateescape, which prints each file name as it is.
         sys.stdout.reconfigure(errors="backslashreplace")
     with _output_errors():
         return _run_command(arguments, imported)

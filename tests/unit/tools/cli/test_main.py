@@ -231,6 +231,17 @@ def test_a_character_that_the_terminal_lacks_is_escaped(tmp_path: Path) -> None:
     assert done.stdout == f"{tmp_path}/\\xfc: created\n"
 
 
+def test_a_path_that_is_not_text_is_printed_as_it_is_in_the_locale_c(tmp_path: Path) -> None:
+    path = bytes(tmp_path / "x") + b"\xff"
+    done = subprocess.run(
+        [sys.executable, "-m", "iot_tools", "keys", "create", path],
+        env=os.environ | {"LC_ALL": "C"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, path + b": created\n")
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

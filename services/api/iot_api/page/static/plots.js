@@ -4,6 +4,7 @@ import { formatClock, formatDate, formatName, formatNumber } from "./format.js";
 
 const HEIGHTS = { few: 250, many: 190 }; // up to three plots are higher
 const FRAME_MS = 12; // drawing may take this long in a frame; the other plots follow in the next one
+const TITLE_END = 12; // characters of a long name that are always shown
 const DAY_MS = 86_400_000;
 
 function colourOf(name) {
@@ -70,13 +71,27 @@ class Plot {
 
   /** Make the plot anew: for another name, other lines or other colours. */
   build(lines) {
-    this.title.textContent = formatName(this.field.name);
-    this.canvas.setAttribute("aria-label", `${this.title.textContent} over time`);
+    this.#writeTitle();
+    this.canvas.setAttribute("aria-label", `${this.title.title} over time`);
     this.#uplot?.destroy();
     this.lines = lines;
     this.#drawn = [];
     this.#focus = lines.length === 1 ? 1 : -1;
     this.#uplot = new uPlot(this.#options(lines), null, this.canvas);
+  }
+
+  /** Write the name of the field. If it is too long, its middle is left out: names often differ at the end. */
+  #writeTitle() {
+    const name = formatName(this.field.name);
+    if (this.title.title === name) return;
+    this.title.title = name;
+    const letters = [...name];
+    const parts = letters.length > 2 * TITLE_END ? [letters.slice(0, -TITLE_END), letters.slice(-TITLE_END)] : [letters];
+    this.title.replaceChildren(...parts.map((part) => {
+      const element = document.createElement("span");
+      element.textContent = part.join("");
+      return element;
+    }));
   }
 
   #options(lines) {
@@ -184,7 +199,7 @@ class Plot {
 
   /** Write the name of the field, which may change, and tell screen readers what is drawn. Called each second. */
   describe() {
-    this.title.textContent = formatName(this.field.name);
+    this.#writeTitle();
     if (this.label) this.canvas.setAttribute("aria-label", this.label);
   }
 

@@ -1,10 +1,12 @@
 // The form for the password, and the token where the service wants one.
 
 import { Session } from "./api.js";
+import { SLOW } from "./status.js";
 
 const byId = (id) => document.getElementById(id);
 
 const TITLES = {
+  400: "The service refuses the request",
   401: "This service needs a token",
   403: "The token may not read",
   404: "No readings under this password",
@@ -12,7 +14,14 @@ const TITLES = {
   0: "The service can't be reached",
 };
 
+function titleOf(failure) {
+  if (failure.field === "Last-Event-ID") return "The password of these readings was changed, or they were erased";
+  return TITLES[failure.status] ?? "The service can't answer now";
+}
+
 function explain(failure, hadToken) {
+  // Another vault has the password now.
+  if (failure.field === "Last-Event-ID") return "Devices send under this password again: enter it to see the new readings.";
   switch (failure.status) {
     case 401:
       return hadToken
@@ -48,6 +57,7 @@ export class Entry {
       event.preventDefault();
       if (this.busy) {
         this.#idle();
+        this.#say();
         onCancel();
         return;
       }
@@ -93,16 +103,22 @@ export class Entry {
     this.show();
     const needsToken = failure.status === 401 || failure.status === 403;
     if (needsToken) byId("token-field").hidden = false;
-    this.#say(failure.status === 404 ? "wrong" : "refused", failure);
+    this.#explain(failure.status === 404 ? "wrong" : "refused", failure);
     const field = needsToken ? this.token : this.password;
     field.setAttribute("aria-invalid", "true");
     field.focus();
     if (field === this.password) field.select();
   }
 
+  /** Say that the service takes long to answer. */
+  slow() {
+    clearInterval(this.#timer);
+    this.#say("waiting", SLOW.title, SLOW.text);
+  }
+
   /** Show a failure after which the page tries again at `until`. */
   wait(failure, until) {
-    this.#say("waiting", failure);
+    this.#explain("waiting", failure);
     clearInterval(this.#timer);
     const text = this.message.querySelector(".detail");
     const rest = text.textContent;
@@ -129,15 +145,18 @@ export class Entry {
     this.button.textContent = "Open";
   }
 
-  #say(kind = "", failure = null) {
+  #explain(kind, failure) {
+    this.#say(kind, titleOf(failure), explain(failure, this.token.value !== ""));
+  }
+
+  #say(kind = "", title = "", text = "") {
     this.message.dataset.kind = kind;
-    this.message.hidden = failure === null;
-    if (failure === null) return;
-    const title = document.createElement("strong");
-    title.textContent = TITLES[failure.status] ?? "The service can't answer now";
+    this.message.hidden = !title;
+    const strong = document.createElement("strong");
+    strong.textContent = title;
     const detail = document.createElement("span");
     detail.className = "detail";
-    detail.textContent = explain(failure, this.token.value !== "");
-    this.message.replaceChildren(title, detail);
+    detail.textContent = text;
+    this.message.replaceChildren(strong, detail);
   }
 }

@@ -67,10 +67,10 @@ export function tagName(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-/** Return the newest readings of a range, or of all. */
+/** Return the last readings of a range, or of all, in the order of their device times; with `order: "asc"`, the first. */
 export async function readNewest(session, count, query = {}, signal = undefined) {
   const path = Object.keys(query).length ? "api/iot" : `api/iot/last/${count}`;
-  const all = path === "api/iot" ? { ...query, order: "desc", limit: count } : {};
+  const all = path === "api/iot" ? { order: "desc", limit: count, ...query } : {};
   const response = await session.post(path, { query: all, signal });
   return (await response.json()).data;
 }

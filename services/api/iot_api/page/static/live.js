@@ -1,6 +1,7 @@
 // The stream of new readings: server-sent events over fetch, since an EventSource sends no password.
 
 import { ServiceError } from "./api.js";
+import { SLOW_MS } from "./status.js";
 
 const SILENCE_MS = 45_000; // the page reconnects after this silence, or after three heartbeats if they take longer
 const FIRST_RETRY_MS = 500;
@@ -43,7 +44,7 @@ export class EventParser {
  *
  * `on.event(type, data)` takes an event and may return a promise: until it is fulfilled, the page
  * reads nothing more, and the service sends a summary instead.
- * `on.state(state, detail)`: "opening", "open", "reconnecting" or "refused".
+ * `on.state(state, detail)`: "opening", "slow" (to answer), "open", "reconnecting" or "refused".
  */
 export class LiveStream {
   #abort = new AbortController();
@@ -115,12 +116,14 @@ export class LiveStream {
     this.#abort.signal.addEventListener("abort", stop);
     this.#silenceMs = SILENCE_MS;
     let timer = setTimeout(stop, this.#silenceMs);
+    const slow = setTimeout(() => this.on.state("slow"), SLOW_MS);
     try {
       const response = await this.session.post("api/iot/live", {
         headers: this.#lastId === undefined ? {} : { "Last-Event-ID": this.#lastId },
         body: this.#lastId === undefined ? { last: this.last } : {},
         signal: connection.signal,
       });
+      clearTimeout(slow);
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       const parser = new EventParser();
       for (;;) {
@@ -131,6 +134,7 @@ export class LiveStream {
         timer = setTimeout(stop, this.#silenceMs);
       }
     } finally {
+      clearTimeout(slow);
       clearTimeout(timer);
       this.#abort.signal.removeEventListener("abort", stop);
       connection.abort();

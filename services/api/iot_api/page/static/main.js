@@ -4,9 +4,10 @@ import { Entry } from "./entry.js";
 import { LiveFeed } from "./feed.js";
 import { formatDate, formatDuration, formatLocal, formatName, formatNumber } from "./format.js";
 import { downloadCsv } from "./history.js";
+import { noteEmpty } from "./notices.js";
 import { OperatorView } from "./operator.js";
 import { MAX_FIELDS } from "./readings.js";
-import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
+import { clearNotices, setNotice, setRate, setStatus, SLOW } from "./status.js";
 import { ReadingsView } from "./view.js";
 
 const INGEST_MS = 6; // readings may take this long in a frame
@@ -58,6 +59,10 @@ function onState(state, detail) {
   connection = state;
   clearInterval(countdown);
   if (state === "refused") leave(detail);
+  else if (state === "slow") {
+    if (opened) setNotice("connection", SLOW);
+    else entry.slow();
+  }
   else if (state === "open") {
     setNotice("connection", null);
     if (!opened) begin();
@@ -143,14 +148,12 @@ async function showQuiet() {
   const asked = session;
   try {
     const newest = await view.showNewest();
-    if (session !== asked || view.recent.count) return;
-    setNotice("empty", {
+    if (session !== asked || view.recent.count || view.mode === "history") return;
+    if (newest) noteEmpty("No readings in the last minute.", newest, view.timeInHistory(newest), goTo);
+    else setNotice("empty", {
       kind: "info",
-      title: newest ? "No readings in the last minute." : "No readings yet.",
-      text: newest
-        ? `The newest one was received on ${formatDate(newest.received)}. New ones appear here by themselves.`
-        : "Readings appear here by themselves, as soon as a device sends some under this password.",
-      action: newest ? ["Show it in the history", () => goTo(view.timeOf(newest))] : null,
+      title: "No readings yet.",
+      text: "Readings appear here by themselves, as soon as a device sends some under this password.",
     });
   } catch {
     // The stream says by itself if the service is away.
@@ -168,6 +171,7 @@ function goTo(time) {
 const STATUS = {
   idle: ["idle", "Not connected"],
   opening: ["busy", "Connecting"],
+  slow: ["busy", "Connecting"],
   open: ["live", "Live"],
   reconnecting: ["busy", "Reconnecting"],
   disconnected: ["lost", "Disconnected"],
@@ -254,9 +258,15 @@ function showTagFields() {
   select.value = view.tagField ? texts.indexOf(view.tagField) : "";
 }
 
+function goLive() {
+  byId("mode-live").checked = true;
+  view.follow();
+  showQuiet();
+}
+
 function pause() {
   if (view.mode === "history") return;
-  if (view.range) view.follow();
+  if (view.range) goLive();
   else view.show(...Object.values(view.current()));
 }
 
@@ -264,7 +274,7 @@ for (const radio of document.querySelectorAll('input[name="mode"]')) {
   radio.addEventListener("change", () => {
     setNotice("empty", null);
     if (radio.value === "history") view.enterHistory();
-    else view.follow();
+    else goLive();
   });
 }
 for (const radio of document.querySelectorAll('input[name="window"]')) {
@@ -282,7 +292,10 @@ byId("lock").addEventListener("click", () => {
   go("readings");
   leave();
 });
-byId("by").addEventListener("change", (event) => view.choose({ by: event.target.value || null }));
+byId("by").addEventListener("change", (event) => {
+  view.choose({ by: event.target.value || null });
+  showQuiet();
+});
 byId("tag-field").addEventListener("change", (event) => view.choose({ tagField: view.fields.texts[event.target.value] }));
 byId("fields-items").addEventListener("change", (event) => {
   const fields = new Map(view.choices.fields).set(view.fields.numbers[event.target.value], event.target.checked);
@@ -337,7 +350,7 @@ const KEYS = {
   "+": () => view.zoom(0.5),
   "=": () => view.zoom(0.5),
   "-": () => view.zoom(2),
-  Escape: () => view.mode === "live" && view.range && view.follow(),
+  Escape: () => view.range && goLive(),
 };
 byId("plots").addEventListener("keydown", (event) => {
   const act = KEYS[event.key];

@@ -2,7 +2,7 @@
 
 import { formatDate } from "./format.js";
 import { hasSeries, withHistory } from "./history.js";
-import { setNotice } from "./status.js";
+import { setNotice, SLOW, SLOW_MS } from "./status.js";
 
 const LONG_NAME = 40; // characters of the name of a field
 
@@ -20,18 +20,37 @@ export function noteUnread(shownFields, tagField) {
 }
 
 /**
- * Say that a range has no readings. `newest` is the newest reading of all, `at` its time on the axis (NaN if it has
- * none); `goTo` shows the range around a time.
+ * Say in `title` that a range has no readings, and where some are. `newest` is the reading with the newest device time,
+ * `at` its time on the axis (NaN if it has none); `goTo` shows the range around a time.
  */
-export function noteEmpty(newest, at, goTo) {
+export function noteEmpty(title, newest, at, goTo) {
   setNotice("empty", {
     kind: "info",
-    title: "No readings in this range.",
+    title,
     text: !newest
       ? "There are no readings yet."
       : Number.isNaN(at)
-        ? "The newest reading has no device time: choose Time: Received."
-        : `The newest reading is from ${formatDate(at)}.`,
+        ? "The newest reading has no device time that the page can show: choose Time: Received."
+        : `The newest reading by device time is from ${formatDate(at)}.`,
     action: !Number.isNaN(at) && ["Go there", () => goTo(at)],
   });
+}
+
+/** Say why a range can't be shown. */
+export function noteFailed(error, retry) {
+  setNotice("error", {
+    kind: "error",
+    title: "The history can't be shown.",
+    text: error.message,
+    action: ["Try again", retry],
+  });
+}
+
+/** Say that a load takes long, once it does. Return a function to call at the end of the load. */
+export function noteSlow() {
+  const timer = setTimeout(() => setNotice("slow", SLOW), SLOW_MS);
+  return () => {
+    clearTimeout(timer);
+    setNotice("slow", null);
+  };
 }

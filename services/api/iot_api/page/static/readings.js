@@ -8,6 +8,7 @@ const DEPTH = 4;
 export const MAX_FIELDS = 1000;
 const NUMBER = /^-?(0|[1-9]\d{0,14})(\.\d+)?([eE][-+]?\d+)?$/;
 const DEVICE_CLOCK_MS = 30_000;
+const LAST_DEVICE_MS = 8.6e15; // JavaScript's last Date is 8.64e15, and a range has room before it
 export const COLUMNS = ["relative_timestamp", "interrogator_timestamp"];
 
 /** Return the number that a JSON value holds, NaN if it holds none. Strings count, as in `series`. */
@@ -29,16 +30,20 @@ function parseFreeform(text) {
   }
 }
 
-/** Return a reading of the service with its parsed content and its times in Unix milliseconds. */
+/**
+ * Return a reading of the service with its parsed content and its times in Unix milliseconds. `device` is NaN if the
+ * reading has no device time, or one that the page can't show.
+ */
 export function decodeReading(row, arrival = NaN) {
   const second = Date.parse(`${row.absolute_timestamp.replace(" ", "T")}Z`);
   // The time of receipt has whole seconds. A reading that has just arrived is placed more exactly.
   const received = Math.min(Math.max(second, arrival || 0), second + 999);
+  const device = row.interrogator_timestamp / 1000;
   return {
     ...row,
     content: parseFreeform(row.freeform),
     received,
-    device: row.interrogator_timestamp < 0 ? NaN : row.interrogator_timestamp / 1000,
+    device: device >= 0 && device < LAST_DEVICE_MS ? device : NaN,
   };
 }
 
@@ -69,11 +74,15 @@ export class Fields {
     }
   }
 
-  /** Learn from a reading. Return whether one of the lists has a new field. */
-  learn(reading) {
-    const before = this.numbers.length + this.texts.length;
+  /** Count a reading and its clock. Call this once for each reading: a person may look at the same readings often. */
+  count(reading) {
     this.readings += 1;
     if (Math.abs(reading.device - reading.received) < DEVICE_CLOCK_MS) this.devices += 1;
+  }
+
+  /** Learn the fields of a reading. Return whether one of the lists has a new field. */
+  learn(reading) {
+    const before = this.numbers.length + this.texts.length;
     if (reading.content !== null && typeof reading.content === "object") {
       if (!Array.isArray(reading.content)) this.#learn(reading.content, "", []);
     } else {

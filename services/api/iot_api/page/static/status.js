@@ -16,7 +16,14 @@ export function setRate(text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const ORDER = ["connection", "error", "skipped", "empty", "unread"];
+/** The service may take this long to answer; then the page says `SLOW`. */
+export const SLOW_MS = 5000;
+export const SLOW = {
+  kind: "warning",
+  title: "The service does not answer yet.",
+  text: "A browser opens at most six connections to a service: close other tabs of this page.",
+};
+const ORDER = ["connection", "error", "slow", "skipped", "empty", "unread"];
 const notices = new Map();
 
 /**

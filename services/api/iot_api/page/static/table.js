@@ -13,11 +13,18 @@ export class ReadingsTable {
   #rows = [];
   #key = "";
 
-  constructor({ head, body, search, note }) {
-    this.head = head;
-    this.body = body;
-    this.search = search;
-    this.note = note;
+  constructor(byId, onSearch) {
+    this.head = byId("table-head");
+    this.body = byId("table-body");
+    this.note = byId("table-note");
+    this.search = byId("search");
+    this.search.addEventListener("input", onSearch);
+  }
+
+  /** Forget the readings and the search. */
+  forget() {
+    this.search.value = "";
+    this.setColumns(undefined, []);
   }
 
   /** Show these fields as columns, after the times and the tag. */
@@ -37,6 +44,7 @@ export class ReadingsTable {
       const cell = document.createElement("th");
       cell.scope = "col";
       cell.textContent = formatName(title);
+      cell.title = cell.textContent;
       cell.className = className ?? "";
       return cell;
     }));

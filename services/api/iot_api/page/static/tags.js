@@ -15,8 +15,10 @@ export class Tags {
   #version = 0;
   #prefix = "";
 
-  constructor(list, onChange) {
-    this.list = list;
+  constructor(byId, onChange) {
+    const [heading, element] = [byId("tags-count"), byId("tags")];
+    const [items, search, note, all, none] = ["items", "search", "note", "all", "none"].map((name) => byId(`tags-${name}`));
+    const list = (this.list = { element, heading, items, search, note, all, none });
     this.onChange = onChange;
     this.chosen = false;
     list.search.addEventListener("input", () => this.render());
@@ -37,6 +39,12 @@ export class Tags {
     this.chosen = false;
     this.#version += 1;
     this.render();
+  }
+
+  /** Forget the tags and the search. */
+  forget() {
+    this.list.search.value = "";
+    this.clear();
   }
 
   get size() {

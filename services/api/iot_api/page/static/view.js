@@ -1,7 +1,8 @@
 // The view of readings: it holds what was read, and draws the window or the range that is shown.
 
+import { Choices } from "./choices.js";
 import { readNewest, readSeries, tagName } from "./history.js";
-import { noteEmpty, noteUnread } from "./notices.js";
+import { noteEmpty, noteFailed, noteSlow, noteUnread } from "./notices.js";
 import { PlotGrid } from "./plots.js";
 import { decodeReading, Fields, numberOf, RecentReadings, valueOf } from "./readings.js";
 import { setNotice } from "./status.js";
@@ -10,21 +11,17 @@ import { Tags } from "./tags.js";
 import { stepOf, ThinnedLines } from "./thinning.js";
 
 const RECENT = 10_000;
-const FIELDS_SHOWN = 6;
 const NEWEST = 60;
 const FETCH_DELAY_MS = 180;
 const MIN_RANGE_MS = 20;
 const LIMIT_CHANGE_MS = 10_000; // if the limit of the clocks' lead changes by more, the live lines are filled again
 const byId = (id) => document.getElementById(id);
 
-/** The choices of a person; `null` lets the page choose. `tagField` may be `undefined`, for one line. */
-export const defaultChoices = () => ({ window: 60_000, by: null, tagField: null, fields: new Map() });
-
 /** Shows the readings of one session. */
 export class ReadingsView {
   recent = new RecentReadings(RECENT);
   fields = new Fields();
-  choices = defaultChoices();
+  choices = new Choices();
   mode = "live";
   /** The range that is shown, or null while the window follows the time. */
   range = null;
@@ -43,6 +40,8 @@ export class ReadingsView {
   #clocks = this.recent.clockLead(true);
   #since = Infinity;
   #newest = [];
+  #paused = null; // what the table lists while the live plots show a range
+  #rangeBy = null; // the time on the axis of the range: readings that arrive must not change it
   #counted = [0, 0];
   #request = null;
   #timer = 0;
@@ -52,16 +51,8 @@ export class ReadingsView {
   constructor(onChange) {
     this.onChange = onChange;
     this.grid = new PlotGrid(byId("plots"), (from, to) => this.show(from, to), () => this.#restep());
-    this.tags = new Tags({
-      element: byId("tags"), heading: byId("tags-count"), items: byId("tags-items"),
-      search: byId("tags-search"), note: byId("tags-note"),
-      all: byId("tags-all"), none: byId("tags-none"),
-    }, (shown) => (this.#stale ||= shown));
-    const search = byId("search");
-    this.table = new ReadingsTable({
-      head: byId("table-head"), body: byId("table-body"), search, note: byId("table-note"),
-    });
-    search.addEventListener("input", () => (this.#tableDirty = true));
+    this.tags = new Tags(byId, (shown) => (this.#stale ||= shown));
+    this.table = new ReadingsTable(byId, () => (this.#tableDirty = true));
     window.addEventListener("themechange", () => (this.#stale = true));
   }
 
@@ -73,38 +64,36 @@ export class ReadingsView {
   }
 
   close() {
-    this.#request?.abort();
-    clearTimeout(this.#timer);
     this.session = null;
     this.recent = new RecentReadings(RECENT);
     this.fields = new Fields();
     this.mode = "live";
     // The next password may have other fields. The window is a person's choice for all.
-    this.choices = { ...defaultChoices(), window: this.choices.window };
+    this.choices = Object.assign(new Choices(), { window: this.choices.window });
     this.#live = null;
     this.#still = null;
     this.#tagField = undefined;
     this.#clocks = this.recent.clockLead(true);
     this.#newest = [];
-    this.range = null;
-    this.tags.clear();
+    this.#forgetRange();
+    this.tags.forget();
     this.grid.clear();
-    this.table.setColumns(undefined, []);
+    this.table.forget();
     this.#stale = true;
   }
 
   /** Which time readings are placed by, as `series` names it. */
   get by() {
-    return this.choices.by ?? (this.fields.devicesAgree ? "interrogator" : "received");
+    return this.choices.by ?? this.#rangeBy ?? (this.fields.devicesAgree ? "interrogator" : "received");
   }
 
   timeOf(reading) {
-    const time = this.#timeInHistory(reading);
+    const time = this.timeInHistory(reading);
     return Number.isNaN(time) ? reading.received : time;
   }
 
   /** Return the time by which the service finds a reading, NaN if it has none. */
-  #timeInHistory(reading) {
+  timeInHistory(reading) {
     return this.by === "interrogator" ? reading.device : reading.received;
   }
 
@@ -135,6 +124,7 @@ export class ReadingsView {
     let learned = false;
     for (const row of rows) {
       const reading = decodeReading(row, at);
+      this.fields.count(reading);
       if (this.fields.learn(reading)) learned = true;
       this.recent.push(reading);
       if (this.#live && !this.#stale) this.#place(reading, this.#live);
@@ -142,7 +132,7 @@ export class ReadingsView {
       if (lead > this.#clocks.lead && lead <= this.#clocks.limit) this.#clocks.lead = lead;
     }
     if (this.by !== this.#builtBy || (learned && this.#wantsOthers())) this.#stale = true;
-    this.#tableDirty = true;
+    if (!this.range) this.#tableDirty = true;
   }
 
   #place(reading, lines) {
@@ -178,7 +168,7 @@ export class ReadingsView {
     if (time - this.#tableAt > 250) {
       this.#tableAt = time;
       this.tags.renderIfChanged();
-      if (this.#tableDirty && (!this.range || this.mode === "history")) this.#renderTable();
+      if (this.#tableDirty) this.#renderTable();
     }
     if (time - this.#counted[1] > 1000) this.#everySecond(time);
   }
@@ -196,31 +186,26 @@ export class ReadingsView {
     this.onChange();
   }
 
+  /** Return the readings of the table, the newest first, and how many there are with those that are not held. */
+  #listed() {
+    if (this.mode === "history" || !this.recent.count) return [this.#newest, this.#newest.length];
+    return [[...this.recent.newest()], Math.max(this.recent.count, this.#newest.length)];
+  }
+
   #renderTable() {
     this.#tableDirty = false;
-    const history = this.mode === "history";
-    const readings = history || !this.recent.count ? this.#newest : this.recent.newest();
-    this.table.render(readings, history ? this.#newest.length : Math.max(this.recent.count, this.#newest.length));
+    this.table.render(...(this.#paused ?? this.#listed()));
   }
 
   #wantedFields() {
-    const chosen = this.choices.fields;
-    const interesting = new Set(this.fields.interesting(FIELDS_SHOWN));
-    const usable = this.fields.numbers.filter((field) => this.mode === "live" || !field.column);
-    // The field that names the lines has one value in each line.
-    return usable.filter((field) => chosen.get(field) ?? (interesting.has(field) && field !== this.#tagField));
-  }
-
-  #wantedTagField() {
-    const { tagField } = this.choices;
-    return tagField === null ? this.fields.tagField() : tagField;
+    return this.choices.wantedFields(this.fields, this.mode, this.#tagField);
   }
 
   /** Return whether the plots should show other fields, or lines by another field. */
   #wantsOthers() {
     const [wanted, shown] = [this.#wantedFields(), this.#shownFields];
     const same = wanted.length === shown.length && wanted.every((field, i) => field === shown[i]);
-    return !same || this.#wantedTagField() !== this.#tagField;
+    return !same || this.choices.wantedTagField(this.fields) !== this.#tagField;
   }
 
   get shownFields() {
@@ -240,7 +225,7 @@ export class ReadingsView {
     this.#builtBy = this.by;
     this.#clocks = this.#clocksNow();
     this.#builtLimit = this.#clocks.limit;
-    const field = this.#wantedTagField();
+    const field = this.choices.wantedTagField(this.fields);
     if (field !== this.#tagField) {
       this.#tagField = field;
       this.tags.clear();
@@ -308,8 +293,8 @@ export class ReadingsView {
   }
 
   #seriesOf(from, to, signal) {
-    const [fields, tagField, tags] = [this.#shownFields, this.#tagField, this.tags.size];
-    return { from, to, by: this.by, fields, tagField, tags, signal };
+    const [fields, tagField] = [this.#shownFields, this.#tagField];
+    return { from, to, by: this.by, fields, tagField, tags: this.tags.size, signal };
   }
 
   // --- A range of the past ----------------------------------------------------------------------
@@ -317,17 +302,25 @@ export class ReadingsView {
   /** Follow the time again. */
   follow() {
     this.mode = "live";
-    this.range = null;
-    clearTimeout(this.#timer);
-    this.#request?.abort();
+    this.#forgetRange();
     for (const name of ["empty", "error", "unread"]) setNotice(name, null);
     byId("plots").dataset.loading = "false";
     this.#stale = true;
     this.onChange();
   }
 
+  #forgetRange() {
+    this.range = null;
+    this.#rangeBy = null;
+    this.#paused = null;
+    clearTimeout(this.#timer);
+    this.#request?.abort();
+  }
+
   /** Show a range: immediately what the page holds of it, then what the service has. */
   show(from, to, { again = false } = {}) {
+    this.#rangeBy ??= this.by;
+    if (this.mode === "live") this.#paused ??= this.#listed();
     const span = Math.max(to - from, MIN_RANGE_MS);
     this.range = { from, to: from + span };
     const step = stepOf(span, this.grid.pixels);
@@ -335,56 +328,60 @@ export class ReadingsView {
     const loaded = !again && this.#still && this.#still.lines.step === step
       && from >= this.#still.from && this.range.to <= this.#still.to;
     clearTimeout(this.#timer);
+    if (held || loaded) this.#request?.abort(); // a late answer for another range must not replace what is shown
     byId("plots").dataset.loading = String(!held && !loaded);
     if (held) {
       const lines = new ThinnedLines(step, Math.ceil(span / step) + 4);
       this.#fillRecent(lines, from, this.range.to);
       this.#still = { lines, ...this.range };
-    } else if (!loaded) {
-      this.#timer = setTimeout(() => this.#load(step), again ? 0 : FETCH_DELAY_MS);
+    } else if (!loaded || this.mode === "history") { // even if the lines are loaded, the table is that of another range
+      this.#timer = setTimeout(() => this.#load(loaded ? null : step), again ? 0 : FETCH_DELAY_MS);
     }
     if (this.#still) this.grid.draw(this.#still.lines, from, this.range.to);
     else if (this.#live) this.grid.draw(this.#live, from, this.range.to);
     this.onChange();
   }
 
+  /** Read what is shown of the range. If `step` is null, its lines are loaded already. */
   async #load(step) {
     this.#request?.abort();
     const request = (this.#request = new AbortController());
-    const { from, to } = this.range;
-    const margin = (to - from) / 2;
-    const wide = { from: from - margin, to: to + margin };
-    const lines = new ThinnedLines(step, Math.ceil((wide.to - wide.from) / step) + 4);
+    const { range } = this;
+    const endWait = noteSlow();
     try {
-      await this.#learnRange(from, to, request.signal);
+      await this.#learnRange(range, request.signal);
       if (request.signal.aborted || this.#stale) return;
-      const series = this.#seriesOf(wide.from, wide.to, request.signal);
-      await readSeries(this.session, lines, series, (tag) => this.tags.note(tag));
-      this.#still = { lines, ...wide };
+      if (step !== null) await this.#readLines(range, step, request.signal);
       setNotice("error", null);
       noteUnread(this.#shownFields, this.#tagField);
-      if (this.range) this.grid.draw(lines, this.range.from, this.range.to);
     } catch (error) {
       if (error.name === "AbortError") return;
-      setNotice("error", {
-        kind: "error",
-        title: "The history can't be shown.",
-        text: error.message,
-        action: ["Try again", () => this.range && this.show(this.range.from, this.range.to, { again: true })],
-      });
+      noteFailed(error, () => this.range && this.show(this.range.from, this.range.to, { again: true }));
     } finally {
+      endWait();
       if (this.#request === request) byId("plots").dataset.loading = "false";
     }
   }
 
+  async #readLines({ from, to }, step, signal) {
+    const margin = (to - from) / 2;
+    const wide = { from: from - margin, to: to + margin };
+    const lines = new ThinnedLines(step, Math.ceil((wide.to - wide.from) / step) + 4);
+    await readSeries(this.session, lines, this.#seriesOf(wide.from, wide.to, signal), (tag) => this.tags.note(tag));
+    this.#still = { lines, ...wide };
+    if (this.range) this.grid.draw(lines, this.range.from, this.range.to);
+  }
+
   /** Read the newest readings of a range: for the table, and to learn their fields and tags. */
-  async #learnRange(from, to, signal) {
+  async #learnRange({ from, to }, signal) {
     if (this.mode !== "history") return;
     const query = { from: Math.floor(from), to: Math.ceil(to), by: this.by };
     const rows = await readNewest(this.session, NEWEST, query, signal);
     this.#newest = rows.map((row) => decodeReading(row));
     this.#tableDirty = true;
-    for (const reading of this.#newest) this.fields.learn(reading);
+    // Readings without a device time come first.
+    const first = this.by === "received" ? await readNewest(this.session, NEWEST, { ...query, order: "asc" }, signal) : [];
+    for (const reading of [...this.#newest, ...first.map((row) => decodeReading(row))]) this.fields.learn(reading);
     if (this.#wantsOthers()) this.#build(performance.now()); // shows the range again
     await this.#noteEmpty(rows.length === 0, signal);
   }
@@ -393,7 +390,7 @@ export class ReadingsView {
     if (!empty) return setNotice("empty", null);
     const [row] = await readNewest(this.session, 1, {}, signal);
     const newest = row && decodeReading(row);
-    noteEmpty(newest, newest ? this.#timeInHistory(newest) : NaN, (time) => {
+    noteEmpty("No readings in this range.", newest, newest ? this.timeInHistory(newest) : NaN, (time) => {
       const span = this.range.to - this.range.from;
       this.show(time - span * 0.9, time + span * 0.1);
     });
@@ -404,10 +401,13 @@ export class ReadingsView {
     const { session } = this;
     const rows = await readNewest(session, NEWEST);
     if (this.session !== session || this.recent.count) return undefined;
-    this.#newest = rows.map((row) => decodeReading(row)).reverse();
-    for (const reading of this.#newest) this.fields.learn(reading);
+    const readings = rows.map((row) => decodeReading(row)).reverse();
+    if (!this.fields.readings) for (const reading of readings) this.fields.count(reading);
+    for (const reading of readings) this.fields.learn(reading);
+    if (this.mode === "history") return undefined;
+    [this.#newest, this.#paused] = [readings, null];
     this.#stale = true;
-    return this.#newest[0];
+    return readings[0];
   }
 
   /** Apply changed choices. */
@@ -422,6 +422,7 @@ export class ReadingsView {
     const { from, to } = this.current();
     const wasStill = this.range !== null;
     this.mode = "history";
+    this.#paused = null;
     this.#still = null;
     this.#newest = [];
     this.#stale = false;

@@ -1,6 +1,7 @@
 """Debian's Chromium, and devices that send readings."""
 
 import json
+import math
 import shutil
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 from integration.api.asking import Row, row
 from iot_cipher.tokens import new_tokens_text, with_token
@@ -19,6 +20,8 @@ from support.stack import Stack
 from system.page.watched_page import OpenPage, WatchedPage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PHONE: ViewportSize = {"width": 390, "height": 844}
+HOUR = 3600
 Freeform = Callable[[int], Any]
 
 
@@ -48,13 +51,33 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         page.close("secret")
 
 
-def store_old(stack: Stack, password: str, freeform: object) -> None:
-    """Store a reading that was received ten minutes ago."""
+def store_old(stack: Stack, password: str, freeform: object, count: int = 1, **times: int) -> None:
+    """Store equal readings that were received ten minutes ago."""
     received = datetime.now(UTC) - timedelta(minutes=10)
-    old = row(password, freeform=freeform, absolute_timestamp=received.isoformat())
+    old = row(password, freeform=freeform, absolute_timestamp=received.isoformat(), **times)
     headers = {"Content-Type": "application/json"}
     path = "/api/iot?received=original&ack=stored"
-    assert stack.request("PUT", path, json.dumps(old), headers).status == 201
+    assert stack.request("PUT", path, json.dumps([old] * count), headers).status == 201
+
+
+def wave(number: int) -> Row:
+    """Return what one of three thermometers measures."""
+    at = number / 30
+    return {
+        "sensor": f"room-{number % 3 + 1}",
+        "temperature": round(21 + number % 3 + 1.5 * math.sin(at + number % 3), 2),
+        "humidity": round(45 + 6 * math.cos(at / 2 + number % 3), 1),
+        "co2": round(600 + 150 * math.sin(at / 3) + 40 * (number % 3)),
+    }
+
+
+def stored(stack: Stack, password: str, begin: float, count: int, step: float) -> None:
+    """Store readings whose devices' clocks tell times of the past."""
+    rows = [
+        row(password, freeform=wave(n), interrogator_time=round((begin + n * step) * 1_000_000))
+        for n in range(count)
+    ]
+    assert stack.put(rows).status == 201
 
 
 class Device:

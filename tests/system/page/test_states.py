@@ -2,29 +2,24 @@
 
 import csv
 import json
-import math
 import time
 
-from playwright.sync_api import ViewportSize
+from playwright.sync_api import Route, ViewportSize
 from redis import Redis
 
-from integration.api.asking import Row, row
+from integration.api.asking import row
 from support.keys import KEYS
 from support.stack import Stack
-from system.page.conftest import Device, store_old
-from system.page.watched_page import SERIES, OpenPage, WatchedPage, series_of
+from system.page.conftest import HOUR, PHONE, Device, store_old, stored, wave
+from system.page.watched_page import SERIES, OpenPage, loaded, series_of, steps
 
-PHONE: ViewportSize = {"width": 390, "height": 844}
 WIDE: ViewportSize = {"width": 1920, "height": 1080}
-HOUR = 3600
 BAR_WIDTH = """(text) => {
     document.querySelector("#status-text").textContent = text;
     return document.documentElement.scrollWidth;
 }"""
-LABELS = """(increment) => import("/assets/plots.js").then(({timeLabels}) => {
-    const times = [new Date(2025, 11, 31), new Date(2026, 0, 1), new Date(2026, 0, 1, 8, 30)];
-    return timeLabels(null, times.map(Number), 0, 0, increment);
-})"""
+END_SHOWN = """(title) => title.lastChild.textContent === "a long name "
+    && title.lastChild.getBoundingClientRect().right <= title.getBoundingClientRect().right"""
 TAG_FIELDS = """(freeforms) => import("/assets/readings.js").then(({Fields}) => {
     const fields = new Fields();
     return freeforms.map((content) => {
@@ -34,59 +29,37 @@ TAG_FIELDS = """(freeforms) => import("/assets/readings.js").then(({Fields}) => 
 })"""
 
 
-def wave(number: int) -> Row:
-    """Return what one of three thermometers measures."""
-    at = number / 30
-    return {
-        "sensor": f"room-{number % 3 + 1}",
-        "temperature": round(21 + number % 3 + 1.5 * math.sin(at + number % 3), 2),
-        "humidity": round(45 + 6 * math.cos(at / 2 + number % 3), 1),
-        "co2": round(600 + 150 * math.sin(at / 3) + 40 * (number % 3)),
-    }
-
-
-def stored(stack: Stack, password: str, begin: float, count: int, step: float) -> None:
-    """Store readings whose devices' clocks tell times of the past."""
-    rows = [
-        row(password, freeform=wave(n), interrogator_time=round((begin + n * step) * 1_000_000))
-        for n in range(count)
-    ]
-    assert stack.put(rows).status == 201
-
-
-def lines_drawn(page: WatchedPage) -> int:
-    """Return the number of plots that say which values they show."""
-    shown = page.page.locator(".plot .readout").all_text_contents()
-    return sum("…" in text for text in shown)
-
-
-def steps(page: WatchedPage) -> list[int]:
-    """Return the step of each series that the page has asked for."""
-    return [int(query["step"]) for query in map(series_of, page.requests) if query]
-
-
-def loaded(page: WatchedPage) -> None:
-    """Wait until the page has the history of the range."""
-    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
-
-
 def test_the_states_without_readings(module_stack: Stack, open_page: OpenPage) -> None:
     page = open_page(module_stack.port)
     page.see("entry")
     page.page.emulate_media(color_scheme="dark")
     page.see("entry-dark")
     page.page.click("#theme")
+    page.page.route("**/api/iot/live", lambda _: None)  # requests wait until the route is removed
+    page.submit("secret quiet")
+    page.wait_for_text("#entry-message", "The service does not answer yet")
+    page.see("entry-slow")
+    page.page.click("#open")
+    page.page.unroute("**/api/iot/live")
     store_old(module_stack, "secret quiet", wave(0))
+    store_old(module_stack, "secret quiet", wave(1), 60, interrogator_time=2**63 - 1)
     page.open("secret quiet")
     page.wait_for_text("#notice", "No readings in the last minute")
-    page.wait_for_text("#table-body", "room-1")
+    page.wait_for_text("#table-body", "room-2")
     page.see("empty")
-    page.page.get_by_role("button", name="Show it in the history").click()
+    page.page.get_by_role("button", name="Go there").click()
+    # The 60 readings with the newest device time are not the only ones whose lines are shown.
+    page.wait_for_text("#tags-items", "room-1")
     page.wait_for_text(".plot .readout", "21")
-    # The page offers no range in which a reading without a device time is not found.
+    # The page offers no range in which a reading without a valid device time is not found.
     page.page.select_option("#by", "interrogator")
-    page.wait_for_text("#notice", "The newest reading has no device time")
+    page.wait_for_text("#notice", "The newest reading has no device time that the page can show")
     assert page.page.locator("#notice button").count() == 0
+    page.page.focus("#plots")
+    page.page.keyboard.press("Escape")
+    page.wait_for_text("#notice", "No readings in the last minute")
+    page.page.select_option("#by", "received")
+    page.page.get_by_role("button", name="Go there").wait_for()
 
 
 def test_readings_without_numbers(module_stack: Stack, open_page: OpenPage) -> None:
@@ -119,6 +92,9 @@ def test_long_names_and_texts_leave_room(module_stack: Stack, open_page: OpenPag
     assert page.page.locator(".plot .readout").evaluate_all(cut) == 0
     widths = "(all) => Math.max(...all.map((each) => each.offsetWidth))"
     assert page.page.locator(".newest th, .newest td").evaluate_all(widths) <= 460
+    title = page.page.locator(".plot h3[title*='long name']")
+    assert title.get_attribute("title") == "a long name " * 20
+    assert title.evaluate(END_SHOWN)
 
 
 def test_live_readings(module_stack: Stack, open_page: OpenPage) -> None:
@@ -181,7 +157,7 @@ def test_fields_that_share_a_name_or_a_type(module_stack: Stack, open_page: Open
     for name in names:
         page.page.get_by_label(name, exact=True).check()
     page.wait_for_text("#fields-summary", "Plots 8 of")
-    assert sorted(page.page.locator(".plot h3").all_inner_texts()) == sorted(names)
+    assert sorted(page.page.locator(".plot h3").all_text_contents()) == sorted(names)
     page.wait_for_text(".plot[data-field=value] .readout", "7")
     page.wait_for_text(".plot[data-field=reading] .readout", "21")
     options = page.page.locator("#tag-field option").all_inner_texts()
@@ -249,109 +225,20 @@ def test_search_and_csv(module_stack: Stack, open_page: OpenPage) -> None:
     with download.value.path().open(encoding="utf-8", newline="") as file:
         found = sorted(int(line["id"]) for line in csv.DictReader(file))
     assert found == sorted(each["id"] for each in module_stack.read("secret table"))
-
-
-def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> None:
-    """The page shows a range of the past, and asks for finer steps as it becomes shorter."""
-    begin = time.time() - 24 * HOUR
-    stored(module_stack, "secret past", begin, 900, 60)
-    page = open_page(module_stack.port)
-    page.open("secret past")
-    page.page.select_option("#by", "interrogator")
-    page.page.check("#mode-history", force=True)
-    page.page.select_option("#last", str(86_400))
-    page.wait_for("() => [...document.querySelectorAll('.readout')].some((e) => e.textContent)")
-    loaded(page)
-    assert lines_drawn(page) == 3
-    page.wait_for_text("#tags-items", "room-3")
-    page.see("history")
-    first = steps(page)[-1]
-    assert first > 60_000
-    # The readings of the live window were all in the stream.
-    assert min(steps(page)) > 1000
-    page.page.focus("#plots")
-    for _ in range(6):
-        page.page.keyboard.press("ArrowLeft")
-        page.page.keyboard.press("+")
-    loaded(page)
-    assert steps(page)[-1] < first
-    # Changed choices interrupt a load. The page shows that the next one is still under way.
-    page.page.route(SERIES, lambda _: None)  # requests wait until the route is removed
-    with page.page.expect_request(SERIES):
-        page.page.click("#wider")
-    with page.page.expect_request(SERIES):
-        page.view("view.choose({})")
-    assert page.page.get_attribute("#plots", "data-loading") == "true"
-    page.page.unroute(SERIES)
-    loaded(page)
-    page.page.set_viewport_size(PHONE)
-    page.see("history-phone")
-    page.page.click("#later")
-    page.page.fill("#from", "2001-01-01T00:00:00")
-    page.page.fill("#to", "2001-01-02T00:00:00")
-    page.wait_for_text("#notice", "No readings in this range")
-    page.see("history-empty")
-    page.page.get_by_role("button", name="Go there").click()
-    page.page.wait_for_selector("#notice", state="hidden")
+    # While the plots are paused, the search works, and the table keeps its readings.
+    page.page.click("#pause")
+    page.page.fill("#search", "room-3")
+    page.wait_for_text("#table-note", "that match")
+    assert module_stack.put([row("secret table", freeform={"sensor": "room-3 new"})]).status == 201
+    page.wait_for("() => import('/assets/main.js').then(({view}) => view.recent.count === 201)")
+    page.view("view.choose({fields: new Map(view.fields.numbers.map((each) => [each, false]))})")
+    page.wait_for_text("#fields-summary", "Plots 0 of")
+    assert "room-3 new" not in page.page.inner_text("#table-body")
+    page.page.click("#pause")
+    page.wait_for_text("#table-body", "room-3 new")
+    # The next password is not searched for the same words.
     page.page.click("#lock")
-    page.open("secret past")
-    page.wait_for_text("#status-text", "Live")
-    assert page.page.is_checked("#mode-live")
-    page.wait_for_text("#table-body", "room-1")
-
-
-def test_fields_without_a_history(module_stack: Stack, open_page: OpenPage) -> None:
-    """More fields than a request may have, and fields that have no series: the page says which."""
-    at = time.time() - 24 * HOUR
-    odd = ["time", "", "pressure, hPa", "x" * 257]
-    freeforms = [
-        dict.fromkeys([f"field {n}" for n in range(25)] + odd, number) | {"a, b": "text"}
-        for number in range(3)
-    ]
-    rows = [
-        row("secret odd", freeform=each, interrogator_time=round((at + n * 60) * 1_000_000))
-        for n, each in enumerate([*freeforms, 21.5])
-    ]
-    rows.append(row("secret odd", freeform={}, interrogator_time=2**63 - 1))
-    assert module_stack.put(rows).status == 201
-    page = open_page(module_stack.port, timezone_id="Europe/Berlin")
-    page.open("secret odd")
-    page.wait_for_text("#table-note", "The newest 5")
-    assert "NaN" not in page.page.inner_text("#table-body")
-    page.page.select_option("#by", "interrogator")
-    page.view("view.choose({fields: new Map(view.fields.numbers.map((each) => [each, true]))})")
-    page.page.check("#mode-history", force=True)
-    page.page.select_option("#last", str(7 * 86_400))
-    page.wait_for_text("#notice", "No history of ")
-    for name in ["time", "", "pressure, hPa", "x" * 40 + "…", "(whole freeform)"]:
-        assert f"“{name}”" in page.page.inner_text("#notice")
-    readout = "document.querySelector('.plot[data-field=\"field 24\"] .readout')"
-    for number in range(25):
-        page.page.locator(f'.plot[data-field="field {number}"]').scroll_into_view_if_needed()
-        page.wait_for_text(f'.plot[data-field="field {number}"] .readout', "0 … 2")
-    page.see("history-odd")
-    plot = page.page.locator('.plot[data-field="field 24"] .u-over')
-    width = plot.evaluate("(element) => element.clientWidth")
-    plot.hover(position={"x": width * 6 / 7, "y": 50})
-    page.wait_for(f"() => /^\\d{{4}}-.* [012]$/.test({readout}.textContent)")
-    # An end that is not edited keeps its time, also in the hour that occurs twice.
-    page.view("view.show(Date.parse('2026-10-25T01:20Z'), Date.parse('2026-10-25T03:20Z'))")
-    page.page.fill("#to", "2026-10-25T04:30:00")
-    range_now = page.view("Object.values(view.range).map((at) => new Date(at).toISOString())")
-    assert range_now == ["2026-10-25T01:20:00.000Z", "2026-10-25T03:30:00.000Z"]
-    page.page.fill("#from", "2026-10-26T01:00:00")  # after the other end, which is edited next
-    page.page.focus("#to")
-    page.view("view.onChange()")
-    page.page.fill("#to", "2026-10-26T02:00:00")
-    range_now = page.view("Object.values(view.range).map((at) => new Date(at).toISOString())")
-    assert range_now == ["2026-10-26T00:00:00.000Z", "2026-10-26T01:00:00.000Z"]
-    day = 24 * HOUR * 1000
-    assert page.page.evaluate(LABELS, 365 * day) == ["2025", "2026", "2026"]
-    assert page.page.evaluate(LABELS, 31 * day) == ["2025-12", "2026-01", "2026-01"]
-    assert page.page.evaluate(LABELS, day)[:2] == ["12-31", "2026-01-01"]
-    assert page.page.evaluate(LABELS, day // 48) == ["12-31", "2026-01-01", "08:30"]
-    page.page.check("#mode-live", force=True)
-    page.page.wait_for_selector("#notice", state="hidden")
+    assert page.page.input_value("#search") == ""
 
 
 def test_dead_letters_are_replayed_and_dropped(
@@ -443,3 +330,16 @@ def test_a_vault_that_is_erased(module_stack: Stack, open_page: OpenPage) -> Non
     headers = {"Content-Type": "application/json"}
     assert module_stack.request("DELETE", "/api/vault", body, headers).status == 200
     page.wait_for_text("#entry-message", "No readings under this password")
+    # Devices send again before the page reconnects.
+    assert module_stack.put([row("secret gone", freeform={"x": 2})]).status == 201
+    page.expected = {"400 (BAD REQUEST)"}
+    page.open("secret gone")
+
+    def send_first(route: Route) -> None:
+        assert module_stack.put([row("secret gone", freeform={"x": 3})]).status == 201
+        route.continue_()
+
+    page.page.route("**/api/iot/live", send_first)
+    assert module_stack.request("DELETE", "/api/vault", body, headers).status == 200
+    page.wait_for_text("#entry-message", "was changed, or they were erased")
+    page.see("changed-password")

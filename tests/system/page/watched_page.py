@@ -102,4 +102,14 @@ class WatchedPage:
             assert not [url for url in urls if password in unquote_plus(url)]
 
 
+def steps(page: WatchedPage) -> list[int]:
+    """Return the step of each series that the page has asked for."""
+    return [int(query["step"]) for query in map(series_of, page.requests) if query]
+
+
+def loaded(page: WatchedPage) -> None:
+    """Wait until the page has the history of the range."""
+    page.wait_for("() => document.querySelector('#plots').dataset.loading === 'false'")
+
+
 OpenPage = Callable[..., WatchedPage]

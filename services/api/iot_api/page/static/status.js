@@ -21,7 +21,7 @@ export const SLOW_MS = 5000;
 export const SLOW = {
   kind: "warning",
   title: "The service does not answer yet.",
-  text: "A browser opens at most six connections to a service: close other tabs of this page.",
+  text: "If other tabs show this page, close some: a browser opens at most six connections to a service.",
 };
 const ORDER = ["connection", "error", "slow", "skipped", "empty", "unread"];
 const notices = new Map();

@@ -50,7 +50,7 @@ def test_history_follows_the_range(module_stack: Stack, open_page: OpenPage) -> 
     with page.page.expect_request(SERIES):
         page.view("view.choose({})")
     assert page.page.get_attribute("#plots", "data-loading") == "true"
-    page.wait_for_text("#notice", "A browser opens at most six connections")
+    page.wait_for_text("#notice", "a browser opens at most six connections")
     page.page.unroute(SERIES)
     page.page.wait_for_selector("#notice", state="hidden")
     loaded(page)

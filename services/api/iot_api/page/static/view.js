@@ -327,7 +327,7 @@ export class ReadingsView {
     const held = this.mode === "live" && from >= this.#oldest();
     const loaded = !again && this.#still && this.#still.lines.step === step
       && from >= this.#still.from && this.range.to <= this.#still.to;
-    clearTimeout(this.#timer);
+    this.#timer = clearTimeout(this.#timer);
     if (held || loaded) this.#request?.abort(); // a late answer for another range must not replace what is shown
     byId("plots").dataset.loading = String(!held && !loaded);
     if (held) {
@@ -344,6 +344,7 @@ export class ReadingsView {
 
   /** Read what is shown of the range. If `step` is null, its lines are loaded already. */
   async #load(step) {
+    this.#timer = undefined;
     this.#request?.abort();
     const request = (this.#request = new AbortController());
     const { range } = this;
@@ -359,7 +360,7 @@ export class ReadingsView {
       noteFailed(error, () => this.range && this.show(this.range.from, this.range.to, { again: true }));
     } finally {
       endWait();
-      if (this.#request === request) byId("plots").dataset.loading = "false";
+      if (this.#request === request && !this.#timer) byId("plots").dataset.loading = "false"; // no other load follows
     }
   }
 
@@ -422,8 +423,7 @@ export class ReadingsView {
     const { from, to } = this.current();
     const wasStill = this.range !== null;
     this.mode = "history";
-    this.#paused = null;
-    this.#still = null;
+    [this.#paused, this.#still] = [null, null];
     this.#newest = [];
     this.#stale = false;
     const span = wasStill ? to - from : Math.max(to - from, 900_000);

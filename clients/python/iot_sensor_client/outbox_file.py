@@ -17,8 +17,8 @@ from .batches import MAX_BYTES as MAX_BATCH_BYTES
 from .errors import OutboxError, OutboxFullError, OutboxInUseError
 from .outbox_rejected import (
     REJECTED,
+    REJECTED_TABLES,
     ROW_BYTES,
-    VERSION,
     WAITING,
     RejectedReading,
     RejectedRows,
@@ -28,6 +28,7 @@ from .outbox_space import WAL_BYTES, OutboxSpace, disk_full
 _PAGE_BYTES = 4096
 """Bytes of the WAL that removing one small reading takes, if its neighbours stay."""
 _APPLICATION_ID = 0x696F7478
+_VERSION = 2
 _TABLES = f"""
 BEGIN EXCLUSIVE;
 CREATE TABLE batches (
@@ -36,13 +37,11 @@ CREATE TABLE batches (
 CREATE TABLE readings (
     id INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, body TEXT NOT NULL
 );
-CREATE TABLE rejected (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
-);
+{REJECTED_TABLES}
 CREATE TABLE state (clean INTEGER NOT NULL);
 INSERT INTO state VALUES (1);
 PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = 1;
+PRAGMA user_version = {_VERSION};
 COMMIT;
 """  # noqa: S608 -- constants
 
@@ -113,6 +112,7 @@ class OutboxFile:
             # its own functions refers to it.
             self._db.create_function("kept_open", 0, self._db.cursor)
             self._space = OutboxSpace(self._path, self._db)
+            self._rejected = RejectedRows(self._db)
             try:
                 self._prepare()
             except BaseException:
@@ -125,9 +125,8 @@ class OutboxFile:
         run = self._db.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         (empty,) = run("SELECT count(*) = 0 FROM sqlite_master").fetchone()
-        (application,) = run("PRAGMA application_id").fetchone()
-        (version,) = run("PRAGMA user_version").fetchone()
-        if not empty and (application != _APPLICATION_ID or version not in (1, VERSION)):
+        found = (run("PRAGMA application_id").fetchone(), run("PRAGMA user_version").fetchone())
+        if not empty and found != ((_APPLICATION_ID,), (_VERSION,)):
             raise OutboxError(f"{self._path} is not an outbox of this version of the client")
         for each in (self._path, Path(f"{self._path}-wal")):  # files that were there before
             with suppress(FileNotFoundError, PermissionError):  # of another user
@@ -143,7 +142,6 @@ class OutboxFile:
         run(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         if empty:
             self._db.executescript(_TABLES)
-        self._rejected = RejectedRows(self._db)
         self._counts = self._count()
 
     def _before_first_attempt(self) -> None:
@@ -152,12 +150,11 @@ class OutboxFile:
         `close` removes this record. If the file has the record already, the last process ended
         without `close`. It may have sent the oldest batch: record an attempt for this batch, too.
 
-        Opening a file does not write to it, because the disk may be full.
+        Opening the file does not write the record, because the disk may be full.
         """
         if self._attempts:
             return
         with self._transaction():
-            self._rejected.upgrade()
             self._db.execute(
                 "UPDATE batches SET tried = created WHERE tried IS NULL"  # noqa: S608 -- constants
                 f" AND id = (SELECT batch FROM {WAITING} ORDER BY id LIMIT 1)"
@@ -175,13 +172,12 @@ class OutboxFile:
 
     def _count(self) -> Counts:
         size = f"count(*), coalesce(sum(length(body) + {ROW_BYTES}), 0)"
-        sizes = [
+        (waiting, waiting_bytes), (rejected, rejected_bytes) = (
             self._db.execute(f"SELECT {size} FROM {rows}").fetchone()  # noqa: S608 -- constants
-            for rows in (WAITING, REJECTED, "rejected")
-        ]
-        (waiting, _), (rejected, _), (of_version_1, _) = sizes
-        held = sum(each for _, each in sizes) + self._rejected.reason_bytes()
-        return Counts(waiting, rejected + of_version_1, held)
+            for rows in (WAITING, REJECTED)
+        )
+        held = waiting_bytes + rejected_bytes + self._rejected.reason_bytes()
+        return Counts(waiting, rejected, held)
 
     def grows(self) -> bool:
         """Return whether `append` may add readings to the batch that `take` would return."""
@@ -315,9 +311,7 @@ class OutboxFile:
         """Reject the readings of a batch. They stay where they are: the disk may be full."""
         with self._lock, self._reported(), self._transaction() as counts:
             if self._end(batch):
-                counts.bytes -= self._rejected.reason_bytes()
-                self._rejected.add(batch.first, batch.last, reason)
-                counts.bytes += self._rejected.reason_bytes()
+                counts.bytes += self._rejected.add(batch.first, batch.last, reason)
                 counts.waiting -= len(batch.rows)
                 counts.rejected += len(batch.rows)
 

@@ -15,14 +15,12 @@ ROW_BYTES = 32
 """Bytes that a reading takes in the file in addition to its text, even if it is set aside."""
 _JOINED_SECONDS = 60
 """Batches that are set aside for the same reason within this time share a row of `rejections`."""
-VERSION = 2
-"""A file gets this version, and the tables of `RejectedRows`, at the first attempt to send. Older
-clients moved the readings that were set aside to the table `rejected` of version 1."""
-_TABLES = {
-    "reasons": "id INTEGER PRIMARY KEY, reason TEXT NOT NULL",
-    "rejections": "last INTEGER PRIMARY KEY, first INTEGER NOT NULL, reason INTEGER NOT NULL,"
-    " at INTEGER NOT NULL",
-}
+REJECTED_TABLES = """
+CREATE TABLE reasons (id INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE rejections (
+    last INTEGER PRIMARY KEY, first INTEGER NOT NULL, reason INTEGER NOT NULL, at INTEGER NOT NULL
+);
+"""
 _LAST = "(SELECT coalesce(max(last), 0) FROM rejections)"
 WAITING = f"readings WHERE id > {_LAST}"
 REJECTED = f"readings WHERE id <= {_LAST}"
@@ -52,29 +50,19 @@ class RejectedRows:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._run = database.execute
-        if self._version() < VERSION:
-            # Empty tables in memory: the disk may be full.
-            for name, columns in _TABLES.items():
-                self._run(f"CREATE TEMP TABLE {name} ({columns})")
 
-    def _version(self) -> int:
-        return int(self._run("PRAGMA user_version").fetchone()[0])
+    def add(self, first: int, last: int, reason: str) -> int:
+        """Set the readings of the oldest batch aside, without writing them again.
 
-    def upgrade(self) -> None:
-        """Move the tables from memory to a file of version 1. They are empty until then."""
-        if self._version() < VERSION:
-            for name, columns in _TABLES.items():
-                self._run(f"DROP TABLE temp.{name}")
-                self._run(f"CREATE TABLE {name} ({columns})")
-            self._run(f"PRAGMA user_version = {VERSION}")
-
-    def add(self, first: int, last: int, reason: str) -> None:
-        """Set the readings of the oldest batch aside, without writing them again."""
+        Return the bytes that this adds to `reason_bytes`.
+        """
         now = int(time.time())
+        added_bytes = 0
         found = self._run("SELECT id FROM reasons WHERE reason = ?", (reason,)).fetchone()
         if found is None:
             added = self._run("INSERT INTO reasons (reason) VALUES (?)", (reason,))
             found = (added.lastrowid,)
+            added_bytes = len(reason) + ROW_BYTES
         joined = self._run(
             "UPDATE rejections SET last = ? WHERE last = (SELECT max(last) FROM rejections)"
             " AND reason = ? AND at BETWEEN ? AND ?",
@@ -82,18 +70,17 @@ class RejectedRows:
         )
         if not joined.rowcount:
             self._run("INSERT INTO rejections VALUES (?, ?, ?, ?)", (last, first, *found, now))
+        return added_bytes
 
     def readings(self) -> list[RejectedReading]:
-        """Return the readings, oldest first. Readings in the table `rejected` get negative ids."""
-        of_version_1 = "SELECT -id, body, reason, at FROM rejected ORDER BY id"
-        others = (
+        """Return the readings, oldest first."""
+        query = (
             "SELECT readings.id, body, reasons.reason, at FROM rejections"
             " CROSS JOIN readings ON readings.id BETWEEN first AND last"  # fixes the order of loops
             " CROSS JOIN reasons ON reasons.id = rejections.reason ORDER BY last, readings.id"
         )
         return [
             RejectedReading(number, text, reason, datetime.fromtimestamp(at, UTC))
-            for query in (of_version_1, others)
             for number, text, reason, at in self._run(query)
         ]
 
@@ -102,7 +89,7 @@ class RejectedRows:
 
         Call `delete_unused` after the last reading.
         """
-        rows = f"{REJECTED} AND id = ?" if reading > 0 else "rejected WHERE id = -?"
+        rows = f"{REJECTED} AND id = ?"
         found = self._run(f"SELECT body FROM {rows}", (reading,)).fetchall()  # noqa: S608 -- constants
         self._run(f"DELETE FROM {rows}", (reading,))  # noqa: S608 -- constants
         self._run(

@@ -1,34 +1,12 @@
 """Readings that were set aside, in the file of an outbox."""
 
 import shutil
-import sqlite3
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from iot_sensor_client import outbox_space
 from iot_sensor_client.outbox_file import OutboxFile
 from unit.client.test_outbox_file import ROWS, database, drain, opened, taken
-
-VERSION_1 = """
-PRAGMA journal_mode = WAL;
-PRAGMA application_id = 0x696F7478;
-PRAGMA user_version = 1;
-CREATE TABLE batches (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, created REAL NOT NULL, tried REAL
-);
-CREATE TABLE readings (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, batch INTEGER NOT NULL, body TEXT NOT NULL
-);
-CREATE TABLE rejected (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL
-);
-CREATE TABLE state (clean INTEGER NOT NULL);
-INSERT INTO state VALUES (1);
-INSERT INTO batches VALUES (1, 'a', 1.5, NULL), (2, 'b', 1.5, NULL), (3, 'c', 1.5, NULL);
-INSERT INTO readings VALUES (1, 1, '{}'), (2, 2, '{}'), (3, 3, '{}');
-INSERT INTO rejected VALUES (1, '{"relative_time": 1}', 'refused', 1.5);
-"""
 
 
 def test_setting_readings_aside_needs_little_space(path: Path) -> None:
@@ -62,29 +40,6 @@ def test_readings_set_aside_for_one_reason_share_an_entry(path: Path) -> None:
     file.append(ROWS[:1])
     assert file.take_back([1, 2, 3, 5, 7], send=False) == 3
     assert file.take_back([6], send=True) == 1
-    drain(file)
-    assert file.counts().bytes == 0
-    file.close()
-
-
-def test_a_file_of_version_1_keeps_its_rejected_readings(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as written:
-        written.executescript(VERSION_1)
-    before = path.read_bytes()
-    file = opened(path, 1)
-    assert (file.counts().waiting, len(file.rejected())) == (3, 1)
-    file.close()
-    assert path.read_bytes() == before, "opening needs space of the disk"
-    file = opened(path, 1)
-    drain(file, left=2)
-    file.set_aside(taken(file), "too large")
-    file.close()
-    file = opened(path, 1)
-    assert (file.counts().waiting, file.counts().rejected) == (1, 2)
-    rejected = file.rejected()
-    assert [each.reason for each in rejected] == ["refused", "too large"]
-    assert rejected[0].reading == {"relative_time": 1}
-    assert file.take_back([each.id for each in rejected], send=True) == 2
     drain(file)
     assert file.counts().bytes == 0
     file.close()

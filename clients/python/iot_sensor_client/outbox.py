@@ -108,8 +108,8 @@ class Outbox:
                 each reading, and the reasons of rejected readings. The file may be some MiB larger.
             batch_size: readings of a request.
             linger: seconds that a new reading waits, so that later ones can join its batch.
-            interval: while the newest batch is not full, a request with it starts at least this
-                many seconds after the start of the last request. `flush` and `close` do not wait.
+            interval: a batch that later readings can join is sent at the earliest this many seconds
+                after the start of the last request. `flush` and `close` do not wait.
                 The service remembers each request for 24 hours, by default 50,000 of a client.
             retry: the pauses between attempts. Its limits of attempts and time do not apply.
             in_doubt: what to do with a batch that the service may have stored, if the service may

@@ -69,7 +69,7 @@ class CommandParser(argparse.ArgumentParser):
         """Parse arguments. An unknown argument is an error of the subcommand that received it.
 
         argparse would leave it to the main parser, whose help does not show the subcommand's
-        options.
+        options. If a required argument is missing, too, argparse reports only that.
         """
         parsed, unknown = super().parse_known_args(*arguments, **options)
         if unknown:

@@ -77,8 +77,8 @@ class KeyRotation:
     def require_newest_keyring(self) -> None:
         """Refuse a keyring that is older than the stored data, such as one from a backup.
 
-        A rotation with such a keyring would make another key under an id that data already uses.
-        Then no keyring would open all data. Only vault records in Postgres count: a writer that was
+        With such a keyring, `add` would make another key under an id that data already uses. Then
+        no keyring would open all data. Only vault records in Postgres count: a writer that was
         taken over can write everything else, and must not prevent a rotation.
 
         Raises:
@@ -95,7 +95,8 @@ class KeyRotation:
             )
 
     def add(self) -> KeyId:
-        """Add a master key. Return its id."""
+        """Add a master key. Return its id. Raises the errors of `require_newest_keyring`."""
+        self.require_newest_keyring()
         added = self._stored.add_key()
         self._record(AuditKind.KEY_ADDED, key=added)
         self._say_derivation()

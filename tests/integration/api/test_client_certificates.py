@@ -22,7 +22,7 @@ from support.waiting import wait_until
 
 READ = json.dumps({"data": {"db_password": "p"}})
 EXPIRE_SECONDS = 5
-ENDED = "alert|reset|closed|EOF|Broken pipe"
+ENDED = "refuses the client certificate|reset|closed|EOF|Broken pipe"
 """Of a handshake that the server refused. It depends on timing what the client notices first."""
 ONE_NAME = (
     "the client certificate must have exactly one DNS name, which must be the name of a token "

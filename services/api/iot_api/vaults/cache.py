@@ -72,7 +72,7 @@ class VaultCache:
 
         The time is `ANNOUNCED_SECONDS` after the start of the last read. A change is carried out no
         earlier than `ANNOUNCED_SECONDS` after its announcement. So the last read returned all
-        changes that are carried out before this time. `inf` if there is no `ChangeFollower`."""
+        changes that are carried out before this time. `inf` if no `ChangeFollower` runs."""
         self._hits = metrics.pending_count("iot_vault_cache_hits_total")
         self._closing = threading.Event()
         self._dropper: threading.Thread | None = None

@@ -62,7 +62,6 @@ class ChangeFollower(threading.Thread):
         self._changes = changes
         self.restorer = restorer
         self._cache = restorer.cache
-        self._cache.followed_until = -math.inf  # the first use of a vault reads the changes
         self._last: str | None = None
         self.has_failed = False
         """Whether the last check failed."""
@@ -71,6 +70,11 @@ class ChangeFollower(threading.Thread):
         """Called with each change: the vault's id, and a lookup as in `UnsettledChange`."""
         self.on_gap: Callable[[], None] = lambda: None
         """Called when this process may have missed announcements."""
+
+    def start(self) -> None:
+        """Start the thread. Until its first check, each use of an open vault calls `check`."""
+        self._cache.followed_until = -math.inf
+        super().start()
 
     def check(self) -> None:
         """Read the changes announced since the last check, and drop their vaults.

@@ -28,8 +28,7 @@ from support.stack import Stack
 from support.waiting import wait_until
 
 PASSWORD = b"p"
-PERIODIC = ("sweep", "partitions", "retention", "compact", "indexes")
-EVERY = (*map(names.drain_job, range(8)), *PERIODIC)
+EVERY = (*map(names.drain_job, range(8)), *names.JOBS)
 
 PLANTED_MODULE = """
 from pathlib import Path
@@ -187,7 +186,7 @@ def test_successful_jobs_run_no_planted_code(stack: Stack, trap: Trap, sender: S
         sender.redis.sadd(workers, b"\xff")
     sender.send(PASSWORD)
     stack.start_writer()
-    for job in (names.drain_job(0), *PERIODIC):  # the first drain drains the other shards too
+    for job in (names.drain_job(0), *names.JOBS):  # the first drain drains the other shards too
         wait_until(partial(_has_finished, sender.redis, job), what=job)
     wait_until(lambda: not sender.waiting(), what="an empty backlog")
     sender.check_all()

@@ -18,6 +18,7 @@ from iot_api.vaults.cache import VaultCache
 from iot_cipher.keyring import parse_keyring
 from iot_models.settings import Settings
 from iot_stores import postgres as postgres_connections
+from iot_stores.postgres import SCHEMA_REVISION
 from iot_stores.redis_client import connect_redis
 from iot_writer.maintenance import lookup_upgrade
 from iot_writer.schema import migrate
@@ -198,7 +199,7 @@ def test_a_vault_created_by_version_0_1_after_the_switch_is_refused(
     with pytest.raises(psycopg.OperationalError, match="another lookup"):  # a 503 in the API
         postgres.execute(insert, (b"2",))
     migrate(settings.postgres_url)
-    assert fast_lookups(postgres) == ("kept", "0004")
+    assert fast_lookups(postgres) == ("kept", SCHEMA_REVISION)
 
 
 def test_the_switch_waits_for_the_configured_time(

@@ -1,5 +1,6 @@
 -- The rights of the roles of charts/iot-sensor/production/postgres-roles.sql on the tables. `iot-sensor migrate --grant`
 -- runs this file in the transaction of the migration. Add a line for each new table or column.
+-- The file also runs on the schema OLDEST_REVISION, so grant rights on what newer revisions add only if it exists (to_regclass).
 
 -- `segments` and its partitions belong to the writers, which create, drop and reindex partitions. A role can become the owner
 -- of a table in `public` only while that role may create tables there.

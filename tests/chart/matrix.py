@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chart.exposure_values import EXPOSURE
 from chart.extras import BEHAVIOR, DIGEST, EXTRAS, SCHEDULING, TRACING, WORDS, WORDS_EXISTING
+from chart.monitoring_values import MONITORING
 from chart.tls_values import TLS
 
 Values = Mapping[str, Any]
@@ -217,74 +219,9 @@ MATRIX: dict[str, ValuesSet] = {
             }
         }
     ),
-    "pod-monitor": own(
-        {
-            "canary": {"enabled": True},
-            "metrics": {
-                "podMonitor": {
-                    "enabled": True,
-                    "labels": {"release": "prometheus"},
-                    "annotations": {"example.org/team": "sensors"},
-                    "scrapeTimeout": "10s",
-                    "relabelings": [{"action": "labeldrop", "regex": "pod_template_hash"}],
-                    "metricRelabelings": [
-                        {"sourceLabels": ["__name__"], "regex": "python_.*", "action": "drop"}
-                    ],
-                },
-                "rules": {
-                    "enabled": True,
-                    "labels": {"release": "prometheus"},
-                    "alertLabels": {"team": "sensors"},
-                    "alerts": {"IotSlow": {"enabled": False}, "IotErrors": {"threshold": 0.001}},
-                },
-                "dashboards": {"enabled": True, "annotations": {"folder": "sensors"}},
-            },
-        }
-    ),
-    "service-monitor": own(
-        {
-            "canary": {"enabled": True},
-            "metrics": {
-                "serviceMonitor": {
-                    "enabled": True,
-                    "labels": {"release": "prometheus"},
-                    "interval": "",
-                },
-                "rules": {"enabled": True},
-                "dashboards": {"enabled": True, "label": "mine", "labelValue": "yes"},
-            },
-        }
-    ),
-    "rules-alone": own({"metrics": {"rules": {"enabled": True}}}),
-    "annotated-metrics": own(
-        {"metrics": {"annotations": {"enabled": True}}, "canary": {"enabled": True}}
-    ),
-    "ingress": own(
-        {
-            "ingress": {
-                "enabled": True,
-                "className": "nginx",
-                "hosts": ["sensors.example.org", "other.example.org"],
-                "tls": [{"hosts": ["sensors.example.org"], "secretName": "sensors-tls"}],
-                "annotations": {"cert-manager.io/cluster-issuer": "main"},
-            }
-        }
-    ),
-    "no-page": own(
-        {"api": {"page": False}, "ingress": {"enabled": True, "hosts": ["sensors.example.org"]}}
-    ),
+    **{name: own(values) for name, values in EXPOSURE.items()},
+    **{name: own(values) for name, values in MONITORING.items()},
     **{name: own(values, existing=existing) for name, (values, existing) in TLS.items()},
-    "http-route": own(
-        {
-            "httpRoute": {
-                "enabled": True,
-                "parentRefs": [{"name": "gate", "namespace": "gates", "sectionName": "https"}],
-                "hostnames": ["sensors.example.org"],
-                "timeouts": {"request": "0s"},
-                "annotations": {"example.org/team": "sensors"},
-            }
-        }
-    ),
     "open": own({"auth": {"enabled": False}}),
     "old-clients": own({"auth": {"anonymousScopes": ["ingest", "read"]}}),
     "canary": own({"canary": {"enabled": True, "everySeconds": 5}}),
@@ -379,45 +316,6 @@ MATRIX: dict[str, ValuesSet] = {
             },
             "api": {"image": {"digest": DIGEST}},
             "writer": {"image": {"registry": "other.example.org", "tag": "9.9.9"}},
-        }
-    ),
-    "outside": own(
-        {
-            "api": {
-                "service": {
-                    "type": "LoadBalancer",
-                    "port": 8080,
-                    "loadBalancerSourceRanges": ["10.0.0.0/8"],
-                },
-                "pdb": {"maxUnavailable": "25%"},
-            }
-        }
-    ),
-    "node-port": own(
-        {
-            "api": {
-                "service": {
-                    "type": "NodePort",
-                    "nodePort": 30080,
-                    "externalTrafficPolicy": "Local",
-                    "sessionAffinity": "ClientIP",
-                    "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
-                }
-            }
-        }
-    ),
-    "both-ip-families": own(
-        {
-            "bindAddress": "::",
-            "api": {
-                "service": {
-                    "type": "LoadBalancer",
-                    "loadBalancerClass": "example.org/internal",
-                    "externalTrafficPolicy": "Local",
-                    "ipFamilyPolicy": "RequireDualStack",
-                    "ipFamilies": ["IPv6", "IPv4"],
-                }
-            },
         }
     ),
     "other-ports": ValuesSet(

@@ -28,7 +28,8 @@ from chart.schemas import NEWEST
 from iot_cipher.keyring import create_keyring_file
 from iot_models import tracing
 from iot_models.scopes import Scope, parse_anonymous_scopes
-from iot_models.settings import Settings, load, variable
+from iot_models.setting_values import variable
+from iot_models.settings import Settings, load
 
 FIELDS = {variable(each.name): each for each in fields(Settings)}
 FILES = {f"{name}_FILE" for name, each in FIELDS.items() if each.metadata["secret"]}

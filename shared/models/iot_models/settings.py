@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from pathlib import Path
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from . import names
@@ -12,7 +11,7 @@ from .errors import SettingsError
 from .logs import parse_format
 from .origins import parse_origins
 from .scopes import parse_anonymous_scopes
-from .text_files import is_unicode, read_line
+from .setting_values import read_value, variable
 
 _PARSED = {
     "anonymous_scopes": parse_anonymous_scopes,
@@ -344,18 +343,13 @@ class Settings:
     )
 
 
-def variable(name: str) -> str:
-    """Return the name of the environment variable that sets the field `name`."""
-    return f"IOT_{name.upper()}"
-
-
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read and check all settings.
 
     Raises:
         SettingsError: a setting is missing or invalid. The message names its variable.
     """
-    settings = Settings(**{each.name: _value_of(each, environ) for each in fields(Settings)})
+    settings = Settings(**{each.name: read_value(each, environ) for each in fields(Settings)})
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("IOT_TLS_CERTIFICATE and IOT_TLS_KEY: set both or neither")
     if settings.tls_client_ca_file and not (settings.tls_certificate and settings.tokens_file):
@@ -406,38 +400,7 @@ def load_one(name: str, environ: Mapping[str, str] = os.environ) -> Any:
         SettingsError: the setting is missing or invalid. The message names its variable.
     """
     (setting,) = (known for known in fields(Settings) if known.name == name)
-    return _value_of(setting, environ)
-
-
-def _value_of(setting: Field[Any], environ: Mapping[str, str]) -> Any:
-    text = _text_of(setting, environ)
-    if not text and setting.default is MISSING:
-        raise SettingsError(f"{variable(setting.name)} is not set: {setting.metadata['meaning']}")
-    return setting.default if text is None else _parse(setting, text)
-
-
-def _text_of(setting: Field[Any], environ: Mapping[str, str]) -> str | None:
-    name = variable(setting.name)
-    if setting.metadata["secret"] and (path := environ.get(f"{name}_FILE", "").strip()):
-        return read_line(Path(path), f"{name}_FILE")
-    text = environ.get(name)
-    if setting.metadata["secret"] and not is_unicode(text or ""):
-        raise SettingsError(f"{name} is not UTF-8 text")
-    # An env file with CRLF line ends leaves a CR at the end of each value.
-    return None if text is None else text.rstrip("\r\n")
-
-
-def _parse(setting: Field[Any], text: str) -> str | int:
-    if setting.type is not int:
-        return text
-    low, high = setting.metadata["minimum"], setting.metadata["maximum"]
-    try:
-        number = int(text)
-    except ValueError:
-        raise SettingsError(f"{variable(setting.name)} must be a whole number") from None
-    if not low <= number <= high:
-        raise SettingsError(f"{variable(setting.name)} must be from {low} to {high}, not {number}")
-    return number
+    return read_value(setting, environ)
 
 
 def describe() -> list[tuple[str, str, str]]:

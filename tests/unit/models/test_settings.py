@@ -8,13 +8,13 @@ import pytest
 
 from iot_models.errors import SettingsError
 from iot_models.names import KeyNames
+from iot_models.setting_values import variable
 from iot_models.settings import (
     Settings,
     describe,
     drop_stray_libpq_variables,
     load,
     load_key_names,
-    variable,
 )
 
 REQUIRED = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iot_models import settings
 from iot_models.addresses import parse_bind
+from iot_models.setting_values import variable
 from iot_models.settings import Settings
 
 from .certificate import ensure_certificate
@@ -126,5 +127,5 @@ class Parts:
         return self.logs / f"{name}.log"
 
     def _is_given(self, field: str) -> bool:
-        variable = settings.variable(field)
-        return bool(self.given.get(variable) or self.given.get(f"{variable}_FILE"))
+        name = variable(field)
+        return bool(self.given.get(name) or self.given.get(f"{name}_FILE"))

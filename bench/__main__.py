@@ -98,7 +98,9 @@ def _names(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown measures: {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(
+            f"unknown measures: {', '.join(unknown)}; choose from {', '.join(MEASURES)}"
+        )
     return names
 
 

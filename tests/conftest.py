@@ -1,5 +1,6 @@
 """A real Redis and a real Postgres for the tests, empty at the start of each test."""
 
+import argparse
 import gc
 import os
 import signal
@@ -56,9 +57,18 @@ hypothesis_settings.register_profile("deep", max_examples=2000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+def _mutations(text: str) -> int:
+    """Refuse a number so low that mutations may by chance make nearly every request invalid."""
+    if int(text) < 100:
+        raise argparse.ArgumentTypeError(f"must be at least 100, not {text}")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of `make test`, `make test-all` and `make parser-test`."""
-    parser.addoption("--parser-mutations", type=int, default=4000, help="requests to mutate")
+    parser.addoption(
+        "--parser-mutations", type=_mutations, default=4000, help="requests to mutate, at least 100"
+    )
     parser.addoption("--parser-seed", type=int, default=1, help="seed of the mutations")
     parser.addoption(
         "--chart-values",

@@ -1,17 +1,20 @@
 """The chart renders with every set of values, and Kubernetes accepts the objects."""
 
 import re
+from collections.abc import Iterator, Mapping
 
 import pytest
+import yaml
 
 from chart.matrix import MATRIX, ValuesSet, merged
 from chart.release import Release, annotations, hooks, name_of, title
-from chart.rendering import linted, objects, rendered, template
+from chart.rendering import CHART, linted, objects, rendered, template
 from chart.schemas import NEWEST, OLDEST, VERSIONS, mistakes
 
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 SERVICE = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+AS_A_WHOLE = {"annotations", "behavior"}
 
 
 def test_lint_finds_nothing(values_set: str) -> None:
@@ -28,6 +31,22 @@ def test_kubernetes_accepts_every_object(values_set: str, kubernetes: str) -> No
         if (said := mistakes(each, kubernetes))
     }
     assert found == {}
+
+
+def _names(values: Mapping[str, object]) -> Iterator[str]:
+    """Yield the name of each value, except names in maps that templates copy as a whole."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value and name not in AS_A_WHOLE:
+            yield from _names(value)
+        else:
+            yield name
+
+
+def test_templates_use_every_value() -> None:
+    files = [*(CHART / "templates").rglob("*.*"), CHART / "alerts.yaml"]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    assert set(_names(values)) <= words
 
 
 def test_schemas_of_the_oldest_and_a_newer_kubernetes_are_used() -> None:

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,7 @@ from rq import Queue
 
 from iot_models import names
 from iot_models.declared_metrics import METRICS
+from iot_models.settings import Settings
 from support.keys import KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +166,15 @@ def test_every_metric_is_declared_and_every_declared_one_is_used() -> None:
             used |= {text for text in constants(path) if re.fullmatch(r"iot_[a-z_]+", text)}
     used -= SHARED | SERVICES | {CLIENT, "iot_tools"}
     assert used == declared
+
+
+def test_every_setting_is_used() -> None:
+    """The test finds a use only if the variable is called `settings` (or `_settings`)."""
+    used: set[str] = set()
+    for path in OUR_SOURCES:
+        if path.name != "settings.py":  # it only checks the values
+            used |= set(re.findall(r"settings\.(\w+)", path.read_text(encoding="utf-8")))
+    assert {each.name for each in fields(Settings)} <= used
 
 
 def test_metrics_are_used_by_the_service_they_are_declared_for() -> None:

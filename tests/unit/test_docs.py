@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from iot_models.metrics_reference import reference
+from iot_models.names import DRAIN_JOB_PREFIX, JOBS
 from iot_models.settings import describe
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,12 @@ def test_docs_list_every_setting_as_it_is() -> None:
 def test_docs_list_every_metric_as_it_is() -> None:
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     assert text == reference(), "run `make docs`"
+
+
+def test_the_writer_s_readme_lists_every_job() -> None:
+    text = (ROOT / "services/writer/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted([*JOBS, f"{DRAIN_JOB_PREFIX}<shard>"])
 
 
 def test_architecture_names_files_that_exist() -> None:

@@ -112,11 +112,17 @@ _POSTGRES_SENTENCES: Mapping[str, re.Pattern[str]] = {
         'authentication failed|no password supplied|no pg_hba.conf entry|role ".*" does not exist|'
         "not permitted to log in"
     ),
-    "tls_refused": re.compile("SSL|certificate"),
+    # With TLS, the end of a connection is an SSL error, too.
+    "tls_refused": re.compile(
+        "certificate|SSL(?! SYSCALL| connection has been closed| negotiation packet|_read|_write"
+        "| error: unexpected eof)"
+    ),
     "read_only_sql_transaction": re.compile("session is read-only|in hot standby mode"),
 }
 """Patterns of the messages of connection errors, by condition name in `POSTGRES_STATES`. libpq
-gives no SQLSTATE for connection errors."""
+gives no SQLSTATE for connection errors, and PgBouncer gives most of its errors the same one."""
+_CONNECTION_SQLSTATES = "08"
+"""Prefix of the SQLSTATEs of connection errors. They do not say why there is no connection."""
 
 POSTGRES_UNAVAILABLE = (
     psycopg.OperationalError,
@@ -197,7 +203,7 @@ def _redis_state(error: RedisError) -> StoreState | None:
 
 def _postgres_state(error: psycopg.Error) -> StoreState:
     sentence = _one_line(error.diag.message_primary or str(error))
-    if error.sqlstate:
+    if error.sqlstate and not error.sqlstate.startswith(_CONNECTION_SQLSTATES):
         try:
             known: type[Exception] = errors.lookup(error.sqlstate)
         except KeyError:  # of a newer server, a pooler or a trigger

@@ -172,7 +172,8 @@ class Pool(ConnectionPool[Connection]):
 
         Raises:
             PoolBusyError: all connections are in use.
-            PoolTimeout: Postgres is away. The message is the error of the last attempt to connect.
+            PoolTimeout: Postgres is away. The message is the error of the last attempt to connect,
+                if it has ended.
         """
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         failures = 0
@@ -211,12 +212,14 @@ class Pool(ConnectionPool[Connection]):
             timeout = left if self._in_use >= self.max_size else min(left, RECONNECT_SECONDS)
             try:
                 return super().getconn(timeout)
-            except PoolTimeout as error:
+            except PoolTimeout:
                 if timeout < left:
                     continue
+                # The message of psycopg_pool has the time of this call, not of the whole wait.
                 if self._in_use >= self.max_size:
-                    raise PoolBusyError(str(error)) from None
-                raise PoolTimeout(str(self._connection_class.failure or error)) from None
+                    raise PoolBusyError("all connections are in use") from None
+                failure = self._connection_class.failure or "no connection in time"
+                raise PoolTimeout(str(failure)) from None
 
     def putconn(self, conn: Connection) -> None:
         self._in_use -= 1

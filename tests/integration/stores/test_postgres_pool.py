@@ -1,9 +1,11 @@
 """A pool lends working connections, even right after the server has ended all sessions."""
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +13,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import PoolTimeout
 from redis import Redis
 
 from iot_cipher.keyring import parse_keyring
@@ -162,6 +165,18 @@ def test_a_request_gets_the_first_available_connection(
         )
         admin.execute(allow.format(database, sql.SQL("true")))
         assert request.result() == 7
+
+
+@pytest.mark.parametrize("timeout", [0.01, -1.0])
+def test_the_error_of_an_attempt_that_has_not_ended_gives_no_time(
+    settings: Settings, timeout: float
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/iot"
+        pool = postgres_pool(replace(settings, postgres_url=url), name=NAME, size=1)
+        with pytest.raises(PoolTimeout, match="^no connection in time$"):
+            pool.getconn(timeout)
+    pool.close()
 
 
 def test_vault_records_survive_sessions_that_end_before_the_statement(

@@ -1,6 +1,7 @@
 """Redis clients, opened from the settings."""
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +27,7 @@ RESPONSE_SECONDS = 3.0
 MAX_CONNECTIONS = 128
 """Maximum number of connections of one client: far more than are in use while Redis answers."""
 _SCHEMES = ("redis://", "rediss://", "redis+sentinel://", "rediss+sentinel://", "unix://")
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 def connect_redis(settings: Settings) -> "Redis":
@@ -44,7 +46,7 @@ def connect_redis(settings: Settings) -> "Redis":
     again, because its caller has waited long enough.
 
     Raises:
-        SettingsError: the URL has another form.
+        SettingsError: the URL has another form, or a file in its query can't be read.
     """
     return _connect(settings.redis_url, "IOT_REDIS_URL", RESPONSE_SECONDS)
 
@@ -92,10 +94,23 @@ def _connect(url: str, variable: str, timeout: float) -> "Redis":
             client = Redis.from_pool(pool)
         # redis-py checks the options of the query when it makes a connection. Make one now, without
         # connecting, so that a wrong option is found at startup.
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+        pool_options = client.connection_pool.connection_kwargs
+        client.connection_pool.connection_class(**pool_options)
+        # redis-py reads these files when it connects, and then reports Redis as away.
+        for name in _FILES:
+            if path := pool_options.get(name):
+                _check_readable(name, path)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{variable}: {error}") from None
     return client
+
+
+def _check_readable(name: str, path: str) -> None:
+    """Raise ValueError if the file in the option `name` of a URL can't be read."""
+    try:
+        Path(path).open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{name}: {path}: {error.strerror}") from None
 
 
 def _problem_of(url: str) -> str | None:

@@ -87,3 +87,12 @@ def test_an_invalid_url_names_the_variable_and_no_password(url: str) -> None:
         connect_hot_window(settings, connect_redis(settings))
     assert str(raised.value).startswith("IOT_HOT_WINDOW_REDIS_URL")
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("server", ["rediss://hot", "rediss+sentinel://hot/mine"])
+@pytest.mark.parametrize("name", ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"])
+def test_a_missing_certificate_is_named(server: str, name: str) -> None:
+    settings = replace(load(REQUIRED), redis_url=f"{server}/0?{name}=/nope")
+    with pytest.raises(SettingsError) as raised:
+        connect_redis(settings)
+    assert str(raised.value) == f"IOT_REDIS_URL: {name}: /nope: No such file or directory"

@@ -62,7 +62,7 @@ def test_sentinels_do_not_receive_the_password_of_redis() -> None:
     ],
 )
 def test_the_scheme_rediss_enables_tls(scheme: str, connection: str) -> None:
-    query = "?ssl_ca_certs=/ca.pem" if scheme == "rediss" else ""
+    query = f"?ssl_ca_certs={__file__}" if scheme == "rediss" else ""
     _, pool = connected(f"{scheme}+sentinel://a/mine/0{query}")
     assert pool.connection_class.__name__ == connection
     for each in pool.sentinel_manager.sentinels:

@@ -133,7 +133,8 @@ class DrainWorker(SimpleWorker):
         expired = cast("list[bytes]", self.connection.zrangebyscore(registry, 0, now))
         for execution in expired:
             _log.warning(
-                "a writer died while it ran the job %.80r", execution.decode(errors="replace")
+                "the job %.80r did not end: its writer died, or Redis failed over or was restored",
+                execution.decode(errors="replace"),
             )
         with self.connection.pipeline() as pipeline:
             pipeline.zremrangebyscore(registry, 0, now)

@@ -206,6 +206,11 @@ def test_an_operator_can_claim_redis(
     wait_until(lambda: len(first.read("p")) == 1, what="the reading")
     assert _run(other_environment, "claim-redis") == 0
     assert "it belongs to" in capsys.readouterr().out
+    hot_window = {"IOT_HOT_WINDOW_REDIS_URL": redis_url.removesuffix("/0") + "/1"}
+    assert _run(other_environment | hot_window, "claim-redis") == 0
+    of_backlog, of_window = capsys.readouterr().out.splitlines()
+    assert of_backlog.startswith("Redis already belongs to installation ")
+    assert of_window.startswith("The hot window's Redis belonged to nobody; it belongs to ")
     wait_until(lambda: _put(first, "p", 2) == 503, what="the refusal")
     assert _state(first)[0] == 503
     second.start_writer()

@@ -289,7 +289,7 @@ def check_dead_letters(stack: Stack, redis_users: RedisWithUsers, writer: dict[s
 
 def check_claim(writer: dict[str, str]) -> None:
     """Claim Redis with the users of a writer, as docs/stores.md says."""
-    assert "Redis belonged to" in command(writer, "claim-redis")
+    assert "Redis already belongs to" in command(writer, "claim-redis")
 
 
 def check_audit(database: Database, api: dict[str, str]) -> None:

@@ -21,7 +21,9 @@ def add_claim(parser: argparse.ArgumentParser) -> None:
 def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature of all commands
     with open_stores("claim-redis") as stores:
         installation = str(stores.installation.get_id())
-        for client in dict.fromkeys((stores.redis, stores.hot_redis)):
+        clients = {stores.redis: "Redis"}
+        clients.setdefault(stores.hot_redis, "The hot window's Redis")
+        for client, name in clients.items():
             owner = _owner(client, stores.names)
             event = audit_event(
                 AuditKind.REDIS_CLAIMED, owner=owner or "nobody", installation=installation
@@ -30,8 +32,11 @@ def _claim(parsed: argparse.Namespace) -> int:  # noqa: ARG001 -- the signature 
             # An API process writes the mark of its keyring again.
             client.set(stores.names.owner, installation)
             client.set(stores.names.owner_keyring, "")
-            before = owner or "nobody"
-            print(f"Redis belonged to {before}; it belongs to installation {installation} now")
+            if owner == installation:
+                print(f"{name} already belongs to installation {installation}")
+            else:
+                before = owner or "nobody"
+                print(f"{name} belonged to {before}; it belongs to installation {installation} now")
     return 0
 
 

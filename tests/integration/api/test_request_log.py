@@ -98,6 +98,7 @@ def test_a_slow_request_is_logged(make_api: MakeApi, caplog: pytest.LogCaptureFi
     assert event["message"] == "a request was slow"
     assert event["duration_ms"] >= 1
     assert event["readings"] == 1
+    assert "entry" not in event, "only the names of some requests are known"
 
 
 def test_one_name_leads_from_a_request_to_its_segment(

@@ -69,7 +69,8 @@ class Accepted:
             "readings": self.count,
             "vault": listed(self.vaults),
             "shard": listed({*self.ends, *(entry.shard for entry in self.entries)}),
-            "entry": listed(self.entries),
+            # Naming the entries of every PUT, in case it gets slow, would cost too much.
+            **({"entry": listed(self.entries)} if self.entries else {}),
         }
 
 

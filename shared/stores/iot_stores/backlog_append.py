@@ -300,10 +300,8 @@ class BacklogAppender:
         self._groups.run_if_idle(self._script.release_old_connection)
 
     def try_append(self) -> None:
-        """Raise like `append` if Redis, its replicas or disks would refuse. Nothing is added."""
+        """Raise `RedisError` if Redis refuses XADD, which `append` needs. Nothing is added."""
         self._client.xadd(self._names.unused_stream, {"e": b""}, nomkstream=True)
-        if self._waits:
-            self.append([])
 
     def first_answer(self, request_names: Sequence[str]) -> bytes | None:
         """Return the answer to the first attempt of a request; None if Redis remembers no answer.
@@ -321,8 +319,9 @@ class BacklogAppender:
 
     def _check_wait_answer(self, answer: Any) -> None:
         if isinstance(answer, ResponseError) and "WAITAOF" in str(answer):
-            _logged(f"Redis refuses WAITAOF: {answer}")
-            raise UnavailableError("Redis refuses WAITAOF (IOT_REDIS_WAIT_FSYNC)")
+            raise UnavailableError(
+                _logged(f"Redis refuses WAITAOF (IOT_REDIS_WAIT_FSYNC): {answer}")
+            )
         if isinstance(answer, Exception):
             raise answer
         if missing := self._confirmation.missing(answer, self._client):

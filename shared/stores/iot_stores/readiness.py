@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from redis.exceptions import RedisError
 
-from iot_models.errors import SettingsError, UnavailableError
+from iot_models.errors import SettingsError
 
 from .clocks import ClockWatch, postgres_ahead
 from .installation import Installation
@@ -21,8 +21,7 @@ class Readiness:
     """The readiness of a process. A process is ready if all of these hold:
 
     - Redis belongs to the installation, has safe settings (AOF, no eviction; see `redis_watch`),
-      and accepts the writes of this process. For API processes, the replicas and disks that the
-      settings require confirm the writes.
+      and accepts the writes of this process.
     - The clocks of this process and Redis agree.
     - When Postgres last answered, the database had a schema that this code works with, and an
       installation id. For API processes, it had no mark of another keyring. Postgres may be away
@@ -40,8 +39,7 @@ class Readiness:
         ask_once: bool = False,
         clocks: ClockWatch,
     ) -> None:
-        """`try_redis` tries a write command that this process needs. It raises Redis's error, or
-        `UnavailableError` with a message that may be public.
+        """`try_redis` tries a write command that this process needs, and raises Redis's error.
 
         `connect` opens a connection, or raises one of `POSTGRES_UNAVAILABLE` within a few seconds.
 
@@ -105,6 +103,4 @@ class Readiness:
             self._try_redis()
         except RedisError as error:
             return public_state(_log, "Redis", error)
-        except UnavailableError as error:
-            return str(error)
         return "ok"

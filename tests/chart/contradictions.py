@@ -273,15 +273,25 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
         "tracing.variables sets OTEL_TRACES_SAMPLER, which would replace tracing.sampler: remove",
     ),
     "a variable that replaces the endpoint": (
-        {"tracing": {"variables": {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:1"}}},
+        {
+            "tracing": {
+                "endpoint": "http://c:1",
+                "variables": {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:12/v1/traces"},
+            }
+        },
         "remove it there, and set tracing.endpoint.",
     ),
     "a variable of config in a Job": (
         {
             "config": {"IOT_REDIS_KEY_PREFIX": "a:"},
+            "keys": {"rotation": {"enabled": True}},
             "jobs": {"extraEnv": [{"name": "IOT_REDIS_KEY_PREFIX", "value": "b:"}]},
         },
         "remove it there, and set config.IOT_REDIS_KEY_PREFIX.",
+    ),
+    "the format of a Job's logs": (
+        {"jobs": {"extraEnv": [{"name": "IOT_LOG_FORMAT", "value": "text"}]}},
+        "jobs.extraEnv sets IOT_LOG_FORMAT, which the chart sets too: remove it there, and set logs",
     ),
     "a variable of config": (
         {

@@ -48,6 +48,7 @@ TRACING: dict[str, Any] = {
         "variables": {
             "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=a",
             "OTEL_BSP_SCHEDULE_DELAY": 1000,
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4320/otlp/traces",
         },
     },
     "networkPolicy": {

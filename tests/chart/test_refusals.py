@@ -114,6 +114,15 @@ def test_the_secrets_of_the_components_may_share_a_key() -> None:
     }
 
 
+def test_jobs_may_have_their_own_value_of_a_setting() -> None:
+    """Only the Job of the key rotation gets `config`."""
+    values = {
+        "config": {"IOT_LOG_LEVEL": "WARNING"},
+        "jobs": {"extraEnv": [{"name": "IOT_LOG_LEVEL", "value": "DEBUG"}]},
+    }
+    assert "value: DEBUG" in template(ValuesSet(merged(OWN, values)), "--kube-version", NEWEST)
+
+
 @pytest.mark.parametrize(("values", "where", "said"), MISTAKES, ids=str)
 def test_a_schema_error_names_its_path(values: dict[str, Any], where: str, said: str) -> None:
     text = refusal(dict(OWN), values)

@@ -2,7 +2,7 @@
 {{- define "iot-sensor.validateExtras" -}}
 {{- $values := .Values -}}
 {{- $config := include "iot-sensor.config" . | fromYaml -}}
-{{- $own := dict "api" (dict) "writer" (dict) "jobs" (dict) -}}
+{{- $own := dict "api" (dict) "writer" (dict) "jobs" (dict "IOT_LOG_FORMAT" true) -}}
 {{- $ofJobs := $values.keys.rotation.enabled | ternary (list "rotation" (list "redis" "postgres")) (list "migration" (list "postgres")) -}}
 {{- range $component, $pair := dict "api" (list "api" (list "keyring" "tokens" "tls" "redis" "postgres")) "writer" (list "writer" (list "writer-keys" "redis" "postgres")) "jobs" $ofJobs -}}
 {{- $names := get $own $component -}}
@@ -13,7 +13,9 @@
 {{- $_ := set $names (trimSuffix "_FILE" .name | printf "%s_FILE") true -}}
 {{- end -}}
 {{- end -}}
+{{- if or (ne $component "jobs") $values.keys.rotation.enabled -}}
 {{- range $name, $_ := $config }}{{ $_ := set $names $name true }}{{ end -}}
+{{- end -}}
 {{- end -}}
 
 {{- range $component, $names := $own -}}
@@ -29,9 +31,11 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $name, $_ := $values.tracing.variables -}}
+{{- $collector := trimSuffix "/" $values.tracing.endpoint | printf "%s/" -}}
+{{- range $name, $set := $values.tracing.variables -}}
 {{- $value := include "iot-sensor.valueOf" (dict "name" $name "component" "api") -}}
-{{- if ne $value (printf "tracing.variables.%s" $name) -}}
+{{- $otherPath := and (eq $name "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") (hasPrefix $collector (toString $set)) -}}
+{{- if and (ne $value (printf "tracing.variables.%s" $name)) (not $otherPath) -}}
 {{- fail (printf "\n\ntracing.variables sets %s, which would replace %s: remove it there, and set %s." $name $value $value) -}}
 {{- end -}}
 {{- end -}}

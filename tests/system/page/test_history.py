@@ -97,6 +97,11 @@ def test_what_does_not_change_the_time_on_the_axis(
     page.wait_for_text("#table-note", "of 190")
     assert page.page.is_checked("#mode-live")
     assert page.view("view.by") == "received"
+    # A person who chooses Automatic again does change it.
+    page.page.select_option("#by", "interrogator")
+    page.page.click("#pause")
+    page.page.select_option("#by", "")
+    assert page.view("view.by") == "received"
 
 
 def test_fields_without_a_history(module_stack: Stack, open_page: OpenPage) -> None:

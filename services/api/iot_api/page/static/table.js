@@ -24,6 +24,7 @@ export class ReadingsTable {
   /** Forget the readings and the search. */
   forget() {
     this.search.value = "";
+    this.#key = ""; // the readings go even if the columns stay
     this.setColumns(undefined, []);
   }
 

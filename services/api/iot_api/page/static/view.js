@@ -70,9 +70,7 @@ export class ReadingsView {
     this.mode = "live";
     // The next password may have other fields. The window is a person's choice for all.
     this.choices = Object.assign(new Choices(), { window: this.choices.window });
-    this.#live = null;
-    this.#still = null;
-    this.#tagField = undefined;
+    [this.#live, this.#still, this.#tagField] = [null, null, undefined];
     this.#clocks = this.recent.clockLead(true);
     this.#newest = [];
     this.#forgetRange();
@@ -189,7 +187,7 @@ export class ReadingsView {
   /** Return the readings of the table, the newest first, and how many there are with those that are not held. */
   #listed() {
     if (this.mode === "history" || !this.recent.count) return [this.#newest, this.#newest.length];
-    return [[...this.recent.newest()], Math.max(this.recent.count, this.#newest.length)];
+    return [this.recent.newest(), Math.max(this.recent.count, this.#newest.length)];
   }
 
   #renderTable() {
@@ -240,6 +238,7 @@ export class ReadingsView {
     this.#renderTable();
     this.#stale = false;
     this.#fillLive();
+    if (this.#still) this.#still.from = NaN; // its lines are drawn until others are loaded, and never count as loaded
     if (this.range) this.show(this.range.from, this.range.to, { again: true });
     this.onChange();
   }
@@ -320,7 +319,8 @@ export class ReadingsView {
   /** Show a range: immediately what the page holds of it, then what the service has. */
   show(from, to, { again = false } = {}) {
     this.#rangeBy ??= this.by;
-    if (this.mode === "live") this.#paused ??= this.#listed();
+    const [newest, total] = this.#listed();
+    if (this.mode === "live") this.#paused ??= [[...newest], total];
     const span = Math.max(to - from, MIN_RANGE_MS);
     this.range = { from, to: from + span };
     const step = stepOf(span, this.grid.pixels);
@@ -414,6 +414,7 @@ export class ReadingsView {
   /** Apply changed choices. */
   choose(changes) {
     Object.assign(this.choices, changes);
+    if ("by" in changes) this.#rangeBy = null;
     this.#still = null;
     this.#stale = true;
     this.#builtAt = 0;
@@ -423,9 +424,7 @@ export class ReadingsView {
     const { from, to } = this.current();
     const wasStill = this.range !== null;
     this.mode = "history";
-    [this.#paused, this.#still] = [null, null];
-    this.#newest = [];
-    this.#stale = false;
+    [this.#paused, this.#still, this.#newest] = [null, null, []];
     const span = wasStill ? to - from : Math.max(to - from, 900_000);
     this.range = { from: to - span, to };
     this.#build(performance.now());

@@ -14,6 +14,7 @@ from system.page.conftest import Device, store_old
 from system.page.watched_page import SERIES, OpenPage, series_of
 
 CUT_SECONDS, RATE = 10, 20
+LIVE = "**/api/iot/live"
 
 
 def test_a_reading_appears_within_a_second(module_stack: Stack, open_page: OpenPage) -> None:
@@ -93,12 +94,19 @@ def test_readings_that_the_stream_leaves_out(module_stack: Stack, open_page: Ope
         f"event: summary\ndata: {json.dumps(summary)}\n\n"
     )
     page = open_page(module_stack.port)
+    page.page.clock.install()
+    page.page.route(LIVE, lambda _: None)  # requests wait until the route is removed
     page.page.route(
-        "**/api/iot/live",
+        LIVE,
         lambda route: route.fulfill(content_type="text/event-stream", body=events),
         times=1,
     )
     page.open("secret 6")
+    page.page.wait_for_event("request", lambda request: request.url.endswith("/live"))
+    page.page.clock.fast_forward(6000)
+    page.wait_for_text("#notice", "The connection is lost")
+    assert page.page.inner_text("#status-text") == "Reconnecting"
+    page.page.unroute(LIVE)
     page.wait_for_text("#notice", "1,234 readings were left out")
     page.wait_for_text("#status-text", "Live")
     page.wait_for_text(".plot .readout", "4")

@@ -7,7 +7,7 @@ import { downloadCsv } from "./history.js";
 import { noteEmpty } from "./notices.js";
 import { OperatorView } from "./operator.js";
 import { MAX_FIELDS } from "./readings.js";
-import { clearNotices, setNotice, setRate, setStatus, SLOW } from "./status.js";
+import { clearNotices, setNotice, setRate, setStatus } from "./status.js";
 import { ReadingsView } from "./view.js";
 
 const INGEST_MS = 6; // readings may take this long in a frame
@@ -56,13 +56,11 @@ function leave(failure = null) {
 }
 
 function onState(state, detail) {
+  if (state === "slow" && opened) return; // the page already says that the connection is lost
   connection = state;
   clearInterval(countdown);
   if (state === "refused") leave(detail);
-  else if (state === "slow") {
-    if (opened) setNotice("connection", SLOW);
-    else entry.slow();
-  }
+  else if (state === "slow") entry.slow();
   else if (state === "open") {
     setNotice("connection", null);
     if (!opened) begin();
@@ -144,7 +142,7 @@ function showSkipped(summary) {
 }
 
 async function showQuiet() {
-  if (!opened || view.recent.count) return;
+  if (!opened || view.recent.count || view.mode === "history") return;
   const asked = session;
   try {
     const newest = await view.showNewest();
@@ -280,7 +278,7 @@ for (const radio of document.querySelectorAll('input[name="mode"]')) {
 for (const radio of document.querySelectorAll('input[name="window"]')) {
   radio.addEventListener("change", () => {
     view.choose({ window: Number(radio.value) * 1000 });
-    if (view.range) view.follow();
+    if (view.range) goLive();
   });
 }
 byId("show-readings").addEventListener("click", () => go("readings"));

@@ -16,11 +16,11 @@ export function setRate(text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** The service may take this long to answer; then the page says `SLOW`. */
+/** Opening the readings, or loading a range, may take this long; then the page says `SLOW`. */
 export const SLOW_MS = 5000;
 export const SLOW = {
   kind: "warning",
-  title: "The service does not answer yet.",
+  title: "Still waiting for the service.",
   text: "If other tabs show this page, close some: a browser opens at most six connections to a service.",
 };
 const ORDER = ["connection", "error", "slow", "skipped", "empty", "unread"];

@@ -291,7 +291,7 @@ SENTENCES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "the format of a Job's logs": (
         {"jobs": {"extraEnv": [{"name": "IOT_LOG_FORMAT", "value": "text"}]}},
-        "jobs.extraEnv sets IOT_LOG_FORMAT, which the chart sets too: remove it there, and set logs",
+        "jobs.extraEnv sets IOT_LOG_FORMAT, which the chart sets too: remove it there, and set",
     ),
     "a variable of config": (
         {

@@ -105,3 +105,23 @@ def test_an_import_with_other_times_does_not_double_readings_that_wait(
                 Importer(client, sources[1], "other", lambda *_: None).run()
         assert Importer(client, sources[1], "other", lambda *_: None).run().present == 1
     assert len(service.read("other")) == 1
+
+
+def test_a_client_with_too_many_remembered_requests_is_told_to_wait_a_day(
+    service: Stack, tmp_path: Path
+) -> None:
+    class SpentClient(Client):
+        def request(self, method: str, *arguments: Any, **options: Any) -> Response:
+            if method != "PUT":
+                return super().request(method, *arguments, **options)
+            body = b'{"error":"too many","code":"too_many_requests","reason":"remembered_requests"}'
+            return Response(429, HTTPMessage(), body)
+
+    source = LegacySqlite(
+        legacy_file(tmp_path / "file.db", [("spent", "2020-01-01 00:00:00", 1, 1)]), "spent"
+    )
+    with (
+        SpentClient(service.url) as client,
+        pytest.raises(ServiceError, match="run the import again to continue after a day, or raise"),
+    ):
+        Importer(client, source, "spent", lambda *_: None).run()

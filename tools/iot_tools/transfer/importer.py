@@ -24,11 +24,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from iot_models.errors import ErrorCode, IotError
+from iot_models.errors import ErrorCode, IotError, Refusal
 from iot_models.reading import INT64_MAX, INT64_MIN
 from iot_sensor_client import Client, ClientError, RejectedError, Response
 from iot_sensor_client.batches import created_text
-from iot_sensor_client.errors import FOREIGN, answer_of, raise_for_status
+from iot_sensor_client.errors import FOREIGN, answer_of, json_members, raise_for_status
 
 from .import_chunks import Chunk, Chunks
 from .import_plan import ImportPlan
@@ -49,6 +49,10 @@ _OTHER_FORM = (
     "an earlier import has sent these readings in another form, such as with other fractions of a "
     "second in the times of receipt, and they are not in the vault: wait until the service has "
     "stored them (if they were erased: for a day), then run the import again"
+)
+_AFTER_A_DAY = (
+    "after a day, or raise IOT_IDEMPOTENCY_MAX_REQUESTS (a file in the order of the times of "
+    "receipt needs fewer requests)"
 )
 
 Progress = Callable[[str, int, int | None], None]
@@ -267,10 +271,10 @@ class Importer:
         return response
 
     def _failed(self, error: ClientError) -> ServiceError:
-        return ServiceError(
-            f"{error.reason}; readings imported: {self.report.imported}; run the import again to "
-            "continue"
-        )
+        advice = "run the import again to continue"
+        if json_members(error.response).get("reason") == Refusal.REMEMBERED_REQUESTS:
+            advice += f" {_AFTER_A_DAY}"
+        return ServiceError(f"{error.reason}; readings imported: {self.report.imported}; {advice}")
 
     def _absent_rows(self) -> Iterator[tuple[int, ImportRow]]:
         absent = self._plan.absent_positions()

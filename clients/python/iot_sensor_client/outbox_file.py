@@ -342,9 +342,7 @@ class OutboxFile:
             while left:
                 count += self._take_back(left, send=send)
             with self._transaction() as counts:
-                counts.bytes -= self._rejected.reason_bytes()
-                self._rejected.delete_unused()
-                counts.bytes += self._rejected.reason_bytes()
+                counts.bytes -= self._rejected.delete_unused()
             self._space.shrink()
             return count
 

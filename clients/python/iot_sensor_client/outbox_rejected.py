@@ -1,7 +1,8 @@
 """The readings in the file of an outbox that were set aside.
 
-They stay in the table `readings`, because a full disk has no room for a second copy of them. Only
-the oldest batch is set aside, so all readings that were set aside come before those that wait.
+They stay in the table `readings`, because a full disk has no room for a second copy of them. The
+outbox sets aside only its oldest batch. So the ids of these readings are lower than the ids of all
+readings that wait.
 """
 
 import json
@@ -99,11 +100,20 @@ class RejectedRows:
         )
         return [body for (body,) in found]
 
-    def delete_unused(self) -> None:
-        """Delete reasons without readings. This reads all ranges."""
-        self._run("DELETE FROM reasons WHERE id NOT IN (SELECT reason FROM rejections)")
+    def delete_unused(self) -> int:
+        """Delete reasons without readings. This reads all ranges.
+
+        Return the bytes that this removes from `reason_bytes`.
+        """
+        unused = "reasons WHERE id NOT IN (SELECT reason FROM rejections)"
+        removed_bytes = self._bytes_of(unused)
+        self._run(f"DELETE FROM {unused}")  # noqa: S608 -- constants
+        return removed_bytes
 
     def reason_bytes(self) -> int:
         """Return the bytes that the reasons take in the file."""
+        return self._bytes_of("reasons")
+
+    def _bytes_of(self, reasons: str) -> int:
         size = f"coalesce(sum(length(reason) + {ROW_BYTES}), 0)"
-        return int(self._run(f"SELECT {size} FROM reasons").fetchone()[0])  # noqa: S608 -- constants
+        return int(self._run(f"SELECT {size} FROM {reasons}").fetchone()[0])  # noqa: S608 -- constants

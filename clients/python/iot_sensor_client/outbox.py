@@ -141,7 +141,8 @@ class Outbox:
         self._done = 0
         """All readings up to this id are acknowledged or set aside."""
         self._next_request = 0.0
-        """Earliest time (`time.monotonic`) of a request with a batch that is not full."""
+        """Earliest time (`time.monotonic`) of a request with a batch that later readings can
+        join."""
         self._first_attempt = (0, 0.0)
         """Id of the oldest batch, and the time (`time.monotonic`) of this process's first attempt
         that may have an unknown result."""

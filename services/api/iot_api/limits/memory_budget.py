@@ -65,11 +65,11 @@ class MemoryBudget:
     """Bytes of memory that all requests of a process share.
 
     A request is slow if it was first charged at least `SLOW_SECONDS` ago and holds less than
-    `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, one slow request is
-    dropped, so that fast clients are served. Of the slow requests that can be dropped
-    (`Holder.droppable`), it is the one with the largest weight (bytes times age). If there is none,
-    the request that asks for bytes is refused. The request that asks is also refused if it is slow
-    itself and has the largest weight.
+    `SLOW_BYTES_PER_SECOND` times its age. When the budget is used up, one slow request is dropped,
+    so that fast clients are served. This is the droppable request (`Holder.droppable`) with the
+    largest weight: its bytes times its age. If no slow request is droppable, the request that asks
+    for bytes is refused. A slow request that asks for bytes is also refused if its own weight is
+    the largest.
     """
 
     def __init__(self, limit: int) -> None:
